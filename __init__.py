@@ -1,0 +1,47 @@
+"""retain: continual-learning experiments, scheduled by Ray, with what is forgotten measured and reported.
+
+Importing it loads nothing heavy; each name below is loaded when it is first used.
+
+A trial from a notebook:
+
+>>> from retain import load_config, run
+>>> config = load_config("quickstart", ["training.epochs=1", "wandb.mode=disabled"])
+>>> result = run(config, folder=getfixture("tmp_path") / "trial")
+>>> result.summary["task_agnostic"]["average_accuracy"] > 0
+True
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "load_config": "platform.config",
+    "Experiment": "platform.config",
+    "UserError": "platform.errors",
+    "Plugin": "platform.plugins",
+    "Stream": "platform.streams",
+    "run": "platform.trial",
+    "sweep": "platform.schedule",
+    "resume": "platform.schedule",
+    "report": "platform.report",
+    "strategies": "strategies",
+    "benchmarks": "benchmarks",
+}
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name, or a strategy's or benchmark's module, when it is first used."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'retain' has no attribute '{name}'")
+    module = import_module(f".{_NAMES[name]}", __name__)
+    value = module if _NAMES[name] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names for tab completion."""
+    return sorted(__all__)

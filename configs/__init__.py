@@ -1,0 +1,1 @@
+"""Complete experiment files: ``retain sweep NAME`` runs one."""

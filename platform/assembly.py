@@ -1,0 +1,156 @@
+"""From a checked config to the parts of a trial: stream, network, plugins, learner; and the checks that need them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from .cache import DataFolders
+from .config import Experiment, settings_of
+from .errors import UserError, listed, nearest
+from .learner import Learner
+from .optimization import value_at
+from .seeding import derive, generator
+from .streams import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSeeds:
+    """The three seeds of a trial, each the trial's own `seed` unless set apart."""
+
+    class_order: int
+    initialisation: int
+    data: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a trial is made of."""
+
+    config: Experiment
+    stream: Stream
+    seeds: TrialSeeds
+    device: torch.device
+
+    def learner(self, on_epoch: Callable[[Learner], None], on_note: Callable[[str], None]) -> Learner:
+        """A new network and new plugins in a learner."""
+        (network, settings), *_ = settings_of(self.config, "networks")
+        num_classes = 1 + max(self.stream.experiences[0].classes)
+        draw = generator(self.seeds.initialisation, "network")
+        return Learner(
+            model=network.build(settings, self.stream.shape, num_classes, draw),
+            stream=self.stream,
+            training=self.config.training,
+            plugins=[_plugin(m, c, self.seeds.data) for m, c in settings_of(self.config, "strategies")],
+            seed_data=self.seeds.data,
+            seed_initialisation=self.seeds.initialisation,
+            device=self.device,
+            on_epoch=on_epoch,
+            on_note=on_note,
+        )
+
+
+def assemble(config: Experiment) -> Parts:
+    """Build the stream and check everything that needs data or modules.
+
+    Raises:
+        UserError: data missing, strategies that cannot run together or on this stream, no GPU where one is asked for.
+    """
+    check_combination(config)
+    device = device_of(config)
+    seeds = seeds_of(config)
+    (benchmark, settings), *_ = settings_of(config, "benchmarks")
+    stream: Stream = benchmark.build(settings, seeds.class_order, DataFolders.of(config.data.root, config.data.cache))
+    _check_lengths(config, len(stream.experiences))
+    for module, strategy in settings_of(config, "strategies"):
+        _check_stream(module, strategy, stream)
+    return Parts(config, stream, seeds, device)
+
+
+def seeds_of(config: Experiment) -> TrialSeeds:
+    """Resolve the split seeds; each kind is derived apart, so that equal numbers do not mean equal draws."""
+    chosen = config.seeds
+    return TrialSeeds(
+        class_order=config.seed if chosen.class_order is None else chosen.class_order,
+        initialisation=derive(config.seed if chosen.initialisation is None else chosen.initialisation, "initialisation"),
+        data=derive(config.seed if chosen.data is None else chosen.data, "data"),
+    )
+
+
+def device_of(config: Experiment) -> torch.device:
+    """The first visible GPU where `resources.gpus` asks for one (Ray shows each trial its own), else the CPU."""
+    if config.resources.gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"resources.gpus={config.resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU.")
+    return torch.device("cuda", 0)
+
+
+def check_combination(config: Experiment) -> None:
+    """Refuse strategies that cannot run together, with the reason that one of them gives."""
+    named = [(name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)]
+    for (first, one), (second, other) in combinations(named, 2):
+        reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
+        if reason:
+            raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
+
+
+def _check_stream(module: Any, config: Any, stream: Stream) -> None:
+    """What a strategy needs of the stream: validation samples, room for the classes."""
+    if isinstance(module, type):
+        _arguments(module, config)
+        return
+    if hasattr(module, "check_stream"):
+        module.check_stream(config, len(stream.class_names), len(stream.experiences))
+    if getattr(module, "needs_validation", lambda config: False)(config):
+        empty = [e.name for e in stream.experiences if not len(e.validation)]
+        if empty:
+            name = module.__name__.rpartition(".")[2]
+            raise UserError(f"benchmark.{stream.name}.validation: strategies.{name} needs validation samples; '{empty[0]}' has none.")
+
+
+def _check_lengths(config: Experiment, num_experiences: int) -> None:
+    """Lists per experience must have one value for each."""
+    training, optimizer = config.training, config.training.optimizer
+    lists = {
+        "training.epochs": training.epochs,
+        "training.iterations": training.iterations,
+        "training.batch_size": training.batch_size,
+        "training.optimizer.lr": optimizer.lr,
+        "training.optimizer.weight_decay": optimizer.weight_decay,
+        "training.optimizer.clip": optimizer.clip,
+    }
+    for key, value in lists.items():
+        if isinstance(value, tuple):
+            value_at(value, num_experiences - 1, key)
+            if len(value) > num_experiences:
+                raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
+
+
+def _plugin(module: Any, config: Any, seed: int) -> Any:
+    """One of our plugins, or an instance of an Avalanche class with its arguments."""
+    return _foreign(module, config) if isinstance(module, type) else module.build(config, seed)
+
+
+def _foreign(cls: type, arguments: Any) -> Any:
+    """An Avalanche plugin; one that reads a live evaluator is refused, since without that metric it would silently do nothing."""
+    _arguments(cls, arguments)
+    return cls(**arguments)
+
+
+def _arguments(cls: type, arguments: Any) -> None:
+    """Check an Avalanche plugin's arguments against its signature."""
+    key = f"strategies.{cls.__module__}.{cls.__qualname__}"
+    if cls.__name__ == "EarlyStoppingPlugin":
+        raise UserError(f"{key}: it reads an evaluator that retain does not run; use strategies.early_stopping.")
+    known = inspect.signature(cls).parameters
+    for name in arguments:
+        if name not in known:
+            raise UserError(f"{key}.{name}: no such argument.{nearest(name, known)} Known: {listed(known)}.")
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{key}: {error}; known arguments: {listed(known)}.") from None

@@ -1,0 +1,82 @@
+"""Accuracy on every experience's test set in one batched pass.
+
+Shapes: N test samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .streams import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
+
+    `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw).
+    """
+
+    task_agnostic: list[float]
+    task_aware: list[float]
+
+
+class TestSet:
+    """The test samples of a whole stream, side by side on the device."""
+
+    __test__ = False  # no test case for pytest
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        parts = [experience.test for experience in stream.experiences]
+        self.stream = stream
+        self.x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
+        self.y = torch.cat([part.y for part in parts]).to(device)
+        self.sizes = [len(part) for part in parts]
+        self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
+        self.own = torch.zeros(len(parts), len(stream.class_names), dtype=torch.bool, device=device)
+        for number, experience in enumerate(stream.experiences):
+            self.own[number, list(experience.classes)] = True
+
+    def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Inputs (B, *shape) as the network takes them, in order."""
+        for x in self.x.split(batch_size):
+            yield self.stream.normalise(x)
+
+    def row(self, logits: torch.Tensor) -> Row:
+        """Logits (N, K) of all test samples, in order -> accuracy per experience. A class that the head lacks counts as wrong."""
+        agnostic = self._accuracy(logits)
+        if self.stream.scenario == "domain":
+            return Row(agnostic, agnostic)
+        outputs = logits.shape[1]
+        own = torch.zeros(len(self.sizes), outputs, dtype=torch.bool, device=logits.device)
+        shared = min(outputs, self.own.shape[1])
+        own[:, :shared] = self.own[:, :shared]
+        return Row(agnostic, self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf)))
+
+    def _accuracy(self, logits: torch.Tensor) -> list[float]:
+        correct = (logits.argmax(1) == self.y).to(torch.float64)
+        hits = torch.zeros(len(self.sizes), dtype=torch.float64, device=logits.device).index_add_(0, self.experience, correct)
+        outputs = logits.shape[1]
+        known = [min(experience.classes) < outputs for experience in self.stream.experiences]
+        return [hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training flag is put back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def logits_of(model: torch.nn.Module, batches: Iterator[torch.Tensor]) -> torch.Tensor:
+    """Logits (N, K) of a model over batches, in evaluation mode."""
+    with evaluating(model):
+        return torch.cat([model(x) for x in batches])

@@ -1,0 +1,340 @@
+"""Avalanche's supervised template on our data path: the hooks and their order are Avalanche's, the batches are resident tensors.
+
+The only module that subclasses Avalanche's types. What differs from the stock template: only hooks that a plugin really
+overrides are called, the head grows in training only, each experience can have a new optimizer, and evaluation of the whole
+stream is one pass unless a plugin has evaluation hooks.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.benchmarks import CLScenario
+from avalanche.benchmarks.scenarios.dataset_scenario import DatasetExperience
+from avalanche.benchmarks.scenarios.generic_scenario import EagerCLStream
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.models.dynamic_optimizers import update_optimizer
+from avalanche.training.templates import SupervisedTemplate
+
+from . import plugins
+from .config import Training
+from .evaluation import Row, TestSet, logits_of
+from .loader import ResidentLoader
+from .optimization import factor, make_optimizer, value_at
+from .plugins import EVAL_EVENTS, EVENTS, Plugin
+from .seeding import generator
+from .streams import Part, ResidentDataset, Stream, resident
+
+
+def avalanche_benchmark(stream: Stream) -> CLScenario:
+    """Our stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
+    named = {"train": "train", "valid": "validation", "test": "test"}
+    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in named.items()])
+    for avalanche_stream in benchmark.streams.values():
+        avalanche_stream.benchmark = benchmark
+    return benchmark
+
+
+def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
+    experiences, seen = [], set[int]()
+    everything = {label for experience in stream.experiences for label in experience.classes}
+    for number, ours in enumerate(stream.experiences):
+        experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part)), current_experience=number)
+        experience.classes_in_this_experience = sorted(ours.classes)
+        experience.previous_classes = set(seen)
+        seen |= set(ours.classes)
+        experience.classes_seen_so_far = set(seen)
+        experience.future_classes = everything - seen
+        experience.task_labels, experience.task_label = [0], 0
+        experiences.append(experience)
+    return experiences
+
+
+def _dataset(stream: Stream, part: Part) -> AvalancheDataset:
+    data = ResidentDataset(stream, part)
+    labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
+    return AvalancheDataset([data], data_attributes=labels)
+
+
+class Learner(SupervisedTemplate):  # type: ignore[misc]
+    """Trains a network on one experience after another and evaluates it on all of them.
+
+    Beside Avalanche's attributes: `mb_index` (positions of the mini-batch in `adapted_dataset`), `note`, `measured`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        stream: Stream,
+        training: Training,
+        plugins: Sequence[Any] = (),
+        seed_data: int = 0,
+        seed_initialisation: int = 0,
+        device: torch.device | str = "cpu",
+        on_epoch: Callable[["Learner"], None] = lambda learner: None,
+        on_note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
+        super().__init__(
+            model=model.to(device),
+            optimizer=make_optimizer(training.optimizer, model.parameters(), 0),
+            train_mb_size=1,
+            plugins=list(plugins),
+            evaluator=None,
+            device=device,
+        )
+        self.plugins = [*plugins, self.clock]  # the empty evaluator and the periodic evaluation do nothing here
+        self.stream, self.training = stream, training
+        self.seed_data, self.seed_initialisation = seed_data, seed_initialisation
+        self.benchmark = avalanche_benchmark(stream)
+        self.test_set = TestSet(stream, self.device)
+        self.on_epoch, self.on_note = on_epoch, on_note
+        self.epoch_loss = math.nan
+        self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
+        self.num_iterations = 0
+        self.samples = 0
+        self._hooks: dict[str, list[Callable[..., None]]] = {}
+        self._collect_hooks()
+
+    # What a trial calls.
+
+    def train_experience(self, number: int) -> None:
+        """Train on experience `number` (0-based)."""
+        self.eval_mb_size = self.training.evaluation_batch_size
+        self.train_mb_size = value_at(self.training.batch_size, number, "training.batch_size")
+        self._collect_hooks()
+        self.train(self.benchmark.train_stream[number], eval_streams=[])
+
+    def evaluate(self) -> Row:
+        """Accuracy on the test set of every experience; changes no state of the trial."""
+        if any(self._hooks[event] for event in EVAL_EVENTS if event != "after_eval_iteration") or self._foreign_eval():
+            return self.test_set.row(self._logits_by_avalanche())
+        return self.test_set.row(logits_of(self.model, self.test_set.batches(self.training.evaluation_batch_size)))
+
+    def trains_on(self, number: int) -> bool:
+        """Whether every plugin wants training on experience `number` (0-based)."""
+        num_experiences = len(self.stream.experiences)
+        return all(p.trains_on(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether all plugins can save their state (Avalanche's own cannot)."""
+        return all(hasattr(plugin, "state_dict") for plugin in self.plugins if plugin is not self.clock)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later experiences depend on: network, optimizer, plugins, clock."""
+        return {
+            "num_outputs": self._num_outputs(),
+            "model": dict(self.model.state_dict()),
+            "optimizer": None if self.training.optimizer.reset else self.optimizer.state_dict(),
+            "plugins": [plugin.state_dict() for plugin in self.plugins if plugin is not self.clock],
+            "clock": dict(vars(self.clock)),
+            "samples": self.samples,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        if state["num_outputs"] is not None:
+            self.model.head.grow(state["num_outputs"], torch.Generator())
+        self.model.load_state_dict(state["model"])
+        if state["optimizer"] is not None:
+            self.optimizer = make_optimizer(self.training.optimizer, self.model.parameters(), 0)
+            # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
+            self.optimized_param_id = dict(self.model.named_parameters())
+            self.optimizer.load_state_dict(state["optimizer"])
+        for plugin, saved in zip([p for p in self.plugins if p is not self.clock], state["plugins"], strict=True):
+            plugin.load_state_dict(saved)
+        vars(self.clock).update(state["clock"])
+        self.samples = state["samples"]
+
+    # What plugins use.
+
+    @property
+    def mb_index(self) -> torch.Tensor | None:
+        """Positions (B,) of the mini-batch's own samples in `adapted_dataset`; None where another loader feeds it."""
+        return self.dataloader.index if isinstance(self.dataloader, ResidentLoader) else None
+
+    def note(self, text: str) -> None:
+        """Put a sentence into the ledger."""
+        self.on_note(text)
+
+    # Avalanche's steps, where ours differ.
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Resident tensors in an order derived from the seed; Avalanche's loader where the data are not ours."""
+        samples = resident(self.adapted_dataset)
+        if samples is None:
+            super().make_train_dataloader(**kwargs)
+            return
+        order = (self.seed_data, self.experience.current_experience)
+        self.dataloader = ResidentLoader(samples, self.train_mb_size, self.device, order)
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """The experience's test samples in order."""
+        samples = resident(self.adapted_dataset)
+        if samples is None:
+            super().make_eval_dataloader(**kwargs)
+            return
+        self.dataloader = ResidentLoader(samples, self.eval_mb_size, self.device, None)
+
+    def model_adaptation(self, model: torch.nn.Module | None = None) -> torch.nn.Module:
+        """Grow the head to the classes of the training data; never in evaluation."""
+        model = self.model if model is None else model
+        if not self.is_training:
+            return model
+        if not hasattr(model, "head") or not hasattr(model.head, "grow"):
+            adapted: torch.nn.Module = super().model_adaptation(model)
+            return adapted
+        number = self.experience.current_experience
+        num_classes = 1 + max(self.adapted_dataset.targets.uniques)
+        model.head.grow(num_classes, generator(self.seed_initialisation, "head", number))
+        return model
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Grow the head, then a new optimizer, or the old one with its state mapped onto the parameters that grew."""
+        before = dict(self.model.named_parameters())
+        self.model = self.model_adaptation()
+        number, config = self.experience.current_experience, self.training.optimizer
+        if config.reset or self.optimized_param_id is None:
+            self.optimizer = make_optimizer(config, self.model.parameters(), number)
+        else:
+            update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
+        self.optimized_param_id = dict(self.model.named_parameters())
+        for group in self.optimizer.param_groups:
+            group["lr"] = value_at(config.lr, number, "training.optimizer.lr")
+            group["weight_decay"] = value_at(config.weight_decay, number, "training.optimizer.weight_decay")
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """Epochs, or as many as the iterations need, of one experience."""
+        number, length = experience.current_experience, len(self.dataloader)
+        if self.training.iterations is None:
+            self.num_iterations = length * value_at(self.training.epochs, number, "training.epochs")
+        else:
+            self.num_iterations = value_at(self.training.iterations, number, "training.iterations")
+        self.train_epochs = -(-self.num_iterations // length)
+        for _ in range(self.train_epochs):
+            self._collect_hooks()
+            self.measured = {}
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+            self.on_epoch(self)
+        self._stop_training = False
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """One pass over the loader, hooks in Avalanche's order."""
+        config, number = self.training, self.experience.current_experience
+        base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
+        clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
+        scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
+        total, iterations = 0.0, 0
+        for self.mbatch in self.dataloader:
+            done = self.clock.train_exp_iterations
+            if self._stop_training or done >= self.num_iterations:
+                break
+            if scheduled:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = base_lr * factor(config.schedule, done, self.num_iterations)
+            self._unpack_minibatch()
+            self._fire("before_training_iteration")
+            self.optimizer.zero_grad()
+            self._fire("before_forward")
+            self.mb_output = self.forward()
+            self._fire("after_forward")
+            self.loss = self.criterion()
+            self._fire("before_backward")
+            total += self._finite(self.loss)
+            self.backward()
+            self._fire("after_backward")
+            if clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            self._fire("before_update")
+            self.optimizer_step()
+            self._fire("after_update")
+            iterations += 1
+            self.samples += len(self.mb_y)
+            self._fire("after_training_iteration")
+        self.epoch_loss = float(total) / max(1, iterations)
+        self._check_finite(self.epoch_loss)
+
+    def forward(self) -> torch.Tensor:
+        """Logits (B, K) of the mini-batch."""
+        return self.model(self.mb_x)  # type: ignore[no-any-return]
+
+    def _finite(self, loss: torch.Tensor) -> Any:
+        """The loss for the running mean: a number, checked at once, on the CPU; on a GPU a tensor, so that nothing waits for it."""
+        if self.device.type != "cpu":
+            return loss.detach()
+        value = loss.item()
+        self._check_finite(value)
+        return value
+
+    def _check_finite(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
+                f"{self.clock.train_exp_iterations + 1}: lower training.optimizer.lr={self.training.optimizer.lr}, or set "
+                f"training.optimizer.clip."
+            )
+
+    # Hooks.
+
+    def _collect_hooks(self) -> None:
+        """For each event, the plugins' methods that really do something."""
+        self._hooks = {
+            event: [getattr(plugin, event) for plugin in self.plugins if plugins.overrides(plugin, event)]
+            for event in EVENTS
+        }
+
+    def _fire(self, event: str, **kwargs: Any) -> None:
+        for hook in self._hooks[event]:
+            hook(self, **kwargs)
+
+    def _foreign_eval(self) -> bool:
+        """Whether a plugin other than the clock looks at evaluation iterations."""
+        return any(
+            plugins.overrides(plugin, "after_eval_iteration") for plugin in self.plugins if plugin is not self.clock
+        )
+
+    def _logits_by_avalanche(self) -> torch.Tensor:
+        """Logits (N, K) through Avalanche's loop per experience, for plugins that take part in evaluation."""
+        collector = _Collector()
+        self.plugins.append(collector)
+        self._collect_hooks()
+        self.eval(self.benchmark.test_stream)
+        self.plugins.remove(collector)
+        self._collect_hooks()
+        return torch.cat(collector.logits)
+
+    def _num_outputs(self) -> int | None:
+        """The size of a head that grows."""
+        return getattr(getattr(self.model, "head", None), "num_classes", None)
+
+
+class _Collector(Plugin):
+    """Keeps what the network (and the plugins behind it) gave in evaluation."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self.logits.append(strategy.mb_output)
+
+
+def _trigger(event: str) -> Callable[..., None]:
+    """The template's method that triggers an event, without looking at plugins that ignore it."""
+
+    def method(self: Learner, **kwargs: Any) -> None:
+        self._fire(event, **kwargs)
+
+    return method
+
+
+for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:  # those two set up data and head first: Avalanche's stay
+    setattr(Learner, f"_{_event}", _trigger(_event))

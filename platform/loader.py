@@ -1,0 +1,52 @@
+"""Mini-batches as an index into resident tensors.
+
+Shapes: n samples of the experience, B batch.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from .seeding import generator
+from .streams import Samples
+
+_RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay as stored (uint8, a quarter) and are converted batch by batch
+
+
+class ResidentLoader:
+    """Iterates over the training samples of an experience; each pass is a new order, derived from (seed, experience, epoch).
+
+    Yields ``[x (B, *shape) float32, y (B,), t (B,)]``; `index` holds the positions (B,) of the last mini-batch.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int, device: torch.device, order: tuple[int, int] | None) -> None:
+        """`order` is (seed, experience) for a shuffled pass, None for the order of the data."""
+        self.stream = samples.stream
+        converted = samples.y.numel() * torch.Size(samples.stream.shape).numel() * 4 <= _RESIDENT_BYTES
+        x = samples.x.to(device)
+        self.x = self.stream.normalise(x) if converted else x
+        self.y = samples.y.to(device)
+        self.t = samples.t.to(device)
+        self._converted = converted
+        self._order = order
+        self.batch_size = batch_size
+        self.epoch = 0
+        self.index: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.y) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for index in self.positions().split(self.batch_size):
+            self.index = index
+            x = self.x[index] if self._converted else self.stream.normalise(self.x[index])
+            yield [x, self.y[index], self.t[index]]
+        self.epoch += 1
+
+    def positions(self) -> torch.Tensor:
+        """The order of the samples in the present epoch (n,)."""
+        if self._order is None:
+            return torch.arange(len(self.y), device=self.y.device)
+        seed, experience = self._order
+        draw = generator(seed, "order", experience, self.epoch)
+        return torch.randperm(len(self.y), generator=draw).to(self.y.device)

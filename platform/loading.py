@@ -1,0 +1,149 @@
+"""YAML and ``key=value`` overrides -> plain data. OmegaConf merges and resolves interpolations such as ``${seed}``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+
+_MAX_BYTES = 1_000_000
+_MAX_ALIASES = 100  # a file that doubles itself through aliases (billion laughs) is refused before it is built
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of plain values: no tags, no code, bounded size and number of aliases.
+
+    Raises:
+        UserError: not readable, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}.") from None
+    if len(text) > _MAX_BYTES:
+        raise UserError(f"{path}: {len(text)} characters; a config has at most {_MAX_BYTES}.")
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Parse YAML text of plain values into a mapping."""
+    try:
+        aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader))
+        if aliases > _MAX_ALIASES:
+            raise UserError(f"{source}: {aliases} aliases; at most {_MAX_ALIASES} are allowed.")
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: is not valid YAML: {error}") from None
+    if not isinstance(data, Mapping):
+        raise UserError(f"{source}: must hold a mapping of keys to values, not {type(data).__name__}.")
+    return dict(data)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_FLOAT = r"^[-+]?(?:(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|(?:[0-9][0-9_]*)[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?)$"
+
+
+def _teach_floats() -> None:
+    """Let the loader see 1e-3 as a float."""
+    import re
+
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+_teach_floats()
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Merge ``key.path=value`` overrides into plain data (values are YAML) and resolve interpolations.
+
+    ``benchmark=NAME`` and ``model=NAME`` replace what was there; a mapping merges.
+    """
+    merged: Any = dict(data)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"override '{override}': must be key=value, e.g. training.epochs=5.")
+        merged = merge(merged, nested(key.strip(), _value(key, value)))
+    return resolved(merged)
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``a.b=1`` -> ``{a: {b: 1}}``; a dotted path of a module under strategies, benchmark or model stays one key."""
+    parts = key.split(".")
+    if parts[0] in ("strategies", "benchmark", "model") and len(parts) > 2 and _is_module(parts[1:-1]):
+        parts = [parts[0], ".".join(parts[1:-1]), parts[-1]]
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)
+
+
+def _is_module(parts: Sequence[str]) -> bool:
+    """Whether several parts together name a module or class outside: then they are one key."""
+    return len(parts) > 1
+
+
+def _value(key: str, text: str) -> Any:
+    """The value of an override, read as YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader) if text else None  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{key}={text}': the value is not valid YAML: {error}") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings, `over` wins; another benchmark or model replaces the former, since there is one of each."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key in ("benchmark", "model"):
+            merged[key] = _replace_or_merge(merged.get(key), value)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _replace_or_merge(base: Any, over: Any) -> Any:
+    """Settings of the same name merge, another name replaces."""
+    base = {base: {}} if isinstance(base, str) else base
+    over = {over: {}} if isinstance(over, str) else over
+    if isinstance(base, Mapping) and isinstance(over, Mapping) and set(over) <= set(base):
+        return {name: merge(base[name] or {}, over[name] or {}) for name in over}
+    return over
+
+
+def resolved(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve ``${key}`` interpolations through OmegaConf; its resolvers that read the environment are not offered."""
+    _refuse_resolvers(data, "")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(dict(data)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_resolvers(value: Any, path: str) -> None:
+    """Refuse ``${resolver:...}``: a config is data, loading it runs nothing."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_resolvers(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, item in enumerate(value):
+            _refuse_resolvers(item, f"{path}.{index}")
+    elif isinstance(value, str) and "${" in value and ":" in value.partition("${")[2].partition("}")[0]:
+        raise UserError(f"{path}={value!r}: only ${{key}} interpolations are allowed, no resolvers.")

@@ -1,0 +1,51 @@
+"""Optimizer, learning-rate schedule and values given per experience, as pure functions."""
+
+import math
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+
+from .config import Optimizer, Schedule
+from .errors import UserError
+
+V = TypeVar("V", int, float)
+
+
+def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
+    """The value for an experience (0-based): `value` itself, or the entry of a list that must be long enough.
+
+    Raises:
+        UserError: the list is shorter than the stream.
+    """
+    if not isinstance(value, tuple):
+        return value
+    if experience >= len(value):
+        raise UserError(f"{key}={list(value)}: needs a value for each experience; there is none for number {experience + 1}.")
+    return value[experience]
+
+
+def make_optimizer(config: Optimizer, parameters: Iterable[torch.nn.Parameter], experience: int) -> torch.optim.Optimizer:
+    """A new optimizer over `parameters` with the rates of an experience (0-based)."""
+    lr = value_at(config.lr, experience, "training.optimizer.lr")
+    decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
+    cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return cls(parameters, lr=lr, weight_decay=decay)
+
+
+def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
+    """What the learning rate is multiplied by at `iteration` (0-based) of an experience of `num_iterations`.
+
+    A linear warm-up over ``warmup * num_iterations``, then 1 (constant), ``gamma^(steps passed)`` (step) or half a cosine from
+    1 to 0 over what is left (Loshchilov & Hutter 2017, without restarts).
+    """
+    warm = schedule.warmup * num_iterations
+    if iteration < warm:
+        return (iteration + 1) / (warm + 1)
+    if schedule.name == "step":
+        return schedule.gamma ** sum(iteration >= step * num_iterations for step in schedule.steps)
+    if schedule.name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1.0, num_iterations - warm)))
+    return 1.0

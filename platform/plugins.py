@@ -1,0 +1,243 @@
+"""Where strategies, benchmarks and networks are found by name, and the base of our own plugins.
+
+A module of one of these kinds has a frozen dataclass `Config` and a function `build`; its file's name is its name in the YAML.
+A dotted path (``mypkg.mymodule``) names a module of the user's own with the same contract; under ``strategies`` it may also
+name an Avalanche plugin class (``avalanche.training.plugins.EWCPlugin``), whose settings are then its arguments.
+This file imports no torch at the top: names are checked before anything heavy is loaded.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import UserError, listed, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["strategies", "benchmarks", "networks"]
+_ROOT = Path(__file__).resolve().parent.parent
+_FOLDERS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmarks", "networks": "platform/networks"}
+_KEYS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmark", "networks": "model"}
+EVENTS = (
+    "before_training",
+    "before_train_dataset_adaptation",
+    "after_train_dataset_adaptation",
+    "before_training_exp",
+    "before_training_epoch",
+    "before_training_iteration",
+    "before_forward",
+    "after_forward",
+    "before_backward",
+    "after_backward",
+    "before_update",
+    "after_update",
+    "after_training_iteration",
+    "after_training_epoch",
+    "after_training_exp",
+    "after_training",
+    "before_eval",
+    "before_eval_dataset_adaptation",
+    "after_eval_dataset_adaptation",
+    "before_eval_exp",
+    "before_eval_iteration",
+    "before_eval_forward",
+    "after_eval_forward",
+    "after_eval_iteration",
+    "after_eval_exp",
+    "after_eval",
+)
+EVAL_EVENTS = tuple(event for event in EVENTS if "_eval" in event)
+
+
+def names(kind: Kind) -> list[str]:
+    """Names of the shipped modules of a kind, sorted: the files of its folder."""
+    folder = _ROOT / _FOLDERS[kind]
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def check_name(kind: Kind, name: str) -> None:
+    """Refuse a name that no module has, without importing anything (a dotted path is left to `resolve`)."""
+    if "." not in name and name not in names(kind):
+        known = names(kind)
+        raise UserError(
+            f"{_KEYS[kind]}.{name}: there is no such name.{nearest(name, known)} Known: {listed(known)}; "
+            f"or give the dotted path of a module of your own."
+        )
+
+
+def resolve(kind: Kind, name: str) -> Any:
+    """Return the module (or, for a dotted path to one, the Avalanche plugin class) that `name` stands for.
+
+    Raises:
+        UserError: nothing of that name can be imported, or it has not the contract (`Config` and `build`).
+    """
+    check_name(kind, name)
+    if "." not in name:
+        return importlib.import_module(f"{__package__.rpartition('.')[0]}.{_FOLDERS[kind].replace('/', '.')}.{name}")
+    found = _import_path(f"{_KEYS[kind]}.{name}", name)
+    if hasattr(found, "Config") and hasattr(found, "build"):
+        return found
+    if kind == "strategies" and isinstance(found, type):
+        return found
+    raise UserError(f"{_KEYS[kind]}.{name}: a module needs a dataclass `Config` and a function `build`; see README.md.")
+
+
+def _import_path(key: str, path: str) -> Any:
+    """Import a module, or an attribute of one, by its dotted path."""
+    parent, _, attribute = path.rpartition(".")
+    try:
+        if importlib.util.find_spec(path) is not None:
+            return importlib.import_module(path)
+    except ModuleNotFoundError:
+        pass  # the last part may be a class: looked up in its module next
+    try:
+        return getattr(importlib.import_module(parent), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}: cannot be imported: {error}.") from error
+
+
+class Plugin:
+    """Base of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with state.
+
+    Each hook is called as ``hook(strategy)`` in Avalanche's order; `strategy` is an Avalanche template or our `Learner`. A
+    subclass overrides the hooks that it needs: our learner calls only those. `state_dict` returns tensors, numbers, strings,
+    lists and dicts that make a fresh plugin go on where this one stopped.
+    """
+
+    accumulates = False  # whether it makes the training data those of all experiences so far
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the plugin carries from one experience to the next."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another instance's `state_dict` returned."""
+
+    def trains_on(self, experience: int, num_experiences: int) -> bool:
+        """Whether training happens on this experience (0-based); `joint` waits for the last one."""
+        return True
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Before a call to train."""
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Before the experience's training data are chosen; the head has not grown yet."""
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """The training data are chosen (`strategy.adapted_dataset`); the head has not grown yet."""
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Head, optimizer and loader are ready."""
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Before an epoch."""
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """The mini-batch is on the device."""
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Before the forward pass."""
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """`strategy.mb_output` is there."""
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """`strategy.loss` holds the criterion: the place to add a term."""
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Gradients are there."""
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Before the optimizer's step."""
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """After the optimizer's step."""
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """End of an iteration."""
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """End of an epoch."""
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Training of the experience has ended."""
+
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        """End of a call to train."""
+
+
+def overrides(plugin: Any, event: str) -> bool:
+    """Whether `plugin` really does something at `event`: not the no-op of our base or of Avalanche's bases."""
+    method = getattr(type(plugin), event, None)
+    if method is None:
+        return False
+    return (method.__module__, method.__qualname__.partition(".")[0]) not in _NO_OPS
+
+
+_NO_OPS = {
+    (__name__, "Plugin"),
+    ("avalanche.core", "BasePlugin"),
+    ("avalanche.core", "BaseSGDPlugin"),
+    ("avalanche.core", "SupervisedPlugin"),
+}
+
+
+def note(strategy: Any, text: str) -> None:
+    """Put a sentence into the trial's ledger; in a plain Avalanche script, where there is none, nothing happens."""
+    if hasattr(strategy, "note"):
+        strategy.note(text)
+
+
+def validation(experience: Any) -> Any | None:
+    """The validation dataset of a training experience, from its benchmark's ``valid`` stream; None where there is none.
+
+    Avalanche 0.6 does not tell its streams which benchmark they belong to: a plain script sets ``stream.benchmark``.
+    """
+    streams = getattr(experience.origin_stream.benchmark, "streams", {})
+    if "valid" not in streams:
+        return None
+    dataset = streams["valid"][experience.current_experience].dataset
+    return dataset.eval() if len(dataset) else None
+
+
+def is_cacheable(strategy: Any) -> bool:
+    """Whether what a fixed network makes of a sample can be computed once: its input never changes and `mb_index` names it."""
+    return hasattr(strategy, "mb_index") and not getattr(strategy, "augments", False)
+
+
+def samples(dataset: Any, indices: "torch.Tensor | None" = None) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Samples of a dataset as the network takes them: x (n, *shape) float32, y (n,) int64, at `indices` or all.
+
+    Fast for our resident datasets; item by item for any other Avalanche dataset.
+    """
+    from .streams import resident
+
+    found = resident(dataset)
+    if found is None:
+        return _items(dataset, range(len(dataset)) if indices is None else indices.tolist())
+    x, y = (found.x, found.y) if indices is None else (found.x[indices], found.y[indices])
+    return found.stream.normalise(x), y
+
+
+def batches(dataset: Any, size: int) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    """The samples of a dataset in order, `size` at a time, as `samples` returns them."""
+    from .streams import resident
+
+    found = resident(dataset)
+    for start in range(0, len(dataset), size):
+        stop = min(start + size, len(dataset))
+        if found is None:
+            yield _items(dataset, range(start, stop))
+        else:
+            yield found.stream.normalise(found.x[start:stop]), found.y[start:stop]
+
+
+def _items(dataset: Any, positions: Iterable[int]) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Samples of any dataset, one by one."""
+    import torch
+
+    items = [dataset[i] for i in positions]
+    return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])

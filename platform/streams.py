@@ -1,0 +1,165 @@
+"""A stream of experiences: what a benchmark builds and a learner trains on.
+
+Everything is an index into resident (or memory-mapped) arrays: a subset is a tensor of positions, never a copy of pictures
+and never a tower of nested datasets.
+
+Shapes: N samples of a split, n samples of one experience in it, B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrays:
+    """One split of one data set: `x` (N, *shape) uint8 or float32 as stored, `y` (N,) int64 labels of the stream."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What one experience owns of a split: `indices` (n,) int64, positions in `arrays`."""
+
+    arrays: Arrays
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def y(self) -> torch.Tensor:
+        """Labels (n,) int64."""
+        return self.arrays.y[self.indices]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experience:
+    """One step of a stream: its classes (labels of the stream), its three disjoint parts and its name for people."""
+
+    name: str
+    classes: tuple[int, ...]
+    train: Part
+    validation: Part
+    test: Part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A sequence of experiences over new classes or new domains.
+
+    `class_names[label]` is the original name of a class; labels are numbered in order of appearance. `shape` is that of one
+    sample as the network sees it, channels first; `mean` and `std` are per channel and apply to values in [0, 1].
+    """
+
+    name: str
+    scenario: Literal["class", "domain"]
+    experiences: tuple[Experience, ...]
+    class_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Stored samples (B, ...) uint8 in 0..255 or float in [0, 1] -> network inputs (B, *shape) float32."""
+        scale = 255.0 if x.dtype == torch.uint8 else 1.0
+        channels = (1, -1) + (1,) * (len(self.shape) - 1)
+        mean = torch.tensor(self.mean, device=x.device).view(channels)
+        std = torch.tensor(self.std, device=x.device).view(channels)
+        return x.reshape(-1, *self.shape).to(torch.float32).div_(scale).sub_(mean).div_(std)
+
+
+class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
+    """A part of a stream as a torch dataset: item = (normalised float sample, label, task label).
+
+    Foreign code iterates it; the learner reads the arrays under it and never calls ``__getitem__``.
+    """
+
+    def __init__(self, stream: Stream, part: Part, task_label: int = 0) -> None:
+        self.stream = stream
+        self.part = part
+        self.task_label = task_label
+        self.targets: list[int] = part.y.tolist()
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        position = self.part.indices[index]
+        x = self.stream.normalise(self.part.arrays.x[position : position + 1])[0]
+        return x, self.targets[index], self.task_label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Samples gathered from a dataset: `x` as stored (n, ...), `y` (n,), `t` (n,) task labels; `stream` normalises them."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    t: torch.Tensor
+    stream: Stream
+
+
+def resident(dataset: Any) -> Samples | None:
+    """Gather the arrays under a dataset made of `ResidentDataset`s, through any subset or concatenation; None if it is not.
+
+    `dataset` is a `ResidentDataset`, an Avalanche dataset over some, or one of the latter's flat nodes.
+    """
+    pieces = _positions(dataset, torch.arange(len(dataset)))
+    if pieces is None or not pieces:
+        return None
+    order = torch.cat([where for where, _, _ in pieces])
+    x = torch.cat([source.part.arrays.x[source.part.indices[local]] for _, source, local in pieces])
+    y = torch.cat([source.part.arrays.y[source.part.indices[local]] for _, source, local in pieces])
+    t = torch.cat([torch.full((len(local),), source.task_label) for _, source, local in pieces])
+    if len(pieces) > 1:
+        back = torch.argsort(order)
+        x, y, t = x[back], y[back], t[back]
+    return Samples(x, y, t, pieces[0][1].stream)
+
+
+_Piece = tuple[torch.Tensor, ResidentDataset, torch.Tensor]
+
+
+def _positions(node: Any, local: torch.Tensor) -> list[_Piece] | None:
+    """Where the items `local` of `node` come from: (positions among the items asked for, source, positions in it)."""
+    if isinstance(node, ResidentDataset):
+        return [(torch.arange(len(local)), node, local)]
+    if hasattr(node, "_flat_data"):
+        return _positions(node._flat_data, local)
+    if not hasattr(node, "_datasets") or _transforms(node):
+        return None
+    if node._indices is not None:
+        local = torch.as_tensor(list(node._indices), dtype=torch.int64)[local]
+    return _children(node._datasets, local)
+
+
+def _children(datasets: Sequence[Any], local: torch.Tensor) -> list[_Piece] | None:
+    """Split positions in a concatenation among its members."""
+    pieces: list[_Piece] = []
+    start = 0
+    for dataset in datasets:
+        stop = start + len(dataset)
+        where = torch.nonzero((local >= start) & (local < stop)).flatten()
+        start = stop
+        if not len(where):
+            continue
+        inner = _positions(dataset, local[where] - (stop - len(dataset)))
+        if inner is None:
+            return None
+        pieces += [(where[outer], source, positions) for outer, source, positions in inner]
+    return pieces
+
+
+def _transforms(node: Any) -> bool:
+    """Whether an Avalanche node changes its items: then only ``__getitem__`` knows them."""
+    for name in ("_transform_groups", "_frozen_transform_groups"):
+        groups = getattr(node, name, None)
+        if groups is not None and any(groups.transform_groups.values()):
+            return True
+    return False

@@ -1,0 +1,156 @@
+"""Early stopping: few iterations forget little; each experience ends at its best epoch on its own validation split.
+
+    stop after epoch e  when  e - b >= patience;  b: the last epoch whose score is above the best so far by > min_delta
+    score = validation accuracy (over all outputs of the head), or minus the mean validation cross-entropy
+
+Whenever the training of an experience ends, by patience or because its epochs ran out, parameters and buffers of epoch
+b are put back (the optimizer's state is not); the last epoch counts, a tie keeps the earlier one, and each experience
+starts anew. The test stream and other experiences' data are never looked at; under `cumulative` and `joint` the
+validation splits of all experiences so far are, as it is their data that is trained on. Other strategies' hooks at the
+end of an experience should see the restored weights: name early_stopping before them.
+Shapes: n validation samples, C classes.
+
+Source: Prechelt 1998. Peers: Avalanche's EarlyStoppingPlugin restores only when its patience runs out, and never looks
+at the last epoch; its `margin` is our min_delta. FACIL lowers the learning rate when its lr_patience runs out, where
+we stop.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..platform import plugins
+from ..platform.errors import UserError
+from ..platform.evaluation import logits_of
+
+NEUTRAL: dict[str, Any] | None = {"patience": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Stop an experience when its validation split no longer gains, and keep its best epoch.
+
+    patience: epochs without a gain before training stops; null: never stop, never restore, look at nothing.
+    min_delta: the least gain that counts, >= 0.
+    metric: "accuracy" or "loss" (cross-entropy) on the experience's validation split.
+    """
+
+    patience: int | None = 3
+    min_delta: float = 0.0
+    metric: Literal["accuracy", "loss"] = "accuracy"
+
+    def __post_init__(self) -> None:
+        patience, min_delta, metric = self.patience, self.min_delta, self.metric
+        if patience is not None and patience < 1:
+            raise ValueError(f"{patience=}: must be >= 1 epoch, or null for none")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"{min_delta=}: must be >= 0 and finite")
+        if metric not in ("accuracy", "loss"):
+            raise ValueError(f"{metric=}: must be 'accuracy' or 'loss'")
+
+
+def needs_validation(config: Config) -> bool:
+    """Whether the benchmark must set validation data aside."""
+    return config.patience is not None
+
+
+def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> float:
+    """What is to rise: accuracy, or minus the cross-entropy (-inf where it is not a number); logits (n, C), y (n,)."""
+    if metric == "accuracy":
+        return (logits.argmax(1) == y).sum().item() / len(y)
+    loss = F.cross_entropy(logits, y).item()
+    return -math.inf if math.isnan(loss) else -loss
+
+
+def validation_data(strategy: Any) -> tuple[Tensor, Tensor]:
+    """Inputs (n, *shape) and labels (n,) of the validation split(s) that belong to the data being trained on.
+
+    Raises:
+        UserError: there are none.
+    """
+    experience = strategy.experience
+    cumulative = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
+    of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
+    datasets = [dataset for dataset in map(plugins.validation, of) if dataset is not None]
+    if not datasets:
+        raise UserError(
+            "strategies.early_stopping.patience: needs validation data, and there are none: set the benchmark's "
+            "`validation` above 0, or patience: null"
+        )
+    x, y = zip(*map(plugins.samples, datasets), strict=True)
+    return torch.cat(x).to(strategy.device), torch.cat(y).to(strategy.device)
+
+
+class EarlyStoppingPlugin(plugins.Plugin):
+    """Scores the network after each epoch; at the start of the next one decides whether it takes place."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._data: tuple[Tensor, Tensor] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._epoch, self._best_epoch, self._best = 0, 0, -math.inf
+        self._weights: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty between experiences; inside one, the count of epochs and the best weights."""
+        if self._weights is None:
+            return {}
+        counts = {"epoch": self._epoch, "best_epoch": self._best_epoch, "best": self._best}
+        return counts | {"weights": dict(self._weights)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The validation data are gathered again when they are needed."""
+        self._reset()
+        self._data = None
+        if state:
+            self._epoch, self._best_epoch, self._best = state["epoch"], state["best_epoch"], state["best"]
+            self._weights = state["weights"]
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Start anew; refuse before the first epoch if there is nothing to look at."""
+        if self.config.patience is not None:
+            self._reset()
+            self._data = validation_data(strategy)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Stop here, not in the epoch before: a stop at the very last epoch would reach into the next experience."""
+        if self.config.patience is not None and self._epoch - self._best_epoch >= self.config.patience:
+            strategy.stop_training()
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Score the epoch, keep its weights if they are the best."""
+        if self.config.patience is None:
+            return
+        self._data = self._data or validation_data(strategy)
+        x, y = self._data
+        value = score(logits_of(strategy.model, iter(x.split(strategy.eval_mb_size))), y, self.config.metric)
+        self._epoch += 1
+        if self._weights is None or value > self._best + self.config.min_delta:
+            self._best, self._best_epoch = value, self._epoch
+            self._weights = copy.deepcopy(strategy.model.state_dict())
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the best epoch back, however training ended."""
+        if self._weights is None:
+            return
+        strategy.model.load_state_dict(self._weights)
+        best = self._best if self.config.metric == "accuracy" else -self._best
+        plugins.note(
+            strategy,
+            f"early_stopping: trained {self._epoch} of {strategy.train_epochs} epochs, kept the weights of epoch "
+            f"{self._best_epoch} (validation {self.config.metric} {best:.4f})",
+        )
+        self._reset()
+        self._data = None
+
+
+def build(config: Config, seed: int) -> EarlyStoppingPlugin:
+    """The plugin; it draws no random numbers."""
+    return EarlyStoppingPlugin(config)
