@@ -4,17 +4,19 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .cache import DataFolders
 from .config import Experiment, settings_of
 from .errors import UserError, listed, nearest
-from .learner import Learner
 from .optimization import value_at
 from .seeding import derive, generator
 from .streams import Stream
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,10 @@ class Parts:
     seeds: TrialSeeds
     device: torch.device
 
-    def learner(self, on_epoch: Callable[[Learner], None], on_note: Callable[[str], None]) -> Learner:
+    def learner(self, on_epoch: "Callable[[Learner], None]", on_note: Callable[[str], None]) -> "Learner":
         """A new network and new plugins in a learner."""
+        from .learner import Learner  # here: it imports avalanche, which only a process that trains needs
+
         (network, settings), *_ = settings_of(self.config, "networks")
         num_classes = 1 + max(self.stream.experiences[0].classes)
         draw = generator(self.seeds.initialisation, "network")

@@ -238,7 +238,8 @@ def cell(mean: float, half_width: float) -> str:
     """Show a value in per cent: "83.1 ± 0.5", without the interval where there is one seed, "-" where undefined."""
     if math.isnan(mean):
         return "-"
-    return f"{100 * mean:.1f}" if math.isnan(half_width) else f"{100 * mean:.1f} ± {100 * half_width:.1f}"
+    shown = f"{round(100 * mean, 1) + 0.0:.1f}"  # + 0.0: no "-0.0"
+    return shown if math.isnan(half_width) else f"{shown} ± {100 * half_width:.1f}"
 
 
 def best(rows: Sequence[Row], metric: str) -> set[str]:

@@ -13,7 +13,7 @@ from .plugins import EVENTS
 
 
 @contextmanager
-def single_threaded_as(threads: int) -> Iterator[None]:
+def threads_set_to(threads: int) -> Iterator[None]:
     """Use `threads` CPU threads within, whatever the process had: results differ with their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

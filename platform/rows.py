@@ -78,7 +78,7 @@ class Follower:
 
 
 def row_of(event: Mapping[str, Any]) -> Row | None:
-    """Return the row of an epoch's or an experience's event, None for other kinds; numbers that are null are left out."""
+    """Return the row of an epoch's or an experience's event, None for other kinds; nulls are left out."""
     experience, iteration = event["experience"], event["iteration"]
     if event["kind"] == "epoch":
         numbers = _numbers(event, "")

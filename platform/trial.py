@@ -5,7 +5,7 @@ Everything a trial leaves is in its folder (see ledger.py). Never imports ray or
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from .config import Experiment, check_plugins, to_dict
 from .environment import describe, gpu_memory_reset, usage
 from .learner import Learner
 from .ledger import Trial, TrialLedger
-from .recording import recording, single_threaded_as
+from .recording import recording, threads_set_to
 from .seeding import seed_globals
 
 VIEWS = ("task_agnostic", "task_aware")
@@ -36,13 +36,20 @@ class Result:
     matrices: dict[str, np.ndarray]
 
 
-def run(config: Experiment, folder: Path | str | None = None, *, identity: Mapping[str, Any] | None = None) -> Result:
+def run(
+    config: Experiment,
+    folder: Path | str | None = None,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> Result:
     """Run one trial in this process, or go on with the one that `folder` holds.
 
     Args:
         config: the experiment; its `sweep` section is not looked at.
         folder: a new folder for the trial (default: ``output/name-time``), or one with an unfinished trial of the same config.
         identity: names in trial.json (id, variant, stream, seed, overrides); by default taken from the config.
+        report: called after each experience with its number and the metrics so far (for a scheduler).
 
     Raises:
         UserError: the config does not fit what it names, or the folder is occupied.
@@ -56,9 +63,9 @@ def run(config: Experiment, folder: Path | str | None = None, *, identity: Mappi
         log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
-        stack.enter_context(single_threaded_as(config.resources.threads))
+        stack.enter_context(threads_set_to(config.resources.threads))
         stack.enter_context(recording(ledger))
-        return _experiences(config, parts, ledger)
+        return _experiences(config, parts, ledger, report)
 
 
 def identity_of(config: Experiment) -> dict[str, Any]:
@@ -75,7 +82,9 @@ def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> Tria
     return TrialLedger.create(folder, text, identity)
 
 
-def _experiences(config: Experiment, parts: Parts, ledger: TrialLedger) -> Result:
+def _experiences(
+    config: Experiment, parts: Parts, ledger: TrialLedger, report: Callable[[dict[str, Any]], None]
+) -> Result:
     """The loop: train on an experience, evaluate on all, write it down, checkpoint."""
     progress = _Progress(config, parts, ledger)
     learner = progress.learner
@@ -90,6 +99,7 @@ def _experiences(config: Experiment, parts: Parts, ledger: TrialLedger) -> Resul
         trained = time.perf_counter()
         progress.add_row(number + 1)
         progress.record(number + 1, trained - started, time.perf_counter() - trained)
+        report({"experience": number + 1, **progress.so_far(number + 1)["task_agnostic"]})
     return progress.finish()
 
 
@@ -132,7 +142,7 @@ class _Progress:
         rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
         timing = {"train_seconds": train_seconds, "evaluation_seconds": evaluation_seconds, "samples": self.learner.samples}
         iteration = self.learner.clock.train_iterations
-        self.ledger.append("experience", experience, iteration, {**rows, "metrics": self._so_far(experience), **timing})
+        self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, usage(self.learner.device))
         self._write_matrix()
         if self.learner.resumable:
@@ -144,7 +154,7 @@ class _Progress:
     def finish(self) -> Result:
         """Write the summary, undo what the strategies changed in the network, and say that the trial is done."""
         num_experiences = len(self.stream.experiences)
-        summary: dict[str, Any] = dict(self._so_far(num_experiences))
+        summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
         self.ledger.flush()
         self.ledger.write("summary", summary)
@@ -167,7 +177,7 @@ class _Progress:
         clock = self.learner.clock
         self.ledger.append(kind, clock.train_exp_counter + 1, clock.train_iterations, event)
 
-    def _so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
+    def so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
         """The metrics over the first `experience` experiences, per view; None where the matrix does not give one."""
         sizes = self.learner.test_set.sizes[:experience]
         found = {view: metrics.summary(self.matrices[view][: experience + 1, :experience], sizes) for view in VIEWS}

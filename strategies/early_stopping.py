@@ -11,8 +11,7 @@ end of an experience should see the restored weights: name early_stopping before
 Shapes: n validation samples, C classes.
 
 Source: Prechelt 1998. Peers: Avalanche's EarlyStoppingPlugin restores only when its patience runs out, and never looks
-at the last epoch; its `margin` is our min_delta. FACIL lowers the learning rate when its lr_patience runs out, where
-we stop.
+at the last epoch; its `margin` is our min_delta. FACIL lowers the learning rate where our patience ends.
 """
 
 import copy
@@ -68,11 +67,7 @@ def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> flo
 
 
 def validation_data(strategy: Any) -> tuple[Tensor, Tensor]:
-    """Inputs (n, *shape) and labels (n,) of the validation split(s) that belong to the data being trained on.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Inputs (n, *shape) and labels (n,) of the validation splits of the data trained on; a UserError without any."""
     experience = strategy.experience
     cumulative = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
     of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
@@ -91,26 +86,24 @@ class EarlyStoppingPlugin(plugins.Plugin):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._data: tuple[Tensor, Tensor] | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._epoch, self._best_epoch, self._best = 0, 0, -math.inf
         self._weights: dict[str, Any] | None = None
+        self._data: tuple[Tensor, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Empty between experiences; inside one, the count of epochs and the best weights."""
         if self._weights is None:
             return {}
-        counts = {"epoch": self._epoch, "best_epoch": self._best_epoch, "best": self._best}
-        return counts | {"weights": dict(self._weights)}
+        return {"counts": [self._epoch, self._best_epoch, self._best], "weights": dict(self._weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The validation data are gathered again when they are needed."""
         self._reset()
-        self._data = None
         if state:
-            self._epoch, self._best_epoch, self._best = state["epoch"], state["best_epoch"], state["best"]
+            self._epoch, self._best_epoch, self._best = state["counts"]
             self._weights = state["weights"]
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -130,7 +123,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
             return
         self._data = self._data or validation_data(strategy)
         x, y = self._data
-        value = score(logits_of(strategy.model, iter(x.split(strategy.eval_mb_size))), y, self.config.metric)
+        value = score(logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size))), y, self.config.metric)
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch
@@ -148,7 +141,6 @@ class EarlyStoppingPlugin(plugins.Plugin):
             f"{self._best_epoch} (validation {self.config.metric} {best:.4f})",
         )
         self._reset()
-        self._data = None
 
 
 def build(config: Config, seed: int) -> EarlyStoppingPlugin:

@@ -2,8 +2,8 @@
 
 No formula: a frozen parameter has no gradient, so that no optimizer changes it by a bit, whatever its momentum or
 weight decay. A BatchNorm layer all of whose parameters are frozen also keeps its running statistics and normalises
-with them; FACIL's fix_bn fixes only the statistics and lets gamma and beta learn on, Avalanche's freeze_everything
-only the parameters.
+with them; FACIL's fix_bn lets gamma and beta learn on, and what Avalanche's freeze_up_to sets to eval mode is set free
+again by the next train().
 
 Peers: FACIL's freezing trains the first task and then freezes the trunk for good (our defaults); Avalanche's
 freeze_up_to takes the name of a layer, where we take patterns. Everything is undone when the training of an experience
@@ -81,10 +81,8 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to freeze only after the last of the `num_experiences` that are trained on."""
     if config.layers and config.from_experience >= num_experiences:
-        raise UserError(
-            f"strategies.freezing.from_experience={config.from_experience}: must be below the number of experiences trained "
-            f"on, {num_experiences}; else nothing is ever frozen"
-        )
+        key = f"strategies.freezing.from_experience={config.from_experience}"
+        raise UserError(f"{key}: must be below {num_experiences}, the experiences trained on; else nothing is frozen")
 
 
 class FreezingPlugin(Plugin):

@@ -8,10 +8,9 @@ The teacher is the network as the experience found it, before its head grew; K i
 head that grows they are the old classes (with a head of fixed size: all of them). The first experience has no teacher.
 Shapes: B batch, C classes, K old classes (K <= C), n samples of the experience. All logits are pre-softmax.
 
-Source: Li & Hoiem 2016 (1606.09282); T^2 after Hinton et al. 2015 (1503.02531), so that `weight` means the same at any
-T. Peers leave T^2 out: Avalanche's alpha (KL), PyCIL's lamda (cross-entropy of softened outputs, the gradient of KL)
-and FACIL's lamb (the same, with probabilities smoothed by 1e-5) all convert as weight = theirs / T^2. A tuple is read
-as Avalanche's list alpha: entry e belongs to the e-th experience, and the first entry is never used.
+Source: Li & Hoiem 2016 (1606.09282), with T^2 as in Hinton et al. 2015, so that `weight` means the same at any T. Peers
+leave T^2 out: Avalanche's alpha (KL), PyCIL's lamda and FACIL's lamb (cross-entropy, whose gradient is KL's; FACIL also
+smooths by 1e-5) all convert as weight = theirs / T^2.
 """
 
 import copy
@@ -21,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..platform import plugins
 from ..platform.errors import UserError
@@ -33,9 +31,8 @@ NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 class Config:
     """Learning without Forgetting: distil the old network's outputs on the new data.
 
-    weight: lambda, >= 0; a list gives each experience its own (the first is not used).
-    temperature: T > 0, of loss "kl" only.
-    loss: "kl" (softened probabilities) or "mse" (logits).
+    weight: lambda, >= 0; a list gives each experience its own (the first is not used), as Avalanche's list alpha.
+    loss: "kl" (probabilities softened by `temperature` > 0) or "mse" (logits, no temperature).
     """
 
     weight: float | tuple[float, ...] = 1.0
@@ -58,39 +55,34 @@ class Config:
 def distillation(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
     """L_KD of this file's formula, a scalar: student (B, K) and teacher (B, K) logits."""
     if loss == "mse":
-        return F.mse_loss(student, teacher)
-    log_q = F.log_softmax(student / temperature, dim=1)
-    log_p = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return nn.functional.mse_loss(student, teacher)
+    log_q, log_p = (logits.div(temperature).log_softmax(1) for logits in (student, teacher))
+    return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse a list of weights that does not fit the number of experiences trained on."""
     if isinstance(config.weight, tuple) and len(config.weight) != num_experiences:
-        raise UserError(
-            f"strategies.lwf.weight={list(config.weight)}: must have one entry for each of the "
-            f"{num_experiences} experiences trained on"
-        )
+        wanted = f"must have {num_experiences} numbers, one for each experience trained on"
+        raise UserError(f"strategies.lwf.weight={list(config.weight)}: {wanted}")
 
 
 class LwFPlugin(plugins.Plugin):
-    """Adds weight * L_KD to the loss from the second trained experience on.
-
-    Where the learner names the samples of a mini-batch (`mb_index`) and does not augment them, the teacher sees each
-    sample once an experience; rows that others appended to the mini-batch (a replay memory) are computed as they come.
+    """Adds weight * L_KD to the loss from the second trained experience on. Where the learner tells `mb_index` and does not
+    augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._num_trained = 0
-        self._teacher: nn.Module | None = None
+        self._teacher: nn.Module | None = None  # or, after a resume inside an experience, its tensors:
         self._saved: dict[str, Tensor] | None = None
         self._logits: Tensor | None = None  # the teacher's on strategy.adapted_dataset, (n, K)
 
     def state_dict(self) -> dict[str, Any]:
         """Number of trained experiences and, inside one, the teacher's tensors."""
-        teacher = self._saved if self._teacher is None else self._teacher.state_dict()
-        return {"num_trained": self._num_trained} | ({} if teacher is None else {"teacher": dict(teacher)})
+        saved = self._saved if self._teacher is None else dict(self._teacher.state_dict())
+        return {"num_trained": self._num_trained} | ({} if saved is None else {"teacher": saved})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The teacher itself is rebuilt from the model at the next mini-batch."""
@@ -99,8 +91,9 @@ class LwFPlugin(plugins.Plugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
+        self._saved = None
         if self._weight() > 0:
-            self._teacher = _frozen_copy(strategy.model)
+            self._teacher = copy.deepcopy(strategy.model).eval().requires_grad_(False)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the distillation term to the loss."""
@@ -108,10 +101,10 @@ class LwFPlugin(plugins.Plugin):
             self._teacher, self._saved = _rebuilt(strategy.model, self._saved), None
         if self._teacher is None:
             return
-        target = self._target(strategy, self._teacher)
-        student = strategy.mb_output[:, : target.shape[1]].float()
-        term = distillation(student, target, self.config.temperature, self.config.loss)
-        strategy.loss = strategy.loss + self._weight() * term
+        teacher = self._target(strategy, self._teacher)
+        student = strategy.mb_output[:, : teacher.shape[1]].float()
+        term = self._weight() * distillation(student, teacher, self.config.temperature, self.config.loss)
+        strategy.loss = strategy.loss + term
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""
@@ -121,24 +114,20 @@ class LwFPlugin(plugins.Plugin):
     def _weight(self) -> float:
         """Lambda of the experience being trained; the first has no teacher."""
         weight = self.config.weight
-        if self._num_trained == 0:
-            return 0.0
-        if not isinstance(weight, tuple):
-            return weight
-        if self._num_trained >= len(weight):
-            raise UserError(f"strategies.lwf.weight={list(weight)}: no entry for experience {self._num_trained + 1}")
-        return weight[self._num_trained]
+        if isinstance(weight, tuple):
+            check_stream(self.config, 0, max(len(weight), self._num_trained + 1))
+            weight = weight[self._num_trained]
+        return weight if self._num_trained else 0.0
 
     def _target(self, strategy: Any, teacher: nn.Module) -> Tensor:
         """The teacher's logits (B, K) on the current mini-batch."""
         index = strategy.mb_index if plugins.is_cacheable(strategy) else None
-        if index is None:
+        if index is None:  # another loader, or augmented samples
             return _logits(teacher, strategy.mb_x)
         if self._logits is None:
             batches = plugins.batches(strategy.adapted_dataset, strategy.train_mb_size)
             self._logits = torch.cat([_logits(teacher, x.to(strategy.device)) for x, _ in batches])
-        appended = strategy.mb_x[len(index) :]
-        known = self._logits[index]
+        known, appended = self._logits[index], strategy.mb_x[len(index) :]
         return torch.cat([known, _logits(teacher, appended)]) if len(appended) else known
 
 
@@ -147,20 +136,15 @@ def build(config: Config, seed: int) -> LwFPlugin:
     return LwFPlugin(config)
 
 
+@torch.no_grad()
 def _logits(teacher: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        output: Tensor = teacher(x)
-    return output.float()
-
-
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    return teacher(x).float()  # type: ignore[no-any-return]
 
 
 def _rebuilt(model: nn.Module, saved: dict[str, Tensor]) -> nn.Module:
     """A teacher from its tensors: the model's structure, with the saved (smaller) head put into it."""
-    teacher = _frozen_copy(model)
-    for name, tensor in (dict(teacher.named_parameters()) | dict(teacher.named_buffers())).items():
-        if name in saved:  # buffers that are not persistent were copied with the model
-            tensor.data = saved[name].to(tensor.device)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    own = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
+    for name, tensor in saved.items():
+        own[name].data = tensor.to(own[name].device)
     return teacher

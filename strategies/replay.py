@@ -58,14 +58,13 @@ def quotas(memory: int, num_classes: int) -> list[int]:
 
 
 def kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
-    """Positions (m,), rising, of the samples that stay in memory: `keys` (n,) random, `y` (n,) labels.
+    """Positions (m,), rising, of the samples that stay in memory; `keys` (n,) random, `y` (n,) labels.
 
-    Raises:
-        UserError: a balanced memory has fewer places than there are classes.
+    Raises a UserError where a balanced memory has fewer places than there are classes.
     """
     if policy == "reservoir":
         return keys.argsort()[:memory].sort().values
-    labels = y.unique().tolist()
+    labels = sorted(set(y.tolist()))
     _check_places(memory, len(labels))
     chosen = []
     for label, places in zip(labels, quotas(memory, len(labels)), strict=True):
@@ -82,18 +81,15 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 
 def _check_places(memory: int, num_classes: int) -> None:
     if memory < num_classes:
-        raise UserError(
-            f"strategies.replay.memory={memory}: cannot hold a sample of each of {num_classes} classes: give at least "
-            f"{num_classes}, or policy: reservoir"
-        )
+        allowed = f"must be at least {num_classes}, one for each class, or policy: reservoir"
+        raise UserError(f"strategies.replay.memory={memory}: {allowed}")
 
 
 class ReplayPlugin(plugins.Plugin):
     """Appends remembered samples to each mini-batch; remembered as stored (uint8 where the stream's are)."""
 
     def __init__(self, config: Config, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+        self.config, self.seed = config, seed
         self._memory: dict[str, Tensor] = {}  # x (m, ...), y (m,), t (m,) task labels, key (m,)
         self._x: Tensor | None = None  # the memory as the network takes it, during an experience
 
@@ -109,13 +105,12 @@ class ReplayPlugin(plugins.Plugin):
         """Draw from the memory; which samples depends on (seed, experience, iteration) alone."""
         if not self._memory:
             return
-        if self._x is None:
-            self._prepare(strategy)
+        x = self._x = self._prepare(strategy) if self._x is None else self._x
         where = (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
         size = self.config.batch_size or strategy.train_mb_size
         order = torch.randperm(len(self._memory["y"]), generator=generator(self.seed, "replay draw", *where))
         index = order[:size].to(strategy.device)
-        remembered = (self._x, self._memory["y"], self._memory["t"])
+        remembered = (x, self._memory["y"], self._memory["t"])
         # a mini-batch without task labels has two parts
         strategy.mbatch = [torch.cat([new, old[index]]) for new, old in zip(strategy.mbatch, remembered, strict=False)]
 
@@ -134,10 +129,10 @@ class ReplayPlugin(plugins.Plugin):
         was, came = keep[keep < num_old], keep[keep >= num_old] - num_old
         self._memory = {name: torch.cat([old[name][was], new[name][came]]) for name in new}
 
-    def _prepare(self, strategy: Any) -> None:
+    def _prepare(self, strategy: Any) -> Tensor:
         self._memory = {name: tensor.to(strategy.device) for name, tensor in self._memory.items()}
         found = resident(strategy.experience.dataset)
-        self._x = self._memory["x"] if found is None else found.stream.normalise(self._memory["x"])
+        return self._memory["x"] if found is None else found.stream.normalise(self._memory["x"])
 
 
 def build(config: Config, seed: int) -> ReplayPlugin:

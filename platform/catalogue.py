@@ -1,0 +1,47 @@
+"""What `retain list` shows: each strategy, benchmark, network and shipped config, with one line and its settings."""
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from . import plugins
+from .config import config_names, config_path
+from .loading import read_yaml
+
+KINDS = ("strategies", "benchmarks", "networks", "configs")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name, what it is in one line, and its settings as ``name: type = default``."""
+
+    name: str
+    line: str
+    settings: tuple[str, ...]
+
+
+def entries(kind: str) -> list[Entry]:
+    """The entries of a kind, sorted by name."""
+    if kind == "configs":
+        return [Entry(name, _config_line(name), ()) for name in config_names()]
+    found = []
+    for name in plugins.names(kind):  # type: ignore[arg-type]
+        module = plugins.resolve(kind, name)  # type: ignore[arg-type]
+        line = (module.Config.__doc__ or "").strip().splitlines()[0]
+        found.append(Entry(name, line, tuple(_setting(field) for field in fields(module.Config))))
+    return found
+
+
+def _setting(field: Any) -> str:
+    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None)
+    if not isinstance(field.type, type):
+        kind = str(field.type).replace("typing.", "")
+    default = field.default if field.default is not MISSING else "required"
+    return f"{field.name}: {kind} = {default}"
+
+
+def _config_line(name: str) -> str:
+    """The comment at a config's top, or what it runs."""
+    first = config_path(name).read_text(encoding="utf-8").splitlines()[0]
+    if first.startswith("#"):
+        return first.lstrip("# ")
+    return f"benchmark {read_yaml(config_path(name)).get('benchmark')}"

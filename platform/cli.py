@@ -1,0 +1,256 @@
+"""The command line: what the user types, what is printed, how it ends (0 done, 1 a trial failed, 2 the user's input).
+
+Nothing heavy is imported at the top: ``--help`` and a wrong key answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .config import Experiment, config_names, load_config
+from .errors import UserError
+
+app = typer.Typer(
+    name="retain",
+    help="Continual-learning experiments: train networks on new classes and domains, and see what they forget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config's name, or the path of a YAML file.")]
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change, e.g. training.epochs=5.")
+]
+_Folder = Annotated[Path | None, typer.Option("--folder", "-o", help="Where to write (default: runs/NAME-TIME).")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Continual-learning experiments: train networks on new classes and domains, and see what they forget."""
+    if version:
+        from .. import __version__
+
+        console.print(f"retain {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(config: _Config, overrides: _Overrides = None, folder: _Folder = None) -> None:
+    """Run one trial in this process, without Ray."""
+    experiment = load_config(config, overrides or [])
+    from .display import Watch
+    from .schedule import default_folder
+    from .trial import run as run_trial
+
+    where = (folder or default_folder(experiment)).absolute()
+    _writable(where)
+    with _resumable(where), Watch(where, console):
+        run_trial(experiment, where)
+    _show_results(where)
+
+
+@app.command()
+def sweep(
+    config: _Config,
+    overrides: _Overrides = None,
+    folder: _Folder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials, estimate time and disk, start nothing.")] = False,
+) -> None:
+    """Run all trials of a config on Ray: streams x variants x seeds x search space."""
+    experiment = load_config(config, overrides or [])
+    if dry_run:
+        _dry_run(experiment)
+        return
+    from .display import Watch
+    from .schedule import default_folder
+    from .schedule import sweep as run_sweep
+
+    where = (folder or default_folder(experiment)).absolute()
+    _writable(where)
+    console.print(f"sweep [bold]{escape(experiment.name)}[/] -> {escape(str(where))}", soft_wrap=True)
+    with _resumable(where):
+        run_sweep(experiment, where, watch=Watch(where, console))
+    _show_results(where)
+
+
+@app.command()
+def resume(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")]) -> None:
+    """Go on with a sweep or a trial that was stopped; what is done stays as it is."""
+    from .ledger import trials_of
+
+    trials = trials_of(folder)
+    pending = sum(trial.status().status != "done" for trial in trials)
+    console.print(f"{len(trials) - pending} of {len(trials)} trials are done, {pending} to go")
+    if pending:
+        from .display import Watch
+        from .schedule import resume as go_on
+
+        with _resumable(folder):
+            go_on(folder, watch=Watch(folder.absolute(), console))
+    _show_results(folder)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of sweeps or trials, compared on one page.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page (default: report.html in the first folder).")] = None,
+) -> None:
+    """Write one HTML page with the forgetting curves; it opens from disk, without a network."""
+    from .report import report as write_report
+
+    console.print(str(write_report(folders, out)), soft_wrap=True)
+
+
+@app.command()
+def show(config: _Config, overrides: _Overrides = None) -> None:
+    """Print the whole resolved config."""
+    import yaml
+
+    from .config import check_plugins, to_dict
+
+    experiment = check_plugins(load_config(config, overrides or []))
+    typer.echo(yaml.safe_dump(to_dict(experiment), sort_keys=False), nl=False)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="[strategies|benchmarks|networks|configs]", help="What to list.")] = None,
+) -> None:
+    """List what there is: each with one line and its settings."""
+    from .catalogue import KINDS, entries
+    from .errors import nearest
+
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"list {kind}: there is no such kind.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    for one in KINDS if kind is None else [kind]:
+        console.print(f"[bold]{one}[/]")
+        for entry in entries(one):
+            console.print(f"  [cyan]{escape(entry.name)}[/]  {escape(entry.line)}", soft_wrap=True)
+            for setting in entry.settings:
+                console.print(f"      {escape(setting)}", soft_wrap=True)
+
+
+@app.command()
+def sync(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")]) -> None:
+    """Send to Weights & Biases what has not been sent yet."""
+    from .ledger import is_sweep, trials_of
+    from .loading import read_yaml
+
+    trials_of(folder)
+    file = folder / ("experiment.yaml" if is_sweep(folder) else "config.yaml")
+    from .config import from_dict
+    from .projector import Settings, project
+
+    wandb = from_dict(read_yaml(file)).wandb
+    group = wandb.group or folder.absolute().name
+    project(folder, Settings(mode="online", project=wandb.project, entity=wandb.entity, group=group, tags=wandb.tags), follow=False)
+    console.print(f"{escape(str(folder))}: all trials are on W&B")
+
+
+def _dry_run(experiment: Experiment) -> None:
+    """Plan, check and estimate."""
+    from .display import dry_run_table, duration
+    from .estimate import estimate
+    from .plan import check, plan
+
+    trials = plan(experiment)
+    check(trials)
+    console.print(dry_run_table([trial.identity for trial in trials]))
+    guess = estimate(trials)
+    console.print(
+        f"{len(trials)} trials; about {duration(guess.seconds)} on this machine's {os.cpu_count()} cores (without what the "
+        f"strategies add) and {guess.disk / 2**20:.0f} MB in {escape(experiment.output)}. Nothing was started."
+    )
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written before anything is computed."""
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not parent.is_dir():
+        raise UserError(f"{folder}: {parent} is a file, not a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written; choose another with --folder or output=PATH.")
+    if (folder / "trials.json").exists() or (folder / "trial.json").exists():
+        raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another with --folder.")
+
+
+class _resumable:
+    """Says how to go on when Ctrl-C (or an error) ends what was running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and not isinstance(error, UserError) and self.folder.exists():
+            errors.print(f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True)
+
+
+def _show_results(folder: Path) -> None:
+    """Tables, the report, what to do next; exit code 1 when a trial failed, 130 when some were stopped."""
+    from .comparison import results_of, table
+    from .display import tables
+    from .ledger import trials_of
+    from .report import report as write_report
+
+    for shown in tables(table(results_of([folder]))):
+        console.print(shown)
+    states: dict[str, list[Any]] = {}
+    for trial in trials_of(folder):
+        states.setdefault(trial.status().status, []).append(trial)
+    for trial in states.get("failed", []):
+        errors.print(f"[red]failed[/] {escape(trial.id)}: {escape(str(trial.status().error))} ({escape(str(trial.folder / 'trial.log'))})", soft_wrap=True)
+    page = write_report([folder])
+    console.print("Accuracies in per cent, mean ± 95 % interval over seeds; the page says what each number means.", style="dim")
+    console.print(f"Forgetting curves: [bold]{escape(str(page))}[/]", soft_wrap=True)
+    unfinished = sum(len(trials) for state, trials in states.items() if state not in ("done", "failed"))
+    if unfinished:
+        errors.print(f"{unfinished} trials are not done. Go on with: retain resume {escape(str(folder))}", soft_wrap=True)
+        raise typer.Exit(130)
+    console.print(f"Next: retain list strategies · retain show quickstart · retain report FOLDER... · retain sync {escape(str(folder))}", style="dim", soft_wrap=True)
+    if states.get("failed"):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: the user's mistakes end in one sentence and exit code 2."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own strategies, named by dotted path
+    _exit(_guarded(lambda: app(standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    """Run a command and turn how it ended into an exit code."""
+    import click
+
+    try:
+        result = command()
+    except UserError as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+__all__ = ["app", "config_names", "main"]

@@ -1,0 +1,273 @@
+"""A trial's W&B run and TensorBoard files, written from its ledger; the only module that imports wandb and tensorboard.
+
+A trial is one W&B run, and a row of its ledger is one step of it. So what the server has is known by counting: a run
+goes on after any crash with no step twice or missing. Offline, a trial is written whole once it has ended.
+"""
+
+import contextlib
+import importlib
+import logging
+import netrc
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from .errors import UserError
+from .ledger import Trial, is_sweep, read_json
+from .rows import VIEWS, Book, Follower, metric_values, signature
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["online", "offline", "disabled"]
+ENDED = ("done", "failed", "stopped")
+# W&B's step axes, and the prefixes of what is shown over each
+_AXES = {
+    "iteration": ("train", "validation", "resources"),
+    "experience": ("accuracy", "task_agnostic", "task_aware", "cost"),
+}
+_log = logging.getLogger("retain.projector")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What to project to.
+
+    Attributes:
+        mode: of W&B; None: what WANDB_MODE says, else online where a key is found, else offline.
+        project, entity: where the runs go on W&B.
+        group: of the runs; None: the experiment's name.
+        tags: on each run, beside its variant, stream and strategies.
+        tensorboard: whether to write <folder>/tensorboard too.
+    """
+
+    mode: Mode | None = None
+    project: str = "retain"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    tensorboard: bool = False
+
+
+def resolve_mode(mode: Mode | None) -> Mode:
+    """Return the mode that W&B will be in; UserError for online without a key."""
+    wanted = mode or os.environ.get("WANDB_MODE")
+    if wanted == "online" and not _has_key():
+        raise UserError("wandb.mode=online: no W&B key is set. Run `wandb login`, set WANDB_API_KEY, or use offline")
+    if wanted in get_args(Mode):
+        return wanted  # type: ignore[return-value]  # mypy does not narrow by get_args
+    if wanted is not None:
+        raise UserError(f"WANDB_MODE={wanted}: must be one of {', '.join(get_args(Mode))}")
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key without asking."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    given = os.environ.get("NETRC")
+    paths = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
+    found = [path.expanduser() for path in paths if path.expanduser().exists()]
+    if not found:
+        return False
+    import wandb  # knows the host, which may be in its settings file; slow, so only here
+
+    host = urlsplit(str(wandb.setup().settings.base_url)).netloc
+    with contextlib.suppress(netrc.NetrcParseError, OSError):
+        return netrc.netrc(found[0]).authenticators(host) is not None
+    return False
+
+
+class Runs:
+    """W&B runs of a folder's trials."""
+
+    def __init__(self, folder: Path, settings: Settings, mode: Mode, book: Book) -> None:
+        """Send to `mode`, which `resolve_mode` gave; remember in `book`."""
+        self._folder, self._settings, self._mode, self._book = folder, settings, mode, book
+        self._live: dict[str, tuple[wandb.Run, Follower]] = {}
+
+    def update(self, trial: Trial, last: bool) -> bool:
+        """Send what is new of a trial; `last`: nothing will follow. True when something was sent."""
+        ended = trial.status().status in ENDED
+        entry = self._book.entry(trial)
+        if self._mode == "offline" and not (ended or last):
+            return False
+        if trial.id not in self._live and self._is_sent(trial, entry):
+            return False
+        if trial.id not in self._live:
+            self._live[trial.id] = self._begin(trial, entry)
+        run, follower = self._live[trial.id]
+        digest = signature(trial)
+        for row in follower.new():
+            run.log({row.axis: row.step, **row.values})
+        if ended or last:
+            _summarise(run, trial)
+            del self._live[trial.id]
+            run.finish(exit_code=int(trial.status().status == "failed"))
+            entry["signature"] = digest
+            if self._mode == "online":
+                self._drop_offline(entry["run"])
+        entry |= {"mode": self._mode, "bytes": follower.offset}
+        self._book.save()
+        return True
+
+    def drop(self, trial: Trial, error: Exception) -> None:
+        """Forget a trial's open run after a failure; the next update begins it again."""
+        self._live.pop(trial.id, None)
+        if type(error).__module__.startswith("wandb.sdk"):  # the service is gone, and all runs with it: have a new one
+            import wandb
+
+            self._live.clear()
+            with contextlib.suppress(*failures()):
+                wandb.teardown(exit_code=1)
+
+    def _is_sent(self, trial: Trial, entry: Mapping[str, Any]) -> bool:
+        """Whether a trial needs no sending: it is all there, or sending it offline would double what the server has."""
+        if trial.status().status == "pending":
+            return True
+        if entry.get("signature") == signature(trial) and entry["mode"] in (self._mode, "online"):
+            return True
+        on_server = entry.get("mode") == "online" or any(self._offline(entry["run"], "*.synced"))
+        if self._mode == "offline" and on_server:
+            _log.warning("%s: its run was uploaded and its ledger has grown: `retain sync` sends the rest", trial.id)
+            return True
+        return False
+
+    def _begin(self, trial: Trial, entry: Mapping[str, Any]) -> "tuple[wandb.Run, Follower]":
+        """Start or resume a trial's run, and skip the rows that the server has."""
+        if self._mode == "offline":
+            self._drop_offline(entry["run"])
+        run = _init(trial, self._folder, self._settings, self._mode, entry["run"])
+        return run, Follower(trial, skip=run.starting_step)
+
+    def _offline(self, run: str, pattern: str = "") -> list[Path]:
+        return list((self._folder / "wandb").glob(f"offline-run-*-{run}*/{pattern}"))
+
+    def _drop_offline(self, run: str) -> None:
+        """Delete a run's offline files that were not uploaded: they are in the ledger."""
+        for folder in self._offline(run):
+            if not any(folder.glob("*.synced")):
+                shutil.rmtree(folder)
+
+
+def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) -> "wandb.Run":
+    """Open a trial's W&B run, with our own step axes and nothing sampled or captured."""
+    import wandb
+
+    config = trial.read("config") or {}
+    sweep = read_json(folder / "trials.json")["name"] if is_sweep(folder) else config.get("name", folder.name)
+    tags = dict.fromkeys((trial.variant, trial.stream, *(config.get("strategies") or {}), *settings.tags))
+    wandb.setup(wandb.Settings(silent=True))
+    begun = wandb.init(
+        id=run,
+        resume="allow" if mode == "online" else None,
+        mode=mode,
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group or sweep,
+        name=f"{trial.variant}/{trial.stream}/{trial.seed}",
+        job_type="trial",
+        tags=[tag[:64] for tag in tags],
+        config={**config, "variant": trial.variant, "stream": trial.stream, "seed": trial.seed, "trial": trial.id},
+        dir=folder,
+        reinit="create_new",
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            symlink=False,
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+            init_timeout=20,
+            finish_timeout=20,
+            finish_timeout_raises=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+        ),
+    )
+    for axis, prefixes in _AXES.items():
+        begun.define_metric(axis, hidden=True)
+        for prefix in prefixes:
+            begun.define_metric(f"{prefix}/*", step_metric=axis)
+    return begun
+
+
+def _summarise(run: "wandb.Run", trial: Trial) -> None:
+    """Put the final metrics of both views and the accuracy matrices into the run's summary (not its history)."""
+    summary = trial.read("summary") or {}
+    cost = {f"cost/{name}": summary[name] for name in ("seconds", "samples") if summary.get(name) is not None}
+    run.summary.update({"status": trial.status().status, **cost, **metric_values(summary)})
+    matrix = trial.read("matrix") or {}
+    for view in matrix.keys() & VIEWS:
+        run.summary[f"accuracy_matrix/{view}"] = matrix[view]
+
+
+class Scalars:
+    """TensorBoard files of a folder's trials: <folder>/tensorboard/<trial>, from the start or as of the last look."""
+
+    def __init__(self, folder: Path, book: Book) -> None:
+        """Write under `folder`; remember in `book`."""
+        self._folder, self._book = folder / "tensorboard", book
+        self._live: dict[str, tuple[Any, Follower]] = {}
+
+    def update(self, trial: Trial, last: bool) -> bool:
+        """Write what is new of a trial; `last`: nothing will follow. True when something was written."""
+        event, summary = (
+            importlib.import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary")
+        )
+        entry = self._book.entry(trial)
+        digest = signature(trial)
+        if trial.status().status == "pending" or entry.get("tensorboard") == digest:
+            return False
+        writer, follower = self._live.get(trial.id) or self._begin(trial)
+        self._live[trial.id] = writer, follower
+        for row in follower.new():
+            values = [summary.Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+            writer.add_event(event.Event(wall_time=time.time(), step=row.step, summary=summary.Summary(value=values)))
+        writer.flush()
+        if last or trial.status().status in ENDED:
+            writer.close()
+            del self._live[trial.id]
+            entry["tensorboard"] = digest
+            self._book.save()
+        return True
+
+    def drop(self, trial: Trial, error: Exception) -> None:
+        """Forget a trial's open files after a failure; the next update begins them again."""
+        self._live.pop(trial.id, None)
+
+    def _begin(self, trial: Trial) -> tuple[Any, Follower]:
+        """Start a trial's files afresh: the ledger has all that an older projector wrote."""
+        writers = importlib.import_module("tensorboard.summary.writer.event_file_writer")  # by name: it has no types
+        folder = self._folder / trial.id
+        if folder.exists():
+            shutil.rmtree(folder)
+        return writers.EventFileWriter(str(folder)), Follower(trial)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What W&B raises when its service, its server or the network fails; not all of it has one base class."""
+    found: tuple[type[Exception], ...] = (OSError, ImportError)
+    with contextlib.suppress(ImportError):
+        import wandb
+
+        found += (wandb.Error,)
+    with contextlib.suppress(ImportError):
+        from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+        from wandb.sdk.mailbox.mailbox import MailboxClosedError
+        from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
+
+        found += (
+            MailboxClosedError,
+            HandleAbandonedError,
+            ServerResponseError,
+            WandbServiceConnectionError,
+        )
+    return found
