@@ -79,7 +79,9 @@ def seeds_of(config: Experiment) -> TrialSeeds:
     chosen = config.seeds
     return TrialSeeds(
         class_order=config.seed if chosen.class_order is None else chosen.class_order,
-        initialisation=derive(config.seed if chosen.initialisation is None else chosen.initialisation, "initialisation"),
+        initialisation=derive(
+            config.seed if chosen.initialisation is None else chosen.initialisation, "initialisation"
+        ),
         data=derive(config.seed if chosen.data is None else chosen.data, "data"),
     )
 
@@ -89,13 +91,17 @@ def device_of(config: Experiment) -> torch.device:
     if config.resources.gpus == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError(f"resources.gpus={config.resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU.")
+        raise UserError(
+            f"resources.gpus={config.resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU."
+        )
     return torch.device("cuda", 0)
 
 
 def check_combination(config: Experiment) -> None:
     """Refuse strategies that cannot run together, with the reason that one of them gives."""
-    named = [(name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)]
+    named = [
+        (name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)
+    ]
     for (first, one), (second, other) in combinations(named, 2):
         reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
         if reason:
@@ -113,7 +119,9 @@ def _check_stream(module: Any, config: Any, stream: Stream) -> None:
         empty = [e.name for e in stream.experiences if not len(e.validation)]
         if empty:
             name = module.__name__.rpartition(".")[2]
-            raise UserError(f"benchmark.{stream.name}.validation: strategies.{name} needs validation samples; '{empty[0]}' has none.")
+            raise UserError(
+                f"benchmark.{stream.name}.validation: strategies.{name} needs validation samples; '{empty[0]}' has none."
+            )
 
 
 def _check_lengths(config: Experiment, num_experiences: int) -> None:

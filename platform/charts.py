@@ -32,6 +32,7 @@ class Look:
     colour: str
     dash: str
     symbol: str
+    bound: bool = False
 
     def band(self) -> str:
         """The colour of an interval around the line."""
@@ -48,7 +49,7 @@ def looks(results: Iterable[Result]) -> dict[str, Look]:
         dash = ("solid", "dot", "dashdot")[index // len(_COLOURS) % 3]
         found[label] = Look(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
     for index, label in enumerate(label for label in bound if bound[label]):
-        found[label] = Look(_BOUND, ("dash", "longdashdot")[index % 2], ("line-ew", "circle-open")[index % 2])
+        found[label] = Look(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
     return found
 
 
@@ -184,7 +185,7 @@ def _add_point(figure: Any, label: str, look: Look, at: tuple[Any, Any], seeds: 
 
     (x, x_half, _), (y, y_half, _) = at
     name = escape(label, quote=False)
-    faint = {"color": look.colour, "size": 5, "opacity": 0.35, "symbol": look.symbol}
+    faint = {"color": look.colour, "size": 6, "opacity": 0.4, "symbol": look.symbol}
     xs, ys = zip(*seeds, strict=True)
     figure.add_scatter(x=xs, y=ys, mode="markers", marker=faint, legendgroup=label, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
@@ -193,8 +194,8 @@ def _add_point(figure: Any, label: str, look: Look, at: tuple[Any, Any], seeds: 
         name=name,
         legendgroup=label,
         mode="markers+text",
-        text=[f"  {name}"],
-        textposition="middle right",
+        text=[name],
+        textposition="top center",
         marker={"color": look.colour, "size": 13, "symbol": look.symbol},
         error_x=bars(x_half),
         error_y=bars(y_half),
@@ -209,7 +210,7 @@ def _newest_only(figure: Any, num_experiences: int) -> None:
         y=[1 / i for i in x],
         name="knows only the newest (1/i)",
         mode="lines",
-        line={"color": _BOUND, "width": 1, "dash": "dot"},
+        line={"color": _BOUND, "width": 1, "dash": "dashdot"},
         hoverinfo="skip",
     )
 

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` (nested dicts and lists of tensors, numbers, strings, None) as checkpoint `number`; keep the newest `keep`."""
+    """Write `state` (nested dicts and lists of tensors, numbers, strings, None) as number `number`; keep the newest `keep`."""
     final = folder / f"{number:06d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -89,7 +89,7 @@ def _fsync(path: Path) -> None:
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
-    """Replace each tensor by its name in `tensors`; a dict with keys that are no strings (an optimizer's) becomes a list of pairs."""
+    """Replace tensors by their names in `tensors`; a dict whose keys are no strings (an optimizer's) becomes a list of pairs."""
     if isinstance(value, torch.Tensor):
         tensors[path] = value.detach().cpu().clone().contiguous()
         return {"__tensor__": path}

@@ -5,7 +5,6 @@ Nothing heavy is imported at the top: ``--help`` and a wrong key answer at once.
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .config import Experiment, config_names, load_config
+from .config import Experiment, load_config
 from .errors import UserError
 
 app = typer.Typer(
@@ -64,7 +63,9 @@ def sweep(
     config: _Config,
     overrides: _Overrides = None,
     folder: _Folder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials, estimate time and disk, start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the trials, estimate time and disk, start nothing.")
+    ] = False,
 ) -> None:
     """Run all trials of a config on Ray: streams x variants x seeds x search space."""
     experiment = load_config(config, overrides or [])
@@ -84,7 +85,9 @@ def sweep(
 
 
 @app.command()
-def resume(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")]) -> None:
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
+) -> None:
     """Go on with a sweep or a trial that was stopped; what is done stays as it is."""
     from .ledger import trials_of
 
@@ -102,8 +105,12 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The fo
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of sweeps or trials, compared on one page.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The page (default: report.html in the first folder).")] = None,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders of sweeps or trials, compared on one page.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page (default: report.html in the first folder).")
+    ] = None,
 ) -> None:
     """Write one HTML page with the forgetting curves; it opens from disk, without a network."""
     from .report import report as write_report
@@ -124,7 +131,9 @@ def show(config: _Config, overrides: _Overrides = None) -> None:
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[strategies|benchmarks|networks|configs]", help="What to list.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[strategies|benchmarks|networks|configs]", help="What to list.")
+    ] = None,
 ) -> None:
     """List what there is: each with one line and its settings."""
     from .catalogue import KINDS, entries
@@ -141,7 +150,9 @@ def list_(
 
 
 @app.command()
-def sync(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")]) -> None:
+def sync(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
+) -> None:
     """Send to Weights & Biases what has not been sent yet."""
     from .ledger import is_sweep, trials_of
     from .loading import read_yaml
@@ -153,7 +164,11 @@ def sync(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The fold
 
     wandb = from_dict(read_yaml(file)).wandb
     group = wandb.group or folder.absolute().name
-    project(folder, Settings(mode="online", project=wandb.project, entity=wandb.entity, group=group, tags=wandb.tags), follow=False)
+    project(
+        folder,
+        Settings(mode="online", project=wandb.project, entity=wandb.entity, group=group, tags=wandb.tags),
+        follow=False,
+    )
     console.print(f"{escape(str(folder))}: all trials are on W&B")
 
 
@@ -195,7 +210,11 @@ class _resumable:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and not isinstance(error, UserError) and self.folder.exists():
-            errors.print(f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True)
+            errors.print(
+                f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True
+            )
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(130)
 
 
 def _show_results(folder: Path) -> None:
@@ -211,15 +230,26 @@ def _show_results(folder: Path) -> None:
     for trial in trials_of(folder):
         states.setdefault(trial.status().status, []).append(trial)
     for trial in states.get("failed", []):
-        errors.print(f"[red]failed[/] {escape(trial.id)}: {escape(str(trial.status().error))} ({escape(str(trial.folder / 'trial.log'))})", soft_wrap=True)
+        errors.print(
+            f"[red]failed[/] {escape(trial.id)}: {escape(str(trial.status().error))} ({escape(str(trial.folder / 'trial.log'))})",
+            soft_wrap=True,
+        )
     page = write_report([folder])
-    console.print("Accuracies in per cent, mean ± 95 % interval over seeds; the page says what each number means.", style="dim")
+    console.print(
+        "Accuracies in per cent, mean ± 95 % interval over seeds; the page says what each number means.", style="dim"
+    )
     console.print(f"Forgetting curves: [bold]{escape(str(page))}[/]", soft_wrap=True)
     unfinished = sum(len(trials) for state, trials in states.items() if state not in ("done", "failed"))
     if unfinished:
-        errors.print(f"{unfinished} trials are not done. Go on with: retain resume {escape(str(folder))}", soft_wrap=True)
+        errors.print(
+            f"{unfinished} trials are not done. Go on with: retain resume {escape(str(folder))}", soft_wrap=True
+        )
         raise typer.Exit(130)
-    console.print(f"Next: retain list strategies · retain show quickstart · retain report FOLDER... · retain sync {escape(str(folder))}", style="dim", soft_wrap=True)
+    console.print(
+        f"Next: retain list strategies · retain show quickstart · retain report FOLDER... · retain sync {escape(str(folder))}",
+        style="dim",
+        soft_wrap=True,
+    )
     if states.get("failed"):
         raise typer.Exit(1)
 
@@ -228,29 +258,8 @@ def main() -> None:
     """Entry point: the user's mistakes end in one sentence and exit code 2."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the user's own strategies, named by dotted path
-    _exit(_guarded(lambda: app(standalone_mode=False)))
-
-
-def _guarded(command: Callable[[], Any]) -> int:
-    """Run a command and turn how it ended into an exit code."""
-    import click
-
     try:
-        result = command()
+        app()
     except UserError as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        return 130
-    return result if isinstance(result, int) else 0
-
-
-def _exit(code: int) -> None:
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-__all__ = ["app", "config_names", "main"]
+        sys.exit(2)

@@ -326,7 +326,7 @@ def check_plugins(experiment: Experiment) -> Experiment:
     """
     from dataclasses import replace
 
-    filled: dict[str, Settings] = {}
+    filled: dict[str, Any] = {}
     for key, kind in (("benchmark", "benchmarks"), ("model", "networks"), ("strategies", "strategies")):
         named: Settings = getattr(experiment, key)
         filled[key] = {name: _filled(kind, key, name, settings) for name, settings in named.items()}  # type: ignore[arg-type]

@@ -8,21 +8,21 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import COLUMNS, VIEWS, Row, best, cell
+from .comparison import VIEWS, Row, best, cell
 from .ledger import Trial, trials_of
 
 _HEADINGS = {
     "average_accuracy": "ACC",
-    "average_incremental_accuracy": "avg. incremental",
-    "forgetting_max": "forgetting (max)",
+    "average_incremental_accuracy": "avg. incr. acc.",
+    "forgetting_max": "forgetting max",
     "learning_accuracy": "learning acc.",
-    "backward_transfer": "BWT",
 }
 _SHOWN = 10  # running and latest trials under the bar
 
@@ -45,7 +45,8 @@ class _Follower:
             return
         status = self.trial.status()
         self.state, self.updated = status.status, status.updated
-        for self.offset, event in self.trial.events(self.offset):
+        for offset, event in self.trial.events(self.offset):
+            self.offset = offset
             if event["kind"] == "experience":
                 self.experience = event["experience"]
                 seen = [value for value in event["task_agnostic"][: self.experience] if value is not None]
@@ -82,7 +83,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         if self.console.is_terminal:
@@ -144,18 +147,20 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for stream, view in dict.fromkeys((row.stream, row.view) for row in rows):
         members = [row for row in rows if (row.stream, row.view) == (stream, view)]
         both = len({row.view for row in rows if row.stream == stream}) > 1
+        seeds = max(row.metrics["average_accuracy"][2] for row in members)
         title = f"{stream}, {VIEWS[view].lower()}" if both else stream
-        table = Table(title=Text(title, style="bold"), title_justify="left")
-        table.add_column("variant")
-        for column in COLUMNS:
-            table.add_column(_HEADINGS[column], justify="right")
-        table.add_column("seeds", justify="right")
-        winners = {column: best(members, column) for column in COLUMNS}
+        title += f": {seeds} seeds" if seeds > 1 else ""
+        table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        table.add_column("variant", no_wrap=True)
+        for heading in _HEADINGS.values():
+            table.add_column(heading, justify="right", no_wrap=True)
+        winners = {column: best(members, column) for column in _HEADINGS}
         for row in members:
-            cells = [cell(*row.metrics[column][:2]) for column in COLUMNS]
-            shown = [Text(c, style="bold" if row.variant in winners[n] else "") for n, c in zip(COLUMNS, cells, strict=True)]
+            cells = [
+                (cell(*row.metrics[name][:2]), "bold" if row.variant in winners[name] else "") for name in _HEADINGS
+            ]
             name = Text(row.variant + (" (bound)" if row.bound else ""), style="dim" if row.bound else "")
-            table.add_row(name, *shown, str(row.metrics["average_accuracy"][2]))
+            table.add_row(name, *(Text(text, style=style) for text, style in cells))
         found.append(table)
     return found
 
@@ -170,4 +175,8 @@ def dry_run_table(trials: Sequence[Mapping[str, Any]]) -> Table:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
-    return time.strftime("%H h %M min", time.gmtime(seconds)) if seconds >= 3600 else f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+    return (
+        time.strftime("%H h %M min", time.gmtime(seconds))
+        if seconds >= 3600
+        else f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+    )

@@ -68,4 +68,6 @@ def _iterations(parts: Parts, number: int) -> int:
     if training.iterations is not None:
         return value_at(training.iterations, number, "training.iterations")
     batch = value_at(training.batch_size, number, "training.batch_size")
-    return -(-len(parts.stream.experiences[number].train) // batch) * value_at(training.epochs, number, "training.epochs")
+    return -(-len(parts.stream.experiences[number].train) // batch) * value_at(
+        training.epochs, number, "training.epochs"
+    )

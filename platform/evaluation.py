@@ -41,7 +41,7 @@ class TestSet:
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Inputs (B, *shape) as the network takes them, in order."""
-        for x in self.x.split(batch_size):
+        for x in torch.split(self.x, batch_size):
             yield self.stream.normalise(x)
 
     def row(self, logits: torch.Tensor) -> Row:
@@ -57,10 +57,14 @@ class TestSet:
 
     def _accuracy(self, logits: torch.Tensor) -> list[float]:
         correct = (logits.argmax(1) == self.y).to(torch.float64)
-        hits = torch.zeros(len(self.sizes), dtype=torch.float64, device=logits.device).index_add_(0, self.experience, correct)
+        hits = torch.zeros(len(self.sizes), dtype=torch.float64, device=logits.device).index_add_(
+            0, self.experience, correct
+        )
         outputs = logits.shape[1]
         known = [min(experience.classes) < outputs for experience in self.stream.experiences]
-        return [hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)]
+        return [
+            hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)
+        ]
 
 
 @contextmanager

@@ -65,6 +65,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
     Beside Avalanche's attributes: `mb_index` (positions of the mini-batch in `adapted_dataset`), `note`, `measured`.
     """
 
+    model: Any
+    clock: Any
+    dataloader: Any
+    _stop_training: bool
+
     def __init__(
         self,
         *,
@@ -234,7 +239,8 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
         scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
         total, iterations = 0.0, 0
-        for self.mbatch in self.dataloader:
+        for mbatch in self.dataloader:
+            self.mbatch = mbatch
             done = self.clock.train_exp_iterations
             if self._stop_training or done >= self.num_iterations:
                 break
@@ -336,5 +342,8 @@ def _trigger(event: str) -> Callable[..., None]:
     return method
 
 
-for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:  # those two set up data and head first: Avalanche's stay
+for _event in set(EVENTS) - {
+    "before_training_exp",
+    "before_eval_exp",
+}:  # these set up data and head: stock
     setattr(Learner, f"_{_event}", _trigger(_event))

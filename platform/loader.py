@@ -37,7 +37,7 @@ class ResidentLoader:
         return -(-len(self.y) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for index in self.positions().split(self.batch_size):
+        for index in torch.split(self.positions(), self.batch_size):
             self.index = index
             x = self.x[index] if self._converted else self.stream.normalise(self.x[index])
             yield [x, self.y[index], self.t[index]]

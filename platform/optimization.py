@@ -21,11 +21,15 @@ def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
     if not isinstance(value, tuple):
         return value
     if experience >= len(value):
-        raise UserError(f"{key}={list(value)}: needs a value for each experience; there is none for number {experience + 1}.")
+        raise UserError(
+            f"{key}={list(value)}: needs a value for each experience; there is none for number {experience + 1}."
+        )
     return value[experience]
 
 
-def make_optimizer(config: Optimizer, parameters: Iterable[torch.nn.Parameter], experience: int) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: Optimizer, parameters: Iterable[torch.nn.Parameter], experience: int
+) -> torch.optim.Optimizer:
     """A new optimizer over `parameters` with the rates of an experience (0-based)."""
     lr = value_at(config.lr, experience, "training.optimizer.lr")
     decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")

@@ -58,7 +58,9 @@ def _plain(value: Any) -> Any:
 
 
 def key(look: Look) -> str:
-    """A square in a variant's colour."""
+    """A square in a variant's colour, or a bound's broken line."""
+    if look.bound:
+        return f'<i class="key bound {look.dash}"></i>'
     return f'<i class="key" style="background:{look.colour}"></i>'
 
 
@@ -98,7 +100,7 @@ def heat(label: str, seeds: Sequence[Result], view: str) -> str:
 def _square(value: float, row: int, column: int) -> str:
     if math.isnan(value):
         return '<td class="none">·</td>'
-    high = ' class="high"' if value > 0.5 else ""
+    high = ' class="high"' if value > 0.65 else ""
     title = f"after {row}, on {column}: {value:.1%}"
     return f'<td{high} style="--v:{value:.3f}" title="{title}">{100 * value:.0f}</td>'
 

@@ -40,12 +40,14 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
             overrides = merge(_overrides("streams", stream, for_stream), _overrides("variants", variant, for_variant))
             for key, value in point.items():
                 overrides = merge(overrides, nested(key, value))
-            name = variant if not point else f"{variant} {', '.join(f'{k.split(".")[-1]}={_short(v)}' for k, v in point.items())}"
+            name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
             where = f"sweep ({stream}, {name})"
             config = _checked(merge(base, overrides), where)
             for seed in sweep.seeds:
                 identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
-                trials.append(PlannedTrial(replace(config, seed=seed), {**identity, "seed": seed, "overrides": overrides}))
+                trials.append(
+                    PlannedTrial(replace(config, seed=seed), {**identity, "seed": seed, "overrides": overrides})
+                )
     return trials
 
 

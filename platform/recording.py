@@ -32,7 +32,9 @@ class recording:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             return
         done = Trial(self.ledger.folder).status().experience
@@ -43,7 +45,11 @@ class recording:
         if culprit:
             error.add_note(f"in {culprit}")
         traceback.print_exception(error)
-        self.ledger.status("failed", experience=done, error=f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else ""))
+        self.ledger.status(
+            "failed",
+            experience=done,
+            error=f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else ""),
+        )
 
 
 def _hook(trace: TracebackType | None) -> str | None:

@@ -146,7 +146,7 @@ def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], sty
         ("Accuracy on what was seen so far", charts.accuracy_curves),
         ("Forgetting so far", charts.forgetting_curves),
     ):
-        parts.append(pair([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 430)) for view in mine]))
+        parts.append(pair([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine]))
     parts += [_toggle(list(mine)) if both else ""]
     parts += [_details(few, found, view, style, hidden=view != next(iter(mine))) for view, found in mine.items()]
     return "\n".join([*parts, _training(few, style), "</section>"])
@@ -217,5 +217,5 @@ def _training(variants: Variants, style: Mapping[str, Look]) -> str:
     for name in ("loss", "validation_accuracy"):
         figure = charts.training(variants, style, name)
         if figure is not None:
-            cards.append(card(f"Training: {name.replace('_', ' ')}", plot(figure, 360), "First seed of each variant."))
+            cards.append(card(f"Training: {name.replace('_', ' ')}", plot(figure, 350), "First seed of each variant."))
     return pair(cards)

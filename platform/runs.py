@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 ENDED = ("done", "failed", "stopped")
+_TIMEOUT = 20.0  # seconds that beginning a run, or uploading its rest at its end, may take
 # W&B's step axes, and the prefixes of what is shown over each
 _AXES = {
     "iteration": ("train", "validation", "resources"),
@@ -183,8 +184,8 @@ def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) 
             disable_git=True,
             disable_code=True,
             disable_job_creation=True,
-            init_timeout=20,
-            finish_timeout=20,
+            init_timeout=_TIMEOUT,
+            finish_timeout=_TIMEOUT,
             finish_timeout_raises=True,
             x_disable_stats=True,
             x_disable_meta=True,

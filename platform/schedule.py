@@ -144,7 +144,9 @@ class _cluster:
         _check_shared(self.folder)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         import ray
 
         if self._ours:
@@ -189,7 +191,7 @@ def _check_shared(folder: Path) -> None:
         return
     marker = folder / ".marker"
     write_text(marker, str(os.getpid()))
-    look = ray.remote(num_cpus=0)(lambda path, text: os.path.exists(path) and open(path).read() == text)
+    look: Any = ray.remote(num_cpus=0)(lambda path, text: os.path.exists(path) and open(path).read() == text)
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         if not ray.get(look.options(scheduling_strategy=here).remote(str(marker), str(os.getpid()))):
@@ -209,7 +211,10 @@ def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
     wanted: dict[str, float] = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
     tuner = tune.Tuner(
         tune.with_resources(_trainable, wanted),
-        param_space={"folder": tune.grid_search([str(trial.folder) for trial in trials]), "path": [os.getcwd(), *sys.path]},
+        param_space={
+            "folder": tune.grid_search([str(trial.folder) for trial in trials]),
+            "path": [os.getcwd(), *sys.path],
+        },
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.ray.max_concurrent),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}",
@@ -232,9 +237,7 @@ def _trainable(settings: Mapping[str, Any]) -> None:
     with _contained(folder):
         from .trial import run
 
-        run(
-            from_dict(read_yaml(folder / "config.yaml")), folder, identity=Trial(folder).identity, report=tune.report
-        )
+        run(from_dict(read_yaml(folder / "config.yaml")), folder, identity=Trial(folder).identity, report=tune.report)
 
 
 class _contained:
@@ -246,7 +249,9 @@ class _contained:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if not isinstance(error, Exception):
             return False
         _mark(self.folder, "failed", f"{type(error).__name__}: {error}")

@@ -55,7 +55,9 @@ def run(
         UserError: the config does not fit what it names, or the folder is occupied.
     """
     config = check_plugins(config)
-    folder = Path(folder) if folder is not None else Path(config.output) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = (
+        Path(folder) if folder is not None else Path(config.output) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
     identity = identity or identity_of(config)
     with ExitStack() as stack:
         parts = assemble(config)
@@ -70,7 +72,13 @@ def run(
 
 def identity_of(config: Experiment) -> dict[str, Any]:
     """What a single trial is called: the experiment's name as variant, the benchmark's as stream."""
-    return {"id": config.name, "variant": config.name, "stream": next(iter(config.benchmark)), "seed": config.seed, "overrides": {}}
+    return {
+        "id": config.name,
+        "variant": config.name,
+        "stream": next(iter(config.benchmark)),
+        "seed": config.seed,
+        "overrides": {},
+    }
 
 
 def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> TrialLedger:
@@ -121,7 +129,9 @@ class _Progress:
         if state is None:
             self.ledger.truncate(0)
             if not self.learner.resumable:
-                self.on_note("a strategy here cannot save its state: after a stop this trial starts again from its first experience")
+                self.on_note(
+                    "a strategy here cannot save its state: after a stop this trial starts again from its first experience"
+                )
             self.add_row(0)
             return 0
         self.ledger.truncate(state["ledger"])
@@ -140,14 +150,23 @@ class _Progress:
         """Write an experience's results to the ledger, then a checkpoint that knows how long the ledger was."""
         self.seconds += train_seconds + evaluation_seconds
         rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
-        timing = {"train_seconds": train_seconds, "evaluation_seconds": evaluation_seconds, "samples": self.learner.samples}
+        timing = {
+            "train_seconds": train_seconds,
+            "evaluation_seconds": evaluation_seconds,
+            "samples": self.learner.samples,
+        }
         iteration = self.learner.clock.train_iterations
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, usage(self.learner.device))
         self._write_matrix()
         if self.learner.resumable:
             tensors = {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()}
-            state = {"experience": experience, "ledger": self.ledger.flush(), "matrices": tensors, "seconds": self.seconds}
+            state = {
+                "experience": experience,
+                "ledger": self.ledger.flush(),
+                "matrices": tensors,
+                "seconds": self.seconds,
+            }
             state["learner"] = self.learner.state_dict()
             checkpoint.save(self.ledger.folder / "checkpoints", experience, state, self.config.checkpoint.keep)
 
@@ -164,7 +183,11 @@ class _Progress:
     def on_epoch(self, learner: Learner) -> None:
         """A line per epoch: mean loss, learning rate, seconds."""
         now = time.perf_counter()
-        event = {"epoch": learner.clock.train_exp_epochs, "loss": learner.epoch_loss, "lr": learner.optimizer.param_groups[0]["lr"]}
+        event = {
+            "epoch": learner.clock.train_exp_epochs,
+            "loss": learner.epoch_loss,
+            "lr": learner.optimizer.param_groups[0]["lr"],
+        }
         event["seconds"], self._epoch_started = now - self._epoch_started, now
         event |= learner.measured
         self._append("epoch", event)

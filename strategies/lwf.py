@@ -68,8 +68,8 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 
 
 class LwFPlugin(plugins.Plugin):
-    """Adds weight * L_KD to the loss from the second trained experience on. Where the learner tells `mb_index` and does not
-    augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come.
+    """Adds weight * L_KD to the loss from the second trained experience on. Where the learner tells `mb_index` and does
+    not augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come.
     """
 
     def __init__(self, config: Config) -> None:

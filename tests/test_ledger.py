@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retain.platform.errors import UserError
 from retain.platform.ledger import (
     SCHEMA,

@@ -1,0 +1,404 @@
+"""The report over synthetic folders: the numbers, what is left out, what is escaped, and that charts draw in a browser."""
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from retain.platform import charts
+from retain.platform.comparison import Row, best, cell, finished, results_of, table
+from retain.platform.errors import UserError
+from retain.platform.ledger import SweepLedger, TrialLedger
+from retain.platform.report import report
+
+CHROMIUM = "/usr/bin/chromium"
+NAN = math.nan
+CLASS = [
+    [NAN, NAN],
+    [0.9, NAN],
+    [0.2, 0.8],
+]  # ACC 50, incremental (90 + (0.2 * 100 + 0.8 * 300) / 4) / 2, forgetting 70
+AWARE = [[NAN, NAN], [0.95, NAN], [0.85, 0.9]]
+DOMAIN = [[0.1, 0.1], [0.9, 0.3], [0.6, 0.8]]
+JOINT = [[NAN, NAN], [NAN, NAN], [0.7, 0.9]]
+
+
+def identity(variant: str, seed: int = 0, stream: str = "class_incremental", **overrides: Any) -> dict[str, Any]:
+    """What trial.json says."""
+    name = f"{len(variant)}-{stream}-{seed}-{'-'.join(map(str, overrides.values()))}"
+    return {
+        "id": name + str(abs(hash(variant))),
+        "variant": variant,
+        "stream": stream,
+        "seed": seed,
+        "overrides": overrides,
+    }
+
+
+def write_trial(
+    folder: Path,
+    who: Mapping[str, Any],
+    agnostic: Sequence[Sequence[float]] = CLASS,
+    aware: Sequence[Sequence[float]] | None = None,
+    *,
+    status: Any = "done",
+    error: str | None = None,
+    config: str = "schema: 1\nstrategies: {}\n",
+) -> Path:
+    """Write a trial's folder in the ledger's format; a done one has a matrix and two epochs an experience."""
+    scenario = "domain" if who["stream"].startswith("domain") else "class"
+    with TrialLedger.create(folder, config, who) as ledger:
+        if status == "done":
+            matrix = {"num_experiences": 2, "experiences": ["classes 0, 1", "classes 2, 3"], "sizes": [100, 300]}
+            views = {"task_agnostic": agnostic, "task_aware": agnostic if aware is None else aware}
+            ledger.write("matrix", {**matrix, "scenario": scenario, "class_names": list("abcd"), **views})
+            for iteration, experience in enumerate((1, 1, 2, 2)):
+                ledger.append("epoch", experience, iteration, {"epoch": iteration % 2, "loss": 1.0 / (1 + iteration)})
+        ledger.write("environment", {"retain": "0.1.0", "git": {"commit": "abcdef0123456789", "clean": False}})
+        ledger.status(status, experience=2 if status == "done" else 1, error=error)
+    return folder
+
+
+def write_sweep(folder: Path, trials: Sequence[tuple[Mapping[str, Any], dict[str, Any]]], name: str = "demo") -> Path:
+    """Write a sweep's folder; the second item of a trial goes to `write_trial`, and "absent" leaves its folder out."""
+    with SweepLedger.create(folder, "schema: 1\n", name, [who for who, _ in trials]):
+        for who, options in trials:
+            if options != {"absent": True}:
+                write_trial(folder / "trials" / str(who["id"]), who, **options)
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two streams; naive with two seeds, lwf, joint; one failed trial and one that never started."""
+    better = [[NAN, NAN], [0.9, NAN], [0.6, 0.8]]
+    other_seed = [[NAN, NAN], [0.9, NAN], [0.3, 0.9]]
+    trials = [
+        (identity("naive"), {"agnostic": CLASS, "aware": AWARE}),
+        (identity("naive", 1), {"agnostic": other_seed, "aware": AWARE}),
+        (identity("lwf"), {"agnostic": better, "aware": AWARE}),
+        (identity("joint"), {"agnostic": JOINT, "aware": JOINT}),
+        (identity("naive", stream="domain_incremental"), {"agnostic": DOMAIN}),
+        (identity("lwf", 1), {"status": "failed", "error": "FloatingPointError: loss is nan"}),
+        (identity("lwf", 2), {"absent": True}),
+    ]
+    return write_sweep(tmp_path / "sweep", trials)
+
+
+class Page(HTMLParser):
+    """What a test needs of a page: its tables by view, its text, its resources and its elements' attributes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tables: list[tuple[str, list[list[str]], list[list[bool]]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the element; a table, row or cell opens one here."""
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self._open.append(tag)
+        if tag == "table":
+            self.tables.append((found.get("data-table") or "", [], []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+            self.tables[-1][2].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][1][-1].append("")
+            self.tables[-1][2][-1].append("best" in (found.get("class") or ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close up to this element."""
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        """Text of a cell, of a script, or of the page."""
+        if self._open and self._open[-1] in ("script", "style"):
+            self.scripts.append(data)
+            return
+        self.text.append(data)
+        if {"td", "th"} & set(self._open):
+            self.tables[-1][1][-1][-1] += data
+
+    def summary(self) -> list[tuple[str, dict[str, list[str]]]]:
+        """The summary tables: (view, variant -> cells)."""
+        return [(view, {row[0]: row[1:] for row in rows[1:]}) for view, rows, _ in self.tables if view]
+
+    def marked(self, table: int) -> set[tuple[str, int]]:
+        """(variant, column) of the marked cells of a summary table, the first column of numbers being 0."""
+        _, rows, flags = [found for found in self.tables if found[0]][table]
+        return {(row[0], j - 1) for row, flag in zip(rows, flags, strict=True) for j, on in enumerate(flag) if on}
+
+
+def downloaded(page: Page, name: str) -> str:
+    """The content of a download link."""
+    link = next(attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs.get("download") == name)
+    return base64.b64decode((link or "").split("base64,")[1]).decode()
+
+
+def test_the_table_has_the_numbers_by_hand(sweep: Path) -> None:
+    path = report([sweep])
+    assert path == sweep / "report.html"
+    page = Page(path)
+    (first, agnostic), (second, _), (third, domain) = page.summary()
+    assert (first, second, third) == ("task_agnostic", "task_aware", "task_agnostic")
+    # seeds 0 and 1: ACC 50 and 60, t(0.975, 1) = 12.706, half width 12.706 * 7.0711 / sqrt(2) = 63.5;
+    # incremental (90 + 65) / 2 and (90 + 75) / 2; forgetting 70 and 60; learning (90 + 80) / 2 and 90
+    assert agnostic["naive"] == ["55.0 ± 63.5", "80.0 ± 31.8", "65.0 ± 63.5", "87.5 ± 31.8", "-65.0 ± 63.5", "2"]
+    assert agnostic["lwf"] == ["70.0", "82.5", "30.0", "85.0", "-30.0", "1"]
+    assert agnostic["joint"] == ["80.0", "-", "-", "-", "-", "1"]
+    assert list(agnostic) == ["naive", "lwf", "joint"]
+    assert domain == {"naive": ["70.0", "82.5", "30.0", "85.0", "-30.0", "1"]}
+
+
+def test_the_best_competitor_is_marked_and_never_a_bound(sweep: Path) -> None:
+    page = Page(report([sweep]))
+    assert page.marked(0) == {("lwf", 0), ("lwf", 1), ("lwf", 2), ("naive", 3), ("lwf", 4)}
+    assert page.marked(2) == set()  # nothing competes with a single variant
+
+
+def test_failed_and_missing_trials_are_named_with_the_reason(sweep: Path) -> None:
+    text = "".join(Page(report([sweep])).text)
+    assert "2 trials not finished" in text
+    assert "lwf on class_incremental, seed 1: failed after experience 1: FloatingPointError: loss is nan" in text
+    assert "lwf on class_incremental, seed 2: pending" in text
+    assert "5 of 7 finished" in text
+    assert "abcdef0123 + changes" in text
+
+
+def test_a_sweep_without_a_finished_trial_says_so(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "s", [(identity("naive"), {"absent": True})])
+    page = Page(report([folder]))
+    assert "No trial has finished yet" in "".join(page.text)
+    assert page.summary() == []
+
+
+@pytest.mark.parametrize("damage", ["{", '{"schema": 1}', '{"schema": 99}'])
+def test_a_damaged_matrix_is_told_and_the_others_are_compared(sweep: Path, damage: str) -> None:
+    trial = next(result.trial for result in results_of([sweep]) if result.label == "lwf" and result.views)
+    (trial.folder / "matrix.json").write_text(damage)
+    page = Page(report([sweep]))
+    assert "lwf on class_incremental, seed 0: unreadable" in "".join(page.text)
+    assert "naive" in page.summary()[0][1]
+
+
+def test_nothing_is_loaded_from_anywhere(sweep: Path) -> None:
+    page = Page(report([sweep]))
+    for tag, attrs in page.tags:
+        assert "src" not in attrs and tag not in ("link", "iframe", "img", "object", "embed", "base")
+        assert re.match(r"#|data:", attrs.get("href") or "#")
+    styles = "".join(text for text in page.scripts if "--bg" in text)
+    assert "url(" not in styles and "@import" not in styles
+
+
+def test_plotly_is_there_once_and_the_page_is_reproducible(sweep: Path) -> None:
+    first = report([sweep]).read_bytes()
+    assert first.count(b"plotly.js v") == 1
+    assert report([sweep], sweep / "again" / "page.html").read_bytes() == first
+    assert [entry.name for entry in (sweep / "again").iterdir()] == ["page.html"]  # no temporary file is left
+
+
+EVIL = "</script><img src=x onerror=alert(1)>\"'&{$title}"
+
+
+def test_names_from_yaml_are_escaped(tmp_path: Path) -> None:
+    who = identity(EVIL, stream=f"class_{EVIL}") | {"id": "evil"}
+    folder = write_sweep(tmp_path / "s", [(who, {"aware": AWARE})], name=EVIL)
+    page = Page(report([folder]))
+    assert not any(tag == "img" or "onerror" in attrs for tag, attrs in page.tags)
+    assert EVIL in page.summary()[0][1]
+    figures = [json.loads(text) for text in page.scripts if text.startswith('{"data"')]
+    names = {trace["name"] for figure in figures for trace in figure["data"] if "name" in trace}
+    assert figures and all("<img" not in name for name in names)  # Plotly reads HTML in names
+
+
+def test_an_error_text_is_escaped(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "s", [(identity("naive"), {"status": "failed", "error": EVIL})])
+    page = Page(report([folder]))
+    assert EVIL in "".join(page.text)
+    assert not any(tag == "img" for tag, _ in page.tags)
+
+
+def test_every_metric_can_be_downloaded(sweep: Path) -> None:
+    page = Page(report([sweep]))
+    lines = list(csv.DictReader(io.StringIO(downloaded(page, "summary.csv"))))
+    chosen = {(line["stream"], line["view"], line["variant"], line["metric"]): line for line in lines}
+    line = chosen["class_incremental", "task_agnostic", "naive", "forgetting_max"]
+    assert (float(line["mean"]), line["seeds"]) == (pytest.approx(0.65), "2")
+    assert chosen["class_incremental", "task_agnostic", "joint", "learning_accuracy"]["mean"] == ""
+    assert {name for *_, name in chosen} >= {"forgetting_last", "forgetting_max_incl_last", "forgetting_running"}
+    trials = json.loads(downloaded(page, "matrices.json"))["trials"]
+    assert trials[0]["task_agnostic"] == [[None, None], [0.9, None], [0.2, 0.8]]
+
+
+def test_single_runs_are_compared_as_variants(tmp_path: Path) -> None:
+    folders = [write_trial(tmp_path / name, identity(name)) for name in ("naive", "lwf")]
+    assert report(folders) == tmp_path / "naive" / "report.html"
+    assert [row.variant for row in table(results_of(folders)) if row.view == "task_agnostic"] == ["naive", "lwf"]
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The labels of the trials of these folders."""
+    return [result.label for result in results_of(folders)]
+
+
+def test_the_same_variant_and_seed_twice_is_told_apart_by_the_folder(tmp_path: Path) -> None:
+    folders = [write_trial(tmp_path / name, identity("lwf")) for name in ("monday", "tuesday")]
+    assert labels(folders) == ["lwf (monday)", "lwf (tuesday)"]
+    assert labels([folders[0], folders[0]]) == ["lwf"]  # the same folder twice is one trial
+    deeper = [write_trial(tmp_path / name / "run", identity("lwf")) for name in ("a", "b")]
+    assert labels(deeper) == [f"lwf ({folder})" for folder in deeper]
+
+
+def test_seeds_in_separate_folders_are_one_variant(tmp_path: Path) -> None:
+    folders = [write_trial(tmp_path / str(seed), identity("lwf", seed, seed=seed)) for seed in (0, 1)]
+    assert labels(folders) == ["lwf", "lwf"]
+    assert table(results_of(folders))[0].metrics["average_accuracy"][2] == 2
+
+
+def test_trials_with_other_settings_are_not_seeds_of_one_variant(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{"strategies.lwf.weight": 1.0}, {"strategies": {"lwf": {"weight": 2.0}}}]
+    folders = [
+        write_trial(tmp_path / str(n), identity("lwf", n, seed=n) | {"overrides": one})
+        for n, one in enumerate(settings)
+    ]
+    assert labels(folders) == ["lwf weight=1.0", "lwf weight=2.0"]
+
+
+def test_streams_of_one_name_and_other_lengths_are_kept_apart(tmp_path: Path) -> None:
+    long = write_trial(tmp_path / "long", identity("naive"))
+    short = write_trial(tmp_path / "short", identity("naive", 1))
+    matrix = json.loads((short / "matrix.json").read_text())
+    one = {"num_experiences": 1, "experiences": ["all"], "sizes": [5], "task_agnostic": [[0.1], [0.7]]}
+    (short / "matrix.json").write_text(json.dumps({**matrix, **one, "task_aware": [[0.1], [0.7]]}))
+    assert list(finished(results_of([long, short]))) == [
+        "class_incremental (2 experiences)",
+        "class_incremental (1 experiences)",
+    ]
+    assert len(Page(report([long, short])).summary()) == 2
+
+
+def test_a_bound_is_known_by_its_strategy_whatever_its_name(tmp_path: Path) -> None:
+    config = "schema: 1\nstrategies:\n  cumulative: {}\n"
+    folder = write_trial(tmp_path / "t", identity("my ceiling"), config=config)
+    assert [result.bound for result in results_of([folder])] == [True]
+
+
+def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        report([tmp_path])
+    with pytest.raises(UserError, match="no folder"):
+        report([])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [((0.831, 0.005), "83.1 ± 0.5"), ((0.831, NAN), "83.1"), ((NAN, NAN), "-"), ((-0.0001, NAN), "0.0")],
+)
+def test_cell(value: tuple[float, float], shown: str) -> None:
+    assert cell(*value) == shown
+
+
+def row(variant: str, mean: float, *, bound: bool = False) -> Row:
+    """A row that has two metrics only."""
+    return Row("s", "v", variant, bound, dict.fromkeys(("average_accuracy", "forgetting_max"), (mean, NAN, 1)))
+
+
+def test_best_knows_the_direction_ties_and_undefined_values() -> None:
+    rows = [row("a", 0.5), row("b", 0.7), row("c", NAN), row("d", 0.7), row("joint", 0.9, bound=True)]
+    assert best(rows, "average_accuracy") == {"b", "d"}
+    assert best(rows, "forgetting_max") == {"a"}
+    assert best(rows[2:3], "average_accuracy") == set()
+
+
+def test_curves_show_means_with_their_interval_and_joint_as_a_level(sweep: Path) -> None:
+    results = results_of([sweep])
+    variants = finished(results)["class_incremental"]
+    figure = charts.accuracy_curves(variants, "task_agnostic", charts.looks(results))
+    lines = {trace["name"]: trace for trace in figure["data"] if trace.get("name")}
+    assert list(lines["naive"]["y"]) == pytest.approx([0.9, 0.55])
+    assert list(lines["naive"]["customdata"]) == [" ± 0.0%", " ± 63.5%"]
+    assert list(lines["joint"]["y"]) == pytest.approx([0.8, 0.8])
+    assert lines["joint"]["line"]["dash"] != "solid"
+    assert "newest" in "".join(lines)
+    bands = [trace for trace in figure["data"] if trace.get("fill") == "toself"]
+    assert [band["legendgroup"] for band in bands] == ["naive"]  # one seed has no interval
+    assert list(bands[0]["y"]) == pytest.approx([0.9, 1.18531, -0.08531, 0.9], abs=1e-4)
+
+
+def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(tmp_path: Path) -> None:
+    folders = [write_trial(tmp_path / str(n), identity(f"variant {n}")) for n in range(14)]
+    results = results_of(folders)
+    looks = charts.looks(results)
+    assert len(set(looks.values())) == len(looks) == 14
+    variants = finished(results)["class_incremental"]
+    for chart in (charts.accuracy_curves, charts.forgetting_curves):
+        data = chart(variants, "task_agnostic", looks)["data"]
+        lines = {trace["name"]: trace["line"]["color"] for trace in data if trace.get("name") in looks}
+        assert lines == {label: look.colour for label, look in looks.items()}
+
+
+def test_many_variants_are_all_in_the_table_and_the_best_in_the_charts(tmp_path: Path) -> None:
+    trials = []
+    for n in range(15):
+        trials.append((identity(f"v{n}"), {"agnostic": [[NAN, NAN], [0.9, NAN], [n / 20, 0.8]], "aware": AWARE}))
+    folder = write_sweep(tmp_path / "s", trials)
+    drawn = charts.drawn(finished(results_of([folder]))["class_incremental"])
+    assert set(drawn) == {f"v{n}" for n in range(3, 15)}
+    page = Page(report([folder]))
+    assert len(page.summary()[0][1]) == 15
+    assert "Charts show the bounds and the 12 variants highest in ACC" in "".join(page.text)
+
+
+def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: Path) -> None:
+    results = results_of([sweep])
+    variants = finished(results)["class_incremental"]
+    figure = charts.training(variants, charts.looks(results), "loss")
+    assert figure is not None
+    assert list(figure["data"][0]["x"]) == [0.5, 1.0, 1.5, 2.0]
+    np.testing.assert_allclose(figure["data"][0]["y"], [1, 0.5, 0.33333, 0.25])
+    assert charts.training(variants, charts.looks(results), "validation_accuracy") is None
+
+
+def test_the_command_line_can_have_the_table_without_plotly() -> None:
+    code = "import sys; from retain.platform import comparison; print([m for m in ('plotly', 'torch', 'scipy', 'omegaconf') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
+def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
+    path = report([sweep])
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --virtual-time-budget=10000 --window-size=1280,2000"
+    profile = tmp_path / "profile"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shutil.rmtree(profile, ignore_errors=True)
+    expected = path.read_text().count('class="plot"') - _hidden_plots(path)
+    # every visible chart has become a drawing
+    assert len(re.findall(r'class="svg-container"', dom)) == expected > 0
+    assert dom.count('class="main-svg"') >= expected
+    assert ">naive<" in dom
+
+
+def _hidden_plots(path: Path) -> int:
+    """Charts of the view that is not shown first."""
+    hidden = re.findall(r'<div data-view="[a-z_]+" hidden>(.*?)\n', path.read_text(), flags=re.DOTALL)
+    return sum(part.count('class="plot"') for part in hidden)
