@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
 from . import metrics
 from .comparison import Result, Row, table

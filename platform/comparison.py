@@ -29,6 +29,8 @@ COLUMNS = (
     "learning_accuracy",
     "backward_transfer",
 )
+# Parts of a config that do not make it another variant: its seeds, and where and how it ran.
+_NOT_SETTINGS = "schema name seed seeds output wandb tensorboard ray sweep checkpoint data resources".split()
 _BOUNDS = ("joint", "cumulative")  # trained on the past's data too: what the others are measured against
 Value = tuple[float, float, int]
 
@@ -46,6 +48,7 @@ class Result:
         sizes: (T,) test samples per experience.
         experiences: T names.
         bound: whether it is an upper bound (trained on all data) rather than a competitor.
+        config: its resolved config, as plain data.
     """
 
     trial: Trial
@@ -58,6 +61,7 @@ class Result:
     experiences: tuple[str, ...] = ()
     scenario: str = ""
     bound: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -112,15 +116,11 @@ def _measured(empty: Result, matrix: Mapping[str, Any]) -> Result:
     views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEWS}
     sizes = metrics.checked_sizes(matrix["sizes"], int(matrix["num_experiences"]))
     names = tuple(str(name) for name in matrix["experiences"])
+    config = empty.trial.read("config") or {}
     last_row_only = bool(np.isnan(views["task_agnostic"][1:-1]).all()) and len(names) > 1
-    bound = last_row_only or empty.trial.variant in _BOUNDS or _has_bound_strategy(empty.trial)
-    scenario = str(matrix["scenario"])
-    return replace(empty, views=views, sizes=sizes, experiences=names, scenario=scenario, bound=bound)
-
-
-def _has_bound_strategy(trial: Trial) -> bool:
-    config = trial.read("config") or {}
-    return any(name in _BOUNDS for name in config.get("strategies") or {})
+    bound = last_row_only or any(name in _BOUNDS for name in (empty.trial.variant, *(config.get("strategies") or {})))
+    about: dict[str, Any] = {"scenario": str(matrix["scenario"]), "bound": bound, "config": config}
+    return replace(empty, views=views, sizes=sizes, experiences=names, **about)
 
 
 def _unfinished(status: Status) -> str:
@@ -146,10 +146,10 @@ def _streams_by_length(results: list[Result]) -> list[Result]:
 
 
 def _labelled(results: list[Result], roots: Sequence[Path]) -> list[Result]:
-    """Name the results so that one label on one stream holds each seed once, and one set of overrides only."""
+    """Name the results so that one label on one stream holds each seed once, and trials of one config only."""
     labels = [result.label for result in results]
     for members in _groups((result.stream, result.label) for result in results):
-        for index, suffix in zip(members, _settings([results[index].trial for index in members]), strict=True):
+        for index, suffix in zip(members, _settings([results[index] for index in members]), strict=True):
             labels[index] += suffix
     for members in _groups((result.stream, label) for result, label in zip(results, labels, strict=True)):
         places = _places([results[index].trial for index in members], [roots[index] for index in members])
@@ -165,20 +165,22 @@ def _groups(keys: Iterable[object]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _settings(trials: Sequence[Trial]) -> list[str]:
-    """What tells trials of one variant apart besides the seed, as " lr=0.1", or "" where nothing does."""
-    flat = [_flat(trial.identity.get("overrides") or {}) for trial in trials]
-    keys = sorted({key for overrides in flat for key in overrides} - {"seed"})
-    differing = [key for key in keys if len({json.dumps(overrides.get(key)) for overrides in flat}) > 1]
+def _settings(results: Sequence[Result]) -> list[str]:
+    """What tells finished trials of one variant apart besides the seed, as " lr=0.1", or "" where nothing does."""
+    kept = [{key: value for key, value in one.config.items() if key not in _NOT_SETTINGS} for one in results]
+    flat = [_flat(config) for config in kept]
+    known = [settings for settings, one in zip(flat, results, strict=True) if one.views]
+    keys = sorted({key for settings in known for key in settings})
+    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in known}) > 1]
     short = {key: key.rpartition(".")[2] for key in differing}
     shown = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
-    texts = [", ".join(f"{shown[key]}={overrides[key]}" for key in differing if key in overrides) for overrides in flat]
+    texts = [", ".join(f"{shown[key]}={settings[key]}" for key in differing if key in settings) for settings in flat]
     return [f" {text}" if text else "" for text in texts]
 
 
-def _flat(overrides: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in overrides.items():
+    for key, value in nested.items():
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{path}{key}.")
         else:

@@ -271,10 +271,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def forward(self) -> torch.Tensor:
         """Logits (B, K) of the mini-batch."""
-        return self.model(self.mb_x)  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.model(self.mb_x)
+        return logits
 
     def _finite(self, loss: torch.Tensor) -> Any:
-        """The loss for the running mean: a number, checked at once, on the CPU; on a GPU a tensor, so that nothing waits for it."""
+        """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""
         if self.device.type != "cpu":
             return loss.detach()
         value = loss.item()

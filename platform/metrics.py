@@ -213,7 +213,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     if array.size < 2:
         return _mean(array), math.nan
     # scipy.stats would cost the command line half a second more than scipy.special
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     quantile = float(stdtrit(array.size - 1, (1 + level) / 2))
     return _mean(array), quantile * float(array.std(ddof=1)) / math.sqrt(array.size)

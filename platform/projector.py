@@ -106,7 +106,7 @@ class _Projector:
         self._retry[trial.id] = time.monotonic() + delay, min(2 * delay, _RETRY_MAX)
         _log.error("%s: %s (tried again in %.0f s)", trial.id, _told(error), delay)
         for sink in self._sinks:
-            sink.drop(trial, error)
+            sink.drop()
 
 
 def _told(error: Exception) -> str:

@@ -58,6 +58,7 @@ def _hook(trace: TracebackType | None) -> str | None:
     while trace is not None:
         frame: FrameType = trace.tb_frame
         if frame.f_code.co_name in EVENTS and "self" in frame.f_locals:
-            found = f"{type(frame.f_locals['self']).__module__}.{type(frame.f_locals['self']).__qualname__}.{frame.f_code.co_name}"
+            plugin = type(frame.f_locals["self"])
+            found = f"{plugin.__module__}.{plugin.__qualname__}.{frame.f_code.co_name}"
         trace = trace.tb_next
     return found

@@ -46,7 +46,7 @@ def _name(folder: Path) -> str:
 
 
 def _page(title: str, results: Sequence[Result]) -> str:
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     streams, rows, style = finished(results), table(results), charts.looks(results)
     sections = [_stream(number, name, streams[name], rows, style) for number, name in enumerate(streams)]
@@ -64,7 +64,7 @@ def _page(title: str, results: Sequence[Result]) -> str:
 
 
 def _themes() -> dict[str, Any]:
-    import plotly.io as pio  # type: ignore[import-untyped]
+    import plotly.io as pio
 
     names = {"light": "plotly_white", "dark": "plotly_dark"}
     return {theme: pio.templates[name].to_plotly_json() for theme, name in names.items()}

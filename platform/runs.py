@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
+import psutil
+
 from .errors import UserError
 from .ledger import Trial, is_sweep, read_json
 from .rows import VIEWS, Book, Follower, metric_values, signature
@@ -117,15 +119,20 @@ class Runs:
         self._book.save()
         return True
 
-    def drop(self, trial: Trial, error: Exception) -> None:
-        """Forget a trial's open run after a failure; the next update begins it again."""
-        self._live.pop(trial.id, None)
-        if type(error).__module__.startswith("wandb.sdk"):  # the service is gone, and all runs with it: have a new one
+    def drop(self) -> None:
+        """Forget all open runs after a failure: the next updates begin them again, from what the server has.
+
+        W&B's service goes too: it holds on to the id of a run that it could not begin, and would wait without end for
+        an upload that fails. Nothing is lost with it: the ledger is the truth.
+        """
+        self._live.clear()
+        for child in psutil.Process().children():
+            if child.name().startswith("wandb-core"):
+                child.kill()
+        with contextlib.suppress(*failures()):
             import wandb
 
-            self._live.clear()
-            with contextlib.suppress(*failures()):
-                wandb.teardown(exit_code=1)
+            wandb.teardown(exit_code=1)
 
     def _is_sent(self, trial: Trial, entry: Mapping[str, Any]) -> bool:
         """Whether a trial needs no sending: it is all there, or sending it offline would double what the server has."""
@@ -240,9 +247,9 @@ class Scalars:
             self._book.save()
         return True
 
-    def drop(self, trial: Trial, error: Exception) -> None:
-        """Forget a trial's open files after a failure; the next update begins them again."""
-        self._live.pop(trial.id, None)
+    def drop(self) -> None:
+        """Forget all open files after a failure: the next updates begin them again."""
+        self._live.clear()
 
     def _begin(self, trial: Trial) -> tuple[Any, Follower]:
         """Start a trial's files afresh: the ledger has all that an older projector wrote."""

@@ -188,7 +188,7 @@ def test_forgetting_max_by_plain_loops(matrix: np.ndarray[Any, np.dtype[np.float
 
 @pytest.fixture(scope="module")
 def avalanche_forgetting() -> Any:
-    from avalanche.evaluation.functional import forgetting  # type: ignore[import-untyped]
+    from avalanche.evaluation.functional import forgetting
 
     return forgetting
 
@@ -201,7 +201,7 @@ def test_forgetting_last_is_what_avalanche_computes(avalanche_forgetting: Any) -
 
 
 def test_interval_is_students() -> None:
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy import stats
 
     values = [0.5, 0.7, 0.9, 0.4]
     mean, half = metrics.interval(values)

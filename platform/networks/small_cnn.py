@@ -14,7 +14,7 @@ from ..heads import Head, Init, initialise
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Small CNN: `channels` of its conv + max-pool blocks, width of the `hidden` layer, `batch_norm`, `init` kaiming or xavier."""
+    """Small CNN: `channels` of its conv + pool blocks, width of the `hidden` layer, `batch_norm`, `init` kaiming or xavier."""
 
     channels: tuple[int, ...] = (16, 32)
     hidden: int = 128

@@ -1,0 +1,24 @@
+# Everything that takes longer than the tests, and what CI runs.
+.PHONY: check types test slow speed
+
+check: types
+	uv run ruff check .
+	uv run ruff format --check .
+	uv run pytest -q
+
+# The package is the checkout itself, whatever it is called: mypy sees it under its name through a link.
+types:
+	@mkdir -p build/types && ln -sfn ../.. build/types/retain
+	cd build/types && MYPYPATH=. uv run --project ../.. mypy --config-file ../../pyproject.toml \
+	    -m retain -p retain.platform -p retain.strategies -p retain.benchmarks
+
+test:
+	uv run pytest -q
+
+slow:
+	uv run pytest -q -m slow
+
+# Ratios against bare loops written in the same file, interleaved; nothing is asserted.
+speed:
+	uv run python tests/speed/loops.py
+	uv run python tests/speed/sweep.py
