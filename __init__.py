@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "load_config": "platform.config",
-    "Experiment": "platform.config",
+    "Experiment": "platform.settings",
     "UserError": "platform.errors",
     "Plugin": "platform.plugins",
     "Stream": "platform.streams",

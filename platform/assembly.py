@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .cache import DataFolders
-from .config import Experiment, settings_of
+from .config import settings_of
 from .errors import UserError, listed, nearest
 from .optimization import value_at
 from .seeding import derive, generator
+from .settings import Experiment
 from .streams import Stream
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .config import Experiment, load_config
+from .config import load_config
 from .errors import UserError
+from .settings import Experiment
 
 app = typer.Typer(
     name="retain",

@@ -11,52 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from avalanche.benchmarks import CLScenario
-from avalanche.benchmarks.scenarios.dataset_scenario import DatasetExperience
-from avalanche.benchmarks.scenarios.generic_scenario import EagerCLStream
-from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.templates import SupervisedTemplate
 
 from . import plugins
-from .config import Training
+from .bridge import avalanche_benchmark
 from .evaluation import Row, TestSet, logits_of
 from .loader import ResidentLoader
-from .optimization import factor, make_optimizer, value_at
+from .optimization import check_finite, factor, make_optimizer, value_at
 from .plugins import EVAL_EVENTS, EVENTS, Plugin
 from .seeding import generator
-from .streams import Part, ResidentDataset, Stream, resident
-
-
-def avalanche_benchmark(stream: Stream) -> CLScenario:
-    """Our stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
-    named = {"train": "train", "valid": "validation", "test": "test"}
-    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in named.items()])
-    for avalanche_stream in benchmark.streams.values():
-        avalanche_stream.benchmark = benchmark
-    return benchmark
-
-
-def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
-    experiences, seen = [], set[int]()
-    everything = {label for experience in stream.experiences for label in experience.classes}
-    for number, ours in enumerate(stream.experiences):
-        experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part)), current_experience=number)
-        experience.classes_in_this_experience = sorted(ours.classes)
-        experience.previous_classes = set(seen)
-        seen |= set(ours.classes)
-        experience.classes_seen_so_far = set(seen)
-        experience.future_classes = everything - seen
-        experience.task_labels, experience.task_label = [0], 0
-        experiences.append(experience)
-    return experiences
-
-
-def _dataset(stream: Stream, part: Part) -> AvalancheDataset:
-    data = ResidentDataset(stream, part)
-    labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
-    return AvalancheDataset([data], data_attributes=labels)
+from .settings import Training
+from .streams import Stream, resident
 
 
 class Learner(SupervisedTemplate):  # type: ignore[misc]
@@ -116,7 +82,8 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def evaluate(self) -> Row:
         """Accuracy on the test set of every experience; changes no state of the trial."""
-        if any(self._hooks[event] for event in EVAL_EVENTS if event != "after_eval_iteration") or self._foreign_eval():
+        others = [plugin for plugin in self.plugins if plugin is not self.clock]
+        if any(plugins.overrides(plugin, event) for plugin in others for event in EVAL_EVENTS):
             return self.test_set.row(self._logits_by_avalanche())
         return self.test_set.row(logits_of(self.model, self.test_set.batches(self.training.evaluation_batch_size)))
 
@@ -186,14 +153,13 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             return
         self.dataloader = ResidentLoader(samples, self.eval_mb_size, self.device, None)
 
-    def model_adaptation(self, model: torch.nn.Module | None = None) -> torch.nn.Module:
+    def model_adaptation(self, model: Any = None) -> Any:
         """Grow the head to the classes of the training data; never in evaluation."""
         model = self.model if model is None else model
         if not self.is_training:
             return model
         if not hasattr(model, "head") or not hasattr(model.head, "grow"):
-            adapted: torch.nn.Module = super().model_adaptation(model)
-            return adapted
+            return super().model_adaptation(model)
         number = self.experience.current_experience
         num_classes = 1 + max(self.adapted_dataset.targets.uniques)
         model.head.grow(num_classes, generator(self.seed_initialisation, "head", number))
@@ -283,12 +249,8 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         return value
 
     def _check_finite(self, value: float) -> None:
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
-                f"{self.clock.train_exp_iterations + 1}: lower training.optimizer.lr={self.training.optimizer.lr}, or set "
-                f"training.optimizer.clip."
-            )
+        number = self.experience.current_experience + 1
+        check_finite(value, self.training.optimizer, number, self.clock.train_exp_iterations + 1)
 
     # Hooks.
 
@@ -302,12 +264,6 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
     def _fire(self, event: str, **kwargs: Any) -> None:
         for hook in self._hooks[event]:
             hook(self, **kwargs)
-
-    def _foreign_eval(self) -> bool:
-        """Whether a plugin other than the clock looks at evaluation iterations."""
-        return any(
-            plugins.overrides(plugin, "after_eval_iteration") for plugin in self.plugins if plugin is not self.clock
-        )
 
     def _logits_by_avalanche(self) -> torch.Tensor:
         """Logits (N, K) through Avalanche's loop per experience, for plugins that take part in evaluation."""

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import torch
 
-from .config import Optimizer, Schedule
 from .errors import UserError
+from .settings import Optimizer, Schedule
 
 V = TypeVar("V", int, float)
 
@@ -37,6 +37,15 @@ def make_optimizer(
         return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
     cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return cls(parameters, lr=lr, weight_decay=decay)
+
+
+def check_finite(loss: float, config: Optimizer, experience: int, iteration: int) -> None:
+    """Raise FloatingPointError for a loss that is no number; `experience` and `iteration` count from 1."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss became {loss} in experience {experience}, iteration {iteration}: lower "
+            f"training.optimizer.lr={config.lr}, or set training.optimizer.clip."
+        )
 
 
 def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from .assembly import assemble
-from .config import Experiment, Settings, Sweep, check_plugins, from_dict, to_dict
+from .config import check_plugins, from_dict, to_dict
 from .errors import UserError, listed, nearest
 from .loading import merge, nested, resolved
+from .settings import Experiment, Settings, Sweep
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Mode = Literal["online", "offline", "disabled"]
 ENDED = ("done", "failed", "stopped")
 _TIMEOUT = 20.0  # seconds that beginning a run, or uploading its rest at its end, may take
+_INTERVAL = 15.0  # seconds between two uploads of a live run
 # W&B's step axes, and the prefixes of what is shown over each
 _AXES = {
     "iteration": ("train", "validation", "resources"),
@@ -129,7 +130,7 @@ class Runs:
         for child in psutil.Process().children():
             if child.name().startswith("wandb-core"):
                 child.kill()
-        with contextlib.suppress(*failures()):
+        with contextlib.suppress(SystemExit, *failures()):  # it exits the process when the service was killed
             import wandb
 
             wandb.teardown(exit_code=1)
@@ -194,6 +195,7 @@ def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) 
             init_timeout=_TIMEOUT,
             finish_timeout=_TIMEOUT,
             finish_timeout_raises=True,
+            x_file_stream_transmit_interval=_INTERVAL,
             x_disable_stats=True,
             x_disable_meta=True,
             x_disable_machine_info=True,

@@ -17,12 +17,13 @@ from typing import Any, Self
 
 import yaml
 
-from .config import Experiment, from_dict, to_dict
+from .config import from_dict, to_dict
 from .errors import UserError
 from .files import write_json, write_text
 from .ledger import SCHEMA, SweepLedger, Trial, TrialLedger, is_sweep, trials_of
 from .loading import read_yaml
 from .plan import PlannedTrial, check, plan
+from .settings import Experiment
 
 Watch = AbstractContextManager[Any]
 

@@ -391,7 +391,7 @@ def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
     flags += " --disable-component-update --disable-sync --virtual-time-budget=10000 --window-size=1280,2000"
     profile = tmp_path / "profile"
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     shutil.rmtree(profile, ignore_errors=True)
     expected = path.read_text().count('class="plot"') - _hidden_plots(path)
     # every visible chart has become a drawing

@@ -1,0 +1,39 @@
+"""Our streams as Avalanche benchmarks, for its template, its plugins and whatever else expects one."""
+
+from avalanche.benchmarks import CLScenario
+from avalanche.benchmarks.scenarios.dataset_scenario import DatasetExperience
+from avalanche.benchmarks.scenarios.generic_scenario import EagerCLStream
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+
+from .streams import Part, ResidentDataset, Stream
+
+
+def avalanche_benchmark(stream: Stream) -> CLScenario:
+    """Our stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
+    named = {"train": "train", "valid": "validation", "test": "test"}
+    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in named.items()])
+    for avalanche_stream in benchmark.streams.values():
+        avalanche_stream.benchmark = benchmark
+    return benchmark
+
+
+def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
+    experiences, seen = [], set[int]()
+    everything = {label for experience in stream.experiences for label in experience.classes}
+    for number, ours in enumerate(stream.experiences):
+        experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part)), current_experience=number)
+        experience.classes_in_this_experience = sorted(ours.classes)
+        experience.previous_classes = set(seen)
+        seen |= set(ours.classes)
+        experience.classes_seen_so_far = set(seen)
+        experience.future_classes = everything - seen
+        experience.task_labels, experience.task_label = [0], 0
+        experiences.append(experience)
+    return experiences
+
+
+def _dataset(stream: Stream, part: Part) -> AvalancheDataset:
+    data = ResidentDataset(stream, part)
+    labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
+    return AvalancheDataset([data], data_attributes=labels)

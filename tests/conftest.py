@@ -1,0 +1,111 @@
+"""Fixtures for all tests: one thread, a cache of prepared data per session, tiny streams, quick experiments."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: bits depend on the number of threads
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from retain.platform.config import from_dict
+from retain.platform.settings import Experiment
+from retain.platform.streams import Arrays, Part, Stream
+from retain.platform.streams import Experience as Step
+
+Build = Callable[..., Stream]
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared data go to a folder of the session's own; subprocesses inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: trials flush to the disk often, and most tests are not about that."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="retain-", dir=memory if os.access(memory, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_stream() -> Build:
+    """Make a stream of random but separable pictures (1, 4, 4) uint8, with 20 / 6 / 10 samples of a class in a split."""
+    return _tiny_stream
+
+
+def _tiny_stream(
+    scenario: Literal["class", "domain"] = "class", num_experiences: int = 3, classes_each: int = 2, seed: int = 0
+) -> Stream:
+    """Each class (and domain) is a bright pattern of its own under noise; a class stream has new classes in each step."""
+    steps = []
+    total = classes_each * (num_experiences if scenario == "class" else 1)
+    for number in range(num_experiences):
+        first = number * classes_each if scenario == "class" else 0
+        classes = tuple(range(first, first + classes_each))
+        parts = [_clouds(classes, split, size, number, seed) for split, size in enumerate((20, 6, 10))]
+        steps.append(Step(f"step {number}", classes, *parts))
+    names = tuple("abcdefghijklmnop"[:total])
+    return Stream("tiny", scenario, tuple(steps), names, (1, 4, 4), (0.4,), (0.3,))
+
+
+def _clouds(classes: tuple[int, ...], split: int, size: int, number: int, seed: int) -> Part:
+    """Noise around a pattern for each class, as one split of one step."""
+    y = torch.tensor(classes).repeat_interleave(size)
+    centres = [_draw(seed, label, number, 9).ge(0.5) * 150 for label in classes]
+    noise = _draw(seed, number, split, 10 + len(y), shape=(len(y), 1, 4, 4)) * 100
+    x = (torch.stack(centres).repeat_interleave(size, 0).view(-1, 1, 4, 4) + noise).to(torch.uint8)
+    order = _draw(seed, number, split, 3, shape=(len(y),)).argsort()
+    return Part(Arrays(x, y), order)
+
+
+def _draw(*where: int, shape: tuple[int, ...] = (16,)) -> torch.Tensor:
+    value = 0
+    for part in where:
+        value = 1009 * value + part
+    return torch.rand(shape, generator=torch.Generator().manual_seed(value))
+
+
+@pytest.fixture(scope="session")
+def make_experiment() -> Make:
+    """Make an experiment that takes a fraction of a second: ``make(benchmark="split" | "rotated", strategies=..., ...)``."""
+    return _make_experiment
+
+
+def _make_experiment(
+    benchmark: str = "split", strategies: dict[str, Any] | None = None, seed: int = 0, **training: Any
+) -> Experiment:
+    """`split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm."""
+    cnn = {"small_cnn": {"channels": [4], "hidden": 16, "batch_norm": True}}
+    kinds: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+        "split": ({"split_digits": {}}, {"mlp": {"hidden": [16]}}, {"epochs": 2, "batch_size": 32}),
+        "pair": ({"split_digits": {"num_experiences": 2}}, {"mlp": {"hidden": [16]}}, {"epochs": 1, "batch_size": 64}),
+        "rotated": ({"rotated_digits": {"angles": [0, 45, 90]}}, cnn, {"epochs": 1, "batch_size": 64}),
+    }
+    stream, model, defaults = kinds[benchmark]
+    return from_dict(
+        {
+            "name": "test",
+            "benchmark": stream,
+            "model": model,
+            "strategies": strategies or {},
+            "seed": seed,
+            "training": defaults | training,
+        }
+    )

@@ -1,0 +1,495 @@
+"""The laws that every file in strategies/ keeps, whatever it does: asserted over each of them, found by name."""
+
+import importlib
+import json
+import multiprocessing
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from retain.platform import checkpoint, plugins, seeding, trial
+from retain.platform.assembly import assemble
+from retain.platform.config import check_plugins, load_config, settings_of, to_dict
+from retain.platform.errors import UserError
+from retain.platform.learner import Learner
+from retain.platform.ledger import Trial
+from retain.platform.settings import Experiment
+from retain.platform.state import VIEWS
+
+Make = Callable[..., Experiment]
+Settings = dict[str, Any]
+NAMES = plugins.names("strategies")
+STREAMS = ("split", "rotated")
+# Beside the defaults: settings that take other branches. A new strategy needs no entry.
+MORE: dict[str, list[Settings]] = {
+    "early_stopping": [{"patience": 1, "metric": "loss"}],
+    "freezing": [{"layers": ["trunk.1.*"], "from_experience": 0}],
+    "lwf": [{"loss": "mse"}],
+    "replay": [{"memory": 30, "policy": "reservoir", "batch_size": 7}],
+}
+TOGETHER: Settings = {"lwf": {}, "replay": {"memory": 20}, "early_stopping": {"patience": 1}, "freezing": {}}
+CASES: list[Any] = [pytest.param({name: {}}, id=name) for name in NAMES]
+CASES += [
+    pytest.param({name: settings}, id=f"{name}-{number}")
+    for name, more in MORE.items()
+    for number, settings in enumerate(more)
+]
+CASES.append(pytest.param(TOGETHER, id="together"))
+
+STOPPER = '''
+"""A strategy of the user's own: ends the process, once, before a given iteration."""
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from retain.platform.plugins import Plugin
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """End before the iteration that the file `flag` names, if it is there."""
+    flag: str
+
+class Stopper(Plugin):
+    def __init__(self, flag):
+        self.flag = Path(flag)
+
+    def before_training_iteration(self, strategy, **kwargs):
+        if self.flag.exists() and int(self.flag.read_text().split()[1]) == strategy.clock.train_iterations:
+            how = self.flag.read_text().split()[0]
+            self.flag.unlink()
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+
+def build(config, seed):
+    return Stopper(config.flag)
+'''
+WATCHER = '''
+"""A strategy of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
+from dataclasses import dataclass
+from retain.platform.plugins import Plugin
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Nothing to set."""
+
+class Watcher(Plugin):
+    def after_eval_forward(self, strategy, **kwargs):
+        pass
+
+def build(config, seed):
+    return Watcher()
+'''
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial left, without what may differ between two runs of it."""
+
+    matrices: dict[str, np.ndarray]
+    events: list[dict[str, Any]]
+    summary: dict[str, Any]
+    learner: dict[str, Any]  # of the last checkpoint
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's tensors at the end."""
+        found: dict[str, torch.Tensor] = self.learner["model"]
+        return found
+
+
+def outcome(folder: Path) -> Outcome:
+    """Read a finished trial back from its folder."""
+    done = Trial(folder)
+    assert done.status().status == "done", done.status()
+    matrix, summary, state = done.read("matrix"), done.read("summary"), checkpoint.load_newest(folder / "checkpoints")
+    assert matrix is not None and summary is not None and state is not None
+    views = {view: np.array(matrix[view], dtype=float) for view in VIEWS}
+    assert all(same(torch.from_numpy(views[view]), state["matrices"][view]) for view in views)
+    events = [_without_costs(event) for _, event in done.events()]
+    summary.pop("seconds")
+    return Outcome(views, events, summary, state["learner"])
+
+
+def _without_costs(event: dict[str, Any]) -> dict[str, Any]:
+    if event["kind"] == "resources":
+        return {key: event[key] for key in ("kind", "experience", "iteration")}
+    return {key: value for key, value in event.items() if "seconds" not in key}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states have the same bits."""
+    if isinstance(one, torch.Tensor):
+        alike = isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
+        return alike and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def assert_same(one: Outcome, other: Outcome) -> None:
+    """Same curve, same ledger, same network, optimizer, plugins and clock, bit for bit."""
+    for view in VIEWS:
+        np.testing.assert_array_equal(one.matrices[view], other.matrices[view])
+    assert one.events == other.events
+    assert one.summary == other.summary
+    for key in one.learner:
+        assert same(one.learner[key], other.learner[key]), key
+
+
+class Runs:
+    """Runs trials in folders of their own; the same trial once, unless `again`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, Outcome] = {}
+
+    def new_folder(self) -> Path:
+        """A folder that does not exist yet."""
+        return self.folder / f"trial-{len(list(self.folder.iterdir()))}"
+
+    def __call__(self, config: Experiment, again: bool = False) -> Outcome:
+        """Run it, or remember."""
+        key = json.dumps(to_dict(config))
+        if again or key not in self._found:
+            folder = self.new_folder()
+            trial.run(config, folder)
+            self._found[key] = outcome(folder)
+        return self._found[key]
+
+
+@pytest.fixture(scope="module")
+def runs(quick_folder: Path) -> Runs:
+    folder = quick_folder / "laws"
+    folder.mkdir()
+    return Runs(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def users_own(quick_folder: Path) -> Iterator[Path]:
+    """A folder on the path with strategies of the user's own; the path of the stopper's flag."""
+    folder = quick_folder / "own"
+    folder.mkdir()
+    (folder / "lawtest").mkdir()
+    (folder / "lawtest" / "stopper.py").write_text(STOPPER)
+    (folder / "lawtest" / "watcher.py").write_text(WATCHER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        importlib.invalidate_caches()
+        yield folder / "flag"
+
+
+def module(name: str) -> Any:
+    """A strategy's module."""
+    return plugins.resolve("strategies", name)
+
+
+def strategy_names(config: Experiment) -> str:
+    """For messages."""
+    return " + ".join(config.strategies)
+
+
+def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda learner: None) -> Learner:
+    """A learner at the end of its stream, as a trial trains it."""
+    parts = assemble(check_plugins(config))
+    learner = parts.learner(on_epoch, lambda text: None)
+    for number in range(len(parts.stream.experiences)):
+        seeding.seed_globals(parts.seeds.data, "experience", number)
+        if learner.trains_on(number):
+            learner.train_experience(number)
+    return learner
+
+
+# Built from its defaults and from YAML; it pickles.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path: Path) -> None:
+    own = module(name).Config()
+    assert isinstance(module(name).build(own, seed=0), plugins.Plugin)
+    for settings in ({}, json.loads(json.dumps(asdict(own)))):
+        config = make_experiment(strategies={name: settings})
+        (tmp_path / "x.yaml").write_text(yaml.safe_dump(to_dict(config)))
+        loaded = check_plugins(load_config(tmp_path / "x.yaml"))
+        assert [built for _, built in settings_of(loaded, "strategies")] == [own]
+        assert loaded.strategies[name] == json.loads(json.dumps(asdict(own)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_pickles(name: str, make_experiment: Make) -> None:
+    own = module(name).Config()
+    assert pickle.loads(pickle.dumps(own)) == own
+    config = check_plugins(make_experiment(strategies={name: {}}))
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+# Neutral settings give the naive curve.
+
+
+def test_neutral_settings_or_the_reason_is_stated() -> None:
+    """Prints those that have none (pytest -rP shows it)."""
+    without = {name: module(name).NEUTRAL_REASON for name in NAMES if module(name).NEUTRAL is None}
+    for name, reason in without.items():
+        print(f"no neutral settings: {name}: {reason}")
+    assert all(len(reason) > 20 for reason in without.values())
+    assert set(without) == {"cumulative", "joint"}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", [name for name in NAMES if module(name).NEUTRAL is not None])
+def test_neutral_settings_give_the_naive_bits(name: str, stream: str, runs: Runs, make_experiment: Make) -> None:
+    naive = runs(make_experiment(stream))
+    neutral = runs(make_experiment(stream, strategies={name: dict(module(name).NEUTRAL)}))
+    for view in VIEWS:
+        np.testing.assert_array_equal(neutral.matrices[view], naive.matrices[view])
+    assert neutral.events == naive.events
+    assert same(neutral.weights, naive.weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_default_settings_do_something(name: str, runs: Runs, make_experiment: Make) -> None:
+    """Else the law above would hold of a strategy that never acts. Enough epochs for patience to run out."""
+    training = {"epochs": 6, "optimizer": {"lr": 0.2}}
+    naive, with_it = runs(make_experiment(**training)), runs(make_experiment(strategies={name: {}}, **training))
+    assert not same(with_it.weights, naive.weights)
+
+
+# Determinism.
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_bits_other_seed_other_bits(name: str, stream: str, runs: Runs, make_experiment: Make) -> None:
+    config = make_experiment(stream, strategies={name: {}})
+    one = runs(config)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - what the process drew before must not matter
+    assert_same(one, runs(config, again=True))
+    other = runs(replace(config, seed=1))
+    assert not same(one.weights, other.weights)
+    assert any(not np.array_equal(one.matrices[view], other.matrices[view], equal_nan=True) for view in VIEWS)
+
+
+# Evaluation changes nothing.
+
+
+def snapshot(learner: Learner) -> dict[str, Any]:
+    """Everything that evaluation must leave alone."""
+    own = [plugin for plugin in learner.plugins if plugin is not learner.clock]
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in learner.model.state_dict().items()},
+        "objects": [id(parameter) for parameter in learner.model.parameters()],
+        "requires_grad": [parameter.requires_grad for parameter in learner.model.parameters()],
+        "gradients": [p.grad is not None and p.grad.clone() for p in learner.model.parameters()],
+        "flags": [layer.training for layer in learner.model.modules()],
+        "head": learner.model.head.num_classes,
+        "hooks": num_hooks(learner.model),
+        "optimizer": _copied(learner.optimizer.state_dict()),
+        "plugins": [_copied(plugin.state_dict()) for plugin in own],
+        "listed": [id(plugin) for plugin in learner.plugins],
+        "clock": dict(vars(learner.clock)),
+        "random": seeding.capture(),
+        "learner": {key: id(vars(learner)[key]) for key in ("experience", "adapted_dataset", "dataloader", "mbatch")},
+        "training": [learner.is_training, learner._stop_training, learner.train_mb_size, learner.samples],
+    }
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def num_hooks(model: torch.nn.Module) -> int:
+    """Hooks of any kind on modules and parameters."""
+    kinds = [key for key in vars(torch.nn.Module()) if key.endswith("_hooks")]
+    assert len(kinds) >= 8
+    on_modules = sum(len(getattr(layer, kind)) for layer in model.modules() for kind in kinds)
+    return on_modules + sum(len(parameter._backward_hooks or {}) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["one pass", "avalanche's loop"])
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("strategies", CASES)
+def test_evaluating_changes_no_state(strategies: Settings, stream: str, watched: bool, make_experiment: Make) -> None:
+    """Compared after every epoch, inside the training of an experience; and the bits at the end are those without it."""
+    config = make_experiment(stream, strategies={**strategies, **({"lawtest.watcher": {}} if watched else {})})
+    different: list[tuple[int, str]] = []
+
+    def evaluate(learner: Learner) -> None:
+        before = snapshot(learner)
+        learner.evaluate()
+        after = snapshot(learner)
+        different.extend((learner.clock.train_iterations, key) for key in before if not same(before[key], after[key]))
+
+    evaluated = trained(config, evaluate)
+    evaluate(evaluated)
+    assert not different
+    assert same(evaluated.state_dict(), trained(config).state_dict())
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("strategies", CASES)
+def test_nothing_is_left_in_the_network(strategies: Settings, stream: str, make_experiment: Make) -> None:
+    learner = trained(make_experiment(stream, strategies=strategies))
+    assert num_hooks(learner.model) == 0
+    assert all(parameter.requires_grad for parameter in learner.model.parameters())
+    assert all(layer.training for layer in learner.model.modules())  # as it was made
+    assert len(learner.plugins) == len(strategies) + 1
+
+
+# Stopped and resumed = never stopped.
+
+
+def stops_of(events: list[dict[str, Any]]) -> list[int]:
+    """Iterations before which to stop: amid each experience, and first of each but the first (a boundary)."""
+    ends = [0, *(event["iteration"] for event in events if event["kind"] == "experience")]
+    amid = [(one + other) // 2 for one, other in zip(ends[:-1], ends[1:], strict=True)]
+    return sorted({*amid, *ends[1:-1]})
+
+
+def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Path) -> Outcome:
+    """Begin the trial, stop it before each of these iterations and go on with it each time."""
+    for iteration in stops:
+        flag.write_text(f"stop {iteration}")
+        with pytest.raises(KeyboardInterrupt):
+            trial.run(config, folder)
+        assert not flag.exists() and Trial(folder).status().status == "stopped"
+    trial.run(config, folder)
+    return outcome(folder)
+
+
+RESUMED = [pytest.param(case.values[0], stream, {}, id=f"{case.id}-{stream}") for case in CASES for stream in STREAMS]
+RESUMED += [
+    pytest.param({}, "split", {}, id="naive"),
+    pytest.param({}, "split", {"optimizer": {"name": "adam", "lr": 0.01, "reset": False}}, id="adam kept"),
+    pytest.param(
+        TOGETHER, "split", {"optimizer": {"name": "adam", "lr": 0.01, "reset": False}}, id="adam kept-together"
+    ),
+    pytest.param({}, "rotated", {"optimizer": {"name": "sgd", "reset": False}}, id="momentum kept"),
+    pytest.param({}, "split", {"iterations": 13, "schedule": {"name": "cosine", "warmup": 0.2}}, id="cosine"),
+]
+
+
+@pytest.mark.parametrize(("strategies", "stream", "training"), RESUMED)
+def test_stopped_and_resumed_is_never_stopped(
+    strategies: Settings, stream: str, training: Settings, runs: Runs, users_own: Path, make_experiment: Make
+) -> None:
+    own = {**strategies, "lawtest.stopper": {"flag": str(users_own)}}
+    config = make_experiment(stream, strategies=own, **training)
+    never = runs(config)
+    stops = stops_of(never.events)
+    assert len(stops) == (1 if "joint" in strategies else 9 if stream == "split" else 5)
+    assert_same(run_with_stops(config, runs.new_folder(), stops, users_own), never)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stopped_by_whoever_is_reported_to(name: str, runs: Runs, make_experiment: Make) -> None:
+    """An exception out of `report`, after an experience's checkpoint: nothing of it is trained again."""
+    config, folder = make_experiment(strategies={name: {}}), runs.new_folder()
+    never, reported = runs(config), []
+
+    def report(values: dict[str, Any]) -> None:
+        reported.append(values["experience"])
+        raise RuntimeError("the scheduler has enough")
+
+    while not folder.exists() or Trial(folder).status().status != "done":
+        try:
+            trial.run(config, folder, report=report)
+        except RuntimeError:
+            assert Trial(folder).status().status == "failed"
+    assert reported == ([5] if name == "joint" else [1, 2, 3, 4, 5])
+    assert_same(outcome(folder), never)
+
+
+@pytest.fixture(scope="module")
+def server() -> multiprocessing.context.ForkServerContext:
+    """Fresh processes that have imported what a trial needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retain.platform.trial"])
+    return context
+
+
+@pytest.mark.parametrize("strategies", [{"lwf": {}}, {"replay": {"memory": 40}, "early_stopping": {"patience": 1}}])
+def test_killed_and_resumed_is_never_stopped(
+    strategies: Settings, runs: Runs, users_own: Path, make_experiment: Make, server: Any
+) -> None:
+    """SIGKILL, at a boundary and amid an experience; the rest in another process."""
+    config = make_experiment(strategies={**strategies, "lawtest.stopper": {"flag": str(users_own)}})
+    never, folder = runs(config), runs.new_folder()
+    boundary = stops_of(never.events)[1]
+    for iteration in (boundary, boundary + 20):
+        users_own.write_text(f"kill {iteration}")
+        process = server.Process(target=trial.run, args=(config, folder))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        assert Trial(folder).status().status == "running"
+    trial.run(config, folder)
+    assert_same(outcome(folder), never)
+
+
+@pytest.mark.parametrize("all_damaged", [False, True])
+def test_a_damaged_checkpoint_is_passed_over(
+    all_damaged: bool, runs: Runs, users_own: Path, make_experiment: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before is used, or, where there is none, the trial starts again; the bits are the same."""
+    strategies = {"replay": {}, "lawtest.stopper": {"flag": str(users_own)}}
+    config, folder = make_experiment(strategies=strategies), runs.new_folder()
+    never = runs(config)
+    users_own.write_text(f"stop {stops_of(never.events)[-1]}")
+    with pytest.raises(KeyboardInterrupt):
+        trial.run(config, folder)
+    saved = sorted((folder / "checkpoints").iterdir())
+    assert [path.name for path in saved] == ["000003", "000004"]
+    for path in saved[0 if all_damaged else 1 :]:
+        file = path / "tensors.safetensors"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    trial.run(config, folder)
+    assert caplog.text.count("is passed over") == (2 if all_damaged else 1)
+    assert_same(outcome(folder), never)
+
+
+# Each with each other.
+
+
+@pytest.mark.parametrize(("first", "second"), list(permutations(NAMES, 2)))
+def test_each_with_each_other_runs_or_is_refused(first: str, second: str, runs: Runs, make_experiment: Make) -> None:
+    """Before the start, with the reason; in whatever order they are named."""
+    config = make_experiment("pair", strategies={first: {}, second: {}})
+    folder = runs.new_folder()
+    try:
+        trial.run(config, folder)
+    except UserError as refusal:
+        assert not folder.exists()
+        assert str(refusal).startswith("strategies") and len(str(refusal)) > 40
+        with pytest.raises(UserError):
+            assemble(check_plugins(make_experiment("pair", strategies={second: {}, first: {}})))
+        return
+    accuracy = outcome(folder).summary["task_agnostic"]["average_accuracy"]
+    assert 0.0 < accuracy <= 1.0
+
+
+def test_a_strategy_by_dotted_path_is_recorded_in_the_config(
+    runs: Runs, users_own: Path, make_experiment: Make
+) -> None:
+    folder = runs.new_folder()
+    trial.run(make_experiment("pair", strategies={"lawtest.watcher": {}}), folder)
+    config = Trial(folder).read("config")
+    assert config is not None and config["strategies"] == {"lawtest.watcher": {}}
+    assert "lawtest.watcher" in sys.modules

@@ -1,0 +1,380 @@
+"""The projector: what W&B and TensorBoard hold is what the ledger says, each step once, whatever happens in between."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import wandb
+
+from retain.platform import projector, runs
+from retain.platform.errors import UserError
+from retain.platform.ledger import SweepLedger, Trial, TrialLedger, read_json, trials_of
+from retain.platform.projector import STOP, Settings, project, resolve_mode, start, stop
+from retain.platform.rows import Follower, Row
+
+OFFLINE, ONLINE = Settings(mode="offline", project="p", tags=("mine",)), Settings(mode="online", project="p")
+SCALARS = Settings(mode="disabled", tensorboard=True)
+CONFIG = "schema: 1\nname: demo\nstrategies:\n  lwf: {weight: 0.7}\n"
+NUM_EXPERIENCES, NUM_EPOCHS = 3, 2
+
+
+def _server_module() -> Any:
+    spec = spec_from_file_location("wandb_server", Path(__file__).with_name("wandb_server.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key and no setting of the machine's user."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setattr(projector, "_POLL", 0.05)
+    monkeypatch.setattr(projector, "_RETRY", 0.2)
+    monkeypatch.setattr(runs, "_TIMEOUT", 3.0)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with _server_module().serving() as server:
+        wandb.teardown()  # so that it reads the environment again
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setattr(runs, "_INTERVAL", 0.1)
+        yield server
+        wandb.teardown()
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep of two pending trials."""
+    trials = [{"id": f"{name}-0", "variant": name, "stream": "digits", "seed": 5} for name in ("lwf", "naive")]
+    SweepLedger.create(tmp_path / "sweep", CONFIG, "demo", trials).close()
+    return tmp_path / "sweep"
+
+
+def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: str | None = "done") -> None:
+    """Train a trial, as its ledger sees it: experiences `first`..`last`; numbers that no rounding hides."""
+    made = (trial.folder / "trial.json").exists()
+    ledger = TrialLedger.open(trial.folder) if made else TrialLedger.create(trial.folder, CONFIG, trial.identity)
+    with ledger:
+        for i in range(first, last + 1):
+            for e in range(1, NUM_EPOCHS + 1) if i else ():
+                iteration = 100 * (NUM_EPOCHS * (i - 1) + e)
+                usage = {"cpu_percent": 50.0 + i, "gpu": None}
+                ledger.append("resources", i, iteration - 1, usage)
+                loss = math.nan if (i, e) == (2, 1) else 1 / (3 * iteration)
+                numbers = {"epoch": e, "loss": loss, "accuracy": e / 7, "validation_accuracy": e / 9, "lr": 0.1}
+                ledger.append("epoch", i, iteration, {**numbers, "seconds": time.perf_counter()})
+            row = [(i + j) / 11 if j <= i else math.nan for j in range(1, NUM_EXPERIENCES + 1)]
+            views = {"task_agnostic": {"average_accuracy": i / 13}, "task_aware": {"forgetting_max": math.nan}}
+            event = {"task_agnostic": row, "task_aware": [i / 17] * 3, "metrics": views, "samples": 10 * i}
+            ledger.append("experience", i, 100 * NUM_EPOCHS * i, event)
+        if status:
+            ledger.write("summary", {"task_agnostic": {"average_accuracy": last / 13}, "seconds": 2.5})
+            ledger.write("matrix", {"task_agnostic": [[1.0, math.nan]], "task_aware": [[0.5, 0.25]]})
+            ledger.status(status, experience=last)  # type: ignore[arg-type]
+
+
+def expected(trial: Trial) -> list[dict[str, Any]]:
+    """The rows that must come out, made from the ledger in another way than the projector's."""
+    rows, cpu = [], 0.0
+    for _, event in trial.events():
+        if event["kind"] == "resources":
+            cpu = event["cpu_percent"]
+        elif event["kind"] == "epoch":
+            names = {"epoch": "train/epoch", "loss": "train/loss", "accuracy": "train/accuracy"}
+            names |= {"validation_accuracy": "validation/accuracy", "lr": "train/learning_rate"}
+            names |= {"seconds": "train/seconds", "iteration": "iteration"}
+            rows.append({name: event[field] for field, name in names.items()} | {"resources/cpu_percent": cpu})
+        else:
+            row = {"experience": event["experience"], "cost/samples": event["samples"]}
+            row["task_agnostic/average_accuracy"] = event["metrics"]["task_agnostic"]["average_accuracy"]
+            for view in ("task_agnostic", "task_aware"):
+                row |= {f"accuracy/{view}/experience_0{j + 1}": event[view][j] for j in range(NUM_EXPERIENCES)}
+            rows.append(row)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """All records of an offline run, as W&B's own reader shows them."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def items(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if not name.startswith("_")} for row in rows]
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of an offline run, after a check that its steps are 0, 1, 2, ..."""
+    rows = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    return items(rows)
+
+
+def offline_runs(folder: Path, trial: Trial) -> list[Path]:
+    run = read_json(folder / "projector.json")["trials"][trial.id]["run"]
+    return list((folder / "wandb").glob(f"*-{run}"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_an_offline_run_holds_the_ledgers_numbers(sweep: Path) -> None:
+    trial = trials_of(sweep)[0]
+    write(trial)
+    assert project(sweep, OFFLINE) == 1  # the other trial is pending
+    (run,) = offline_runs(sweep, trial)
+    assert history(run) == expected(trial)
+    found = records(run)
+    begun = next(record["run"] for record in found if record["type"] == "run")
+    assert (begun["project"], begun["run_group"], begun["job_type"]) == ("p", "demo", "trial")
+    assert begun["display_name"] == "lwf/digits/5" and set(begun["tags"]) == {"lwf", "digits", "mine"}
+    assert begun["config"]["update"]["strategies"] == {"lwf": {"weight": 0.7}}
+    axes = {r["metric"]["glob_name"]: r["metric"]["step_metric"] for r in found if "glob_name" in r.get("metric", {})}
+    assert axes["train/*"] == axes["validation/*"] == "iteration"
+    assert axes["accuracy/*"] == axes["task_agnostic/*"] == axes["task_aware/*"] == "experience"
+    summary: dict[str, Any] = {}
+    for record in found:
+        summary |= record.get("summary", {}).get("update", {})
+    assert (summary["status"], summary["cost/seconds"]) == ("done", 2.5)
+    assert summary["task_agnostic/average_accuracy"] == NUM_EXPERIENCES / 13
+    assert found[-1]["exit"]["exit_code"] == 0
+
+
+def test_a_grown_offline_run_is_rewritten_and_a_complete_one_left_alone(sweep: Path) -> None:
+    grows, complete = trials_of(sweep)
+    write(grows, last=1, status="stopped")
+    write(complete, status="failed")
+    assert project(sweep, OFFLINE) == 2
+    (before,), (kept,) = offline_runs(sweep, grows), offline_runs(sweep, complete)
+    stamp = kept.stat().st_mtime_ns
+    assert len(history(before)) == 1 + NUM_EPOCHS + 1
+    assert records(kept)[-1]["exit"]["exit_code"] == 1
+    write(grows, first=2)
+    assert project(sweep, OFFLINE) == 1
+    (after,) = offline_runs(sweep, grows)
+    assert history(after) == expected(grows)
+    assert offline_runs(sweep, complete) == [kept] and kept.stat().st_mtime_ns == stamp
+    assert project(sweep, OFFLINE) == 0
+
+
+def test_an_uploaded_offline_run_is_not_written_again(sweep: Path) -> None:
+    trial = trials_of(sweep)[0]
+    write(trial, last=1, status="stopped")
+    project(sweep, OFFLINE)
+    (run,) = offline_runs(sweep, trial)
+    (run / f"run-{run.name.rsplit('-', 1)[1]}.wandb.synced").write_text("")  # as `wandb sync` leaves it
+    write(trial, first=2)
+    assert project(sweep, OFFLINE) == 0
+    assert offline_runs(sweep, trial) == [run] and len(history(run)) == 4
+    assert "retain sync" in (sweep / "projector.log").read_text()
+
+
+def test_a_follower_gives_each_row_once_through_truncations(sweep: Path) -> None:
+    trial = trials_of(sweep)[0]
+    write(trial, last=1, status=None)
+    with TrialLedger.open(trial.folder) as ledger:
+        length = ledger.flush()
+    follower = Follower(trial)
+    rows: list[Row] = list(follower.new())
+    assert len(rows) == 4 and not list(follower.new())
+    write(trial, first=2, last=2, status=None)
+    rows += follower.new()
+    for size in (length, 0):  # back to a checkpoint, then to the beginning; other seconds, so other lengths
+        with TrialLedger.open(trial.folder) as ledger:
+            ledger.truncate(size)
+        assert not list(follower.new())
+        write(trial, first=2 if size else 0, last=2 if size else 3, status=None)
+        rows += follower.new()
+    assert [(row.axis, row.step) for row in rows] == [
+        *[("experience", 0), ("iteration", 100), ("iteration", 200), ("experience", 1), ("iteration", 300)],
+        *[("iteration", 400), ("experience", 2), ("iteration", 500), ("iteration", 600), ("experience", 3)],
+    ]
+    with (trial.folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "epoch", "exp')
+    assert not list(follower.new())
+
+
+def test_tensorboard_holds_the_ledgers_numbers(sweep: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trial = trials_of(sweep)[0]
+    write(trial, last=2, status="stopped")
+    assert project(sweep, SCALARS) == 1
+    write(trial, first=3)
+    assert project(sweep, SCALARS) == 1 and project(sweep, SCALARS) == 0
+    assert not (sweep / "wandb").exists()
+    accumulator = EventAccumulator(str(sweep / "tensorboard" / trial.id))
+    accumulator.Reload()
+    found = [(tag, e.step, e.value) for tag in accumulator.Tags()["scalars"] for e in accumulator.Scalars(tag)]
+    wanted = []
+    for row in expected(trial):
+        axis = "iteration" if "iteration" in row else "experience"
+        wanted += [(tag, row[axis], pytest.approx(value, rel=1e-6)) for tag, value in row.items() if tag != axis]
+    assert sorted(found) == sorted(wanted, key=lambda item: item[:2])
+
+
+@pytest.mark.parametrize("end", ["signal", "file", "parent"])
+def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) -> None:
+    first, second = trials_of(sweep)
+    write(first)
+    (sweep / STOP).write_text("")  # left by an older one
+    if end == "parent":
+        code = "import sys, time; from pathlib import Path; from retain.platform.projector import *\n"
+        code += "process = start(Path(sys.argv[1]), Settings(mode='offline'))\n"
+        code += "sys.stdout.write(f'{process.pid}\\n'); sys.stdout.flush(); time.sleep(60)"
+        parent = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+    else:
+        process = start(sweep, OFFLINE)
+        pid = process.pid
+    print("T", time.time(), flush=True)
+    until(lambda: "bytes" in (sweep / "projector.json").read_text() if (sweep / "projector.json").exists() else False)
+    with pytest.raises(UserError, match="has a projector already"):
+        project(sweep, OFFLINE)
+    write(second, last=1, status="running")  # still running at the end
+    if end == "parent":
+        parent.kill()
+        parent.communicate()
+        until(lambda: not psutil.pid_exists(pid))
+    elif end == "file":
+        (sweep / STOP).write_text("")
+        assert process.wait(20) == 0 and not (sweep / STOP).exists()
+    else:
+        assert stop(process, 20)
+    for trial in (first, second):
+        (run,) = offline_runs(sweep, trial)
+        assert history(run) == expected(trial)
+
+
+def test_a_damaged_ledger_is_told_and_the_others_are_sent(sweep: Path) -> None:
+    damaged, good = trials_of(sweep)
+    write(damaged)
+    write(good)
+    with (damaged.folder / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0\0\0\n")
+    with pytest.raises(UserError, match=r"lwf-0.metrics.jsonl is damaged"):
+        project(sweep, OFFLINE)
+    (run,) = offline_runs(sweep, good)
+    assert history(run) == expected(good)
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "resolved"),
+    [
+        (None, {}, "offline"),
+        (None, {"WANDB_API_KEY": "k"}, "online"),
+        (None, {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        (None, {"WANDB_MODE": "disabled"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "offline"),
+        ("online", {}, "`wandb login`"),
+        (None, {"WANDB_MODE": "online"}, "`wandb login`"),
+        (None, {"WANDB_MODE": "dryrun"}, "WANDB_MODE=dryrun: must be one of online, offline, disabled"),
+    ],
+)
+def test_mode(monkeypatch: pytest.MonkeyPatch, mode: Any, variables: dict[str, str], resolved: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if resolved in ("online", "offline", "disabled"):
+        assert resolve_mode(mode) == resolved
+    else:
+        with pytest.raises(UserError, match=resolved):
+            resolve_mode(mode)
+
+
+def test_a_key_in_netrc_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n")
+    assert resolve_mode(None) == "offline"
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password k\n")
+    assert resolve_mode(None) == "online"
+    wandb.teardown()
+
+
+def test_online_goes_on_with_the_same_run(sweep: Path, server: Any) -> None:
+    trial = trials_of(sweep)[0]
+    write(trial, last=1, status="stopped")
+    project(sweep, OFFLINE)
+    assert project(sweep, ONLINE) == 1 and project(sweep, ONLINE) == 0
+    assert len(server.rows) == 1 and not list((sweep / "wandb").glob("offline-*"))  # the upload replaces it
+    write(trial, first=2)
+    assert project(sweep, OFFLINE) == 0  # the server has it: an offline run of it would double it
+    assert project(sweep, ONLINE) == 1
+    ((run, rows),) = server.rows.items()
+    assert items(rows) == expected(trial) and [row["_step"] for row in rows] == list(range(len(rows)))
+    assert run == read_json(sweep / "projector.json")["trials"][trial.id]["run"]
+    assert server.upserts[run]["groupName"] == "demo" and server.summary[run]["status"] == "done"
+
+
+def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: Any) -> None:
+    trial = trials_of(sweep)[0]
+    write(trial)
+    server.down = True
+    with pytest.raises(UserError, match=r"(?s)not all was sent: CommError.*retain sync"):
+        project(sweep, ONLINE)
+    assert not server.rows
+    server.down = False
+    assert project(sweep, ONLINE) == 1
+    (rows,) = server.rows.values()
+    assert items(rows) == expected(trial)
+
+
+def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(sweep: Path, server: Any) -> None:
+    trial, late = trials_of(sweep)
+    write(trial, last=1, status="running")
+    code = "import sys; from pathlib import Path; from retain.platform import projector, runs; runs._INTERVAL = 0.1\n"
+    code += "projector.project(Path(sys.argv[1]), projector.Settings(mode='online', project='p'), follow=True)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(sweep)])
+    print("T", time.time(), flush=True)
+    until(lambda: sum(map(len, server.rows.values())) == 4)
+    process.kill()  # the run stays unfinished
+    process.wait()
+    write(trial, first=2, last=2, status="running")
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=project, args=(sweep, ONLINE), kwargs={"follow": True, "stopped": ended.is_set}, daemon=True
+    )
+    thread.start()
+    print("T", time.time(), flush=True)
+    until(lambda: sum(map(len, server.rows.values())) == 7)
+    for child in psutil.Process().children():
+        if "wandb-core" in child.name() or "wandb-core" in " ".join(child.cmdline()):
+            child.kill()
+    write(trial, first=3)
+    write(late)
+    print("T", time.time(), flush=True)
+    until(lambda: all(t["signature"] for t in read_json(sweep / "projector.json")["trials"].values() if len(t) > 3))
+    print("T", time.time(), flush=True)
+    until(lambda: sum(map(len, server.rows.values())) == 20)
+    print("T", time.time(), flush=True)
+    ended.set()
+    thread.join(20)
+    print("T", time.time(), flush=True)
+    assert not thread.is_alive()
+    for each in (trial, late):
+        rows = server.rows[read_json(sweep / "projector.json")["trials"][each.id]["run"]]
+        assert items(rows) == expected(each) and [row["_step"] for row in rows] == list(range(10))
+    assert "tried again in" in (sweep / "projector.log").read_text()
