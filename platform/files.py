@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        pass
         raise
     _sync_folder(path.parent)
 

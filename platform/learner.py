@@ -100,7 +100,9 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
     def state_dict(self) -> dict[str, Any]:
         """Everything that later experiences depend on: network, optimizer, plugins, clock."""
         return {
-            "num_outputs": self._num_outputs(),
+            "num_outputs": getattr(
+                getattr(self.model, "head", None), "num_classes", None
+            ),  # None: the head does not grow
             "model": dict(self.model.state_dict()),
             "optimizer": None if self.training.optimizer.reset else self.optimizer.state_dict(),
             "plugins": [plugin.state_dict() for plugin in self.plugins if plugin is not self.clock],
@@ -235,6 +237,12 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         self.epoch_loss = float(total) / max(1, iterations)
         self._check_finite(self.epoch_loss)
 
+    def criterion(self) -> torch.Tensor:
+        """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks."""
+        known = slice(None) if self.is_training else self.mb_y < self.mb_output.shape[1]
+        loss: torch.Tensor = self._criterion(self.mb_output[known], self.mb_y[known])
+        return loss
+
     def forward(self) -> torch.Tensor:
         """Logits (B, K) of the mini-batch."""
         logits: torch.Tensor = self.model(self.mb_x)
@@ -267,17 +275,14 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def _logits_by_avalanche(self) -> torch.Tensor:
         """Logits (N, K) through Avalanche's loop per experience, for plugins that take part in evaluation."""
-        collector = _Collector()
+        collector, clock = _Collector(), dict(vars(self.clock))
         self.plugins.append(collector)
         self._collect_hooks()
         self.eval(self.benchmark.test_stream)
         self.plugins.remove(collector)
         self._collect_hooks()
+        vars(self.clock).update(clock)  # it counts evaluation's iterations too
         return torch.cat(collector.logits)
-
-    def _num_outputs(self) -> int | None:
-        """The size of a head that grows."""
-        return getattr(getattr(self.model, "head", None), "num_classes", None)
 
 
 class _Collector(Plugin):

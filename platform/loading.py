@@ -1,6 +1,8 @@
 """YAML and ``key=value`` overrides -> plain data. OmegaConf merges and resolves interpolations such as ``${seed}``."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .errors import UserError
 
 _MAX_BYTES = 1_000_000
-_MAX_ALIASES = 100  # a file that doubles itself through aliases (billion laughs) is refused before it is built
+_MAX_VALUES = 100_000  # with aliases written out: a file that multiplies itself (billion laughs) is refused before it is built
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -31,16 +33,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Parse YAML text of plain values into a mapping."""
-    try:
-        aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader))
-        if aliases > _MAX_ALIASES:
-            raise UserError(f"{source}: {aliases} aliases; at most {_MAX_ALIASES} are allowed.")
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: is not valid YAML: {error}") from None
+    data = _parse(text, source)
     if not isinstance(data, Mapping):
         raise UserError(f"{source}: must hold a mapping of keys to values, not {type(data).__name__}.")
     return dict(data)
+
+
+def _parse(text: str, source: str) -> Any:
+    """Parse YAML text of plain values; what its aliases stand for is counted before anything is built."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _size(root, {}) > _MAX_VALUES:
+            raise UserError(f"{source}: more than {_MAX_VALUES} values once its aliases are written out.")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: is not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: is nested too deeply, or an alias stands inside of what it names.") from None
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Number of values under a node with its aliases written out; without end (RecursionError) where one holds itself."""
+    if node not in known:
+        pairs = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        inside = pairs if isinstance(node, yaml.CollectionNode) else ()
+        known[node] = 1 + sum(_size(item, known) for item in inside)
+    return known[node]
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,48 +88,44 @@ _teach_floats()
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Merge ``key.path=value`` overrides into plain data (values are YAML) and resolve interpolations.
 
-    ``benchmark=NAME`` and ``model=NAME`` replace what was there; a mapping merges.
+    An override sets its key as a whole: ``strategies={lwf: {}}`` leaves lwf alone there, ``strategies.lwf.weight=2`` adds to
+    what there is.
     """
     merged: Any = dict(data)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"override '{override}': must be key=value, e.g. training.epochs=5.")
-        merged = merge(merged, nested(key.strip(), _value(key, value)))
+        merged = merge(merged, nested(key.strip(), _Whole(_value(key, value))))
     return resolved(merged)
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
     """``a.b=1`` -> ``{a: {b: 1}}``; a dotted path of a module under strategies, benchmark or model stays one key."""
     parts = key.split(".")
-    if parts[0] in ("strategies", "benchmark", "model") and len(parts) > 2 and _is_module(parts[1:-1]):
+    if parts[0] in ("strategies", "benchmark", "model") and len(parts) > 3:
         parts = [parts[0], ".".join(parts[1:-1]), parts[-1]]
     for part in reversed(parts):
         value = {part: value}
     return dict(value)
 
 
-def _is_module(parts: Sequence[str]) -> bool:
-    """Whether several parts together name a module or class outside: then they are one key."""
-    return len(parts) > 1
-
-
 def _value(key: str, text: str) -> Any:
     """The value of an override, read as YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader) if text else None  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"override '{key}={text}': the value is not valid YAML: {error}") from None
+    return _parse(text, f"override '{key}={text}'") if text else None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings, `over` wins; another benchmark or model replaces the former, since there is one of each."""
     merged = dict(base)
     for key, value in over.items():
-        if key in ("benchmark", "model"):
+        if isinstance(value, _Whole):
+            merged[key] = value.value
+        elif key in ("benchmark", "model"):
             merged[key] = _replace_or_merge(merged.get(key), value)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+        elif isinstance(value, Mapping):
+            former = merged.get(key)
+            merged[key] = merge(former if isinstance(former, Mapping) else {}, value)
         else:
             merged[key] = value
     return merged
@@ -121,9 +135,10 @@ def _replace_or_merge(base: Any, over: Any) -> Any:
     """Settings of the same name merge, another name replaces."""
     base = {base: {}} if isinstance(base, str) else base
     over = {over: {}} if isinstance(over, str) else over
-    if isinstance(base, Mapping) and isinstance(over, Mapping) and set(over) <= set(base):
-        return {name: merge(base[name] or {}, over[name] or {}) for name in over}
-    return over
+    if not isinstance(over, Mapping):
+        return over
+    kept = {name: settings for name, settings in base.items() if name in over} if isinstance(base, Mapping) else {}
+    return merge(kept, over)
 
 
 def resolved(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         wandb.teardown()  # so that it reads the environment again
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setattr(runs, "_INTERVAL", 0.1)
+        monkeypatch.setattr(runs, "_INTERVAL", 1.0)
         yield server
         wandb.teardown()
 
@@ -344,7 +344,7 @@ def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: An
 def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(sweep: Path, server: Any) -> None:
     trial, late = trials_of(sweep)
     write(trial, last=1, status="running")
-    code = "import sys; from pathlib import Path; from retain.platform import projector, runs; runs._INTERVAL = 0.1\n"
+    code = "import sys; from pathlib import Path; from retain.platform import projector, runs; runs._INTERVAL = 1.0\n"
     code += "projector.project(Path(sys.argv[1]), projector.Settings(mode='online', project='p'), follow=True)"
     process = subprocess.Popen([sys.executable, "-c", code, str(sweep)])
     until(lambda: sum(map(len, server.rows.values())) == 4)

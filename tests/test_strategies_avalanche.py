@@ -13,11 +13,11 @@ from avalanche.models import IncrementalClassifier
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
-from retain.platform.config import Optimizer, Training
 from retain.platform.errors import UserError
 from retain.platform.heads import Head
 from retain.platform.learner import Learner
 from retain.platform.plugins import Plugin
+from retain.platform.settings import Optimizer, Training
 from retain.platform.streams import Arrays, Experience, Part, Stream, resident
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 

@@ -479,3 +479,32 @@ def test_balanced_memory_is_balanced_nested_and_uniform_within_a_class() -> None
 def test_balanced_memory_refuses_more_classes_than_places() -> None:
     with pytest.raises(UserError, match="strategies.replay.memory=2: must be at least 3"):
         replay.kept(torch.rand(3), torch.arange(3), 2, "class_balanced")
+
+
+def _drawn(seed: int, experience: int, iteration: int) -> list[int]:
+    """Which of 50 remembered samples join a mini-batch of 4."""
+    plugin = replay.build(replay.Config(memory=50, batch_size=10), seed)
+    y = torch.arange(50)
+    plugin.load_state_dict({"x": torch.zeros(50, 2), "y": y, "t": y * 0, "key": torch.zeros(50)})
+    script = _Script(
+        mbatch=[torch.zeros(4, 2), torch.full((4,), -1), torch.zeros(4, dtype=torch.int64)],
+        experience=_Script(current_experience=experience, dataset=[]),
+        clock=_Script(train_exp_iterations=iteration),
+        device=torch.device("cpu"),
+    )
+    rng = torch.get_rng_state()
+    plugin.before_training_iteration(script)
+    assert torch.equal(torch.get_rng_state(), rng)  # no global generator is touched
+    assert [len(part) for part in script.mbatch] == [14, 14, 14]
+    drawn: list[int] = script.mbatch[1][4:].tolist()
+    assert len(set(drawn)) == 10 and min(drawn) >= 0  # without replacement
+    return drawn
+
+
+def test_a_draw_depends_on_seed_experience_and_iteration_alone() -> None:
+    places = [(seed, experience, iteration) for seed in (0, 1) for experience in (1, 2) for iteration in (0, 1)]
+    torch.manual_seed(0)
+    once = [_drawn(*place) for place in places]
+    torch.manual_seed(1)
+    assert [_drawn(*place) for place in places] == once
+    assert len({tuple(drawn) for drawn in once}) == len(places)

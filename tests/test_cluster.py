@@ -1,0 +1,46 @@
+"""An existing Ray cluster of two nodes: found through RAY_ADDRESS, used on both nodes, left running."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from retain.platform.ledger import trials_of
+
+COMMAND = [sys.executable, "-c", "from retain.platform.cli import main; main()"]
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster of two nodes with one CPU each; pytest's process owns it, since it must be the main thread's."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_sweep_runs_on_the_cluster_that_ray_address_names(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    arguments = ["sweep", "quickstart", "sweep.streams={}", "sweep.variants={naive: {}}", "sweep.seeds=[0,1]"]
+    arguments += ["training.epochs=1", "wandb.mode=disabled", "--folder", str(folder)]
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [trial.status().status for trial in trials_of(folder)] == ["done", "done"]
+    assert (folder / ".marker").is_file(), "each node was asked whether it sees the sweep's folder"
+    ray.init(address=address, log_to_driver=False)
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 2, "the sweep left the cluster as it was"
+
+
+def test_a_trial_that_no_node_can_hold_is_refused_before_it_starts(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    arguments = ["sweep", "quickstart", "resources.cpus=2", f"ray.address={address}", "wandb.mode=disabled"]
+    done = subprocess.run([*COMMAND, *arguments, "--folder", str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "resources.cpus=2" in done.stderr
+    assert all(trial.status().status == "pending" for trial in trials_of(folder))
