@@ -12,6 +12,7 @@ from .cache import DataFolders
 from .config import settings_of
 from .errors import UserError, listed, nearest
 from .optimization import value_at
+from .plugins import Plugin
 from .seeding import derive, generator
 from .settings import Experiment
 from .streams import Stream
@@ -42,20 +43,36 @@ class Parts:
         """A new network and new plugins in a learner."""
         from .learner import Learner  # here: it imports avalanche, which only a process that trains needs
 
-        (network, settings), *_ = settings_of(self.config, "networks")
-        num_classes = 1 + max(self.stream.experiences[0].classes)
-        draw = generator(self.seeds.initialisation, "network")
         return Learner(
-            model=network.build(settings, self.stream.shape, num_classes, draw),
+            model=self.network(),
             stream=self.stream,
             training=self.config.training,
-            plugins=[_plugin(m, c, self.seeds.data) for m, c in settings_of(self.config, "strategies")],
+            plugins=self.plugins(),
             seed_data=self.seeds.data,
             seed_initialisation=self.seeds.initialisation,
             device=self.device,
             on_epoch=on_epoch,
             on_note=on_note,
         )
+
+    def network(self) -> torch.nn.Module:
+        """A new network whose head has the classes of the first experience."""
+        (module, settings), *_ = settings_of(self.config, "networks")
+        num_classes = 1 + max(self.stream.experiences[0].classes)
+        network: torch.nn.Module = module.build(
+            settings, self.stream.shape, num_classes, generator(self.seeds.initialisation, "network")
+        )
+        return network
+
+    def plugins(self) -> list[Any]:
+        """New plugins, in the order of the YAML."""
+        return [_plugin(module, config, self.seeds.data) for module, config in settings_of(self.config, "strategies")]
+
+    def num_trained(self) -> int:
+        """How many experiences are trained on: all, or one where `joint` waits for the last."""
+        length = len(self.stream.experiences)
+        ours = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]
+        return sum(all(plugin.trains_on(number, length) for plugin in ours) for number in range(length))
 
 
 def assemble(config: Experiment) -> Parts:
@@ -70,9 +87,13 @@ def assemble(config: Experiment) -> Parts:
     (benchmark, settings), *_ = settings_of(config, "benchmarks")
     stream: Stream = benchmark.build(settings, seeds.class_order, DataFolders.of(config.data.root, config.data.cache))
     _check_lengths(config, len(stream.experiences))
+    parts = Parts(config, stream, seeds, device)
+    network = parts.network()
     for module, strategy in settings_of(config, "strategies"):
-        _check_stream(module, strategy, stream)
-    return Parts(config, stream, seeds, device)
+        _check_stream(module, strategy, stream, parts.num_trained())
+        if hasattr(module, "check_model"):
+            module.check_model(strategy, network)
+    return parts
 
 
 def seeds_of(config: Experiment) -> TrialSeeds:
@@ -109,13 +130,13 @@ def check_combination(config: Experiment) -> None:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
 
 
-def _check_stream(module: Any, config: Any, stream: Stream) -> None:
+def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
     """What a strategy needs of the stream: validation samples, room for the classes."""
     if isinstance(module, type):
         _arguments(module, config)
         return
     if hasattr(module, "check_stream"):
-        module.check_stream(config, len(stream.class_names), len(stream.experiences))
+        module.check_stream(config, len(stream.class_names), num_trained)
     if getattr(module, "needs_validation", lambda config: False)(config):
         empty = [e.name for e in stream.experiences if not len(e.validation)]
         if empty:

@@ -5,9 +5,9 @@ Names and the platform's own keys are checked here without torch; a plugin's set
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,7 +31,7 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     try:
         return TypeAdapter(cls).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise UserError("\n".join(dict.fromkeys(_explain(cls, item, path) for item in error.errors()))) from None
+        raise UserError("\n".join(_explained(cls, error, path))) from None
     except TypeError as error:
         raise UserError(f"{path or 'config'}: holds something that is no plain YAML value: {error}.") from None
 
@@ -41,31 +41,54 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
     if not is_dataclass(cls) or not isinstance(data, Mapping):
         return
     hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]
     for key, value in data.items():
         where = f"{path}.{key}" if path else str(key)
-        if key not in hints:
-            raise UserError(f"{where}: unknown key.{nearest(str(key), hints)} Known here: {listed(hints)}.")
+        if key not in known:
+            raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known)}.")
         _check_keys(hints[key], value, where)
 
 
-def _explain(cls: Any, item: Any, path: str) -> str:
-    """One pydantic finding as a sentence that starts with the key's full path."""
-    keys: list[str] = []
-    hint: Any = cls
-    for part in item["loc"]:
-        if is_dataclass(hint) and part in get_type_hints(hint):
-            hint = get_type_hints(hint)[part]
-            keys.append(str(part))
-        elif isinstance(part, int):
-            keys.append(str(part))
-    where = ".".join([path, *keys] if path else keys)
+def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
+    """Pydantic's findings as sentences; one for a value that fits none of several types."""
+    found: dict[str, list[str]] = {}
+    for item in error.errors():
+        where, problem = _explain(cls, item, path)
+        found.setdefault(where, []).append(problem)
+    return [
+        where
+        + " or ".join([problems[0], *(p.removeprefix(": must be ") for p in problems[1:])])
+        + "." * (not problems[-1].endswith("?"))
+        for where, problems in found.items()
+    ]
+
+
+def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
+    """One pydantic finding: the key's full path with its value, and what is wrong with it."""
+    where = ".".join(([path] if path else []) + _keys(cls, item["loc"]))
     if item["type"] == "value_error":
-        return f"{where}.{item['ctx']['error']}." if where else f"{item['ctx']['error']}."
+        return (f"{where}." if where else "") + str(item["ctx"]["error"]), ""
     if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{where}: is missing."
+        return where, ": is missing"
     value = item["input"]
     suggestion = nearest(str(value), item["ctx"]["expected"].split("'")) if item["type"] == "literal_error" else ""
-    return f"{where}={value!r}: {item['msg'][0].lower()}{item['msg'][1:]}.{suggestion}"
+    said = item["msg"].replace("Input should be", "must be").replace("an object", "a mapping").replace("array", "list")
+    return f"{where}={value!r}", f": {said}{'.' if suggestion else ''}{suggestion}"
+
+
+def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
+    """The keys in a finding's location, without pydantic's names of a union's members."""
+    keys: list[str] = []
+    hint: Any = cls
+    for part in location:
+        if is_dataclass(hint) and part in get_type_hints(hint):
+            hint = get_type_hints(hint)[part]
+        elif get_origin(hint) is Mapping:
+            hint = get_args(hint)[1]
+        elif not isinstance(part, int):
+            continue
+        keys.append(str(part))
+    return keys
 
 
 def config_names() -> list[str]:

@@ -6,9 +6,11 @@ Shapes: N test samples of all experiences, E experiences, C classes of the strea
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from .plugins import Plugin
 from .streams import Stream
 
 
@@ -84,3 +86,14 @@ def logits_of(model: torch.nn.Module, batches: Iterator[torch.Tensor]) -> torch.
     """Logits (N, K) of a model over batches, in evaluation mode."""
     with evaluating(model):
         return torch.cat([model(x) for x in batches])
+
+
+class Collector(Plugin):
+    """Keeps the logits (N, K) that the network, and the plugins behind it, gave in Avalanche's evaluation loop."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """The last word on a mini-batch."""
+        self.logits.append(strategy.mb_output)

@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        pass
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

@@ -16,7 +16,7 @@ from avalanche.training.templates import SupervisedTemplate
 
 from . import plugins
 from .bridge import avalanche_benchmark
-from .evaluation import Row, TestSet, logits_of
+from .evaluation import Collector, Row, TestSet, logits_of
 from .loader import ResidentLoader
 from .optimization import check_finite, factor, make_optimizer, value_at
 from .plugins import EVAL_EVENTS, EVENTS, Plugin
@@ -239,8 +239,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def criterion(self) -> torch.Tensor:
         """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks."""
-        known = slice(None) if self.is_training else self.mb_y < self.mb_output.shape[1]
-        loss: torch.Tensor = self._criterion(self.mb_output[known], self.mb_y[known])
+        output, y = self.mb_output, self.mb_y
+        if not self.is_training:
+            known = y < output.shape[1]
+            output, y = output[known], y[known]
+        loss: torch.Tensor = self._criterion(output, y)
         return loss
 
     def forward(self) -> torch.Tensor:
@@ -275,7 +278,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def _logits_by_avalanche(self) -> torch.Tensor:
         """Logits (N, K) through Avalanche's loop per experience, for plugins that take part in evaluation."""
-        collector, clock = _Collector(), dict(vars(self.clock))
+        collector, clock = Collector(), dict(vars(self.clock))
         self.plugins.append(collector)
         self._collect_hooks()
         self.eval(self.benchmark.test_stream)
@@ -283,16 +286,6 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         self._collect_hooks()
         vars(self.clock).update(clock)  # it counts evaluation's iterations too
         return torch.cat(collector.logits)
-
-
-class _Collector(Plugin):
-    """Keeps what the network (and the plugins behind it) gave in evaluation."""
-
-    def __init__(self) -> None:
-        self.logits: list[torch.Tensor] = []
-
-    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        self.logits.append(strategy.mb_output)
 
 
 def _trigger(event: str) -> Callable[..., None]:
@@ -304,8 +297,6 @@ def _trigger(event: str) -> Callable[..., None]:
     return method
 
 
-for _event in set(EVENTS) - {
-    "before_training_exp",
-    "before_eval_exp",
-}:  # these set up data and head: stock
+# stock, since these two set up data and head:
+for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:
     setattr(Learner, f"_{_event}", _trigger(_event))

@@ -1,8 +1,8 @@
 """YAML and ``key=value`` overrides -> plain data. OmegaConf merges and resolves interpolations such as ``${seed}``."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 from .errors import UserError
 
 _MAX_BYTES = 1_000_000
-_MAX_VALUES = 100_000  # with aliases written out: a file that multiplies itself (billion laughs) is refused before it is built
+_MAX_VALUES = (
+    100_000  # with aliases written out: a file that multiplies itself (billion laughs) is refused before it is built
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of plain values: no tags, no code, bounded size and number of aliases.
+    """Read a YAML file of plain values: no tags, no code, bounded size, also with its aliases written out.
 
     Raises:
         UserError: not readable, not YAML, or not a mapping.
@@ -72,7 +74,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_FLOAT = r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
+_FLOAT = (
+    r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
+)
 
 
 def _teach_floats() -> None:
@@ -113,6 +117,13 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     """The value of an override, read as YAML."""
     return _parse(text, f"override '{key}={text}'") if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A value that replaces what was at its key instead of merging with it."""
+
+    value: Any
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """The trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from .assembly import assemble
-from .config import check_plugins, from_dict, to_dict
+from .assembly import Parts, assemble
+from .config import check_plugins, from_dict, settings_of, to_dict
 from .errors import UserError, listed, nearest
 from .loading import merge, nested, resolved
+from .seeding import generator
 from .settings import Experiment, Settings, Sweep
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
+_WHOLE = ("sweep", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,8 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
             for key, value in point.items():
                 overrides = merge(overrides, nested(key, value))
             name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
-            where = f"sweep ({stream}, {name})"
-            config = _checked(merge(base, overrides), where)
+            with _said_of(stream, name):
+                config = check_plugins(from_dict(resolved(merge(base, overrides))))
             for seed in sweep.seeds:
                 identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
                 trials.append(
@@ -62,13 +66,25 @@ def check(trials: Sequence[PlannedTrial]) -> None:
         config = replace(trial.config, seed=0)
         if config not in seen:
             seen.append(config)
-            assemble(trial.config)
+            with _said_of(trial.identity["stream"], trial.identity["variant"]):
+                _check_network(assemble(trial.config))
+
+
+def _check_network(parts: Parts) -> None:
+    """Build the network for the stream's samples, and let the strategies that name its layers look at it."""
+    (network, settings), *_ = settings_of(parts.config, "networks")
+    model = network.build(settings, parts.stream.shape, len(parts.stream.class_names), generator(0))
+    for module, strategy in settings_of(parts.config, "strategies"):
+        if hasattr(module, "check_model"):
+            module.check_model(strategy, model)
 
 
 def points(sweep: Sweep) -> list[dict[str, Any]]:
     """The points of the search space: the grid's product, `samples` random draws at each (the same for all variants)."""
     grid = {key: domain["grid"] for key, domain in sweep.space.items() if _kind(key, domain) == "grid"}
     drawn = {key: domain for key, domain in sweep.space.items() if key not in grid}
+    if sweep.samples > 1 and not drawn:
+        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is drawn at random.")
     rng = np.random.default_rng(sweep.space_seed)
     found = []
     for combination in product(*grid.values()):
@@ -81,6 +97,8 @@ def points(sweep: Sweep) -> list[dict[str, Any]]:
 def _kind(key: str, domain: Settings) -> str:
     """The one kind of a domain, refused if it is none or malformed."""
     path = f"sweep.space.{key}"
+    if key.partition(".")[0] in _WHOLE:
+        raise UserError(f"{path}: belongs to the whole sweep: set it at the top (seeds: sweep.seeds).")
     if len(domain) != 1 or next(iter(domain)) not in _KINDS:
         suggestion = nearest(str(next(iter(domain), "")), _KINDS)
         raise UserError(f"{path}={dict(domain)}: must be one of {listed(_KINDS)}, with its values.{suggestion}")
@@ -88,9 +106,11 @@ def _kind(key: str, domain: Settings) -> str:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise UserError(f"{path}.{kind}={values!r}: must be a list of values.")
     if kind in ("uniform", "loguniform", "randint"):
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        allowed = int if kind == "randint" else int | float
+        numbers = all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values)
         if len(values) != 2 or not numbers or values[0] >= values[1]:
-            raise UserError(f"{path}.{kind}={list(values)}: must be two numbers, the smaller first.")
+            what = "integers" if kind == "randint" else "finite numbers"
+            raise UserError(f"{path}.{kind}={list(values)}: must be two {what}, the smaller first.")
         if kind == "loguniform" and values[0] <= 0:
             raise UserError(f"{path}.{kind}={list(values)}: must be above 0.")
     return str(kind)
@@ -111,18 +131,19 @@ def _draw(key: str, domain: Settings, rng: np.random.Generator) -> Any:
 
 def _overrides(section: str, name: str, settings: Settings) -> Settings:
     """A stream's or variant's overrides; what belongs to the whole sweep cannot be overridden for a part of it."""
-    for key in ("sweep", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint"):
-        if key in (settings or {}):
+    for key in _WHOLE:
+        if key in settings:
             raise UserError(f"sweep.{section}.{name}.{key}: belongs to the whole sweep: set it at the top.")
-    return settings or {}
+    return settings
 
 
-def _checked(data: Mapping[str, Any], where: str) -> Experiment:
-    """A trial's config with every plugin's settings checked; an error says which trial it is."""
+@contextmanager
+def _said_of(stream: str, variant: str) -> Iterator[None]:
+    """Errors say which of a sweep's trials they are about."""
     try:
-        return check_plugins(from_dict(resolved(data)))
+        yield
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"sweep ({stream}, {variant}): {error}") from None
 
 
 def _short(value: Any) -> str:

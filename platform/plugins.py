@@ -191,6 +191,12 @@ def note(strategy: Any, text: str) -> None:
         strategy.note(text)
 
 
+def measure(strategy: Any, name: str, value: float) -> None:
+    """Put a number into the ledger's line of this epoch; in a plain Avalanche script nothing happens."""
+    if hasattr(strategy, "measured"):
+        strategy.measured[name] = value
+
+
 def validation(experience: Any) -> Any | None:
     """The validation dataset of a training experience, from its benchmark's ``valid`` stream; None where there is none.
 

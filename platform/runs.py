@@ -115,7 +115,7 @@ class Runs:
             run.finish(exit_code=int(trial.status().status == "failed"))
             entry["signature"] = digest
             if self._mode == "online":
-                self._drop_offline(entry["run"])
+                self._clear(entry["run"], "offline-run")
         entry |= {"mode": self._mode, "bytes": follower.offset}
         self._book.save()
         return True
@@ -141,7 +141,8 @@ class Runs:
             return True
         if entry.get("signature") == signature(trial) and entry["mode"] in (self._mode, "online"):
             return True
-        on_server = entry.get("mode") == "online" or any(self._offline(entry["run"], "*.synced"))
+        uploaded = any(any(local.glob("*.synced")) for local in self._local(entry["run"], "offline-run"))
+        on_server = uploaded or entry.get("mode") == "online"
         if self._mode == "offline" and on_server:
             _log.warning("%s: its run was uploaded and its ledger has grown: `retain sync` sends the rest", trial.id)
             return True
@@ -149,17 +150,16 @@ class Runs:
 
     def _begin(self, trial: Trial, entry: Mapping[str, Any]) -> "tuple[wandb.Run, Follower]":
         """Start or resume a trial's run, and skip the rows that the server has."""
-        if self._mode == "offline":
-            self._drop_offline(entry["run"])
+        self._clear(entry["run"], "offline-run" if self._mode == "offline" else "run")
         run = _init(trial, self._folder, self._settings, self._mode, entry["run"])
         return run, Follower(trial, skip=run.starting_step)
 
-    def _offline(self, run: str, pattern: str = "") -> list[Path]:
-        return list((self._folder / "wandb").glob(f"offline-run-*-{run}*/{pattern}"))
+    def _local(self, run: str, kind: str) -> list[Path]:
+        return list((self._folder / "wandb").glob(f"{kind}-*-{run}*"))
 
-    def _drop_offline(self, run: str) -> None:
-        """Delete a run's offline files that were not uploaded: they are in the ledger."""
-        for folder in self._offline(run):
+    def _clear(self, run: str, kind: str) -> None:
+        """Delete a run's local files ("offline-run" or "run") unless they were uploaded: all is in the ledger."""
+        for folder in self._local(run, kind):
             if not any(folder.glob("*.synced")):
                 shutil.rmtree(folder)
 

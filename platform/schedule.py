@@ -10,20 +10,21 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
+from .cache import DataFolders
 from .config import from_dict, to_dict
 from .errors import UserError
 from .files import write_json, write_text
 from .ledger import SCHEMA, SweepLedger, Trial, TrialLedger, is_sweep, trials_of
 from .loading import read_yaml
 from .plan import PlannedTrial, check, plan
-from .settings import Experiment
+from .settings import Data, Experiment
 
 Watch = AbstractContextManager[Any]
 
@@ -51,6 +52,7 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
     Raises:
         UserError: anything that is wrong with the config, its data, the folder or the cluster; nothing was started.
     """
+    config = replace(config, data=_absolute(config.data))
     trials = plan(config)
     check(trials)
     folder = default_folder(config) if folder is None else Path(folder).absolute()
@@ -83,6 +85,13 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
 def default_folder(config: Experiment) -> Path:
     """``output/name-time``, absolute."""
     return (Path(config.output).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+
+
+def _absolute(data: Data) -> Data:
+    """Folders as every worker is to see them: their own environment and working folder may be others."""
+    folders = DataFolders.of(data.root, data.cache)
+    own_cache = data.cache or os.environ.get("RETAIN_CACHE")
+    return Data(root=str(folders.root) if folders.root else None, cache=str(folders.cache) if own_cache else None)
 
 
 def _write_pending(folder: Path, trial: PlannedTrial) -> None:

@@ -16,7 +16,13 @@ def _positive(name: str, value: PerExperience | None, *, zero: bool = False) -> 
     values = value if isinstance(value, tuple) else (value,)
     if not values or any(not (v >= 0 if zero else v > 0) or v == float("inf") for v in values):
         shown = list(value) if isinstance(value, tuple) else value
-        raise ValueError(f"{name}={shown}: must be {'at least' if zero else 'above'} 0")
+        raise ValueError(f"{name}={shown}: must be {'at least' if zero else 'above'} 0 and finite")
+
+
+def _seed(name: str, value: int | None) -> None:
+    """Refuse a negative seed: numpy's generators take none."""
+    if value is not None and value < 0:
+        raise ValueError(f"{name}={value}: must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +89,11 @@ class Seeds:
     class_order: int | None = None
     initialisation: int | None = None
     data: int | None = None
+
+    def __post_init__(self) -> None:
+        _seed("class_order", self.class_order)
+        _seed("initialisation", self.initialisation)
+        _seed("data", self.data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +170,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         _positive("samples", self.samples)
+        _seed("space_seed", self.space_seed)
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}: each must be at least 0")
         if not self.seeds:
             raise ValueError(f"seeds={list(self.seeds)}: must hold at least one seed")
         if len(set(self.seeds)) != len(self.seeds):
@@ -184,3 +198,6 @@ class Experiment:
     ray: Ray = field(default_factory=Ray)
     output: str = "runs"
     sweep: Sweep = field(default_factory=Sweep)
+
+    def __post_init__(self) -> None:
+        _seed("seed", self.seed)

@@ -124,6 +124,8 @@ class EarlyStoppingPlugin(plugins.Plugin):
         self._data = self._data or validation_data(strategy)
         x, y = self._data
         value = score(logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size))), y, self.config.metric)
+        shown = value if self.config.metric == "accuracy" else -value
+        plugins.measure(strategy, f"validation_{self.config.metric}", shown)
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch

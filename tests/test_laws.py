@@ -300,7 +300,7 @@ def snapshot(learner: Learner) -> dict[str, Any]:
         "listed": [id(plugin) for plugin in learner.plugins],
         "clock": dict(vars(learner.clock)),
         "random": seeding.capture(),
-        "learner": {key: id(vars(learner)[key]) for key in ("experience", "adapted_dataset", "dataloader", "mbatch")},
+        "learner": {key: id(vars(learner)[key]) for key in ("experience", "adapted_dataset", "dataloader")},
         "training": [learner.is_training, learner._stop_training, learner.train_mb_size, learner.samples],
     }
 

@@ -66,7 +66,7 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: str | None = "done") -> None:
+def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any = "done") -> None:
     """Train a trial, as its ledger sees it: experiences `first`..`last`; numbers that no rounding hides."""
     made = (trial.folder / "trial.json").exists()
     ledger = TrialLedger.open(trial.folder) if made else TrialLedger.create(trial.folder, CONFIG, trial.identity)
@@ -86,7 +86,7 @@ def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: str
         if status:
             ledger.write("summary", {"task_agnostic": {"average_accuracy": last / 13}, "seconds": 2.5})
             ledger.write("matrix", {"task_agnostic": [[1.0, math.nan]], "task_aware": [[0.5, 0.25]]})
-            ledger.status(status, experience=last)  # type: ignore[arg-type]
+            ledger.status(status, experience=last)
 
 
 def expected(trial: Trial) -> list[dict[str, Any]]:
@@ -339,6 +339,7 @@ def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: An
     assert project(sweep, ONLINE) == 1
     (rows,) = server.rows.values()
     assert items(rows) == expected(trial)
+    assert len(list((sweep / "wandb").iterdir())) == 1  # the failed attempt's files are gone
 
 
 def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(sweep: Path, server: Any) -> None:

@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from retain.benchmarks import split_fashion_mnist, split_mnist
 from retain.platform import splits
 from retain.platform.cache import DataFolders
-from retain.platform.config import Optimizer, Training
 from retain.platform.datasets import DataSet
 from retain.platform.errors import UserError
 from retain.platform.learner import Learner
 from retain.platform.networks import mlp, small_cnn
 from retain.platform.seeding import generator
+from retain.platform.settings import Optimizer, Training
 from retain.platform.streams import Arrays, Stream
 from retain.strategies import lwf
 
