@@ -11,6 +11,7 @@ import torch
 from .cache import DataFolders
 from .config import settings_of
 from .errors import UserError, listed, nearest
+from .foreign import stream_of
 from .optimization import value_at
 from .plugins import Plugin
 from .seeding import derive, generator
@@ -84,8 +85,7 @@ def assemble(config: Experiment) -> Parts:
     check_combination(config)
     device = device_of(config)
     seeds = seeds_of(config)
-    (benchmark, settings), *_ = settings_of(config, "benchmarks")
-    stream: Stream = benchmark.build(settings, seeds.class_order, DataFolders.of(config.data.root, config.data.cache))
+    stream = _stream(config, seeds.class_order)
     _check_lengths(config, len(stream.experiences))
     parts = Parts(config, stream, seeds, device)
     network = parts.network()
@@ -94,6 +94,15 @@ def assemble(config: Experiment) -> Parts:
         if hasattr(module, "check_model"):
             module.check_model(strategy, network)
     return parts
+
+
+def _stream(config: Experiment, seed: int) -> Stream:
+    """The benchmark's stream; an Avalanche benchmark is read into one."""
+    (benchmark, settings), *_ = settings_of(config, "benchmarks")
+    if not hasattr(benchmark, "Config"):
+        return stream_of(next(iter(config.benchmark)), benchmark, settings)
+    stream: Stream = benchmark.build(settings, seed, DataFolders.of(config.data.root, config.data.cache))
+    return stream
 
 
 def seeds_of(config: Experiment) -> TrialSeeds:

@@ -3,7 +3,7 @@
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.scenarios.dataset_scenario import DatasetExperience
 from avalanche.benchmarks.scenarios.generic_scenario import EagerCLStream
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
 
 from .streams import Part, ResidentDataset, Stream
@@ -33,7 +33,7 @@ def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
     return experiences
 
 
-def _dataset(stream: Stream, part: Part) -> AvalancheDataset:
+def _dataset(stream: Stream, part: Part) -> TaskAwareSupervisedClassificationDataset:
     data = ResidentDataset(stream, part)
     labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
-    return AvalancheDataset([data], data_attributes=labels)
+    return TaskAwareSupervisedClassificationDataset([data], data_attributes=labels)

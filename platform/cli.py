@@ -237,7 +237,10 @@ def _show_results(folder: Path) -> None:
         )
     page = write_report([folder])
     console.print(
-        "Accuracies in per cent, mean ± 95 % interval over seeds; the page says what each number means.", style="dim"
+        "In %, mean ± 95 % interval over seeds. ACC: average accuracy at the end; avg. incr.: average incremental accuracy;\n"
+        "forget. max: max over the past - final (Chaudhry 2018); learning: learning accuracy. Sources are on the page.",
+        style="dim",
+        soft_wrap=True,
     )
     console.print(f"Forgetting curves: [bold]{escape(str(page))}[/]", soft_wrap=True)
     unfinished = sum(len(trials) for state, trials in states.items() if state not in ("done", "failed"))

@@ -55,12 +55,11 @@ def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
     for item in error.errors():
         where, problem = _explain(cls, item, path)
         found.setdefault(where, []).append(problem)
-    return [
-        where
-        + " or ".join([problems[0], *(p.removeprefix(": must be ") for p in problems[1:])])
-        + "." * (not problems[-1].endswith("?"))
-        for where, problems in found.items()
-    ]
+    lines = []
+    for where, problems in found.items():
+        text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
+        lines.append(where + text + ("" if text.endswith("?") else "."))
+    return lines
 
 
 def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
@@ -176,7 +175,7 @@ def check_plugins(experiment: Experiment) -> Experiment:
 def _filled(kind: plugins.Kind, key: str, name: str, settings: Settings) -> Settings:
     """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
     module = plugins.resolve(kind, name)
-    if isinstance(module, type):
+    if not hasattr(module, "Config"):
         return settings
     built = build(module.Config, settings, f"{key}.{name}")
     plain: Settings = json.loads(json.dumps(asdict(built)))
@@ -190,6 +189,6 @@ def settings_of(experiment: Experiment, kind: plugins.Kind) -> list[tuple[Any, A
     for name, settings in getattr(experiment, key).items():
         module = plugins.resolve(kind, name)
         pairs.append(
-            (module, settings if isinstance(module, type) else build(module.Config, settings, f"{key}.{name}"))
+            (module, settings if not hasattr(module, "Config") else build(module.Config, settings, f"{key}.{name}"))
         )
     return pairs

@@ -8,7 +8,6 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,9 +19,9 @@ from .ledger import Trial, trials_of
 
 _HEADINGS = {
     "average_accuracy": "ACC",
-    "average_incremental_accuracy": "avg. incr. acc.",
-    "forgetting_max": "forgetting max",
-    "learning_accuracy": "learning acc.",
+    "average_incremental_accuracy": "avg. incr.",
+    "forgetting_max": "forget. max",
+    "learning_accuracy": "learning",
 }
 _SHOWN = 10  # running and latest trials under the bar
 
@@ -150,8 +149,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         seeds = max(row.metrics["average_accuracy"][2] for row in members)
         title = f"{stream}, {VIEWS[view].lower()}" if both else stream
         title += f": {seeds} seeds" if seeds > 1 else ""
-        table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-        table.add_column("variant", no_wrap=True)
+        table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table.add_column("variant", overflow="fold")  # the numbers are never cut, so this gives way first
         for heading in _HEADINGS.values():
             table.add_column(heading, justify="right", no_wrap=True)
         winners = {column: best(members, column) for column in _HEADINGS}

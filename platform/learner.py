@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from avalanche.models.dynamic_optimizers import update_optimizer
+from avalanche.models.utils import avalanche_model_adaptation
 from avalanche.training.templates import SupervisedTemplate
 
 from . import plugins
@@ -114,6 +115,10 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         """Go on from what `state_dict` returned."""
         if state["num_outputs"] is not None:
             self.model.head.grow(state["num_outputs"], torch.Generator())
+        else:
+            for experience in self.benchmark.train_stream[: state["clock"]["train_exp_counter"]]:
+                avalanche_model_adaptation(self.model, experience)  # Avalanche's own heads grow there
+            self.model.to(self.device)
         self.model.load_state_dict(state["model"])
         if state["optimizer"] is not None:
             self.optimizer = make_optimizer(self.training.optimizer, self.model.parameters(), 0)
@@ -218,10 +223,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             self._unpack_minibatch()
             self._fire("before_training_iteration")
             self.optimizer.zero_grad()
+            self.loss = self._make_empty_loss()
             self._fire("before_forward")
             self.mb_output = self.forward()
             self._fire("after_forward")
-            self.loss = self.criterion()
+            self.loss += self.criterion()
             self._fire("before_backward")
             total += self._finite(self.loss)
             self.backward()

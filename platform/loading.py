@@ -1,5 +1,6 @@
 """YAML and ``key=value`` overrides -> plain data. OmegaConf merges and resolves interpolations such as ``${seed}``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -81,8 +82,6 @@ _FLOAT = (
 
 def _teach_floats() -> None:
     """Let the loader see 1e-3 as a float."""
-    import re
-
     _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
 
@@ -171,5 +170,12 @@ def _refuse_resolvers(value: Any, path: str) -> None:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for index, item in enumerate(value):
             _refuse_resolvers(item, f"{path}.{index}")
-    elif isinstance(value, str) and "${" in value and ":" in value.partition("${")[2].partition("}")[0]:
+    elif isinstance(value, str) and _has_resolver(value):
         raise UserError(f"{path}={value!r}: only ${{key}} interpolations are allowed, no resolvers.")
+
+
+def _has_resolver(text: str) -> bool:
+    """Whether a colon stands inside of ``${...}``, wherever: plain interpolations are taken out from the inside first."""
+    while (rest := re.sub(r"\$\{[^${}:]*\}", "", text)) != text:
+        text = rest
+    return ":" in text.partition("${")[2]

@@ -2,7 +2,8 @@
 
 A module of one of these kinds has a frozen dataclass `Config` and a function `build`; its file's name is its name in the YAML.
 A dotted path (``mypkg.mymodule``) names a module of the user's own with the same contract; under ``strategies`` it may also
-name an Avalanche plugin class (``avalanche.training.plugins.EWCPlugin``), whose settings are then its arguments.
+name an Avalanche plugin class (``avalanche.training.plugins.EWCPlugin``), under ``benchmark`` a function that makes an Avalanche
+benchmark (``avalanche.benchmarks.SplitCIFAR100``): the settings are then its arguments.
 This file imports no torch at the top: names are checked before anything heavy is loaded.
 """
 
@@ -69,7 +70,7 @@ def check_name(kind: Kind, name: str) -> None:
 
 
 def resolve(kind: Kind, name: str) -> Any:
-    """Return the module (or, for a dotted path to one, the Avalanche plugin class) that `name` stands for.
+    """Return the module (or, for a dotted path, Avalanche's plugin class or benchmark function) that `name` stands for.
 
     Raises:
         UserError: nothing of that name can be imported, or it has not the contract (`Config` and `build`).
@@ -80,7 +81,7 @@ def resolve(kind: Kind, name: str) -> Any:
     found = _import_path(f"{_KEYS[kind]}.{name}", name)
     if hasattr(found, "Config") and hasattr(found, "build"):
         return found
-    if kind == "strategies" and isinstance(found, type):
+    if (kind == "strategies" and isinstance(found, type)) or (kind == "benchmarks" and callable(found)):
         return found
     raise UserError(f"{_KEYS[kind]}.{name}: a module needs a dataclass `Config` and a function `build`; see README.md.")
 

@@ -1,0 +1,69 @@
+"""An Avalanche benchmark, named by the dotted path of the function that makes it, is trained on like ours."""
+
+from pathlib import Path
+
+import pytest
+import retain
+import torch
+from retain.platform.assembly import assemble
+from retain.platform.config import check_plugins
+from retain.platform.errors import UserError
+
+MODULE = """
+import torch
+from avalanche.benchmarks import class_incremental_benchmark
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from torch.utils.data import TensorDataset
+
+ORDER = [3, 1, 0, 2, 5, 4]
+
+def dataset(size):
+    y = torch.arange(size) % 6
+    x = torch.zeros(size, 1, 4, 4)
+    x.view(size, -1)[torch.arange(size), y] = 2.0
+    labels = [DataAttribute(y.tolist(), "targets"), DataAttribute([0] * size, "targets_task_labels")]
+    return AvalancheDataset([TensorDataset(x, y)], data_attributes=labels)
+
+def make(num_experiences):
+    streams = {"train": dataset(120), "test": dataset(60)}
+    return class_incremental_benchmark(streams, num_experiences=num_experiences, class_order=ORDER)
+"""
+
+
+@pytest.fixture
+def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "streams.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "theirs.streams.make"
+
+
+def config(name: str, settings: str) -> retain.Experiment:
+    overrides = [f"benchmark={{{name}: {settings}}}", "training.epochs=10", "training.batch_size=8"]
+    return check_plugins(retain.load_config("quickstart", overrides))
+
+
+def test_it_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> None:
+    stream = assemble(config(name, "{num_experiences: 3}")).stream
+    assert stream.scenario == "class"
+    assert [experience.classes for experience in stream.experiences] == [(0, 1), (2, 3), (4, 5)]
+    assert [{int(n) for n in stream.class_names[i : i + 2]} for i in (0, 2, 4)] == [{3, 1}, {0, 2}, {5, 4}]
+    for experience in stream.experiences:
+        for part in (experience.train, experience.test):
+            x = stream.normalise(part.arrays.x[part.indices])
+            original = torch.tensor([int(stream.class_names[label]) for label in part.y])
+            assert torch.equal(x.flatten(1).argmax(1), original), "each sample kept its picture and its class"
+        assert len(experience.validation) == 0
+
+
+def test_a_trial_runs_on_it(name: str, tmp_path: Path) -> None:
+    result = retain.run(config(name, "{num_experiences: 3}"), tmp_path / "trial")
+    assert result.summary["task_agnostic"]["learning_accuracy"] == 1.0
+    assert result.matrices["task_agnostic"].shape == (4, 3)
+
+
+def test_wrong_arguments_are_the_user_s_mistake(name: str) -> None:
+    with pytest.raises(UserError, match=rf"benchmark\.{name}=.*num_experiments"):
+        assemble(config(name, "{num_experiments: 3}"))
