@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 FORMAT = 1
+_FILES = ("tensors.safetensors", "state.json")
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +32,7 @@ def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
     plain = _flatten(state, tensors, "")
     save_file(tensors, temporary / "tensors.safetensors")
     (temporary / "state.json").write_text(json.dumps(plain))
-    digests = {name: _digest(temporary / name) for name in ("tensors.safetensors", "state.json")}
+    digests = {name: _digest(temporary / name) for name in _FILES}
     (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": digests}))
     for path in (*temporary.iterdir(), temporary):
         _fsync(path)
@@ -39,8 +40,13 @@ def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
         shutil.rmtree(final)
     os.rename(temporary, final)
     _fsync(folder)
-    for old in _numbered(folder)[:-keep]:
-        shutil.rmtree(old)
+    numbered = _numbered(folder)
+    kept = numbered[: numbered.index(final) + 1][-keep:]  # later ones were passed over: damaged, or of another past
+    for other in numbered:
+        if other not in kept:
+            shutil.rmtree(other)
+    for left in folder.glob(".*.tmp"):  # by a process that was killed
+        shutil.rmtree(left)
     return final
 
 
@@ -67,8 +73,8 @@ def _problem(path: Path) -> str | None:
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']} (this version reads {FORMAT})"
-        for name, digest in manifest["sha256"].items():
-            if _digest(path / name) != digest:
+        for name in _FILES:
+            if _digest(path / name) != manifest["sha256"][name]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
@@ -91,12 +97,15 @@ def _fsync(path: Path) -> None:
 def _flatten(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
     """Replace tensors by their names in `tensors`; a dict whose keys are no strings (an optimizer's) becomes a list of pairs."""
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().clone().contiguous()
-        return {"__tensor__": path}
+        name = f"{len(tensors)}:{path}"
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"__tensor__": name}
     if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value):
-            return {key: _flatten(item, tensors, f"{path}/{key}") for key, item in value.items()}
-        return {"__pairs__": [[key, _flatten(item, tensors, f"{path}/{key}")] for key, item in value.items()]}
+        pairs = [[key, _flatten(item, tensors, f"{path}/{key}")] for key, item in value.items()]
+        if not all(isinstance(key, str | int) for key in value):
+            raise TypeError(f"{path}: the keys of a state are strings or integers, not {list(value)}")
+        plain = all(isinstance(key, str) for key in value) and not value.keys() & {"__tensor__", "__pairs__"}
+        return dict(pairs) if plain else {"__pairs__": pairs}
     if isinstance(value, list | tuple):
         return [_flatten(item, tensors, f"{path}/{index}") for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):

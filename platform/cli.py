@@ -48,12 +48,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def run(config: _Config, overrides: _Overrides = None, folder: _Folder = None) -> None:
     """Run one trial in this process, without Ray."""
     experiment = load_config(config, overrides or [])
-    from .display import Watch
     from .schedule import default_folder
-    from .trial import run as run_trial
 
     where = (folder or default_folder(experiment)).absolute()
     _writable(where)
+    from .display import Watch  # now: a trial's imports take seconds
+    from .trial import run as run_trial
+
     with _resumable(where), Watch(where, console):
         run_trial(experiment, where)
     _show_results(where)
@@ -201,7 +202,7 @@ def _writable(folder: Path) -> None:
 
 
 class _resumable:
-    """Says how to go on when Ctrl-C (or an error) ends what was running."""
+    """Says how to go on when Ctrl-C (or an error) ends what was running; a trial's own failure is in its ledger, as a result."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -209,13 +210,26 @@ class _resumable:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception) and _is_recorded(error, self.folder):
+            return True
         if error is not None and not isinstance(error, UserError) and self.folder.exists():
             errors.print(
                 f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True
             )
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130)
+        return False
+
+
+def _is_recorded(error: Exception, folder: Path) -> bool:
+    """Whether the folder is that of a trial which says that it failed of this."""
+    from .ledger import Trial
+
+    if isinstance(error, UserError) or not (folder / "trial.json").exists():
+        return False
+    status = Trial(folder).status()
+    return status.status == "failed" and str(status.error).startswith(f"{type(error).__name__}: {error}")
 
 
 def _show_results(folder: Path) -> None:

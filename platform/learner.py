@@ -168,7 +168,10 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         if not hasattr(model, "head") or not hasattr(model.head, "grow"):
             return super().model_adaptation(model)
         number = self.experience.current_experience
-        num_classes = 1 + max(self.adapted_dataset.targets.uniques)
+        # Avalanche's uniques goes through the labels one by one
+        resident_y = self.dataloader.y if isinstance(self.dataloader, ResidentLoader) else None
+        labels = self.adapted_dataset.targets.uniques if resident_y is None else (int(resident_y.max()),)
+        num_classes = 1 + max(labels)
         model.head.grow(num_classes, generator(self.seed_initialisation, "head", number))
         return model
 
@@ -211,6 +214,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
         clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
         scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
+        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # they may put terms into the loss
         total, iterations = 0.0, 0
         for mbatch in self.dataloader:
             self.mbatch = mbatch
@@ -223,11 +227,12 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             self._unpack_minibatch()
             self._fire("before_training_iteration")
             self.optimizer.zero_grad()
-            self.loss = self._make_empty_loss()
+            if early:
+                self.loss = self._make_empty_loss()
             self._fire("before_forward")
             self.mb_output = self.forward()
             self._fire("after_forward")
-            self.loss += self.criterion()
+            self.loss = self.loss + self.criterion() if early else self.criterion()
             self._fire("before_backward")
             total += self._finite(self.loss)
             self.backward()
@@ -262,7 +267,8 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         if self.device.type != "cpu":
             return loss.detach()
         value = loss.item()
-        self._check_finite(value)
+        if not math.isfinite(value):
+            self._check_finite(value)
         return value
 
     def _check_finite(self, value: float) -> None:
