@@ -13,7 +13,7 @@ from .config import settings_of
 from .errors import UserError, listed, nearest
 from .foreign import stream_of
 from .optimization import value_at
-from .plugins import Plugin
+from .plugins import EVENTS, Plugin
 from .seeding import derive, generator
 from .settings import Experiment
 from .streams import Stream
@@ -180,15 +180,20 @@ def _plugin(module: Any, config: Any, seed: int) -> Any:
 
 def _foreign(cls: type, arguments: Any) -> Any:
     """An Avalanche plugin; one that reads a live evaluator is refused, since without that metric it would silently do nothing."""
-    _arguments(cls, arguments)
-    return cls(**arguments)
+    key = _arguments(cls, arguments)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"{key}={dict(arguments)}: is refused by Avalanche: {error}") from error
 
 
-def _arguments(cls: type, arguments: Any) -> None:
-    """Check an Avalanche plugin's arguments against its signature."""
+def _arguments(cls: type, arguments: Any) -> str:
+    """Check an Avalanche plugin and its arguments against its signature; return its key in the YAML."""
     key = f"strategies.{cls.__module__}.{cls.__qualname__}"
     if cls.__name__ == "EarlyStoppingPlugin":
         raise UserError(f"{key}: it reads an evaluator that retain does not run; use strategies.early_stopping.")
+    if not any(hasattr(cls, event) for event in EVENTS):
+        raise UserError(f"{key}: is no Avalanche plugin: it has none of its hooks, such as before_training_exp.")
     known = inspect.signature(cls).parameters
     for name in arguments:
         if name not in known:
@@ -197,3 +202,4 @@ def _arguments(cls: type, arguments: Any) -> None:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{key}: {error}; known arguments: {listed(known)}.") from None
+    return key

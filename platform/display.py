@@ -166,7 +166,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def dry_run_table(trials: Sequence[Mapping[str, Any]]) -> Table:
     """The trials that a sweep would run."""
-    table = Table("trial", "stream", "variant", "seed")
+    table = Table("trial", "stream", "variant", "seed", box=None, padding=(0, 2, 0, 0))
     for trial in trials:
         table.add_row(trial["id"], trial["stream"], trial["variant"], str(trial["seed"]))
     return table

@@ -160,6 +160,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             return
         self.dataloader = ResidentLoader(samples, self.eval_mb_size, self.device, None)
 
+    def _unpack_minibatch(self) -> None:
+        """Onto the device; resident tensors are there."""
+        if not isinstance(self.dataloader, ResidentLoader):
+            super()._unpack_minibatch()
+
     def model_adaptation(self, model: Any = None) -> Any:
         """Grow the head to the classes of the training data; never in evaluation."""
         model = self.model if model is None else model

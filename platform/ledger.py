@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,12 +76,11 @@ class TrialLedger(_Held):
     def __init__(self, folder: Path) -> None:
         """Hold an existing folder; use `create` or `open`."""
         super().__init__(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(super().close)
             self._file = (folder / "metrics.jsonl").open("ab")
             self._file.truncate(whole_lines(folder / "metrics.jsonl"))
-        except BaseException:
-            super().close()
-            raise
+            undo.pop_all()
 
     @classmethod
     def create(cls, folder: Path, config_yaml: str, identity: Mapping[str, Any]) -> Self:
@@ -94,14 +94,13 @@ class TrialLedger(_Held):
         _refuse_occupied(folder, _FREE)
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
             _refuse_occupied(folder, _FREE)  # again, now that nobody else can start here
             write_text(folder / "config.yaml", config_yaml)
             write_json(folder / "trial.json", {"schema": SCHEMA, **identity})
             ledger.status("pending")
-        except BaseException:
-            ledger.close()
-            raise
+            undo.pop_all()
         return ledger
 
     @classmethod
@@ -168,14 +167,13 @@ class SweepLedger(_Held):
         _refuse_occupied(folder, _FREE_SWEEP)
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
             _refuse_occupied(folder, _FREE_SWEEP)
             write_text(folder / "experiment.yaml", experiment_yaml)
             entries = [{"folder": f"trials/{trial['id']}", **trial} for trial in trials]
             write_json(folder / "trials.json", {"schema": SCHEMA, "name": name, "trials": entries})
-        except BaseException:
-            ledger.close()
-            raise
+            undo.pop_all()
         return ledger
 
     @classmethod

@@ -106,6 +106,8 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     parts = key.split(".")
     if parts[0] in ("strategies", "benchmark", "model") and len(parts) > 3:
         parts = [parts[0], ".".join(parts[1:-1]), parts[-1]]
+    if parts[:2] == ["sweep", "space"] and len(parts) > 3:
+        parts = ["sweep", "space", ".".join(parts[2:])]  # a search space's keys are dotted
     for part in reversed(parts):
         value = {part: value}
     return dict(value)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .assembly import Parts, assemble
-from .config import check_plugins, from_dict, settings_of, to_dict
+from .assembly import assemble
+from .config import check_plugins, from_dict, to_dict
 from .errors import UserError, listed, nearest
 from .loading import merge, nested, resolved
-from .seeding import generator
 from .settings import Experiment, Settings, Sweep
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
@@ -67,16 +66,7 @@ def check(trials: Sequence[PlannedTrial]) -> None:
         if config not in seen:
             seen.append(config)
             with _said_of(trial.identity["stream"], trial.identity["variant"]):
-                _check_network(assemble(trial.config))
-
-
-def _check_network(parts: Parts) -> None:
-    """Build the network for the stream's samples, and let the strategies that name its layers look at it."""
-    (network, settings), *_ = settings_of(parts.config, "networks")
-    model = network.build(settings, parts.stream.shape, len(parts.stream.class_names), generator(0))
-    for module, strategy in settings_of(parts.config, "strategies"):
-        if hasattr(module, "check_model"):
-            module.check_model(strategy, model)
+                assemble(trial.config)
 
 
 def points(sweep: Sweep) -> list[dict[str, Any]]:

@@ -90,13 +90,12 @@ def _import_path(key: str, path: str) -> Any:
     """Import a module, or an attribute of one, by its dotted path."""
     parent, _, attribute = path.rpartition(".")
     try:
-        if importlib.util.find_spec(path) is not None:
-            return importlib.import_module(path)
-    except ModuleNotFoundError:
-        pass  # the last part may be a class: looked up in its module next
+        is_module = importlib.util.find_spec(path) is not None
+    except (ImportError, ValueError, TypeError):
+        is_module = False  # the last part may be a class: looked up in its module next
     try:
-        return getattr(importlib.import_module(parent), attribute)
-    except (ImportError, AttributeError) as error:
+        return importlib.import_module(path) if is_module else getattr(importlib.import_module(parent), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise UserError(f"{key}: cannot be imported: {error}.") from error
 
 

@@ -76,12 +76,10 @@ def _plain(value: Any) -> Any:
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=["Cs"]))
+_keys = st.text("ab/_", max_size=3) | st.integers(0, 3)
 _trees = st.recursive(
     _leaves | st.lists(st.floats(width=32), max_size=3).map(torch.tensor),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text("ab/_", max_size=3) | st.integers(0, 3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=3),
     max_leaves=12,
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+
 from retain.platform.ledger import trials_of
 
 COMMAND = [sys.executable, "-c", "from retain.platform.cli import main; main()"]

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-import retain
 import torch
+
+import retain
 from retain.platform.assembly import assemble
 from retain.platform.config import check_plugins
 from retain.platform.errors import UserError

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import retain
 import yaml
+
+import retain
 from retain.platform.config import check_plugins, from_dict
 from retain.platform.plan import plan
 
@@ -35,7 +36,9 @@ def test_the_config_is_accepted_and_planned() -> None:
     assert len(plan(experiment)) == 5 * 2 * 4
 
 
-def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     example, _ = blocks("python")
     exec(compile(example.replace("training.epochs=5", "training.epochs=1"), "README.md", "exec"), {})

@@ -1,0 +1,104 @@
+"""Accuracy matrices as they were when last looked at: a change of any bit of training shows here.
+
+Exact on the kind of CPU and the torch that are recorded beside them, elsewhere within 0.02. To accept new ones:
+``RETAIN_UPDATE_GOLDEN=1 pytest tests/test_golden.py``, and read the diff.
+"""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from retain.platform import trial
+from retain.platform.settings import Experiment
+from retain.platform.state import VIEWS
+
+GOLDEN = Path(__file__).parent / "golden" / "curves.json"
+UPDATE = os.environ.get("RETAIN_UPDATE_GOLDEN") == "1"
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "naive": {},
+    "lwf": {"lwf": {}},
+    "replay": {"replay": {"memory": 50}},
+    "freezing": {"freezing": {}},
+    "early_stopping": {"early_stopping": {"patience": 1}},
+    "joint": {"joint": {}},
+    "cumulative": {"cumulative": {}},
+}
+STREAMS: dict[str, dict[str, Any]] = {"split": {"epochs": 5}, "rotated": {"epochs": 6}}
+
+
+def machine() -> dict[str, str]:
+    """What the bits depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [
+        line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t", "cpu family"))
+    ]
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cpu": ", ".join(dict.fromkeys(named)),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def golden() -> dict[str, Any]:
+    """The file, or an empty one."""
+    found: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    return found
+
+
+def matrix(key: str, view: str) -> np.ndarray:
+    """A recorded matrix, NaN where null."""
+    return np.array(golden()["curves"][key][view], dtype=float)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_curve(name: str, stream: str, quick_folder: Path, make_experiment: Callable[..., Experiment]) -> None:
+    config = make_experiment(stream, strategies=STRATEGIES[name], **STREAMS[stream])
+    found = trial.run(config, quick_folder / f"golden-{stream}-{name}").matrices
+    if UPDATE:
+        _record(f"{stream}/{name}", found)
+    exact = golden()["machine"] == machine()
+    for view in VIEWS:
+        if exact:
+            np.testing.assert_array_equal(found[view], matrix(f"{stream}/{name}", view))
+        else:
+            np.testing.assert_allclose(found[view], matrix(f"{stream}/{name}", view), rtol=0, atol=0.02)
+
+
+def _record(key: str, found: dict[str, np.ndarray]) -> None:
+    """Put a curve into the file, one row of a matrix a line; curves of another machine go."""
+    file = golden()
+    curves = file["curves"] if file.get("machine") == machine() else {}
+    curves[key] = {
+        view: [[None if math.isnan(cell) else cell for cell in row] for row in found[view].tolist()] for view in VIEWS
+    }
+    parts = []
+    for name, views in sorted(curves.items()):
+        rows = [f'"{view}": [\n   ' + ",\n   ".join(map(json.dumps, views[view])) + "\n  ]" for view in VIEWS]
+        parts.append(f'  "{name}": {{' + ", ".join(rows) + "}")
+    text = f'{{\n "machine": {json.dumps(machine())},\n "curves": {{\n' + ",\n".join(parts) + "\n }\n}\n"
+    GOLDEN.write_text(text)
+
+
+@pytest.mark.skipif(UPDATE, reason="the file is being written")
+def test_the_recorded_curves_make_sense() -> None:
+    """The orders that hold on any such data: a wrong curve must not become the reference."""
+    assert golden()["curves"].keys() == {f"{stream}/{name}" for stream in STREAMS for name in STRATEGIES}
+    for stream in STREAMS:
+        last = {name: matrix(f"{stream}/{name}", "task_agnostic")[-1].mean() for name in STRATEGIES}
+        assert last["naive"] + 0.1 < last["replay"] < last["joint"] + 0.1
+        assert last["cumulative"] > 0.85 and last["joint"] > 0.85
+        naive = matrix(f"{stream}/naive", "task_agnostic")
+        assert all(naive[i + 1, i] > 0.7 for i in range(naive.shape[1]))  # learned,
+        assert naive[-1, 0] < naive[1, 0] - 0.3  # and forgotten
+    assert matrix("split/lwf", "task_aware")[-1].mean() > matrix("split/naive", "task_aware")[-1].mean()
