@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .errors import UserError
+from .loader import fits
 from .plugins import Plugin
 from .streams import Stream
 
@@ -33,7 +35,9 @@ class TestSet:
     def __init__(self, stream: Stream, device: torch.device) -> None:
         parts = [experience.test for experience in stream.experiences]
         self.stream = stream
-        self.x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
+        x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
+        self._converted = fits(stream, len(x))
+        self.x = stream.normalise(x) if self._converted else x
         self.y = torch.cat([part.y for part in parts]).to(device)
         self.sizes = [len(part) for part in parts]
         self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
@@ -43,8 +47,11 @@ class TestSet:
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Inputs (B, *shape) as the network takes them, in order."""
+        version = self.x._version
         for x in torch.split(self.x, batch_size):
-            yield self.stream.normalise(x)
+            yield x if self._converted else self.stream.normalise(x)
+        if self.x._version != version:  # they are views: the next evaluation would see other pictures
+            raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
 
     def row(self, logits: torch.Tensor) -> Row:
         """Logits (N, K) of all test samples, in order -> accuracy per experience. A class that the head lacks counts as wrong."""

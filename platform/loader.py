@@ -3,14 +3,20 @@
 Shapes: n samples of the experience, B batch.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 
 from .seeding import generator
-from .streams import Samples
+from .streams import Samples, Stream
 
 _RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay as stored (uint8, a quarter) and are converted batch by batch
+
+
+def fits(stream: Stream, num_samples: int) -> bool:
+    """Whether that many samples are kept as the network takes them."""
+    return num_samples * math.prod(stream.shape) * 4 <= _RESIDENT_BYTES
 
 
 class ResidentLoader:
@@ -22,12 +28,12 @@ class ResidentLoader:
     def __init__(self, samples: Samples, batch_size: int, device: torch.device, order: tuple[int, int] | None) -> None:
         """`order` is (seed, experience) for a shuffled pass, None for the order of the data."""
         self.stream = samples.stream
-        converted = samples.y.numel() * torch.Size(samples.stream.shape).numel() * 4 <= _RESIDENT_BYTES
+        self._converted = fits(self.stream, len(samples.y))
         x = samples.x.to(device)
-        self.x = self.stream.normalise(x) if converted else x
+        self.x = self.stream.normalise(x) if self._converted else x
         self.y = samples.y.to(device)
         self.t = samples.t.to(device)
-        self._converted = converted
+        self._one_task = bool((samples.t == samples.t[:1]).all())
         self._order = order
         self.batch_size = batch_size
         self.epoch = 0
@@ -40,7 +46,7 @@ class ResidentLoader:
         for index in torch.split(self.positions(), self.batch_size):
             self.index = index
             x = self.x[index] if self._converted else self.stream.normalise(self.x[index])
-            yield [x, self.y[index], self.t[index]]
+            yield [x, self.y[index], self.t[: len(index)] if self._one_task else self.t[index]]
         self.epoch += 1
 
     def positions(self) -> torch.Tensor:

@@ -195,11 +195,6 @@ def module(name: str) -> Any:
     return plugins.resolve("strategies", name)
 
 
-def strategy_names(config: Experiment) -> str:
-    """For messages."""
-    return " + ".join(config.strategies)
-
-
 def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda learner: None) -> Learner:
     """A learner at the end of its stream, as a trial trains it."""
     parts = assemble(check_plugins(config))
@@ -218,7 +213,8 @@ def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda lea
 def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path: Path) -> None:
     own = module(name).Config()
     assert isinstance(module(name).build(own, seed=0), plugins.Plugin)
-    for settings in ({}, json.loads(json.dumps(asdict(own)))):
+    written: list[Settings] = [{}, json.loads(json.dumps(asdict(own)))]
+    for settings in written:
         config = make_experiment(strategies={name: settings})
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(to_dict(config)))
         loaded = check_plugins(load_config(tmp_path / "x.yaml"))

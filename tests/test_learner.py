@@ -132,7 +132,8 @@ def test_hooks_come_in_avalanches_order(tiny_stream: Build) -> None:
         stock.train(experience, eval_streams=[])
         assert ours.events == theirs.events
     assert {event for event, *_ in ours.events} == {event for event in EVENTS if "_eval" not in event}
-    ours.events.clear(), theirs.events.clear()
+    for recorder in (ours, theirs):
+        recorder.events.clear()
     learner.evaluate()
     stock.eval(learner.benchmark.test_stream)
     assert ours.events == theirs.events and {event for event, *_ in ours.events} == {e for e in EVENTS if "_eval" in e}

@@ -107,9 +107,9 @@ def assert_same_bits(swept: Path, alone: Path) -> None:
     """Matrices and final tensors of a trial under Ray and of one in this process."""
     one, other = (checkpoint.load_newest(folder / "checkpoints") for folder in (swept, alone))
     assert one is not None and other is not None
-    for part in (lambda state: state["learner"]["model"], lambda state: state["matrices"]):
-        for name, tensor in part(one).items():
-            assert tensor.numpy().tobytes() == part(other)[name].numpy().tobytes(), name
+    for tensors, others in ((one["learner"]["model"], other["learner"]["model"]), (one["matrices"], other["matrices"])):
+        for name, tensor in tensors.items():
+            assert tensor.numpy().tobytes() == others[name].numpy().tobytes(), name
     assert Trial(swept).read("matrix") == Trial(alone).read("matrix")
 
 

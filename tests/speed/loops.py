@@ -67,8 +67,11 @@ def bare_cnn(num_classes: int) -> nn.Module:
     )
 
 
-def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, epochs: int, seed: int) -> None:
-    """Train on x (n, 1, 28, 28) and y (n,) in the learner's order; the teacher's logits (n, K) are computed once."""
+def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, epochs: int, seed: int) -> float:
+    """Train on x (n, 1, 28, 28) and y (n,) in the learner's order; the last epoch's mean loss.
+
+    The teacher's logits (n, K) are computed once.
+    """
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
     if teacher is not None:
@@ -76,6 +79,7 @@ def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tenso
             targets = torch.cat([teacher(part) for part in x.split(BATCH)])
     for epoch in range(epochs):
         order = torch.randperm(len(y), generator=generator(seed, "order", 1, epoch))
+        total, iterations = 0.0, 0
         for index in order.split(BATCH):
             optimizer.zero_grad()
             logits = net(x[index])
@@ -84,8 +88,11 @@ def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tenso
                 log_q = F.log_softmax(logits[:, : targets.shape[1]] / TEMPERATURE, 1)
                 log_p = F.log_softmax(targets[index] / TEMPERATURE, 1)
                 loss = loss + TEMPERATURE**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+            total += loss.item()
+            iterations += 1
             loss.backward()
             optimizer.step()
+    return total / iterations
 
 
 @torch.no_grad()
@@ -159,8 +166,10 @@ def training(work: Work, strategy: str, pairs: int) -> None:
     for _ in range(pairs):
         learner, net = work.learner(strategy), work.filled(grown)
         ours = clocked(lambda learner=learner: learner.train_experience(1))
-        bare = clocked(lambda net=net: bare_training(net, teacher, x, y, work.epochs, 3))
+        loss: list[float] = []
+        bare = clocked(lambda net=net, into=loss: into.append(bare_training(net, teacher, x, y, work.epochs, 3)))
         assert same(learner.model, net), f"{work.name} {strategy}: the weights differ"
+        assert loss == [learner.epoch_loss], f"{work.name} {strategy}: the losses differ"
         rows.append((ours, bare))
     show(f"{work.name} training, {strategy}", rows, GOALS["training"])
 
