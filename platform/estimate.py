@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .assembly import Parts, assemble
 from .config import settings_of
-from .optimization import make_optimizer, value_at
+from .optimization import make_optimizer, num_iterations, value_at
 from .plan import PlannedTrial
 from .seeding import generator
 
@@ -64,10 +64,5 @@ def _trial(parts: Parts) -> tuple[float, float]:
 
 def _iterations(parts: Parts, number: int) -> int:
     """Training iterations of an experience."""
-    training = parts.config.training
-    if training.iterations is not None:
-        return value_at(training.iterations, number, "training.iterations")
-    batch = value_at(training.batch_size, number, "training.batch_size")
-    return -(-len(parts.stream.experiences[number].train) // batch) * value_at(
-        training.epochs, number, "training.epochs"
-    )
+    batch = value_at(parts.config.training.batch_size, number, "training.batch_size")
+    return num_iterations(parts.config.training, number, -(-len(parts.stream.experiences[number].train) // batch))

@@ -95,7 +95,7 @@ def logits_of(model: torch.nn.Module, batches: Iterator[torch.Tensor]) -> torch.
         return torch.cat([model(x) for x in batches])
 
 
-class Collector(Plugin):
+class _Collector(Plugin):
     """Keeps the logits (N, K) that the network, and the plugins behind it, gave in Avalanche's evaluation loop."""
 
     def __init__(self) -> None:
@@ -104,3 +104,15 @@ class Collector(Plugin):
     def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """The last word on a mini-batch."""
         self.logits.append(strategy.mb_output)
+
+
+@contextmanager
+def collecting(plugins: list[Any], clock: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect the logits of each mini-batch of Avalanche's evaluation; its clock, which counts them, is put back."""
+    collector, before = _Collector(), dict(vars(clock))
+    plugins.append(collector)
+    try:
+        yield collector.logits
+    finally:
+        plugins.remove(collector)
+        vars(clock).update(before)

@@ -17,9 +17,9 @@ from avalanche.training.templates import SupervisedTemplate
 
 from . import plugins
 from .bridge import avalanche_benchmark
-from .evaluation import Collector, Row, TestSet, logits_of
+from .evaluation import Row, TestSet, collecting, logits_of
 from .loader import ResidentLoader
-from .optimization import check_finite, factor, make_optimizer, value_at
+from .optimization import check_finite, factor, make_optimizer, num_iterations, set_rates, value_at
 from .plugins import EVAL_EVENTS, EVENTS, Plugin
 from .seeding import generator
 from .settings import Training
@@ -67,8 +67,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         self.on_epoch, self.on_note = on_epoch, on_note
         self.epoch_loss = math.nan
         self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
-        self.num_iterations = 0
-        self.samples = 0
+        self.num_iterations = self.samples = 0
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._collect_hooks()
 
@@ -85,7 +84,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         """Accuracy on the test set of every experience; changes no state of the trial."""
         others = [plugin for plugin in self.plugins if plugin is not self.clock]
         if any(plugins.overrides(plugin, event) for plugin in others for event in EVAL_EVENTS):
-            return self.test_set.row(self._logits_by_avalanche())
+            with collecting(self.plugins, self.clock) as logits:
+                self._collect_hooks()
+                self.eval(self.benchmark.test_stream)
+            self._collect_hooks()
+            return self.test_set.row(torch.cat(logits))
         return self.test_set.row(logits_of(self.model, self.test_set.batches(self.training.evaluation_batch_size)))
 
     def trains_on(self, number: int) -> bool:
@@ -101,9 +104,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
     def state_dict(self) -> dict[str, Any]:
         """Everything that later experiences depend on: network, optimizer, plugins, clock."""
         return {
-            "num_outputs": getattr(
-                getattr(self.model, "head", None), "num_classes", None
-            ),  # None: the head does not grow
+            "num_outputs": getattr(getattr(self.model, "head", None), "num_classes", None),
             "model": dict(self.model.state_dict()),
             "optimizer": None if self.training.optimizer.reset else self.optimizer.state_dict(),
             "plugins": [plugin.state_dict() for plugin in self.plugins if plugin is not self.clock],
@@ -190,17 +191,12 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         else:
             update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
         self.optimized_param_id = dict(self.model.named_parameters())
-        for group in self.optimizer.param_groups:
-            group["lr"] = value_at(config.lr, number, "training.optimizer.lr")
-            group["weight_decay"] = value_at(config.weight_decay, number, "training.optimizer.weight_decay")
+        set_rates(self.optimizer, config, number)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Epochs, or as many as the iterations need, of one experience."""
         number, length = experience.current_experience, len(self.dataloader)
-        if self.training.iterations is None:
-            self.num_iterations = length * value_at(self.training.epochs, number, "training.epochs")
-        else:
-            self.num_iterations = value_at(self.training.iterations, number, "training.iterations")
+        self.num_iterations = num_iterations(self.training, number, length)
         self.train_epochs = -(-self.num_iterations // length)
         for _ in range(self.train_epochs):
             self._collect_hooks()
@@ -269,10 +265,8 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def _finite(self, loss: torch.Tensor) -> Any:
         """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""
-        if self.device.type != "cpu":
-            return loss.detach()
-        value = loss.item()
-        if not math.isfinite(value):
+        value = loss.item() if self.device.type == "cpu" else loss.detach()
+        if isinstance(value, float) and not math.isfinite(value):
             self._check_finite(value)
         return value
 
@@ -284,25 +278,11 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def _collect_hooks(self) -> None:
         """For each event, the plugins' methods that really do something."""
-        self._hooks = {
-            event: [getattr(plugin, event) for plugin in self.plugins if plugins.overrides(plugin, event)]
-            for event in EVENTS
-        }
+        self._hooks = plugins.hooks_of(self.plugins)
 
     def _fire(self, event: str, **kwargs: Any) -> None:
         for hook in self._hooks[event]:
             hook(self, **kwargs)
-
-    def _logits_by_avalanche(self) -> torch.Tensor:
-        """Logits (N, K) through Avalanche's loop per experience, for plugins that take part in evaluation."""
-        collector, clock = Collector(), dict(vars(self.clock))
-        self.plugins.append(collector)
-        self._collect_hooks()
-        self.eval(self.benchmark.test_stream)
-        self.plugins.remove(collector)
-        self._collect_hooks()
-        vars(self.clock).update(clock)  # it counts evaluation's iterations too
-        return torch.cat(collector.logits)
 
 
 def _trigger(event: str) -> Callable[..., None]:

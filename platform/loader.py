@@ -45,8 +45,9 @@ class ResidentLoader:
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         for index in torch.split(self.positions(), self.batch_size):
             self.index = index
-            x = self.x[index] if self._converted else self.stream.normalise(self.x[index])
-            yield [x, self.y[index], self.t[: len(index)] if self._one_task else self.t[index]]
+            x = self.x.index_select(0, index)  # twice as fast as x[index]
+            x = x if self._converted else self.stream.normalise(x)
+            yield [x, self.y.index_select(0, index), self.t[: len(index)] if self._one_task else self.t[index]]
         self.epoch += 1
 
     def positions(self) -> torch.Tensor:

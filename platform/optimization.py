@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 
 from .errors import UserError
-from .settings import Optimizer, Schedule
+from .settings import Optimizer, Schedule, Training
 
 V = TypeVar("V", int, float)
 
@@ -37,6 +37,20 @@ def make_optimizer(
         return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
     cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return cls(parameters, lr=lr, weight_decay=decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: int) -> None:
+    """Give an optimizer the learning rate and weight decay of an experience (0-based)."""
+    for group in optimizer.param_groups:
+        group["lr"] = value_at(config.lr, experience, "training.optimizer.lr")
+        group["weight_decay"] = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
+
+
+def num_iterations(training: Training, experience: int, num_batches: int) -> int:
+    """Iterations of an experience (0-based) whose epoch has `num_batches`: as configured, or all of its epochs."""
+    if training.iterations is not None:
+        return value_at(training.iterations, experience, "training.iterations")
+    return num_batches * value_at(training.epochs, experience, "training.epochs")
 
 
 def check_finite(loss: float, config: Optimizer, experience: int, iteration: int) -> None:

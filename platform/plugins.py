@@ -9,7 +9,7 @@ This file imports no torch at the top: names are checked before anything heavy i
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,6 +175,11 @@ def overrides(plugin: Any, event: str) -> bool:
     if method is None:
         return False
     return (method.__module__, method.__qualname__.partition(".")[0]) not in _NO_OPS
+
+
+def hooks_of(plugins: Sequence[Any]) -> dict[str, list[Callable[..., None]]]:
+    """For each event, the methods of the plugins that really do something, in order."""
+    return {event: [getattr(plugin, event) for plugin in plugins if overrides(plugin, event)] for event in EVENTS}
 
 
 _NO_OPS = {

@@ -147,8 +147,12 @@ def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "retain.platform.projector", str(folder), "--follow"]
     command += [f"{name}={value}" for name, value in options.items() if value is not None]
     command += [f"--tag={tag}" for tag in settings.tags] + ["--tensorboard"] * settings.tensorboard
+    # a service of its own: that of a parent which uses wandb may end before
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     with (folder / "projector.log").open("ab") as log:  # a session of its own: Ctrl-C is for the sweep
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
 
 
 def stop(process: "subprocess.Popen[bytes]", timeout: float = 60.0) -> bool:

@@ -87,6 +87,7 @@ class TrialState:
             }
             state["learner"] = self.learner.state_dict()
             checkpoint.save(self.ledger.folder / "checkpoints", experience, state, self.config.checkpoint.keep)
+        self._epoch_started = time.perf_counter()  # the next epoch's seconds are its own
 
     def finish(self) -> Result:
         """Write the summary, undo what the strategies changed in the network, and say that the trial is done."""

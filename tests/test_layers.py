@@ -17,9 +17,9 @@ FILES = [ROOT / "__init__.py"] + [path for folder in FOLDERS for path in sorted(
 # A module may import modules of lower layers, and of its own layer as long as there is no cycle.
 LAYERS: list[set[str]] = [
     {"errors", "files", "settings", "metrics", "seeding", "streams", "plugins", "heads"},
-    {"loading", "cache", "ledger", "checkpoint", "datasets", "splits", "evaluation", "environment", "config"},
+    {"loader", "loading", "cache", "ledger", "checkpoint", "datasets", "splits", "evaluation", "environment", "config"},
     {"networks", "benchmarks", "strategies"},
-    {"loader", "optimization", "bridge", "foreign", "learner", "assembly"},
+    {"optimization", "bridge", "foreign", "learner", "assembly"},
     {"recording", "state", "trial"},
     {
         "catalogue",
