@@ -76,14 +76,16 @@ class Parts:
         return sum(all(plugin.trains_on(number, length) for plugin in ours) for number in range(length))
 
 
-def assemble(config: Experiment) -> Parts:
+def assemble(config: Experiment, *, planning: bool = False) -> Parts:
     """Build the stream and check everything that needs data or modules.
+
+    `planning`: for the checks only, on a machine that need not have the GPUs that the trials will run on.
 
     Raises:
         UserError: data missing, strategies that cannot run together or on this stream, no GPU where one is asked for.
     """
     check_combination(config)
-    device = device_of(config)
+    device = torch.device("cpu") if planning else device_of(config)
     seeds = seeds_of(config)
     stream = _stream(config, seeds.class_order)
     _check_lengths(config, len(stream.experiences))

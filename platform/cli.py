@@ -53,10 +53,14 @@ def run(config: _Config, overrides: _Overrides = None, folder: _Folder = None) -
     where = (folder or default_folder(experiment)).absolute()
     _writable(where)
     from .display import Watch  # now: a trial's imports take seconds
+    from .projector import beside, resolve_mode
     from .trial import run as run_trial
 
+    resolve_mode(experiment.wandb.mode)
     with _resumable(where), Watch(where, console):
         run_trial(experiment, where)
+    with beside(where, experiment):
+        pass  # W&B and TensorBoard get the trial as it has ended
     _show_results(where)
 
 

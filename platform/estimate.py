@@ -33,7 +33,7 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     for trial in trials:
         key = repr((trial.config.benchmark, trial.config.model, trial.config.training))
         if key not in known:
-            known[key] = _trial(assemble(trial.config))
+            known[key] = _trial(assemble(trial.config, planning=True))
         seconds, size = known[key]
         total += seconds
         disk += size * trial.config.checkpoint.keep + 200_000

@@ -66,7 +66,7 @@ def check(trials: Sequence[PlannedTrial]) -> None:
         if config not in seen:
             seen.append(config)
             with _said_of(trial.identity["stream"], trial.identity["variant"]):
-                assemble(trial.config)
+                assemble(trial.config, planning=True)
 
 
 def points(sweep: Sweep) -> list[dict[str, Any]]:

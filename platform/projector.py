@@ -23,8 +23,9 @@ from .errors import UserError
 from .ledger import Trial, trials_of
 from .rows import Book, fingerprint
 from .runs import Mode, Runs, Scalars, Settings, failures, resolve_mode
+from .settings import Experiment
 
-__all__ = ["STOP", "Settings", "project", "resolve_mode", "start", "stop"]
+__all__ = ["STOP", "Settings", "beside", "project", "resolve_mode", "start", "stop"]
 
 STOP = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two looks at the ledgers
@@ -137,6 +138,28 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and not stopped():
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def beside(folder: Path, config: Experiment) -> Iterator[None]:
+    """A projector with an experiment's settings beside what happens within; it has the last word afterwards."""
+    wandb = config.wandb
+    if wandb.mode == "disabled" and not config.tensorboard:
+        yield
+        return
+    settings = Settings(
+        mode=wandb.mode,
+        project=wandb.project,
+        entity=wandb.entity,
+        group=wandb.group or folder.name,
+        tags=wandb.tags,
+        tensorboard=config.tensorboard,
+    )
+    process = start(folder, settings)
+    try:
+        yield
+    finally:
+        stop(process)
 
 
 def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":

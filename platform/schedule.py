@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import yaml
 
+from .assembly import device_of
 from .cache import DataFolders
 from .config import from_dict, to_dict
 from .errors import UserError
@@ -24,6 +25,7 @@ from .files import write_json, write_text
 from .ledger import SCHEMA, SweepLedger, Trial, TrialLedger, is_sweep, trials_of
 from .loading import read_yaml
 from .plan import PlannedTrial, check, plan
+from .projector import beside, resolve_mode
 from .settings import Data, Experiment
 
 Watch = AbstractContextManager[Any]
@@ -55,12 +57,17 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
     config = replace(config, data=_absolute(config.data))
     trials = plan(config)
     check(trials)
+    resolve_mode(config.wandb.mode)
     folder = default_folder(config) if folder is None else Path(folder).absolute()
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
-    with SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]):
+    with (
+        watch or nullcontext(),
+        _cluster(config),  # first: a cluster that cannot hold the trials is refused before anything is written
+        SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]),
+    ):
         for trial in trials:
             _write_pending(folder / "trials" / trial.identity["id"], trial)
-        return _run(config, folder, watch)
+        return _run(config, folder)
 
 
 def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
@@ -71,14 +78,16 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
     """
     folder = Path(folder).absolute()
     if is_sweep(folder):
-        with SweepLedger.open(folder):
-            return _run(from_dict(read_yaml(folder / "experiment.yaml")), folder, watch)
+        config = from_dict(read_yaml(folder / "experiment.yaml"))
+        with watch or nullcontext(), _cluster(config), SweepLedger.open(folder):
+            return _run(config, folder)
     (trial,) = trials_of(folder)
     if trial.status().status != "done":
         from .trial import run
 
-        with watch or nullcontext():
-            run(from_dict(read_yaml(folder / "config.yaml")), folder, identity=trial.identity)
+        config = from_dict(read_yaml(folder / "config.yaml"))
+        with watch or nullcontext(), beside(folder, config):
+            run(config, folder, identity=trial.identity)
     return SweepResult(folder, [trial])
 
 
@@ -99,48 +108,22 @@ def _write_pending(folder: Path, trial: PlannedTrial) -> None:
     TrialLedger.create(folder, yaml.safe_dump(to_dict(trial.config), sort_keys=False), trial.identity).close()
 
 
-def _run(config: Experiment, folder: Path, watch: Watch | None) -> SweepResult:
+def _run(config: Experiment, folder: Path) -> SweepResult:
     """Give the trials that are not done to Ray, with the projector beside them; say of each how it ended."""
     open_trials = [trial for trial in trials_of(folder) if trial.status().status != "done"]
     if open_trials:
-        with ExitStack() as stack:
-            stack.enter_context(watch or nullcontext())
-            stack.enter_context(_projector(folder, config))
-            stack.enter_context(_cluster(config, folder))
+        _check_shared(folder)
+        with beside(folder, config):
             _tune(config, folder, open_trials)
         _settle(open_trials)
     return SweepResult(folder, trials_of(folder))
 
 
-@contextmanager
-def _projector(folder: Path, config: Experiment) -> Iterator[None]:
-    """The projector to W&B and TensorBoard, a process of its own beside the sweep, that has the last word after it."""
-    wandb = config.wandb
-    if wandb.mode == "disabled" and not config.tensorboard:
-        yield
-        return
-    from . import projector
-
-    settings = projector.Settings(
-        mode=wandb.mode,
-        project=wandb.project,
-        entity=wandb.entity,
-        group=wandb.group or folder.name,
-        tags=wandb.tags,
-        tensorboard=config.tensorboard,
-    )
-    process = projector.start(folder, settings)
-    try:
-        yield
-    finally:
-        projector.stop(process)
-
-
 class _cluster:
     """Ray, for the time of a sweep: the cluster that is there, or a local one bound to loopback."""
 
-    def __init__(self, config: Experiment, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Experiment) -> None:
+        self.config = config
         self._ours = False
 
     def __enter__(self) -> Self:
@@ -148,10 +131,14 @@ class _cluster:
 
         if not ray.is_initialized():
             address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
+            if not address:
+                device_of(self.config)  # on this machine alone, a missing GPU is known before Ray starts
             _connect(address)
             self._ours = True
-        _check_cluster(self.config)
-        _check_shared(self.folder)
+        with ExitStack() as undo:
+            undo.callback(self.__exit__, None, None, None)
+            _check_cluster(self.config)
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -167,6 +154,7 @@ def _connect(address: str | None) -> None:
     """Join a cluster, or start a local one without a dashboard; Ray's chatter stays in its own logs."""
     import ray
 
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if address:

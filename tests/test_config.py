@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from retain import run, sweep
 from retain.platform.config import check_plugins, config_names, from_dict, load_config, to_dict
 from retain.platform.errors import UserError
 from retain.platform.loading import merge, parse_yaml
@@ -272,8 +273,13 @@ def test_no_gpu_where_one_is_asked_for(here: Path, monkeypatch: pytest.MonkeyPat
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    message = refused(BASE, ["resources.gpus=0.5"], here)
-    assert "resources.gpus=0.5" in message and "no GPU" in message
+    (here / "mine.yaml").write_text(BASE)
+    config = load_config(here / "mine.yaml", ["resources.gpus=0.5"])
+    for start in (run, sweep):
+        with pytest.raises(UserError) as error:
+            start(config, here / "out")
+        assert "resources.gpus=0.5" in str(error.value) and "no GPU" in str(error.value)
+    assert not (here / "out").exists()
 
 
 @pytest.mark.parametrize("validation", ["0", "0.0001"])

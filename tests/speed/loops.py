@@ -212,14 +212,15 @@ class Pictures(torch.utils.data.Dataset[Any]):
 
 def stock_benchmark(stream: Stream) -> Any:
     from avalanche.benchmarks import benchmark_from_datasets
-    from avalanche.benchmarks.utils import as_classification_dataset
+    from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
     from torchvision import transforms
 
     pipeline = transforms.Compose([transforms.ToTensor(), transforms.Normalize(stream.mean, stream.std)])
     groups = {"train": (pipeline, None), "eval": (pipeline, None)}
 
     def dataset(part: Any) -> Any:
-        return as_classification_dataset(Pictures(part.arrays.x[part.indices], part.y), transform_groups=groups)
+        pictures = Pictures(part.arrays.x[part.indices], part.y)
+        return _make_taskaware_classification_dataset(pictures, transform_groups=groups, task_labels=0)
 
     return benchmark_from_datasets(
         train=[dataset(experience.train) for experience in stream.experiences],

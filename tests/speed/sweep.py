@@ -2,9 +2,10 @@
 
     uv run python tests/speed/sweep.py [--seeds 3] [--variants naive,lwf,replay] [--only retain|stock]
 
-Same data (scikit-learn's digits in 5 experiences of 2 classes), network (two hidden layers of 128), epochs, batch size, optimizer,
-strategies and seeds; both evaluate the whole test stream after each experience; both run on all cores, one core a trial, in a
-process of its own, so that imports and Ray's start are part of both. The stock script leaves Tune's reuse_actors at its default.
+Same data (scikit-learn's digits in 5 experiences of 2 classes), network (two hidden layers of 128), epochs, batch size,
+optimizer, strategies and seeds; both evaluate the whole test stream after each experience; both run on all cores, one core
+a trial, in a process of its own, so that imports and Ray's start are part of both. The stock script leaves Tune's
+reuse_actors at its default.
 """
 
 import argparse
