@@ -118,13 +118,13 @@ def strategy_of(variant: str, model: Any, training: dict[str, Any]) -> Any:
 def trainable(config: dict[str, Any]) -> None:
     """A trial: train on one experience after another, evaluate on the whole test stream after each."""
     import torch
-    from avalanche.benchmarks import benchmark_with_validation_stream
+    from avalanche.benchmarks import benchmark_with_validation_stream, with_classes_timeline
     from ray import tune
 
     stream, variant, seed = config["trial"]
     torch.manual_seed(seed)
     make: Callable[[int], Any] = {"new_classes": new_classes, "new_domains": new_domains}[stream]
-    benchmark = benchmark_with_validation_stream(make(seed), validation_size=0.1, shuffle=True)
+    benchmark = with_classes_timeline(benchmark_with_validation_stream(make(seed), validation_size=0.1, shuffle=True))
     model = network()
     strategy = strategy_of(variant, model, config["training"])
     key = "Top1_Acc_Stream/eval_phase/test_stream"
