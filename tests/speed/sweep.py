@@ -33,7 +33,7 @@ Results = dict[tuple[str, str, int], float]  # (stream, variant, seed) -> accura
 # --- the plain script: what a user of Ray Tune and Avalanche writes ---
 
 
-def digits_datasets(seed: int) -> tuple[Any, Any]:
+def digits_parts(seed: int) -> Any:
     """scikit-learn's digits (n, 1, 8, 8) as float tensors, a fifth for testing."""
     import torch
     from sklearn.datasets import load_digits
@@ -45,20 +45,20 @@ def digits_datasets(seed: int) -> tuple[Any, Any]:
     return train_test_split(x, y, test_size=0.2, stratify=y, random_state=seed)
 
 
-def new_classes(seed: int) -> Any:
+def new_classes(seed: int, settings: dict[str, Any]) -> Any:
     from avalanche.benchmarks import class_incremental_benchmark
 
-    x_train, x_test, y_train, y_test = digits_datasets(seed)
+    x_train, x_test, y_train, y_test = digits_parts(seed)
     datasets = {"train": avalanche_dataset(x_train, y_train), "test": avalanche_dataset(x_test, y_test)}
-    return class_incremental_benchmark(datasets, num_experiences=5, seed=seed)
+    return class_incremental_benchmark(datasets, num_experiences=settings["num_experiences"], seed=seed)
 
 
-def new_domains(seed: int) -> Any:
+def new_domains(seed: int, settings: dict[str, Any]) -> Any:
     from avalanche.benchmarks import benchmark_from_datasets
     from torchvision.transforms.functional import InterpolationMode, rotate
 
-    x_train, x_test, y_train, y_test = digits_datasets(seed)
-    angles, kind = (0, 30, 60, 90, 120), InterpolationMode.BILINEAR
+    x_train, x_test, y_train, y_test = digits_parts(seed)
+    angles, kind = settings["angles"], InterpolationMode.BILINEAR
     return benchmark_from_datasets(
         train=[avalanche_dataset(rotate(x_train, angle, kind), y_train) for angle in angles],
         test=[avalanche_dataset(rotate(x_test, angle, kind), y_test) for angle in angles],
@@ -88,21 +88,22 @@ def network() -> Any:
     return MLP()
 
 
-def strategy_of(variant: str, model: Any, training: dict[str, Any]) -> Any:
+def strategy_of(chosen: dict[str, Any], model: Any, training: dict[str, Any]) -> Any:
     import torch
     from avalanche.evaluation.metrics import accuracy_metrics
     from avalanche.training import JointTraining, Naive
     from avalanche.training.plugins import EarlyStoppingPlugin, EvaluationPlugin, LwFPlugin, ReplayPlugin
 
     plugins: list[Any] = []
-    if "lwf" in variant:
-        plugins.append(LwFPlugin(alpha=4.0, temperature=2.0))  # retain's weight 1.0 times T^2
-    if "early_stopping" in variant:
-        plugins.append(EarlyStoppingPlugin(patience=3, val_stream_name="valid_stream"))
-    if variant == "replay":
-        plugins.append(ReplayPlugin(mem_size=200))
+    if lwf := chosen.get("lwf"):
+        alpha = lwf["weight"] * lwf["temperature"] ** 2  # retain's loss has T^2, Avalanche's has not
+        plugins.append(LwFPlugin(alpha=alpha, temperature=lwf["temperature"]))
+    if stopping := chosen.get("early_stopping"):
+        plugins.append(EarlyStoppingPlugin(patience=stopping["patience"], val_stream_name="valid_stream"))
+    if replay := chosen.get("replay"):
+        plugins.append(ReplayPlugin(mem_size=replay["memory"]))
     optimizer = training["optimizer"]
-    return (JointTraining if variant == "joint" else Naive)(
+    return (JointTraining if "joint" in chosen else Naive)(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=optimizer["lr"], momentum=optimizer["momentum"]),
         criterion=torch.nn.CrossEntropyLoss(),
@@ -111,7 +112,7 @@ def strategy_of(variant: str, model: Any, training: dict[str, Any]) -> Any:
         eval_mb_size=512,
         plugins=plugins,
         evaluator=EvaluationPlugin(accuracy_metrics(epoch=True, experience=True, stream=True), loggers=[]),
-        eval_every=1 if "early_stopping" in variant else -1,
+        eval_every=1 if "early_stopping" in chosen else -1,
     )
 
 
@@ -122,21 +123,24 @@ def trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     stream, variant, seed = config["trial"]
+    (settings,) = config["sweep"]["streams"][stream]["benchmark"].values()
+    chosen = config["sweep"]["variants"][variant].get("strategies", {})
     torch.manual_seed(seed)
-    make: Callable[[int], Any] = {"new_classes": new_classes, "new_domains": new_domains}[stream]
-    benchmark = with_classes_timeline(benchmark_with_validation_stream(make(seed), validation_size=0.1, shuffle=True))
+    make: Callable[[int, dict[str, Any]], Any] = {"new_classes": new_classes, "new_domains": new_domains}[stream]
+    benchmark = benchmark_with_validation_stream(make(seed, settings), validation_size=0.1, shuffle=True)
+    benchmark = with_classes_timeline(benchmark)
     model = network()
-    strategy = strategy_of(variant, model, config["training"])
+    strategy = strategy_of(chosen, model, config["training"])
     key = "Top1_Acc_Stream/eval_phase/test_stream"
-    if variant == "joint":
+    if "joint" in chosen:
         strategy.train(benchmark.train_stream)
         tune.report({"accuracy": strategy.eval(benchmark.test_stream)[key]})
         return
     for number, experience in enumerate(benchmark.train_stream):
-        streams = [benchmark.valid_stream[number : number + 1]] if "early_stopping" in variant else []
+        streams = [benchmark.valid_stream[number : number + 1]] if "early_stopping" in chosen else []
         strategy.train(experience, eval_streams=streams)
         tune.report({"accuracy": strategy.eval(benchmark.test_stream)[key]})
-        if "frozen" in variant:
+        if "freezing" in chosen:
             model.trunk.requires_grad_(False)
 
 
@@ -147,7 +151,7 @@ def stock(config: dict[str, Any], folder: Path) -> Results:
     trials = list(trials_of(config))
     tuner = tune.Tuner(
         trainable,
-        param_space={"trial": tune.grid_search(trials), "training": config["training"]},
+        param_space={"trial": tune.grid_search(trials), "training": config["training"], "sweep": config["sweep"]},
         run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
     )
     results = tuner.fit()
@@ -237,7 +241,10 @@ def main() -> None:
     for side in [arguments.only] if arguments.only else ["retain", "stock"]:
         times[side], results[side] = timed(side)
         assert sorted(results[side]) == sorted(trials), f"{side}: trials are missing"
-        print(f"{side:<8} {times[side]:8.1f} s   {times[side] / len(trials):6.2f} s a trial", flush=True)
+        print(
+            f"{side:<8} {times[side]:8.1f} s   {times[side] / len(trials):6.2f} s a trial   load {os.getloadavg()[1]:.1f}",
+            flush=True,
+        )
     if len(times) == 2:
         print(f"ratio    {times['stock'] / times['retain']:8.2f}     goal {GOAL:g}")
     show_accuracies(results)
