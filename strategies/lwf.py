@@ -127,7 +127,7 @@ class LwFPlugin(plugins.Plugin):
         if self._logits is None:
             batches = plugins.batches(strategy.adapted_dataset, strategy.train_mb_size)
             self._logits = torch.cat([_logits(teacher, x.to(strategy.device)) for x, _ in batches])
-        known, appended = self._logits[index], strategy.mb_x[len(index) :]
+        known, appended = self._logits.index_select(0, index), strategy.mb_x[len(index) :]
         return torch.cat([known, _logits(teacher, appended)]) if len(appended) else known
 
 
