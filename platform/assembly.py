@@ -76,10 +76,11 @@ class Parts:
         return sum(all(plugin.trains_on(number, length) for plugin in ours) for number in range(length))
 
 
-def assemble(config: Experiment, *, planning: bool = False) -> Parts:
+def assemble(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> Parts:
     """Build the stream and check everything that needs data or modules.
 
     `planning`: for the checks only, on a machine that need not have the GPUs that the trials will run on.
+    `stream`: the config's, where it has been built already.
 
     Raises:
         UserError: data missing, strategies that cannot run together or on this stream, no GPU where one is asked for.
@@ -87,12 +88,13 @@ def assemble(config: Experiment, *, planning: bool = False) -> Parts:
     check_combination(config)
     device = torch.device("cpu") if planning else device_of(config)
     seeds = seeds_of(config)
-    stream = _stream(config, seeds.class_order)
+    stream = stream or _stream(config, seeds.class_order)
     _check_lengths(config, len(stream.experiences))
     parts = Parts(config, stream, seeds, device)
     network = parts.network()
+    num_trained = parts.num_trained()
     for module, strategy in settings_of(config, "strategies"):
-        _check_stream(module, strategy, stream, parts.num_trained())
+        _check_stream(module, strategy, stream, num_trained)
         if hasattr(module, "check_model"):
             module.check_model(strategy, network)
     return parts
@@ -143,9 +145,6 @@ def check_combination(config: Experiment) -> None:
 
 def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
     """What a strategy needs of the stream: validation samples, room for the classes."""
-    if isinstance(module, type):
-        _arguments(module, config)
-        return
     if hasattr(module, "check_stream"):
         module.check_stream(config, len(stream.class_names), num_trained)
     if getattr(module, "needs_validation", lambda config: False)(config):

@@ -5,7 +5,6 @@ It is made under a lock in a temporary folder and renamed: it is complete or abs
 made again, so the cache may be deleted at any time.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import torch
 from filelock import FileLock
 
 from .errors import UserError
+from .files import digest, sync
 
 FORMAT = 1
 HASHED_BELOW = 64 * 2**20  # bytes: entries up to this size are hashed at a process's first opening, larger ones are not
@@ -124,7 +124,7 @@ def _map(path: Path, entry: dict[str, Any], hashing: bool) -> torch.Tensor:
     if status.st_size != entry["bytes"]:
         raise ValueError(f"{path}: {status.st_size} bytes, not {entry['bytes']}")
     if hashing and stamp not in _hashed:
-        if _sum(path) != entry["sha256"]:
+        if digest(path) != entry["sha256"]:
             raise ValueError(f"{path}: its sha256 differs from the manifest's")
         _hashed.add(stamp)
     array = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -145,9 +145,9 @@ def _write(folder: Path, arrays: Mapping[str, _Array]) -> None:
         json.dump({"format": FORMAT, "arrays": entries}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    _sync(temporary)
+    sync(temporary)
     os.rename(temporary, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _save(path: Path, array: _Array) -> dict[str, Any]:
@@ -157,19 +157,4 @@ def _save(path: Path, array: _Array) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     size = path.stat().st_size
-    return {"bytes": size, "sha256": _sum(path), "shape": list(array.shape), "dtype": str(array.dtype)}
-
-
-def _sum(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's list of names survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return {"bytes": size, "sha256": digest(path), "shape": list(array.shape), "dtype": str(array.dtype)}

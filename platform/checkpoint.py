@@ -5,7 +5,6 @@ written under another name, flushed to the disk and renamed, so that one that ha
 is passed over for the one before.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from .files import digest, sync
 
 FORMAT = 1
 _FILES = ("tensors.safetensors", "state.json")
@@ -32,14 +33,14 @@ def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
     plain = _flatten(state, tensors, "")
     save_file(tensors, temporary / "tensors.safetensors")
     (temporary / "state.json").write_text(json.dumps(plain))
-    digests = {name: _digest(temporary / name) for name in _FILES}
+    digests = {name: digest(temporary / name) for name in _FILES}
     (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": digests}))
     for path in (*temporary.iterdir(), temporary):
-        _fsync(path)
+        sync(path)
     if final.exists():
         shutil.rmtree(final)
     os.rename(temporary, final)
-    _fsync(folder)
+    sync(folder)
     numbered = _numbered(folder)
     kept = numbered[: numbered.index(final) + 1][-keep:]  # later ones were passed over: damaged, or of another past
     for other in numbered:
@@ -74,24 +75,11 @@ def _problem(path: Path) -> str | None:
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']} (this version reads {FORMAT})"
         for name in _FILES:
-            if _digest(path / name) != manifest["sha256"][name]:
+            if digest(path / name) != manifest["sha256"][name]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:

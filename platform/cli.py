@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: ``--help`` and a wrong key answer at once.
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,15 +167,10 @@ def sync(
     trials_of(folder)
     file = folder / ("experiment.yaml" if is_sweep(folder) else "config.yaml")
     from .config import from_dict
-    from .projector import Settings, project
+    from .projector import project, settings_for
 
-    wandb = from_dict(read_yaml(file)).wandb
-    group = wandb.group or folder.absolute().name
-    project(
-        folder,
-        Settings(mode="online", project=wandb.project, entity=wandb.entity, group=group, tags=wandb.tags),
-        follow=False,
-    )
+    settings = settings_for(folder, from_dict(read_yaml(file)))
+    project(folder, replace(settings, mode="online", tensorboard=False), follow=False)
     console.print(f"{escape(str(folder))}: all trials are on W&B")
 
 

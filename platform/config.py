@@ -156,8 +156,7 @@ def _check_one_name(key: str, value: Settings, kind: plugins.Kind) -> None:
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain data for YAML and JSON, with its schema version first; `from_dict` reads it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
-    return {"schema": SCHEMA, **plain}
+    return {"schema": SCHEMA, **_plain(experiment)}
 
 
 def check_plugins(experiment: Experiment) -> Experiment:
@@ -166,29 +165,33 @@ def check_plugins(experiment: Experiment) -> Experiment:
     Imports the modules that are named, so it takes as long as ``import torch``.
     """
     filled: dict[str, Any] = {}
-    for key, kind in (("benchmark", "benchmarks"), ("model", "networks"), ("strategies", "strategies")):
+    for kind, key in plugins.KEYS.items():
         named: Settings = getattr(experiment, key)
-        filled[key] = {name: _filled(kind, key, name, settings) for name, settings in named.items()}  # type: ignore[arg-type]
+        filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
     return replace(experiment, **filled)
 
 
-def _filled(kind: plugins.Kind, key: str, name: str, settings: Settings) -> Settings:
+def _filled(kind: plugins.Kind, name: str, settings: Settings) -> Settings:
     """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
+    module, built = _resolved(kind, name, settings)
+    return _plain(built) if hasattr(module, "Config") else settings
+
+
+def _resolved(kind: plugins.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
+    """A plugin's module and its `Config`; an Avalanche class or function comes with its arguments."""
     module = plugins.resolve(kind, name)
     if not hasattr(module, "Config"):
-        return settings
-    built = build(module.Config, settings, f"{key}.{name}")
-    plain: Settings = json.loads(json.dumps(asdict(built)))
+        return module, settings
+    return module, build(module.Config, settings, f"{plugins.KEYS[kind]}.{name}")
+
+
+def _plain(instance: Any) -> dict[str, Any]:
+    """A dataclass as plain data: tuples are lists, as YAML and JSON have them."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
     return plain
 
 
 def settings_of(experiment: Experiment, kind: plugins.Kind) -> list[tuple[Any, Any]]:
     """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
-    key = {"benchmarks": "benchmark", "networks": "model", "strategies": "strategies"}[kind]
-    pairs = []
-    for name, settings in getattr(experiment, key).items():
-        module = plugins.resolve(kind, name)
-        pairs.append(
-            (module, settings if not hasattr(module, "Config") else build(module.Config, settings, f"{key}.{name}"))
-        )
-    return pairs
+    named: Settings = getattr(experiment, plugins.KEYS[kind])
+    return [_resolved(kind, name, settings) for name, settings in named.items()]

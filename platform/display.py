@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -36,7 +36,6 @@ class _Follower:
     updated: float = 0.0
     experience: int = 0
     accuracy: float | None = None
-    curve: list[float] = field(default_factory=list)
 
     def look(self) -> None:
         """Read what is new."""

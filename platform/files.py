@@ -1,9 +1,10 @@
-"""Small text files, written whole and atomically, and read with errors that name them.
+"""Small text files, written whole and atomically, and read with errors that name them; what makes files durable and checked.
 
 This file imports nothing heavy.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from .errors import UserError
 
 SCHEMA = 1
+VIEWS = ("task_agnostic", "task_aware")  # of an accuracy matrix: among all classes, among the experience's own
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,13 +49,19 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened (Windows does not)."""
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make a file, or a folder's list of names, survive a power cut, where the system can (Windows opens no folders)."""
     with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -82,8 +82,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
 
     def evaluate(self) -> Row:
         """Accuracy on the test set of every experience; changes no state of the trial."""
-        others = [plugin for plugin in self.plugins if plugin is not self.clock]
-        if any(plugins.overrides(plugin, event) for plugin in others for event in EVAL_EVENTS):
+        if any(plugins.overrides(plugin, event) for plugin in self._strategies for event in EVAL_EVENTS):
             with collecting(self.plugins, self.clock) as logits:
                 self._collect_hooks()
                 self.eval(self.benchmark.test_stream)
@@ -97,9 +96,13 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         return all(p.trains_on(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
 
     @property
+    def _strategies(self) -> list[Any]:
+        return [plugin for plugin in self.plugins if plugin is not self.clock]
+
+    @property
     def resumable(self) -> bool:
         """Whether all plugins can save their state (Avalanche's own cannot)."""
-        return all(hasattr(plugin, "state_dict") for plugin in self.plugins if plugin is not self.clock)
+        return all(hasattr(plugin, "state_dict") for plugin in self._strategies)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later experiences depend on: network, optimizer, plugins, clock."""
@@ -107,7 +110,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             "num_outputs": getattr(getattr(self.model, "head", None), "num_classes", None),
             "model": dict(self.model.state_dict()),
             "optimizer": None if self.training.optimizer.reset else self.optimizer.state_dict(),
-            "plugins": [plugin.state_dict() for plugin in self.plugins if plugin is not self.clock],
+            "plugins": [plugin.state_dict() for plugin in self._strategies],
             "clock": dict(vars(self.clock)),
             "samples": self.samples,
         }
@@ -126,7 +129,7 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
             self.optimized_param_id = dict(self.model.named_parameters())
             self.optimizer.load_state_dict(state["optimizer"])
-        for plugin, saved in zip([p for p in self.plugins if p is not self.clock], state["plugins"], strict=True):
+        for plugin, saved in zip(self._strategies, state["plugins"], strict=True):
             plugin.load_state_dict(saved)
         vars(self.clock).update(state["clock"])
         self.samples = state["samples"]
@@ -175,10 +178,9 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
             return super().model_adaptation(model)
         number = self.experience.current_experience
         # Avalanche's uniques goes through the labels one by one
-        resident_y = self.dataloader.y if isinstance(self.dataloader, ResidentLoader) else None
-        labels = self.adapted_dataset.targets.uniques if resident_y is None else (int(resident_y.max()),)
-        num_classes = 1 + max(labels)
-        model.head.grow(num_classes, generator(self.seed_initialisation, "head", number))
+        loader, targets = self.dataloader, self.adapted_dataset.targets
+        labels = [int(loader.y.max())] if isinstance(loader, ResidentLoader) else targets.uniques
+        model.head.grow(1 + max(labels), generator(self.seed_initialisation, "head", number))
         return model
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
@@ -258,10 +260,9 @@ class Learner(SupervisedTemplate):  # type: ignore[misc]
         loss: torch.Tensor = self._criterion(output, y)
         return loss
 
-    def forward(self) -> torch.Tensor:
+    def forward(self) -> Any:
         """Logits (B, K) of the mini-batch."""
-        logits: torch.Tensor = self.model(self.mb_x)
-        return logits
+        return self.model(self.mb_x)
 
     def _finite(self, loss: torch.Tensor) -> Any:
         """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -19,18 +19,6 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 from .files import SCHEMA, read_json, to_json, whole_lines, write_json, write_text
-
-__all__ = [
-    "SCHEMA",
-    "SweepLedger",
-    "Trial",
-    "TrialLedger",
-    "is_sweep",
-    "read_json",
-    "trials_of",
-    "write_json",
-    "write_text",
-]
 
 State = Literal["pending", "running", "done", "failed", "stopped"]
 Document = Literal["matrix", "summary", "environment", "config"]
@@ -139,7 +127,7 @@ class TrialLedger(_Held):
 
     def status(self, status: State, *, experience: int = 0, error: str | None = None) -> None:
         """Write status.json: the state, the last finished experience (0: none), and what went wrong."""
-        self.write("status", {"status": status, "experience": experience, "error": error, "updated": time.time()})
+        write_status(self.folder, status, experience, error)
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """Write ``<name>.json`` (matrix, summary, environment) with the schema's number."""
@@ -208,6 +196,11 @@ class Status:
     experience: int
     error: str | None
     updated: float
+
+
+def write_status(folder: Path, status: State, experience: int, error: str | None) -> None:
+    """Write a trial's status.json; for a trial whose writer is gone."""
+    write_json(folder / "status.json", {"schema": SCHEMA, **asdict(Status(status, experience, error, time.time()))})
 
 
 def _status(folder: Path) -> Status:

@@ -78,12 +78,7 @@ _FLOAT = (
 )
 
 
-def _teach_floats() -> None:
-    """Let the loader see 1e-3 as a float."""
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
-
-
-_teach_floats()
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
 
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from .config import check_plugins, from_dict, to_dict
 from .errors import UserError, listed, nearest
 from .loading import merge, nested, resolved
 from .settings import Experiment, Settings, Sweep
+from .streams import Stream
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
 _WHOLE = ("sweep", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
@@ -56,17 +57,21 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
 
 
 def check(trials: Sequence[PlannedTrial]) -> None:
-    """Build each distinct stream once and check every strategy against it, before anything is started.
+    """Build the streams and check every strategy against its own, before anything is started.
 
     Preparing the data here also means that no two workers prepare it at once.
     """
     seen: list[Experiment] = []
+    built: tuple[Any, Stream] | None = None  # trials of one stream stand together: the last is enough to remember
     for trial in trials:
         config = replace(trial.config, seed=0)
-        if config not in seen:
-            seen.append(config)
-            with _said_of(trial.identity["stream"], trial.identity["variant"]):
-                assemble(trial.config, planning=True)
+        if config in seen:
+            continue
+        seen.append(config)
+        source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
+        with _said_of(trial.identity["stream"], trial.identity["variant"]):
+            parts = assemble(trial.config, planning=True, stream=built[1] if built and built[0] == source else None)
+        built = source, parts.stream
 
 
 def points(sweep: Sweep) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["strategies", "benchmarks", "networks"]
 _ROOT = Path(__file__).resolve().parent.parent
 _FOLDERS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmarks", "networks": "platform/networks"}
-_KEYS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmark", "networks": "model"}
+KEYS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmark", "networks": "model"}
 EVENTS = (
     "before_training",
     "before_train_dataset_adaptation",
@@ -64,7 +64,7 @@ def check_name(kind: Kind, name: str) -> None:
     if "." not in name and name not in names(kind):
         known = names(kind)
         raise UserError(
-            f"{_KEYS[kind]}.{name}: there is no such name.{nearest(name, known)} Known: {listed(known)}; "
+            f"{KEYS[kind]}.{name}: there is no such name.{nearest(name, known)} Known: {listed(known)}; "
             f"or give the dotted path of a module of your own."
         )
 
@@ -78,12 +78,12 @@ def resolve(kind: Kind, name: str) -> Any:
     check_name(kind, name)
     if "." not in name:
         return importlib.import_module(f"{__package__.rpartition('.')[0]}.{_FOLDERS[kind].replace('/', '.')}.{name}")
-    found = _import_path(f"{_KEYS[kind]}.{name}", name)
+    found = _import_path(f"{KEYS[kind]}.{name}", name)
     if hasattr(found, "Config") and hasattr(found, "build"):
         return found
     if (kind == "strategies" and isinstance(found, type)) or (kind == "benchmarks" and callable(found)):
         return found
-    raise UserError(f"{_KEYS[kind]}.{name}: a module needs a dataclass `Config` and a function `build`; see README.md.")
+    raise UserError(f"{KEYS[kind]}.{name}: a module needs a dataclass `Config` and a function `build`; see README.md.")
 
 
 def _import_path(key: str, path: str) -> Any:

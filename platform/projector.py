@@ -25,7 +25,7 @@ from .rows import Book, fingerprint
 from .runs import Mode, Runs, Scalars, Settings, failures, resolve_mode
 from .settings import Experiment
 
-__all__ = ["STOP", "Settings", "beside", "project", "resolve_mode", "start", "stop"]
+__all__ = ["STOP", "Settings", "beside", "project", "resolve_mode", "settings_for", "start", "stop"]
 
 STOP = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two looks at the ledgers
@@ -140,22 +140,26 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def beside(folder: Path, config: Experiment) -> Iterator[None]:
-    """A projector with an experiment's settings beside what happens within; it has the last word afterwards."""
+def settings_for(folder: Path, config: Experiment) -> Settings:
+    """What an experiment says of its projection; its W&B group is by default the folder's name."""
     wandb = config.wandb
-    if wandb.mode == "disabled" and not config.tensorboard:
-        yield
-        return
-    settings = Settings(
+    return Settings(
         mode=wandb.mode,
         project=wandb.project,
         entity=wandb.entity,
-        group=wandb.group or folder.name,
+        group=wandb.group or folder.absolute().name,
         tags=wandb.tags,
         tensorboard=config.tensorboard,
     )
-    process = start(folder, settings)
+
+
+@contextlib.contextmanager
+def beside(folder: Path, config: Experiment) -> Iterator[None]:
+    """A projector with an experiment's settings beside what happens within; it has the last word afterwards."""
+    if config.wandb.mode == "disabled" and not config.tensorboard:
+        yield
+        return
+    process = start(folder, settings_for(folder, config))
     try:
         yield
     finally:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UserError
-from .ledger import SCHEMA, Trial, read_json, write_json
+from .files import SCHEMA, VIEWS, read_json, write_json
+from .ledger import Trial
 
-VIEWS = ("task_agnostic", "task_aware")
 # Fields of an epoch's event whose dashboard name is not train/<field>; `iteration` and `epoch` are axes.
 _EPOCH_NAMES = {"lr": "train/learning_rate", "validation_accuracy": "validation/accuracy"}
 _AXES = ("kind", "experience", "iteration")

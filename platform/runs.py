@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from .errors import UserError
-from .ledger import Trial, is_sweep, read_json
-from .rows import VIEWS, Book, Follower, metric_values, signature
+from .files import VIEWS, read_json
+from .ledger import Trial, is_sweep
+from .rows import Book, Follower, metric_values, signature
 
 if TYPE_CHECKING:
     import wandb

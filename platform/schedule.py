@@ -21,8 +21,8 @@ from .assembly import device_of
 from .cache import DataFolders
 from .config import from_dict, to_dict
 from .errors import UserError
-from .files import write_json, write_text
-from .ledger import SCHEMA, SweepLedger, Trial, TrialLedger, is_sweep, trials_of
+from .files import write_text
+from .ledger import State, SweepLedger, Trial, TrialLedger, is_sweep, trials_of, write_status
 from .loading import read_yaml
 from .plan import PlannedTrial, check, plan
 from .projector import beside, resolve_mode
@@ -256,12 +256,11 @@ class _contained:
         return True
 
 
-def _mark(folder: Path, status: str, error: str | None) -> None:
+def _mark(folder: Path, status: State, error: str | None) -> None:
     """Set a trial's state, unless it has already come to an end of its own."""
     before = Trial(folder).status()
     if before.status not in ("done", "failed"):
-        state = {"status": status, "experience": before.experience, "error": error, "updated": time.time()}
-        write_json(folder / "status.json", {"schema": SCHEMA, **state})
+        write_status(folder, status, before.experience, error)
 
 
 def _settle(trials: Sequence[Trial]) -> None:

@@ -13,11 +13,10 @@ import torch
 from . import checkpoint, metrics
 from .assembly import Parts
 from .environment import gpu_memory_reset, usage
+from .files import VIEWS
 from .learner import Learner
 from .ledger import TrialLedger
 from .settings import Experiment
-
-VIEWS = ("task_agnostic", "task_aware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class TrialState:
         self._epoch_started = time.perf_counter()  # the next epoch's seconds are its own
 
     def finish(self) -> Result:
-        """Write the summary, undo what the strategies changed in the network, and say that the trial is done."""
+        """Write the summary and say that the trial is done."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}

@@ -18,7 +18,8 @@ import wandb
 
 from retain.platform import projector, runs
 from retain.platform.errors import UserError
-from retain.platform.ledger import SweepLedger, Trial, TrialLedger, read_json, trials_of
+from retain.platform.files import read_json
+from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of
 from retain.platform.projector import STOP, Settings, project, resolve_mode, start, stop
 from retain.platform.rows import Follower, Row
 
