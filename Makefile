@@ -1,5 +1,5 @@
 # Everything that takes longer than the tests, and what CI runs.
-.PHONY: check types test slow speed
+.PHONY: check types test slow speed faults
 
 check: types
 	uv run ruff check .
@@ -22,3 +22,10 @@ slow:
 speed:
 	uv run python tests/speed/loops.py
 	uv run python tests/speed/sweep.py
+	uv run python tests/speed/safety.py
+	uv run python tests/speed/many_files.py
+
+# Trials that are killed, signalled and damaged at random, then all that Ray's workers, drivers and nodes can suffer.
+faults:
+	uv run python tests/faults.py --runs 240
+	uv run pytest -q -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py

@@ -40,7 +40,12 @@ class Parts:
     seeds: TrialSeeds
     device: torch.device
 
-    def learner(self, on_epoch: "Callable[[Learner], None]", on_note: Callable[[str], None]) -> "Learner":
+    def learner(
+        self,
+        on_epoch: "Callable[[Learner], None]",
+        on_note: Callable[[str], None],
+        on_iteration: "Callable[[Learner], None]" = lambda learner: None,
+    ) -> "Learner":
         """A new network and new plugins in a learner."""
         from .learner import Learner  # here: it imports avalanche, which only a process that trains needs
 
@@ -54,6 +59,7 @@ class Parts:
             device=self.device,
             on_epoch=on_epoch,
             on_note=on_note,
+            on_iteration=on_iteration,
         )
 
     def network(self) -> torch.nn.Module:

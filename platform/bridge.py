@@ -1,10 +1,13 @@
 """Our streams as Avalanche benchmarks, for its template, its plugins and whatever else expects one."""
 
+from typing import Any
+
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.scenarios.dataset_scenario import DatasetExperience
 from avalanche.benchmarks.scenarios.generic_scenario import EagerCLStream
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.models.utils import avalanche_model_adaptation
 
 from .streams import Part, ResidentDataset, Stream
 
@@ -37,3 +40,9 @@ def _dataset(stream: Stream, part: Part) -> TaskAwareSupervisedClassificationDat
     data = ResidentDataset(stream, part)
     labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
     return TaskAwareSupervisedClassificationDataset([data], data_attributes=labels)
+
+
+def adapt_heads(model: Any, experiences: Any) -> None:
+    """Let Avalanche's own heads grow to the classes of these experiences, one after the other."""
+    for experience in experiences:
+        avalanche_model_adaptation(model, experience)

@@ -1,113 +1,183 @@
 """Checkpoints: complete or absent, checked when read, safe to load (safetensors and JSON, nothing pickled).
 
-A checkpoint is a folder ``000003`` with ``tensors.safetensors``, ``state.json`` and ``manifest.json`` (SHA-256 of both). It is
-written under another name, flushed to the disk and renamed, so that one that has its final name is whole. A damaged newest one
-is passed over for the one before.
+A checkpoint is a folder with ``tensors.safetensors``, ``state.json`` and ``manifest.json`` (format, the config it belongs to,
+SHA-256 of both). It is written under another name, flushed to the disk and renamed, so that one that has its final name is
+whole. ``000003`` is after three experiences, ``000003+000000120`` 120 iterations into the fourth. A damaged newest one is passed
+over for the one before; one of another config or another format is refused.
 """
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .encoding import flatten, unflatten
+from .errors import UserError
 from .files import digest, sync
 
-FORMAT = 1
+FORMAT = 2
+_KIND = "retain checkpoint"
 _FILES = ("tensors.safetensors", "state.json")
 _log = logging.getLogger(__name__)
 
 
-def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` (nested dicts and lists of tensors, numbers, strings, None) as number `number`; keep the newest `keep`."""
-    final = folder / f"{number:06d}"
+def name_of(experience: int, iteration: int | None = None) -> str:
+    """The name after `experience` experiences or, with `iteration`, amid the next one; names sort in order of time."""
+    return f"{experience:06d}" + ("" if iteration is None else f"+{iteration:09d}")
+
+
+class Writer:
+    """Writes one trial's checkpoints, one at a time, in a thread of its own: training waits for the copy in memory only.
+
+    A context: leaving it waits for the last one. What goes wrong in the thread is raised by the next call, or on leaving.
+    """
+
+    def __init__(self, folder: Path, keep: int, config: str) -> None:
+        """`folder`: for the checkpoints; `keep`: how many stay; `config`: what tells whose they are (a hash)."""
+        self.folder, self.keep, self.config = folder, keep, config
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written now."""
+        return self._writing is not None and not self._writing.done()
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Copy `state` (nested dicts and lists of tensors, numbers, strings, None) and have it written as `name`."""
+        tensors: dict[str, torch.Tensor] = {}
+        plain = flatten(state, tensors)
+        self.wait()
+        self._writing = self._thread.submit(_write, self.folder / name, plain, tensors, self.keep, self.config)
+
+    def wait(self) -> None:
+        """Until the last one is on the disk; OSError when it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the last one."""
+        with ExitStack() as stack:
+            stack.callback(self._thread.shutdown)
+            self.wait()
+
+
+def valid(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The valid checkpoints with their states, on the CPU, newest first. A damaged one is logged and passed over.
+
+    Raises:
+        UserError: one is of another format, or of another `config` than the given one.
+    """
+    for path in reversed(_all(folder)):
+        problem = _problem(path, config)
+        if problem is not None:
+            pass_over(path, problem)
+            continue
+        # copies: what the library gives are views of one buffer, whose alignment can tell in the last bits of a product
+        tensors = {name: tensor.clone() for name, tensor in load_file(path / "tensors.safetensors").items()}
+        state = unflatten(json.loads((path / "state.json").read_text()), tensors)
+        assert isinstance(state, dict)
+        yield path, state
+
+
+def pass_over(path: Path, problem: str) -> None:
+    """Say that a checkpoint is not used, and why."""
+    _log.warning("checkpoint %s is passed over: %s", path, problem)
+
+
+def load_newest(folder: Path, config: str | None = None) -> dict[str, Any] | None:
+    """The state of the newest valid checkpoint; None where there is none."""
+    return next((state for _, state in valid(folder, config)), None)
+
+
+def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int, config: str) -> Path:
+    """Write one beside its place, flush, rename; then remove what is older than the newest `keep`."""
+    folder = final.parent
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors: dict[str, torch.Tensor] = {}
-    plain = _flatten(state, tensors, "")
-    save_file(tensors, temporary / "tensors.safetensors")
-    (temporary / "state.json").write_text(json.dumps(plain))
-    digests = {name: digest(temporary / name) for name in _FILES}
-    (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": digests}))
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(temporary, final)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # on a full disk, give the room back
+        temporary.mkdir(parents=True)
+        _save_tensors(tensors, temporary / "tensors.safetensors")
+        (temporary / "state.json").write_text(json.dumps(plain))
+        digests = {name: digest(temporary / name) for name in _FILES}
+        about: dict[str, Any] = {"kind": _KIND, "format": FORMAT, "config": config, "files": digests}
+        (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": _sum(about)}))
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
     sync(folder)
-    numbered = _numbered(folder)
-    kept = numbered[: numbered.index(final) + 1][-keep:]  # later ones were passed over: damaged, or of another past
-    for other in numbered:
-        if other not in kept:
-            shutil.rmtree(other)
-    for left in folder.glob(".*.tmp"):  # by a process that was killed
-        shutil.rmtree(left)
+    _tidy(final, keep)
     return final
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The state of the newest valid checkpoint, on the CPU; None where there is none. A damaged one is logged and passed over."""
-    for path in reversed(_numbered(folder)):
-        problem = _problem(path)
-        if problem is None:
-            tensors = load_file(path / "tensors.safetensors")
-            state = _unflatten(json.loads((path / "state.json").read_text()), tensors)
-            assert isinstance(state, dict)
-            return state
-        _log.warning("checkpoint %s is passed over: %s", path, problem)
-    return None
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """The library tells a full disk in its own way; here it is the OSError that it was."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def _numbered(folder: Path) -> list[Path]:
+def _tidy(newest: Path, keep: int) -> None:
+    """Remove all but the newest `keep`, and what killed processes left."""
+    found = _all(newest.parent)
+    kept = found[: found.index(newest) + 1][-keep:]  # later ones were passed over: damaged, or of another past
+    for other in found:
+        if other not in kept:
+            shutil.rmtree(other)
+    for left in newest.parent.glob(".*.tmp"):
+        shutil.rmtree(left)
+
+
+def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def _problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None."""
+def _problem(path: Path, config: str | None) -> str | None:
+    """Why a checkpoint is damaged, or None; UserError where it is none of ours to read."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] != FORMAT:
-            return f"format {manifest['format']} (this version reads {FORMAT})"
-        for name in _FILES:
-            if digest(path / name) != manifest["sha256"][name]:
-                return f"{name} has changed since it was written"
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        whole = manifest.pop("sha256") == _sum(manifest)
+        changed = [name for name in _FILES if digest(path / name) != manifest["files"][name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
+    if changed or not whole:
+        return f"{changed[0] if whole else 'manifest.json'} has changed since it was written"
+    number = manifest["format"]
+    if manifest["kind"] != _KIND or number != FORMAT:
+        raise UserError(
+            f"{path} is a '{manifest['kind']}' of format {number}: this version of retain reads format {FORMAT}."
+        )
+    if config is not None and manifest["config"] != config:
+        raise UserError(f"{path} belongs to another trial: its config is not that of this folder. Remove it to go on.")
     return None
 
 
-def _flatten(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
-    """Replace tensors by their names in `tensors`; a dict whose keys are no strings (an optimizer's) becomes a list of pairs."""
-    if isinstance(value, torch.Tensor):
-        name = f"{len(tensors)}:{path}"
-        tensors[name] = value.detach().cpu().clone().contiguous()
-        return {"__tensor__": name}
-    if isinstance(value, dict):
-        pairs = [[key, _flatten(item, tensors, f"{path}/{key}")] for key, item in value.items()]
-        if not all(isinstance(key, str | int) for key in value):
-            raise TypeError(f"{path}: the keys of a state are strings or integers, not {list(value)}")
-        plain = all(isinstance(key, str) for key in value) and not value.keys() & {"__tensor__", "__pairs__"}
-        return dict(pairs) if plain else {"__pairs__": pairs}
-    if isinstance(value, list | tuple):
-        return [_flatten(item, tensors, f"{path}/{index}") for index, item in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{path}: a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
-
-
-def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unflatten(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "__tensor__" in value:
-        return tensors[value["__tensor__"]]
-    if "__pairs__" in value:
-        return {key: _unflatten(item, tensors) for key, item in value["__pairs__"]}
-    return {key: _unflatten(item, tensors) for key, item in value.items()}
+def _sum(manifest: dict[str, Any]) -> str:
+    """SHA-256 over what the manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ Nothing heavy is imported at the top: ``--help`` and a wrong key answer at once.
 """
 
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from .config import load_config
 from .errors import UserError
+from .plugins import module_path
 from .settings import Experiment
 
 app = typer.Typer(
@@ -95,12 +97,18 @@ def sweep(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
 ) -> None:
-    """Go on with a sweep or a trial that was stopped; what is done stays as it is."""
-    from .ledger import trials_of
+    """Go on with a sweep or a trial that was stopped; what is done stays as it is, unless a file of it is damaged."""
+    from .ledger import to_do, trials_of
 
     trials = trials_of(folder)
-    pending = sum(trial.status().status != "done" for trial in trials)
-    console.print(f"{len(trials) - pending} of {len(trials)} trials are done, {pending} to go")
+    pending = to_do(trials)
+    console.print(f"{len(trials) - len(pending)} of {len(trials)} trials are done, {len(pending)} to go")
+    for trial, damage in pending:
+        if damage is not None:
+            errors.print(
+                f"[yellow]damaged[/] {escape(trial.id)}: {escape(damage)}; it goes on from what is whole",
+                soft_wrap=True,
+            )
     if pending:
         from .display import Watch
         from .schedule import resume as go_on
@@ -161,15 +169,12 @@ def sync(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
 ) -> None:
     """Send to Weights & Biases what has not been sent yet."""
-    from .ledger import is_sweep, trials_of
-    from .loading import read_yaml
-
-    trials_of(folder)
-    file = folder / ("experiment.yaml" if is_sweep(folder) else "config.yaml")
     from .config import from_dict
+    from .ledger import config_of, trials_of
     from .projector import project, settings_for
 
-    settings = settings_for(folder, from_dict(read_yaml(file)))
+    trials_of(folder)
+    settings = settings_for(folder, from_dict(config_of(folder)))
     project(folder, replace(settings, mode="online", tensorboard=False), follow=False)
     console.print(f"{escape(str(folder))}: all trials are on W&B")
 
@@ -202,7 +207,7 @@ def _writable(folder: Path) -> None:
 
 
 class _resumable:
-    """Says how to go on when Ctrl-C (or an error) ends what was running; a trial's own failure is in its ledger, as a result."""
+    """Says how to go on when Ctrl-C, SIGTERM or an error ends what ran; a trial's own failure is in its ledger, as a result."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -219,6 +224,8 @@ class _resumable:
             )
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130)
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler, outside of the trials' time
+            raise typer.Exit(128 + signal.SIGTERM)
         return False
 
 
@@ -274,8 +281,7 @@ def _show_results(folder: Path) -> None:
 
 def main() -> None:
     """Entry point: the user's mistakes end in one sentence and exit code 2."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the user's own strategies, named by dotted path
+    sys.path[:] = module_path(sys.path)  # the user's own strategies, named by dotted path
     try:
         app()
     except UserError as error:

@@ -103,16 +103,20 @@ def _result(trial: Trial) -> Result:
     try:
         status = trial.status()
         empty = Result(trial, trial.variant, trial.stream, status)
-        matrix = trial.read("matrix") if status.status == "done" else None
-        if matrix is None:
+        damage = trial.damage()
+        if damage is not None:
+            raise UserError(damage)
+        if status.status != "done":
             return replace(empty, problem=_unfinished(status))
-        return _measured(empty, matrix)
-    except (UserError, KeyError, ValueError) as error:
+        return _measured(empty, trial.read("matrix") or {})
+    except (UserError, KeyError, ValueError, TypeError, OverflowError) as error:
         unknown = Status("failed", 0, None, 0.0)
         return Result(trial, trial.variant, trial.stream, unknown, problem=f"unreadable: {error}")
 
 
 def _measured(empty: Result, matrix: Mapping[str, Any]) -> Result:
+    if matrix["scenario"] not in ("class", "domain"):
+        raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
     views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEWS}
     sizes = metrics.checked_sizes(matrix["sizes"], int(matrix["num_experiences"]))
     names = tuple(str(name) for name in matrix["experiences"])
@@ -124,8 +128,6 @@ def _measured(empty: Result, matrix: Mapping[str, Any]) -> Result:
 
 
 def _unfinished(status: Status) -> str:
-    if status.status == "done":
-        return "done, but its matrix.json is missing"
     text = status.status if not status.experience else f"{status.status} after experience {status.experience}"
     return f"{text}: {status.error}" if status.error else text
 

@@ -30,6 +30,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpu": gpu,
         "host": machine.node(),
+        "pid": os.getpid(),
         "git": _git(),
         "started": time.time(),
     }

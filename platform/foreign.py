@@ -3,12 +3,15 @@
 Shapes: n samples of an experience, N of a split.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import UserError
+from .files import run_folder_of
 from .streams import Arrays, Experience, Part, Stream
 
 
@@ -22,6 +25,11 @@ def stream_of(name: str, make: Callable[..., Any], arguments: Mapping[str, Any])
         UserError: the benchmark refuses its arguments, or has no train and test stream of equal length.
     """
     key = f"benchmark.{name}"
+    for argument, value in arguments.items():
+        if isinstance(value, str) and os.path.exists(value) and run_folder_of(Path(value)):
+            raise UserError(
+                f"{key}.{argument}={value}: lies in a run's folder; some of Avalanche's data sets are pickles."
+            )
     try:
         streams = make(**arguments).streams
     except (TypeError, ValueError, AttributeError) as error:

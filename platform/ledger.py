@@ -1,27 +1,42 @@
-"""The folders of trials and sweeps: the only writer of run files (checkpoints aside), and their reader.
+"""The folders of trials and sweeps: the only writer of run files (checkpoints aside). Their reader is reader.py.
 
 Everything is plain text. Whole files are written beside their place and renamed; metrics.jsonl only grows, line by
 line, so a killed process leaves at most one torn last line, which no reader sees. One process writes to a folder.
-This file imports nothing heavy: `retain --help`, the report and the projector read ledgers without torch.
+JSON files hold a checksum of themselves, trial.json and trials.json also that of the YAML file beside them. This file imports
+nothing heavy.
 """
 
-import json
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from .errors import UserError
-from .files import SCHEMA, read_json, to_json, whole_lines, write_json, write_text
+from .files import SCHEMA, DamagedError, digest, read_json, refuse_links, to_json, whole_lines, write_json, write_text
+from .reader import State, Status, Trial, config_of, is_sweep, listed_trials, name_of, status_of, to_do, trials_of
 
-State = Literal["pending", "running", "done", "failed", "stopped"]
-Document = Literal["matrix", "summary", "environment", "config"]
+__all__ = [
+    "SCHEMA",
+    "State",
+    "Status",
+    "SweepLedger",
+    "Trial",
+    "TrialLedger",
+    "config_of",
+    "is_sweep",
+    "name_of",
+    "reopen",
+    "to_do",
+    "trials_of",
+    "write_status",
+]
 # What a folder may hold and still be free: what `create` itself writes before the first event, and logs.
 _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
 _FREE_SWEEP = {".lock", "sweep.log"}
@@ -31,7 +46,8 @@ class _Held:
     """A folder held by this process: the base of the two writers. The kernel frees the lock of a dead process."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder's lock; UserError when another process has it."""
+        """Take the folder's lock; UserError when another process has it, or links in it lead elsewhere."""
+        refuse_links(folder)
         self.folder = folder
         self._lock = FileLock(folder / ".lock", thread_local=False)
         try:
@@ -67,7 +83,7 @@ class TrialLedger(_Held):
         with ExitStack() as undo:
             undo.callback(super().close)
             self._file = (folder / "metrics.jsonl").open("ab")
-            self._file.truncate(whole_lines(folder / "metrics.jsonl"))
+            self._cut(whole_lines(folder / "metrics.jsonl"))
             undo.pop_all()
 
     @classmethod
@@ -85,17 +101,36 @@ class TrialLedger(_Held):
         with ExitStack() as undo:
             undo.callback(ledger.close)
             _refuse_occupied(folder, _FREE)  # again, now that nobody else can start here
+            (folder / "trial.json").unlink(missing_ok=True)  # it holds the checksum of the config that was there
             write_text(folder / "config.yaml", config_yaml)
-            write_json(folder / "trial.json", {"schema": SCHEMA, **identity})
+            ledger._write_identity(identity)
             ledger.status("pending")
             undo.pop_all()
         return ledger
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Go on with a trial that was started; a torn last line of its metrics is cut off."""
-        read_json(folder / "trial.json")
-        return cls(folder)
+    def open(cls, folder: Path, identity: Mapping[str, Any] | None = None) -> Self:
+        """Go on with a trial that was started; a torn last line of its metrics is cut off.
+
+        Args:
+            folder: the trial's.
+            identity: the trial's, if it is known from elsewhere: a trial.json that is missing or damaged is then written anew.
+        """
+        if identity is None:
+            read_json(folder / "trial.json")
+            return cls(folder)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            try:
+                Trial(folder)
+            except UserError:
+                ledger._write_identity(identity)
+            undo.pop_all()
+        return ledger
+
+    def _write_identity(self, identity: Mapping[str, Any]) -> None:
+        write_json(self.folder / "trial.json", {**identity, "config_sha256": digest(self.folder / "config.yaml")})
 
     def append(self, kind: str, experience: int, iteration: int, event: Mapping[str, Any]) -> None:
         """Add one event as one line, at once visible to readers (durable after `flush`).
@@ -107,8 +142,10 @@ class TrialLedger(_Held):
             event: the other fields.
         """
         line = {"kind": kind, "experience": experience, "iteration": iteration, **event}
-        self._file.write(to_json(line).encode() + b"\n")
+        data = to_json(line).encode() + b"\n"
+        self._file.write(data)
         self._file.flush()
+        self._sum.update(data)
 
     def flush(self) -> int:
         """Make all events durable and return the length of metrics.jsonl in bytes, for a checkpoint to record."""
@@ -116,27 +153,50 @@ class TrialLedger(_Held):
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
-    def truncate(self, length: int) -> None:
-        """Forget the events after `length` bytes (what `flush` returned); UserError when that is no line's end."""
+    def digest(self) -> str:
+        """SHA-256 of all events so far, in hexadecimal, for a checkpoint to record beside their length."""
+        return str(self._sum.hexdigest())
+
+    def truncate(self, length: int, sha256: str | None = None) -> None:
+        """Forget the events after `length` bytes (what `flush` returned).
+
+        Raises:
+            UserError: that is no line's end, or what is before is not what it was (`sha256`: what `digest` returned).
+        """
         path = self.folder / "metrics.jsonl"
         size = self.flush()
         if not 0 <= length <= size or whole_lines(path, length) != length:
             raise UserError(f"{path} does not fit its checkpoint: {size} bytes, no line ends at {length}")
+        if sha256 is not None and _sum_of(path, length).hexdigest() != sha256:
+            raise UserError(f"{path} is damaged: its first {length} bytes have changed since they were written")
+        self._cut(length)
+
+    def _cut(self, length: int) -> None:
         self._file.truncate(length)
         self.flush()
+        self._sum = _sum_of(self.folder / "metrics.jsonl", length)
 
     def status(self, status: State, *, experience: int = 0, error: str | None = None) -> None:
         """Write status.json: the state, the last finished experience (0: none), and what went wrong."""
         write_status(self.folder, status, experience, error)
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write ``<name>.json`` (matrix, summary, environment) with the schema's number."""
-        write_json(self.folder / f"{name}.json", {"schema": SCHEMA, **data})
+        """Write ``<name>.json`` (matrix, summary, environment)."""
+        write_json(self.folder / f"{name}.json", data)
 
     def close(self) -> None:
         """Close the files and release the folder; may be called twice."""
         self._file.close()
         super().close()
+
+
+def _sum_of(path: Path, length: int) -> Any:
+    """SHA-256, to go on with, of the first `length` bytes of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in range(0, length, 2**20):
+            found.update(file.read(min(2**20, length - start)))
+    return found
 
 
 class SweepLedger(_Held):
@@ -160,15 +220,27 @@ class SweepLedger(_Held):
             _refuse_occupied(folder, _FREE_SWEEP)
             write_text(folder / "experiment.yaml", experiment_yaml)
             entries = [{"folder": f"trials/{trial['id']}", **trial} for trial in trials]
-            write_json(folder / "trials.json", {"schema": SCHEMA, "name": name, "trials": entries})
+            ledger._write_list(name, entries)
             undo.pop_all()
         return ledger
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Go on with a sweep that was started."""
-        read_json(folder / "trials.json")
-        return cls(folder)
+        """Go on with a sweep that was started; a damaged trials.json is written anew from the trials' own folders."""
+        trials = trials_of(folder)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            try:
+                listed_trials(folder)
+            except DamagedError:
+                ledger._write_list(name_of(folder), [trial.identity for trial in trials])
+            undo.pop_all()
+        return ledger
+
+    def _write_list(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        about = {"name": name, "experiment_sha256": digest(self.folder / "experiment.yaml")}
+        write_json(self.folder / "trials.json", {**about, "trials": entries})
 
     def trials(self) -> "list[Trial]":
         """All trials of the sweep, in the order of its list."""
@@ -184,107 +256,18 @@ def _refuse_occupied(folder: Path, free: set[str]) -> None:
     names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".tmp")}
     metrics = folder / "metrics.jsonl"
     started = metrics.exists() and metrics.stat().st_size > 0
-    if names - free or started or _status(folder).status != "pending":
+    if names - free or started or status_of(folder).status != "pending":
         raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another")
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where a trial stands, as status.json says (`updated`: unix seconds)."""
-
-    status: State
-    experience: int
-    error: str | None
-    updated: float
 
 
 def write_status(folder: Path, status: State, experience: int, error: str | None) -> None:
     """Write a trial's status.json; for a trial whose writer is gone."""
-    write_json(folder / "status.json", {"schema": SCHEMA, **asdict(Status(status, experience, error, time.time()))})
+    write_json(folder / "status.json", asdict(Status(status, experience, error, time.time())))
 
 
-def _status(folder: Path) -> Status:
-    if not (folder / "status.json").exists():
-        return Status("pending", 0, None, 0.0)
-    data = read_json(folder / "status.json")
-    return Status(data["status"], data["experience"], data["error"], data["updated"])
-
-
-class Trial:
-    """The reader of one trial's folder; works while the trial runs, and before it has started.
-
-    Attributes:
-        folder: the trial's folder.
-        identity: id, variant, stream, seed, overrides.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any] | None = None) -> None:
-        """Read trial.json, unless the sweep's list gives the identity (a pending trial may have no folder yet)."""
-        self.folder = folder
-        self.identity = dict(read_json(folder / "trial.json") if identity is None else identity)
-
-    @property
-    def id(self) -> str:
-        """Name of the trial, unique in its sweep."""
-        return str(self.identity["id"])
-
-    @property
-    def variant(self) -> str:
-        """Name of the set of overrides that is compared."""
-        return str(self.identity["variant"])
-
-    @property
-    def stream(self) -> str:
-        """Name of the stream."""
-        return str(self.identity["stream"])
-
-    @property
-    def seed(self) -> int:
-        """The trial's seed."""
-        return int(self.identity["seed"])
-
-    def status(self) -> Status:
-        """Where the trial stands now; pending when nothing says otherwise."""
-        return _status(self.folder)
-
-    def events(self, after_byte: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (offset of the line's end in bytes, event) for each complete line after an offset given so before."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            offset = file.seek(after_byte)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    event = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path} is damaged at byte {offset}: {error}") from error
-                offset += len(line)
-                yield offset, event
-
-    def read(self, name: Document) -> dict[str, Any] | None:
-        """Return matrix.json, summary.json, environment.json or config.yaml; None when it is not there (yet)."""
-        if name != "config":
-            path = self.folder / f"{name}.json"
-            return read_json(path) if path.exists() else None
-        from .loading import read_yaml  # here: OmegaConf, which it imports, is slow
-
-        path = self.folder / "config.yaml"
-        return read_yaml(path) if path.exists() else None
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether the folder is a sweep's."""
-    return (folder / "trials.json").exists()
-
-
-def trials_of(folder: Path) -> list[Trial]:
-    """All trials of a sweep's folder, or the one of a trial's folder; UserError for any other folder."""
-    if is_sweep(folder):
-        entries = read_json(folder / "trials.json")["trials"]
-        return [Trial(folder / entry["folder"], entry) for entry in entries]
-    if (folder / "trial.json").exists():
-        return [Trial(folder)]
-    raise UserError(f"{folder} is no folder of a trial or a sweep: it has no trial.json and no trials.json")
+def reopen(trial: Trial, damage: str) -> None:
+    """Let a trial with damaged files go on: one that was done becomes stopped for that reason; trial.json is mended."""
+    with TrialLedger.open(trial.folder, trial.identity) as ledger:
+        status = trial.status()
+        if status.status == "done":
+            ledger.status("stopped", experience=status.experience, error=damage)

@@ -37,13 +37,20 @@ class ResidentLoader:
         self._order = order
         self.batch_size = batch_size
         self.epoch = 0
+        self._skip = 0
         self.index: torch.Tensor | None = None
+
+    def go_to(self, epoch: int, iteration: int) -> None:
+        """Let the next pass be that of `epoch`, from its mini-batch `iteration` on (both from 0)."""
+        self.epoch, self._skip = epoch, iteration
 
     def __len__(self) -> int:
         return -(-len(self.y) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for index in torch.split(self.positions(), self.batch_size):
+        indices = torch.split(self.positions(), self.batch_size)[self._skip :]
+        self._skip = 0
+        for index in indices:
             self.index = index
             x = self.x.index_select(0, index)  # twice as fast as x[index]
             x = x if self._converted else self.stream.normalise(x)

@@ -1,12 +1,13 @@
 """Optimizer, learning-rate schedule and values given per experience, as pure functions."""
 
 import math
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from .errors import UserError
+from .plugins import name_of
 from .settings import Optimizer, Schedule, Training
 
 V = TypeVar("V", int, float)
@@ -53,13 +54,19 @@ def num_iterations(training: Training, experience: int, num_batches: int) -> int
     return num_batches * value_at(training.epochs, experience, "training.epochs")
 
 
-def check_finite(loss: float, config: Optimizer, experience: int, iteration: int) -> None:
-    """Raise FloatingPointError for a loss that is no number; `experience` and `iteration` count from 1."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss became {loss} in experience {experience}, iteration {iteration}: lower "
-            f"training.optimizer.lr={config.lr}, or set training.optimizer.clip."
-        )
+def culprit(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
+    """Whose term made the loss no number: the criterion and the hooks that add to it are run again, one after the other.
+
+    Returns a part of a sentence, empty where it cannot be said. The trial is over: running a hook twice does no harm.
+    """
+    learner.loss = learner.criterion()
+    if not math.isfinite(learner.loss.item()):
+        return ", in the cross-entropy itself"
+    for hook in hooks:
+        hook(learner)
+        if not math.isfinite(learner.loss.item()):
+            return f", by the term of strategy {name_of(getattr(hook, '__self__', hook))}"
+    return ""
 
 
 def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:

@@ -8,12 +8,16 @@ This file imports no torch at the top: names are checked before anything heavy i
 """
 
 import importlib
-import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UserError, listed, nearest
+from .files import run_folder_of
+from .importing import import_path
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 Kind = Literal["strategies", "benchmarks", "networks"]
 _ROOT = Path(__file__).resolve().parent.parent
 _FOLDERS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmarks", "networks": "platform/networks"}
+_BENCHMARKS = "avalanche.benchmarks.classic."  # elsewhere Avalanche has functions that unpickle what they are given
 KEYS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmark", "networks": "model"}
 EVENTS = (
     "before_training",
@@ -78,25 +83,29 @@ def resolve(kind: Kind, name: str) -> Any:
     check_name(kind, name)
     if "." not in name:
         return importlib.import_module(f"{__package__.rpartition('.')[0]}.{_FOLDERS[kind].replace('/', '.')}.{name}")
-    found = _import_path(f"{KEYS[kind]}.{name}", name)
-    if hasattr(found, "Config") and hasattr(found, "build"):
+    found = import_path(f"{KEYS[kind]}.{name}", name)
+    if isinstance(found, ModuleType) and hasattr(found, "Config") and hasattr(found, "build"):
         return found
-    if (kind == "strategies" and isinstance(found, type)) or (kind == "benchmarks" and callable(found)):
+    where = str(getattr(found, "__module__", ""))
+    if kind == "strategies" and isinstance(found, type) and not where.startswith("avalanche.logging"):
         return found
-    raise UserError(f"{KEYS[kind]}.{name}: a module needs a dataclass `Config` and a function `build`; see README.md.")
+    if kind == "benchmarks" and callable(found) and where.startswith(_BENCHMARKS):
+        return found
+    raise UserError(
+        f"{KEYS[kind]}.{name}: is no module with a dataclass `Config` and a function `build` (see README.md), no plugin class "
+        f"and no function of {_BENCHMARKS}*."
+    )
 
 
-def _import_path(key: str, path: str) -> Any:
-    """Import a module, or an attribute of one, by its dotted path."""
-    parent, _, attribute = path.rpartition(".")
-    try:
-        is_module = importlib.util.find_spec(path) is not None
-    except (ImportError, ValueError, TypeError):
-        is_module = False  # the last part may be a class: looked up in its module next
-    try:
-        return importlib.import_module(path) if is_module else getattr(importlib.import_module(parent), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"{key}: cannot be imported: {error}.") from error
+def module_path(path: Sequence[str]) -> list[str]:
+    """`path` (as sys.path) with the working folder first: there are the user's own modules.
+
+    Not where that is inside of a run's folder, which may be somebody else's: no code is taken from there.
+    """
+    here = os.getcwd()
+    if run_folder_of(Path(here)) is None:
+        return list(dict.fromkeys([here, *path]))
+    return [entry for entry in path if entry and run_folder_of(Path(entry)) is None]
 
 
 class Plugin:
@@ -115,6 +124,13 @@ class Plugin:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another instance's `state_dict` returned."""
+
+    def on_resume(self, strategy: Any) -> None:
+        """Amid an experience, after a stop: the state is loaded, the data are chosen, and training goes on.
+
+        The hooks ``before_*`` are not called again: what they did to the network (flags, hooks) or made of it is to be made
+        here. `after_train_dataset_adaptation` is: what it chooses must follow from the state.
+        """
 
     def trains_on(self, experience: int, num_experiences: int) -> bool:
         """Whether training happens on this experience (0-based); `joint` waits for the last one."""
@@ -167,6 +183,15 @@ class Plugin:
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         """End of a call to train."""
+
+
+def name_of(plugin: Any) -> str:
+    """What a strategy is called in the YAML: the name of a shipped file, or a dotted path."""
+    module: str = type(plugin).__module__
+    ours = f"{__package__.rpartition('.')[0]}.strategies."
+    if module.startswith(ours):
+        return module.removeprefix(ours)
+    return module if hasattr(sys.modules[module], "build") else f"{module}.{type(plugin).__qualname__}"
 
 
 def overrides(plugin: Any, event: str) -> bool:

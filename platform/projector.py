@@ -7,6 +7,7 @@ One projector follows all trials of a folder, in a process of its own beside the
 import argparse
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -20,17 +21,19 @@ from typing import get_args
 from filelock import FileLock, Timeout
 
 from .errors import UserError
-from .ledger import Trial, trials_of
-from .rows import Book, fingerprint
-from .runs import Mode, Runs, Scalars, Settings, failures, resolve_mode
+from .reader import Trial, trials_of
+from .rows import Book, Fingerprint, Mode, Rounds, Settings, fingerprint
+from .runs import ENDED, Runs, Scalars, failures, resolve_mode
 from .settings import Experiment
 
-__all__ = ["STOP", "Settings", "beside", "project", "resolve_mode", "settings_for", "start", "stop"]
+__all__ = ["STOP", "Settings", "beside", "left", "project", "resolve_mode", "settings_for", "start", "stop"]
 
 STOP = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two looks at the ledgers
 _RETRY = 10.0  # seconds until the next attempt after a failure, doubled for a trial up to _RETRY_MAX
 _RETRY_MAX = 300.0
+_LAST = 20.0  # seconds in which the last look begins what it begins; W&B's own limits (runs.py) come on top
+_SAVE = 5.0  # seconds between two writings of the book in a long look
 _log = logging.getLogger("retain.projector")
 
 
@@ -53,58 +56,94 @@ def project(
             failed, or a ledger is damaged.
     """
     trials, mode = trials_of(folder), resolve_mode(settings.mode)
-    with _working(folder):
+    with _working(folder, stopped if follow else lambda: True):
         book = Book(folder)
         sinks: list[Runs | Scalars] = [Scalars(folder, book)] if settings.tensorboard else []
         if mode != "disabled":
             sinks.append(Runs(folder, settings, mode, book))
-        projector = _Projector(trials, sinks)
+        projector = _Projector(trials, sinks, book)
+        book.left = len(trials)  # until we know better
         while follow and not stopped():
-            projector.look(last=False)
+            projector.look(enough=stopped)
             _sleep(_POLL, stopped)
-        error = projector.look(last=True)
+        limit = time.monotonic() + (_LAST if follow else math.inf)
+        error = projector.look(last=True, enough=lambda: time.monotonic() > limit)
+        book.left = projector.left
+        if follow and book.left:
+            _log.warning("%d trials are not sent to their end: `retain sync %s` goes on", book.left, folder)
     if error is not None and not follow:
         advice = "" if isinstance(error, UserError) else f". The ledger has everything: `retain sync {folder}` goes on"
         raise UserError(f"not all was sent: {_told(error)}{advice}") from error
     return projector.sent
 
 
-class _Projector:
-    """Looks at all trials in turn; `sent` counts how often one had something new."""
+def left(folder: Path) -> int:
+    """How many trials the folder's last projector has left to `retain sync`; 0 where there was none."""
+    return Book(folder).left if (folder / "projector.json").exists() else 0
 
-    def __init__(self, trials: Sequence[Trial], sinks: "Sequence[Runs | Scalars]") -> None:
-        self.sent = 0
-        self._trials, self._sinks = trials, sinks
-        self._seen: dict[str, object] = {}
+
+class _Projector:
+    """Looks at trials in turn; `sent` counts how often one had something new, `left` what the last look did not reach."""
+
+    def __init__(self, trials: Sequence[Trial], sinks: "Sequence[Runs | Scalars]", book: Book) -> None:
+        self.sent, self.left = 0, 0
+        self._trials, self._sinks, self._book = trials, sinks, book
+        self._rounds = Rounds(trials)
+        self._seen: dict[str, Fingerprint] = {}
+        self._complete: set[str] = set()  # ended, as seen
         self._pause = 0.0  # nothing is tried before this time
         self._retry: dict[str, tuple[float, float]] = {}  # trial -> when it is tried again, and the delay after that
 
-    def look(self, last: bool) -> Exception | None:
-        """Send what is new; return the first failure, which is logged. A failure of W&B ends this look."""
+    def look(self, last: bool = False, enough: Callable[[], bool] = lambda: False) -> Exception | None:
+        """Send what is new; return the first failure, which is logged. A failure of W&B, or `enough`, ends the look."""
         first: Exception | None = None
-        for trial in self._trials:
-            found = fingerprint(trial)
-            if not last and (self._seen.get(trial.id) == found or not self._is_due(trial)):
-                continue
-            try:
-                self.sent += any([sink.update(trial, last) for sink in self._sinks])
-                self._seen[trial.id] = found
-                self._retry.pop(trial.id, None)
-            except UserError as error:  # a damaged ledger: only this trial's
+        trials = self._trials if last else self._rounds.next()
+        self.left = len(trials)
+        try:
+            for trial in trials:
+                if enough():
+                    break
+                error = self._send(trial, last)
                 first = first or error
-                self._failed(trial, error)
-            except failures() as error:  # most likely also the next trial's
-                self._failed(trial, error)
-                self._pause = time.monotonic() + _RETRY
-                return first or error
+                self.left -= error is None
+                self._book.keep(_SAVE)
+                if error is not None and not isinstance(error, UserError):  # most likely also the next trial's
+                    break
+        finally:
+            self._book.keep()
         return first
 
-    def _is_due(self, trial: Trial) -> bool:
-        return time.monotonic() >= max(self._pause, self._retry.get(trial.id, (0.0, 0.0))[0])
+    def _send(self, trial: Trial, last: bool) -> Exception | None:
+        """Send what is new of a trial; return what went wrong."""
+        found = fingerprint(trial)
+        known = self._seen.get(trial.id) == found
+        if known and (not last or trial.id in self._complete):
+            return None
+        if not last and time.monotonic() < max(self._pause, self._retry.get(trial.id, (0.0, 0.0))[0]):
+            return None
+        try:
+            state = trial.status().status
+            self._rounds.mark(trial, state)
+            self.sent += any([sink.update(trial, last) for sink in self._sinks])
+        except UserError as error:  # a damaged ledger: only this trial's, until it changes
+            _log.error("%s: %s", trial.id, error)
+            self._seen[trial.id] = found
+            return error
+        except failures() as error:
+            self._failed(trial, error)
+            return error
+        self._seen[trial.id] = found
+        self._retry.pop(trial.id, None)
+        if state in ENDED:
+            self._complete.add(trial.id)
+        else:
+            self._complete.discard(trial.id)
+        return None
 
     def _failed(self, trial: Trial, error: Exception) -> None:
         delay = self._retry.get(trial.id, (0.0, _RETRY))[1]
         self._retry[trial.id] = time.monotonic() + delay, min(2 * delay, _RETRY_MAX)
+        self._pause = time.monotonic() + _RETRY
         _log.error("%s: %s (tried again in %.0f s)", trial.id, _told(error), delay)
         for sink in self._sinks:
             sink.drop()
@@ -116,13 +155,16 @@ def _told(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _working(folder: Path) -> Iterator[None]:
-    """Log to the folder, and keep a second projector out."""
+def _working(folder: Path, impatient: Callable[[], bool]) -> Iterator[None]:
+    """Log to the folder, and keep a second projector out: it waits for the first one's end until it is `impatient`."""
     lock = FileLock(folder / ".projector.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder} has a projector already: stop it (touch {folder / STOP}) or wait") from None
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if impatient():
+                raise UserError(f"{folder} has a projector already: stop it (touch {folder / STOP}) or wait") from None
+            time.sleep(0.2)
     handler = logging.FileHandler(folder / "projector.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     _log.addHandler(handler)
@@ -163,7 +205,7 @@ def beside(folder: Path, config: Experiment) -> Iterator[None]:
     try:
         yield
     finally:
-        stop(process)
+        stop(process, folder)
 
 
 def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
@@ -182,14 +224,17 @@ def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
         )
 
 
-def stop(process: "subprocess.Popen[bytes]", timeout: float = 60.0) -> bool:
-    """Let a projector look a last time and end; False when it had to be killed (seconds) or had failed."""
-    process.terminate()
+def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = 120.0) -> bool:
+    """Let a folder's projector look a last time and end; False when it had to be killed (seconds) or had failed."""
+    if process.poll() is None:
+        (folder / STOP).touch()  # no signal: that would end one which has not yet begun to listen
     try:
         return process.wait(timeout) == 0
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        with (folder / "projector.log").open("a") as log:
+            log.write(f"killed: it did not end within {timeout:.0f} s; `retain sync {folder}` goes on\n")
         return False
 
 

@@ -1,26 +1,12 @@
-"""What surrounds a trial: its state in the ledger however it ends, and torch's settings put back."""
+"""What surrounds a trial: its state in the ledger, however it ends."""
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-import torch
-
 from .ledger import Trial, TrialLedger
 from .plugins import EVENTS
-
-
-@contextmanager
-def threads_set_to(threads: int) -> Iterator[None]:
-    """Use `threads` CPU threads within, whatever the process had: results differ with their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class recording:
@@ -44,12 +30,10 @@ class recording:
         culprit = _hook(trace)
         if culprit:
             error.add_note(f"in {culprit}")
-        traceback.print_exception(error)
-        self.ledger.status(
-            "failed",
-            experience=done,
-            error=f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else ""),
-        )
+        text = f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else "")
+        with suppress(OSError):  # on a full disk neither may be possible: the last state that was written stays
+            traceback.print_exception(error)
+            self.ledger.status("failed", experience=done, error=text)
 
 
 def _hook(trace: TracebackType | None) -> str | None:

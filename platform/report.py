@@ -17,8 +17,8 @@ from .charts import Look, Variants
 from .comparison import VIEWS, Result, Row, cell, finished, results_of, table, views_of
 from .errors import UserError
 from .files import read_json, write_text
-from .ledger import is_sweep
 from .pieces import card, downloads, heat, key, pair, plot, script_json, summary_table, trials_table
+from .reader import is_sweep
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
 

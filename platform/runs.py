@@ -12,51 +12,30 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 import psutil
 
 from .errors import UserError
-from .files import VIEWS, read_json
-from .ledger import Trial, is_sweep
-from .rows import Book, Follower, metric_values, signature
+from .files import read_json
+from .reader import Trial, is_sweep
+from .rows import Book, Follower, Mode, Settings, final_values, signature
 
 if TYPE_CHECKING:
     import wandb
 
-Mode = Literal["online", "offline", "disabled"]
 ENDED = ("done", "failed", "stopped")
 _TIMEOUT = 20.0  # seconds that beginning a run, or uploading its rest at its end, may take
 _INTERVAL = 15.0  # seconds between two uploads of a live run
+_PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each count of a run's rows: it may come later than they do
 # W&B's step axes, and the prefixes of what is shown over each
 _AXES = {
     "iteration": ("train", "validation", "resources"),
     "experience": ("accuracy", "task_agnostic", "task_aware", "cost"),
 }
 _log = logging.getLogger("retain.projector")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What to project to.
-
-    Attributes:
-        mode: of W&B; None: what WANDB_MODE says, else online where a key is found, else offline.
-        project, entity: where the runs go on W&B.
-        group: of the runs; None: the experiment's name.
-        tags: on each run, beside its variant, stream and strategies.
-        tensorboard: whether to write <folder>/tensorboard too.
-    """
-
-    mode: Mode | None = None
-    project: str = "retain"
-    entity: str | None = None
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-    tensorboard: bool = False
 
 
 def resolve_mode(mode: Mode | None) -> Mode:
@@ -98,28 +77,40 @@ class Runs:
 
     def update(self, trial: Trial, last: bool) -> bool:
         """Send what is new of a trial; `last`: nothing will follow. True when something was sent."""
-        ended = trial.status().status in ENDED
+        ended = last or trial.status().status in ENDED
         entry = self._book.entry(trial)
-        if self._mode == "offline" and not (ended or last):
-            return False
-        if trial.id not in self._live and self._is_sent(trial, entry):
+        if self._mode == "offline" and not ended:
             return False
         if trial.id not in self._live:
+            if self._is_sent(trial, entry):
+                return False
             self._live[trial.id] = self._begin(trial, entry)
+        try:
+            digest = self._send(trial, ended)
+        except UserError:  # its ledger is damaged: the run holds what came before
+            self._live.pop(trial.id)[0].finish(exit_code=1)
+            raise
+        if ended:
+            entry["signature"] = digest
+        return True
+
+    def _send(self, trial: Trial, ended: bool) -> str:
+        """Send new rows, and close the run of a trial that has ended; return the digest of what was sent, at least."""
         run, follower = self._live[trial.id]
-        digest = signature(trial)
+        entry, digest = self._book.entry(trial), signature(trial)
         for row in follower.new():
             run.log({row.axis: row.step, **row.values})
-        if ended or last:
-            _summarise(run, trial)
+        entry["bytes"] = follower.offset
+        self._book.changed = True
+        if ended:
+            run.summary.update(final_values(trial))
+            failed = trial.status().status == "failed"
             del self._live[trial.id]
-            run.finish(exit_code=int(trial.status().status == "failed"))
-            entry["signature"] = digest
+            run.finish(exit_code=int(failed))
             if self._mode == "online":
+                _confirm(run, follower.count)
                 self._clear(entry["run"], "offline-run")
-        entry |= {"mode": self._mode, "bytes": follower.offset}
-        self._book.save()
-        return True
+        return digest
 
     def drop(self) -> None:
         """Forget all open runs after a failure: the next updates begin them again, from what the server has.
@@ -149,10 +140,13 @@ class Runs:
             return True
         return False
 
-    def _begin(self, trial: Trial, entry: Mapping[str, Any]) -> "tuple[wandb.Run, Follower]":
+    def _begin(self, trial: Trial, entry: dict[str, Any]) -> "tuple[wandb.Run, Follower]":
         """Start or resume a trial's run, and skip the rows that the server has."""
         self._clear(entry["run"], "offline-run" if self._mode == "offline" else "run")
         run = _init(trial, self._folder, self._settings, self._mode, entry["run"])
+        if entry.get("mode") != self._mode:  # known before a row is sent: what the server has is never sent offline too
+            entry["mode"] = self._mode
+            self._book.save()
         return run, Follower(trial, skip=run.starting_step)
 
     def _local(self, run: str, kind: str) -> list[Path]:
@@ -210,14 +204,18 @@ def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) 
     return begun
 
 
-def _summarise(run: "wandb.Run", trial: Trial) -> None:
-    """Put the final metrics of both views and the accuracy matrices into the run's summary (not its history)."""
-    summary = trial.read("summary") or {}
-    cost = {f"cost/{name}": summary[name] for name in ("seconds", "samples") if summary.get(name) is not None}
-    run.summary.update({"status": trial.status().status, **cost, **metric_values(summary)})
-    matrix = trial.read("matrix") or {}
-    for view in matrix.keys() & VIEWS:
-        run.summary[f"accuracy_matrix/{view}"] = matrix[view]
+def _confirm(run: "wandb.Run", count: int) -> None:
+    """Raise ConnectionError unless the server has a finished run's rows: W&B drops them silently on some refusals."""
+    import wandb
+
+    found = None
+    for seconds in _PATIENCE:
+        time.sleep(seconds)
+        there = wandb.Api(timeout=round(_TIMEOUT)).run(f"{run.entity}/{run.project}/{run.id}")
+        found = getattr(there, "historyLineCount", None)
+        if found is None or found >= count:  # a server that does not say is believed
+            return
+    raise ConnectionError(f"W&B has {found} of {count} rows")
 
 
 class Scalars:
@@ -247,7 +245,7 @@ class Scalars:
             writer.close()
             del self._live[trial.id]
             entry["tensorboard"] = digest
-            self._book.save()
+            self._book.changed = True
         return True
 
     def drop(self) -> None:

@@ -1,5 +1,7 @@
 """What an experiment is made of: frozen dataclasses, one for each section of the file, each checking its own values."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +19,14 @@ def _positive(name: str, value: PerExperience | None, *, zero: bool = False) -> 
     if not values or any(not (v >= 0 if zero else v > 0) or v == float("inf") for v in values):
         shown = list(value) if isinstance(value, tuple) else value
         raise ValueError(f"{name}={shown}: must be {'at least' if zero else 'above'} 0 and finite")
+
+
+def seconds(name: str, time: str | float) -> float:
+    """A time in seconds: a number, or a text such as 60s, 5m, 1.5h; ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", str(time).strip())
+    if found is None or not math.isfinite(float(found[1])):
+        raise ValueError(f"{name}={time!r}: must be a time: a number of seconds, or like 60s, 5m, 1.5h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _seed(name: str, value: int | None) -> None:
@@ -66,12 +76,16 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """How each experience is trained: by `epochs`, or by `iterations` when that is given. Values may be a list per experience."""
+    """How each experience is trained: by `epochs`, or by `iterations` when that is given. Values may be a list per experience.
+
+    `precision`: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
+    """
 
     epochs: IntPerExperience = 10
     iterations: IntPerExperience | None = None
     batch_size: IntPerExperience = 64
     evaluation_batch_size: int = 512
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -106,11 +120,15 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one trial takes: fractions of CPUs and GPUs for Ray, and torch's `threads` (part of the result's bits)."""
+    """What one trial takes: fractions of CPUs and GPUs for Ray, and torch's `threads` (part of the result's bits).
+
+    `deterministic`: only algorithms that give the same bits each time (torch.use_deterministic_algorithms); for GPUs.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     threads: int = 1
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         _positive("cpus", self.cpus)
@@ -120,11 +138,17 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Checkpoints at experience boundaries; `keep` of them are kept."""
+    """Checkpoints at experience boundaries and, inside of experiences, `every` so often (a time; null: at boundaries only).
 
+    The newest `keep` stay. A time is a number of seconds or a text: 90, 60s, 5m, 1.5h.
+    """
+
+    every: str | float | None = "60s"
     keep: int = 2
 
     def __post_init__(self) -> None:
+        if self.every is not None:
+            seconds("every", self.every)
         _positive("keep", self.keep)
 
 
@@ -141,13 +165,19 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ray:
-    """The cluster: `address` null starts a local one (or follows RAY_ADDRESS); `max_failures`: restarts of a trial."""
+    """The cluster: `address` null starts a local one (or follows RAY_ADDRESS); `max_failures`: restarts of a trial.
+
+    `timeout`: a trial without an iteration for so long is hung: its process is ended and started again (null: never).
+    """
 
     address: str | None = None
     max_failures: int = 2
     max_concurrent: int | None = None
+    timeout: str | float | None = "30m"
 
     def __post_init__(self) -> None:
+        if self.timeout is not None and not seconds("timeout", self.timeout) > 0:
+            raise ValueError(f"timeout={self.timeout!r}: must be above 0, or null for none")
         _positive("max_failures", self.max_failures, zero=True)
         _positive("max_concurrent", self.max_concurrent)
 

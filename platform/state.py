@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,24 @@ import torch
 from . import checkpoint, metrics
 from .assembly import Parts
 from .environment import gpu_memory_reset, usage
+from .errors import UserError
 from .files import VIEWS
+from .interruption import Interruption, Watchdog
 from .learner import Learner
 from .ledger import TrialLedger
-from .settings import Experiment
+from .seeding import seed_globals
+from .settings import Experiment, seconds
+
+_LOOK = 0.5  # seconds between two looks at the clock's and others' wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What surrounds a trial: wishes to stop, the watch over its iterations, the writer of its checkpoints."""
+
+    interruption: Interruption
+    watchdog: Watchdog
+    writer: checkpoint.Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,69 +45,118 @@ class Result:
 class TrialState:
     """Everything that a trial is: the learner, the rows of its matrices, its place in the ledger; saved and restored as one."""
 
-    def __init__(self, config: Experiment, parts: Parts, ledger: TrialLedger) -> None:
-        self.config, self.stream, self.ledger = config, parts.stream, ledger
-        self.learner = parts.learner(self.on_epoch, self.on_note)
+    def __init__(self, config: Experiment, parts: Parts, ledger: TrialLedger, around: Around) -> None:
+        self.config, self.parts, self.stream, self.ledger, self.around = config, parts, parts.stream, ledger, around
+        self.learner = parts.learner(self.on_epoch, self.on_note, self.on_iteration)
         num_experiences = len(parts.stream.experiences)
         self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
-        self.seconds = 0.0
-        self._epoch_started = time.perf_counter()
+        self.seconds = 0.0  # of the experiences that are done
+        self._train_seconds = 0.0  # of the one that is being trained, up to `_since`
+        self._since = self._epoch_started = time.perf_counter()
+        every = config.checkpoint.every
+        self._every = math.inf if every is None else seconds("checkpoint.every", every)
+        self._saved = self._look = time.monotonic()
         gpu_memory_reset(self.learner.device)
 
     def restore(self) -> int:
         """Go on from the newest valid checkpoint; the number of experiences that are done (0: from the start)."""
-        state = checkpoint.load_newest(self.ledger.folder / "checkpoints") if self.learner.resumable else None
-        if state is None:
+        if not self.learner.resumable:
             self.ledger.truncate(0)
-            if not self.learner.resumable:
-                self.on_note(
-                    "a strategy here cannot save its state: after a stop this trial starts again from its first experience"
-                )
-            self.add_row(0)
-            return 0
-        self.ledger.truncate(state["ledger"])
-        self.learner.load_state_dict(state["learner"])
-        self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
-        self.seconds = state["seconds"]
-        return int(state["experience"])
+            self.on_note(
+                "a strategy here cannot save its state: after a stop this trial starts again from its first experience"
+            )
+        for path, state in self._checkpoints():
+            try:
+                self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
+            except UserError as error:
+                checkpoint.pass_over(path, str(error))
+                continue
+            self.learner.load_state_dict(state["learner"])
+            self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
+            self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
+            return int(state["experience"])
+        if self.learner.resumable:
+            self.ledger.truncate(0)
+        self.add_row(0)
+        return 0
+
+    def _checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        if not self.learner.resumable:
+            return iter(())
+        return checkpoint.valid(self.ledger.folder / "checkpoints", self.around.writer.config)
+
+    def train(self, number: int) -> None:
+        """Train on experience `number` (0-based), or what is left of it."""
+        if not self.learner.is_inside:
+            seed_globals(self.parts.seeds.data, "experience", number)
+        self._since = self._epoch_started = time.perf_counter()
+        self.learner.train_experience(number)
+        self._train_seconds += time.perf_counter() - self._since
+        self.around.watchdog.alive()
+
+    def on_iteration(self, learner: Learner) -> None:
+        """Between two iterations: say that the trial lives, checkpoint when it is time, stop when asked to."""
+        now = time.monotonic()
+        if now < self._look and self.around.interruption.signal is None:
+            return
+        self.around.watchdog.alive()
+        stop = self.around.interruption.wanted()
+        due = now - self._saved >= self._every and not self.around.writer.busy
+        if (stop or due) and learner.can_pause:
+            self._save(learner.experience.current_experience, learner.clock.train_exp_iterations)
+        if stop:
+            self.around.interruption.stop()
+        self._look = min(now + _LOOK, self._saved + self._every) if self._every else now
+
+    def _save(self, experience: int, iteration: int | None = None) -> None:
+        """A checkpoint after `experience` experiences or, with `iteration`, amid the next one."""
+        self.learner.check_total()
+        now = time.perf_counter()
+        if iteration is not None:
+            self._train_seconds, self._since = self._train_seconds + now - self._since, now
+        state = {
+            "experience": experience,
+            "ledger": {"bytes": self.ledger.flush(), "sha256": self.ledger.digest()},
+            "matrices": {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()},
+            "seconds": self.seconds,
+            "train_seconds": self._train_seconds,
+            "learner": self.learner.state_dict(),
+        }
+        self.around.writer.save(checkpoint.name_of(experience, iteration), state)
+        self._saved = time.monotonic()
 
     def add_row(self, row: int) -> None:
         """Evaluate on every experience and put the accuracies into row `row` of the matrices."""
+        self._evaluation_started = time.perf_counter()
         accuracy = self.learner.evaluate()
         for view in VIEWS:
             self.matrices[view][row] = getattr(accuracy, view)
 
-    def record(self, experience: int, train_seconds: float, evaluation_seconds: float) -> None:
+    def record(self, experience: int) -> None:
         """Write an experience's results to the ledger, then a checkpoint that knows how long the ledger was."""
-        self.seconds += train_seconds + evaluation_seconds
+        evaluation_seconds = time.perf_counter() - self._evaluation_started
+        self.seconds += self._train_seconds + evaluation_seconds
         rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
         timing = {
-            "train_seconds": train_seconds,
+            "train_seconds": self._train_seconds,
             "evaluation_seconds": evaluation_seconds,
             "samples": self.learner.samples,
         }
+        self._train_seconds = 0.0
         iteration = self.learner.clock.train_iterations
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, usage(self.learner.device))
         self._write_matrix()
         if self.learner.resumable:
-            tensors = {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()}
-            state = {
-                "experience": experience,
-                "ledger": self.ledger.flush(),
-                "matrices": tensors,
-                "seconds": self.seconds,
-            }
-            state["learner"] = self.learner.state_dict()
-            checkpoint.save(self.ledger.folder / "checkpoints", experience, state, self.config.checkpoint.keep)
-        self._epoch_started = time.perf_counter()  # the next epoch's seconds are its own
+            self._save(experience)
 
     def finish(self) -> Result:
         """Write the summary and say that the trial is done."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
-        self.ledger.flush()
+        self.around.writer.wait()
+        summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
         self.ledger.status("done", experience=num_experiences)
         return Result(self.ledger.folder, summary, self.matrices)

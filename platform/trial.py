@@ -11,14 +11,18 @@ from typing import Any
 
 import yaml
 
-from .assembly import Parts, assemble
+from .assembly import assemble
+from .checkpoint import Writer
 from .config import check_plugins, to_dict
+from .disk import explained
 from .environment import describe
+from .files import digest
+from .interruption import Interruption, Watchdog
+from .isolation import isolated
 from .ledger import Trial, TrialLedger
-from .recording import recording, threads_set_to
-from .seeding import seed_globals
+from .recording import recording
 from .settings import Experiment
-from .state import Result, TrialState
+from .state import Around, Result, TrialState
 
 
 def run(
@@ -27,17 +31,24 @@ def run(
     *,
     identity: Mapping[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    stopped: Callable[[], bool] = lambda: False,
+    timeout: float | None = None,
 ) -> Result:
     """Run one trial in this process, or go on with the one that `folder` holds.
+
+    SIGTERM and Ctrl-C make it write a checkpoint and stop before its next iteration (a second Ctrl-C: at once).
 
     Args:
         config: the experiment; its `sweep` section is not looked at.
         folder: a new folder for the trial (default: ``output/name-time``), or one with an unfinished trial of the same config.
         identity: names in trial.json (id, variant, stream, seed, overrides); by default taken from the config.
         report: called after each experience with its number and the metrics so far (for a scheduler).
+        stopped: asked now and then whether the trial is to write a checkpoint and stop.
+        timeout: after so many seconds without an iteration the process is ended.
 
     Raises:
-        UserError: the config does not fit what it names, or the folder is occupied.
+        UserError: the config does not fit what it names, or the folder is occupied or damaged.
+        Stopped: it was asked to stop (a SystemExit).
     """
     config = check_plugins(config)
     folder = (
@@ -45,14 +56,19 @@ def run(
     )
     identity = identity or identity_of(config)
     with ExitStack() as stack:
+        stack.enter_context(explained(folder))
+        stack.enter_context(isolated(config.resources))
         parts = assemble(config)
         ledger = stack.enter_context(_open(config, folder, identity))
         log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
-        stack.enter_context(threads_set_to(config.resources.threads))
+        interruption = stack.enter_context(Interruption(stopped))
         stack.enter_context(recording(ledger))
-        return _experiences(config, parts, ledger, report)
+        watchdog = stack.enter_context(Watchdog(timeout, log))
+        whose = digest(folder / "config.yaml")
+        writer = stack.enter_context(Writer(folder / "checkpoints", config.checkpoint.keep, whose))
+        return _experiences(TrialState(config, parts, ledger, Around(interruption, watchdog, writer)), report)
 
 
 def identity_of(config: Experiment) -> dict[str, Any]:
@@ -70,27 +86,20 @@ def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> Tria
     """A new ledger, or that of the same trial, unfinished."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     started = (folder / "trial.json").is_file() and Trial(folder).status().status != "done"
-    if started and (folder / "config.yaml").read_text() == text:
+    if started and Trial(folder).config_text() == text:
         return TrialLedger.open(folder)
     return TrialLedger.create(folder, text, identity)
 
 
-def _experiences(
-    config: Experiment, parts: Parts, ledger: TrialLedger, report: Callable[[dict[str, Any]], None]
-) -> Result:
+def _experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> Result:
     """The loop: train on an experience, evaluate on all, write it down, checkpoint."""
-    state = TrialState(config, parts, ledger)
-    learner = state.learner
-    ledger.write("environment", describe(learner.device))
-    for number in range(state.restore(), len(parts.stream.experiences)):
-        ledger.status("running", experience=number)
-        seed_globals(parts.seeds.data, "experience", number)
-        started = time.perf_counter()
-        if not learner.trains_on(number):  # joint waits for the last experience: its matrix has that row only
+    state.ledger.write("environment", describe(state.learner.device))
+    for number in range(state.restore(), len(state.stream.experiences)):
+        state.ledger.status("running", experience=number)
+        if not state.learner.trains_on(number):  # joint waits for the last experience: its matrix has that row only
             continue
-        learner.train_experience(number)
-        trained = time.perf_counter()
+        state.train(number)
         state.add_row(number + 1)
-        state.record(number + 1, trained - started, time.perf_counter() - trained)
+        state.record(number + 1)
         report({"experience": number + 1, **state.so_far(number + 1)["task_agnostic"]})
     return state.finish()

@@ -91,7 +91,7 @@ class FreezingPlugin(Plugin):
     def __init__(self, config: Config) -> None:
         self.config = config
         self._num_trained = 0
-        self._parameters: list[nn.Parameter] | None = None  # None: outside the training of an experience
+        self._parameters: list[nn.Parameter] = []
         self._norms: list[tuple[nn.Module, bool]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class FreezingPlugin(Plugin):
         return {"num_trained": self._num_trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inside an experience, the next mini-batch freezes again."""
+        """Inside an experience, `on_resume` freezes again."""
         self._num_trained = state["num_trained"]
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -113,18 +113,17 @@ class FreezingPlugin(Plugin):
         for module, _ in self._norms:
             module.eval()
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """After a resume inside an experience."""
-        if self._parameters is None:
-            self._freeze(strategy.model)
+    def on_resume(self, strategy: Any) -> None:
+        """Freeze again."""
+        self._freeze(strategy.model)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Hand the network on as it came."""
-        for parameter in self._parameters or ():
+        for parameter in self._parameters:
             parameter.requires_grad_(True)
         for module, was_training in self._norms:
             module.train(was_training)
-        self._parameters, self._norms = None, []
+        self._parameters, self._norms = [], []
         self._num_trained += 1
 
     def _freeze(self, model: nn.Module) -> None:

@@ -69,14 +69,13 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 
 class LwFPlugin(plugins.Plugin):
     """Adds weight * L_KD to the loss from the second trained experience on. Where the learner tells `mb_index` and does
-    not augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come.
-    """
+    not augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._num_trained = 0
-        self._teacher: nn.Module | None = None  # or, after a resume inside an experience, its tensors:
-        self._saved: dict[str, Tensor] | None = None
+        self._teacher: nn.Module | None = None
+        self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` makes it of them
         self._logits: Tensor | None = None  # the teacher's on strategy.adapted_dataset, (n, K)
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,26 +84,27 @@ class LwFPlugin(plugins.Plugin):
         return {"num_trained": self._num_trained} | ({} if saved is None else {"teacher": saved})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher itself is rebuilt from the model at the next mini-batch."""
+        """The teacher itself is made in `on_resume`."""
         self._num_trained = state["num_trained"]
         self._teacher, self._saved, self._logits = None, state.get("teacher"), None
 
+    def on_resume(self, strategy: Any) -> None:
+        """Make the teacher from its tensors."""
+        if self._saved is not None:
+            self._teacher, self._saved = _rebuilt(strategy.model, self._saved), None
+
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
-        self._saved = None
         if self._weight() > 0:
             self._teacher = copy.deepcopy(strategy.model).eval().requires_grad_(False)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the distillation term to the loss."""
-        if self._saved is not None:
-            self._teacher, self._saved = _rebuilt(strategy.model, self._saved), None
-        if self._teacher is None:
-            return
-        teacher = self._target(strategy, self._teacher)
-        student = strategy.mb_output[:, : teacher.shape[1]].float()
-        term = self._weight() * distillation(student, teacher, self.config.temperature, self.config.loss)
-        strategy.loss = strategy.loss + term
+        if self._teacher is not None:
+            teacher = self._target(strategy, self._teacher)
+            student = strategy.mb_output[:, : teacher.shape[1]].float()
+            term = distillation(student, teacher, self.config.temperature, self.config.loss)
+            strategy.loss = strategy.loss + self._weight() * term
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain.platform import checkpoint
+from retain.platform.errors import UserError
 
 NAMES = {"tensors.safetensors", "state.json", "manifest.json"}
 
@@ -35,9 +36,16 @@ def state_of(number: int) -> dict[str, Any]:
     return {"number": number, "x": torch.full((50,), float(number))}
 
 
+def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
+    """Write one, and wait until it is there."""
+    with checkpoint.Writer(folder, keep, "mine") as writer:
+        writer.save(checkpoint.name_of(number), state)
+    return folder / checkpoint.name_of(number)
+
+
 def back(folder: Path, state: dict[str, Any]) -> Any:
     """Save and load."""
-    checkpoint.save(folder, 1, state, keep=1)
+    save(folder, 1, state, keep=1)
     return checkpoint.load_newest(folder)
 
 
@@ -134,37 +142,37 @@ def test_an_optimizer_goes_on_from_it(name: str, tmp_path: Path) -> None:
 )
 def test_unknown_objects_are_refused_by_their_place(value: Any, message: str, tmp_path: Path) -> None:
     """At saving, when the trial can still say so; what was there before stays."""
-    checkpoint.save(tmp_path, 1, state_of(1), keep=2)
+    save(tmp_path, 1, state_of(1), keep=2)
     with pytest.raises(TypeError, match=message):
-        checkpoint.save(tmp_path, 2, {"x": [value]}, keep=2)
+        save(tmp_path, 2, {"x": [value]}, keep=2)
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found["number"] == 1
 
 
 def test_nothing_is_pickled_and_nothing_else_is_left(tmp_path: Path) -> None:
     """Two files, and a manifest with their sums; the tensors are safetensors, the rest JSON."""
-    folder = checkpoint.save(tmp_path, 3, state_of(3), keep=2)
+    folder = save(tmp_path, 3, state_of(3), keep=2)
     assert folder == tmp_path / "000003" and {path.name for path in folder.iterdir()} == NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["000003"]
     data = (folder / "tensors.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert [entry["dtype"] for name, entry in header.items() if name != "__metadata__"] == ["F32"]
     assert json.loads((folder / "state.json").read_text())["number"] == 3
-    assert json.loads((folder / "manifest.json").read_text())["sha256"].keys() == NAMES - {"manifest.json"}
+    assert json.loads((folder / "manifest.json").read_text())["files"].keys() == NAMES - {"manifest.json"}
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
 def test_the_newest_are_kept(keep: int, left: list[int], tmp_path: Path) -> None:
     for number in range(1, 6):
-        checkpoint.save(tmp_path, number, state_of(number), keep)
+        save(tmp_path, number, state_of(number), keep)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == left
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found["number"] == 5
 
 
 def test_a_number_can_be_written_again(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, state_of(1), keep=2)
-    checkpoint.save(tmp_path, 1, state_of(8), keep=2)
+    save(tmp_path, 1, state_of(1), keep=2)
+    save(tmp_path, 1, state_of(8), keep=2)
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found["number"] == 8
 
@@ -177,13 +185,13 @@ def test_none_without_a_checkpoint(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_not_looked_at_and_removed(tmp_path: Path) -> None:
     """It was writing number 2 when it died."""
-    checkpoint.save(tmp_path, 1, state_of(1), keep=2)
+    save(tmp_path, 1, state_of(1), keep=2)
     left = tmp_path / ".000002.99999.tmp"
     shutil.copytree(tmp_path / "000001", left)
     (left / "state.json").write_text('{"number": 2, "x"')
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found["number"] == 1
-    checkpoint.save(tmp_path, 2, state_of(2), keep=2)
+    save(tmp_path, 2, state_of(2), keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {"000001", "000002"}
 
 
@@ -227,9 +235,10 @@ DAMAGES = {
     "no tensors": lambda folder: (folder / "tensors.safetensors").unlink(),
     "no state": lambda folder: (folder / "state.json").unlink(),
     "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()] and None,
-    "another format": _manifest(format=2),
-    "no sums": _manifest(sha256={}),
-    "sums of another kind": _manifest(sha256="none"),
+    "another format, not by us": _manifest(format=3),
+    "another owner, not by us": _manifest(config="theirs"),
+    "no sums": _manifest(files={}),
+    "no sum of itself": _manifest(sha256=None),
     "a manifest that is a list": lambda folder: (folder / "manifest.json").write_text("[]") and None,
     "a manifest of other bytes": lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00") and None,
 }
@@ -240,7 +249,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in (1, 2):
-        checkpoint.save(tmp_path, number, state_of(number), keep=2)
+        save(tmp_path, number, state_of(number), keep=2)
     damage(tmp_path / "000002")
     with caplog.at_level(logging.WARNING):
         found = checkpoint.load_newest(tmp_path)
@@ -250,7 +259,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
 
 
 def test_any_flipped_bit_of_the_manifest_is_seen_or_harmless(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, state_of(1), keep=1)
+    save(tmp_path, 1, state_of(1), keep=1)
     data = (tmp_path / "000001" / "manifest.json").read_bytes()
     for position in range(len(data)):
         flipped = bytearray(data)
@@ -263,10 +272,75 @@ def test_any_flipped_bit_of_the_manifest_is_seen_or_harmless(tmp_path: Path) -> 
 def test_damaged_ones_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
     """After 2 and 3 were damaged, a trial starts again: its number 1 must stay until there is something newer."""
     for number in (1, 2, 3):
-        checkpoint.save(tmp_path, number, state_of(number), keep=2)
+        save(tmp_path, number, state_of(number), keep=2)
     for name in ("000002", "000003"):
         _flip("state.json", 0.5)(tmp_path / name)
-    checkpoint.save(tmp_path, 1, state_of(1), keep=2)
+    save(tmp_path, 1, state_of(1), keep=2)
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found["number"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
+
+
+def _rewritten(**changed: Any) -> Callable[[Path], None]:
+    """A whole manifest that says something else: of another version of retain, or of another trial."""
+
+    def rewrite(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text()) | changed
+        del manifest["sha256"]
+        text = json.dumps({**manifest, "sha256": checkpoint._sum(manifest)})
+        (folder / "manifest.json").write_text(text)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_rewritten(format=3), "is a 'retain checkpoint' of format 3: this version of retain reads format 2"),
+        (_rewritten(format=1), "of format 1"),
+        (_rewritten(kind="weights"), "is a 'weights' of format 2"),
+        (_rewritten(config="theirs"), "belongs to another trial"),
+    ],
+)
+def test_a_foreign_or_newer_one_is_refused_and_stays(
+    change: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    """Passed over, it would be lost: the trial would start again and remove it."""
+    for number in (1, 2):
+        save(tmp_path, number, state_of(number), keep=2)
+    change(tmp_path / "000002")
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_newest(tmp_path, "mine")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["000001", "000002"]
+
+
+def test_names_sort_in_order_of_time() -> None:
+    places = [(0, 1), (0, 99), (0, 100), (1, None), (1, 0), (1, 7), (2, None), (10, None), (10, 3)]
+    names = [checkpoint.name_of(*place) for place in places]
+    assert names == sorted(names) and len(set(names)) == len(names)
+    assert names[3] == "000001" and names[5] == "000001+000000007"
+
+
+def test_the_state_is_copied_before_training_goes_on(tmp_path: Path) -> None:
+    """What is written is the state at the call, whatever becomes of the tensors meanwhile."""
+    x = torch.zeros(2_000_000)
+    with checkpoint.Writer(tmp_path, 9, "mine") as writer:
+        for number in range(1, 4):
+            x.fill_(number)
+            writer.save(checkpoint.name_of(number), {"number": number, "x": x})
+        x.fill_(-1)
+    found = [(state["number"], state["x"].unique().tolist()) for _, state in checkpoint.valid(tmp_path)]
+    assert found == [(3, [3.0]), (2, [2.0]), (1, [1.0])]
+
+
+def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path) -> None:
+    """Here a file is in the place of the folder; by the next call, or on leaving."""
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(OSError), checkpoint.Writer(tmp_path / "checkpoints", 1, "mine") as writer:
+        writer.save("000001", state_of(1))
+    with checkpoint.Writer(tmp_path / "checkpoints", 1, "mine") as writer:
+        writer.save("000001", state_of(1))
+        with pytest.raises(OSError):
+            writer.save("000002", state_of(2))
+        (tmp_path / "checkpoints").unlink()
+    assert checkpoint.load_newest(tmp_path / "checkpoints") is None

@@ -1,5 +1,7 @@
 """An Avalanche benchmark, named by the dotted path of the function that makes it, is trained on like ours."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,28 @@ import retain
 from retain.platform.assembly import assemble
 from retain.platform.config import check_plugins
 from retain.platform.errors import UserError
+from retain.platform.foreign import stream_of
+from retain.platform.plugins import resolve
 
 MODULE = """
+from dataclasses import dataclass
+
 import torch
 from avalanche.benchmarks import class_incremental_benchmark
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from torch.utils.data import TensorDataset
 
+from retain.platform.foreign import stream_of
+
 ORDER = [3, 1, 0, 2, 5, 4]
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    num_experiences: int = 2
+
+def build(config, seed, data):
+    return stream_of("theirs.streams", make, {"num_experiences": config.num_experiences})
 
 def dataset(size):
     y = torch.arange(size) % 6
@@ -38,7 +53,7 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "streams.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    return "theirs.streams.make"
+    return "theirs.streams"
 
 
 def config(name: str, settings: str) -> retain.Experiment:
@@ -66,5 +81,25 @@ def test_a_trial_runs_on_it(name: str, tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_the_user_s_mistake(name: str) -> None:
+    importlib.import_module(name)
     with pytest.raises(UserError, match=rf"benchmark\.{name}=.*num_experiments"):
-        assemble(config(name, "{num_experiments: 3}"))
+        stream_of(name, sys.modules[name].make, {"num_experiments": 3})
+
+
+def test_avalanche_s_own_are_named_directly_and_no_other_function(name: str) -> None:
+    found = resolve("benchmarks", "avalanche.benchmarks.SplitMNIST")
+    assert found.__module__.startswith("avalanche.benchmarks.classic.")
+    for other in (f"{name}.make", "avalanche.checkpointing.maybe_load_checkpoint", "torch.load"):
+        with pytest.raises(UserError, match=rf"benchmark\.{other}: is no module"):
+            resolve("benchmarks", other)
+    for standard in ("os.system", "subprocess.Popen", "antigravity.geohash"):
+        with pytest.raises(UserError, match="is not imported: .* of the standard library"):
+            resolve("benchmarks", standard)
+    with pytest.raises(UserError, match="is no module"):
+        resolve("strategies", "avalanche.logging.CSVLogger")  # it writes where it is told to
+
+
+def test_data_in_a_run_s_folder_are_not_given_to_avalanche(tmp_path: Path, name: str) -> None:
+    (tmp_path / "trial.json").write_text("{}")
+    with pytest.raises(UserError, match=r"dataset_root=.* lies in a run's folder"):
+        stream_of("x.y", print, {"dataset_root": str(tmp_path)})

@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bits import Outcome, assert_same, outcome, same
 
-from retain.platform import checkpoint, plugins, seeding, trial
+from retain.platform import plugins, seeding, trial
 from retain.platform.assembly import assemble
 from retain.platform.config import check_plugins, load_config, settings_of, to_dict
 from retain.platform.errors import UserError
+from retain.platform.interruption import Stopped
 from retain.platform.learner import Learner
 from retain.platform.ledger import Trial
 from retain.platform.settings import Experiment
@@ -66,12 +68,32 @@ class Stopper(Plugin):
         if self.flag.exists() and int(self.flag.read_text().split()[1]) == strategy.clock.train_iterations:
             how = self.flag.read_text().split()[0]
             self.flag.unlink()
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if how in ("KILL", "TERM", "INT"):
+                os.kill(os.getpid(), signal.Signals[f"SIG{how}"])  # TERM and INT: it stops before the next iteration
+                return
             raise KeyboardInterrupt
 
 def build(config, seed):
     return Stopper(config.flag)
+'''
+NOISY = '''
+"""A strategy of the user's own that draws from every global generator, in every iteration."""
+import random
+from dataclasses import dataclass
+import numpy as np
+import torch
+from retain.platform.plugins import Plugin
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Nothing to set."""
+
+class Noisy(Plugin):
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss = strategy.loss * (0.5 + random.random() * np.random.rand() + torch.rand(()))
+
+def build(config, seed):
+    return Noisy()
 '''
 WATCHER = '''
 """A strategy of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
@@ -89,63 +111,6 @@ class Watcher(Plugin):
 def build(config, seed):
     return Watcher()
 '''
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial left, without what may differ between two runs of it."""
-
-    matrices: dict[str, np.ndarray]
-    events: list[dict[str, Any]]
-    summary: dict[str, Any]
-    learner: dict[str, Any]  # of the last checkpoint
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The network's tensors at the end."""
-        found: dict[str, torch.Tensor] = self.learner["model"]
-        return found
-
-
-def outcome(folder: Path) -> Outcome:
-    """Read a finished trial back from its folder."""
-    done = Trial(folder)
-    assert done.status().status == "done", done.status()
-    matrix, summary, state = done.read("matrix"), done.read("summary"), checkpoint.load_newest(folder / "checkpoints")
-    assert matrix is not None and summary is not None and state is not None
-    views = {view: np.array(matrix[view], dtype=float) for view in VIEWS}
-    assert all(same(torch.from_numpy(views[view]), state["matrices"][view]) for view in views)
-    events = [_without_costs(event) for _, event in done.events()]
-    summary.pop("seconds")
-    return Outcome(views, events, summary, state["learner"])
-
-
-def _without_costs(event: dict[str, Any]) -> dict[str, Any]:
-    if event["kind"] == "resources":
-        return {key: event[key] for key in ("kind", "experience", "iteration")}
-    return {key: value for key, value in event.items() if "seconds" not in key}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two nested states have the same bits."""
-    if isinstance(one, torch.Tensor):
-        alike = isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
-        return alike and one.numpy().tobytes() == other.numpy().tobytes()
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
-def assert_same(one: Outcome, other: Outcome) -> None:
-    """Same curve, same ledger, same network, optimizer, plugins and clock, bit for bit."""
-    for view in VIEWS:
-        np.testing.assert_array_equal(one.matrices[view], other.matrices[view])
-    assert one.events == other.events
-    assert one.summary == other.summary
-    for key in one.learner:
-        assert same(one.learner[key], other.learner[key]), key
 
 
 class Runs:
@@ -184,6 +149,7 @@ def users_own(quick_folder: Path) -> Iterator[Path]:
     (folder / "lawtest").mkdir()
     (folder / "lawtest" / "stopper.py").write_text(STOPPER)
     (folder / "lawtest" / "watcher.py").write_text(WATCHER)
+    (folder / "lawtest" / "noisy.py").write_text(NOISY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         importlib.invalidate_caches()
@@ -357,13 +323,18 @@ def stops_of(events: list[dict[str, Any]]) -> list[int]:
     return sorted({*amid, *ends[1:-1]})
 
 
-def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Path) -> Outcome:
-    """Begin the trial, stop it before each of these iterations and go on with it each time."""
+def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Path, how: str) -> Outcome:
+    """Begin the trial, stop it at each of these iterations and go on with it each time.
+
+    `how`: "raise" before the iteration, which loses what was done of the experience, or "TERM", which does not.
+    """
     for iteration in stops:
-        flag.write_text(f"stop {iteration}")
-        with pytest.raises(KeyboardInterrupt):
+        flag.write_text(f"{how} {iteration}")
+        with pytest.raises((KeyboardInterrupt, Stopped)):
             trial.run(config, folder)
         assert not flag.exists() and Trial(folder).status().status == "stopped"
+        newest = max(path.name for path in (folder / "checkpoints").glob("0*")) if how == "TERM" else "+"
+        assert "+" in newest, "what was done of the experience is kept"
     trial.run(config, folder)
     return outcome(folder)
 
@@ -377,7 +348,26 @@ RESUMED += [
     ),
     pytest.param({}, "rotated", {"optimizer": {"name": "sgd", "reset": False}}, id="momentum kept"),
     pytest.param({}, "split", {"iterations": 13, "schedule": {"name": "cosine", "warmup": 0.2}}, id="cosine"),
+    pytest.param({"lawtest.noisy": {}}, "rotated", {}, id="global generators"),
+    pytest.param(TOGETHER, "split", {"precision": "bfloat16"}, id="bfloat16-together"),
+    pytest.param(
+        {"lwf": {}}, "split", {"precision": "float16", "optimizer": {"name": "adam", "reset": False}}, id="float16"
+    ),
+    pytest.param({"replay": {}}, "split", {"optimizer": {"clip": 0.1}, "schedule": {"name": "step"}}, id="clip, steps"),
 ]
+
+
+@pytest.mark.parametrize(("strategies", "stream", "training"), RESUMED)
+def test_paused_amid_experiences_and_resumed_is_never_stopped(
+    strategies: Settings, stream: str, training: Settings, runs: Runs, users_own: Path, make_experiment: Make
+) -> None:
+    """SIGTERM amid each experience, at the last iteration of its first epoch and at those beside it."""
+    own = {**strategies, "lawtest.stopper": {"flag": str(users_own)}}
+    config = make_experiment(stream, strategies=own, **training)
+    never = runs(config)
+    ends = [event["iteration"] for event in never.events if event["kind"] == "epoch"][:-1]
+    stops = sorted({*stops_of(never.events), *ends[:3], *(end - 1 for end in ends), *(end - 2 for end in ends)})
+    assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "TERM"), never)
 
 
 @pytest.mark.parametrize(("strategies", "stream", "training"), RESUMED)
@@ -389,7 +379,7 @@ def test_stopped_and_resumed_is_never_stopped(
     never = runs(config)
     stops = stops_of(never.events)
     assert len(stops) == (1 if "joint" in strategies else 9 if stream == "split" else 5)
-    assert_same(run_with_stops(config, runs.new_folder(), stops, users_own), never)
+    assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "raise"), never)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -428,7 +418,7 @@ def test_killed_and_resumed_is_never_stopped(
     never, folder = runs(config), runs.new_folder()
     boundary = stops_of(never.events)[1]
     for iteration in (boundary, boundary + 20):
-        users_own.write_text(f"kill {iteration}")
+        users_own.write_text(f"KILL {iteration}")
         process = server.Process(target=trial.run, args=(config, folder))
         process.start()
         process.join(120)

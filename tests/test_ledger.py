@@ -1,5 +1,6 @@
 """The ledger: what is written is read back, torn or damaged files are named, one process at a time writes."""
 
+import hashlib
 import json
 import math
 import signal
@@ -12,16 +13,16 @@ from typing import Any
 import pytest
 
 from retain.platform.errors import UserError
+from retain.platform.files import SCHEMA, read_json, write_json, write_text
 from retain.platform.ledger import (
-    SCHEMA,
     SweepLedger,
     Trial,
     TrialLedger,
+    config_of,
     is_sweep,
-    read_json,
+    reopen,
+    to_do,
     trials_of,
-    write_json,
-    write_text,
 )
 
 IDENTITY: dict[str, Any] = {"id": "lwf-0", "variant": "lwf", "stream": "digits", "seed": 3, "overrides": {"a.b": 1}}
@@ -151,7 +152,7 @@ def test_a_missing_file_and_a_damaged_line_are_named(ledger: TrialLedger) -> Non
 def test_writing_is_atomic_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": [1, (2.5, math.nan)], "b": {"c": -math.inf}})
-    assert json.loads(path.read_text()) == {"a": [1, [2.5, None]], "b": {"c": None}}
+    assert read_json(path) == {"schema": SCHEMA, "a": [1, [2.5, None]], "b": {"c": None}}
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     with pytest.raises(UnicodeEncodeError):
@@ -225,3 +226,138 @@ def test_a_sweep_lists_its_trials_before_they_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         TrialLedger.open(tmp_path)
     SweepLedger.open(tmp_path / "s").close()
+
+
+def test_a_document_holds_its_checksum_and_readers_do_not_see_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"schema": 1, "sha256": "mine", "x": [1.5, "\xe9", "\udcff"]})
+    text = path.read_text()
+    assert text.startswith('{\n "schema": 2,\n "x": [\n  1.5,') and '"sha256": "' in text
+    assert read_json(path) == {"schema": 2, "x": [1.5, "\xe9", "\\udcff"]}  # a file's name that is no UTF-8 is escaped
+    rest = {key: value for key, value in json.loads(text).items() if key != "sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert json.loads(text)["sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"x": 1', '"x": 3'),
+        ('"x"', '"y"'),
+        ('"sha256"', '"sha257"'),
+        ('"schema": 2', '"schema": 0'),
+        ("{", "{ "),
+        ("1", "1e0"),
+    ],
+)
+def test_a_changed_document_is_refused_unless_it_says_the_same(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    path.write_text(path.read_text().replace(old, new, 1))
+    if new == "{ ":
+        assert read_json(path) == {"schema": 2, "x": 1}
+        return
+    with pytest.raises(UserError, match=r"a\.json is damaged: it has changed since it was written"):
+        read_json(path)
+
+
+def test_documents_of_older_runs_have_no_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"schema": 1, "x": 1}')
+    assert read_json(path) == {"schema": 1, "x": 1}
+    path.write_text('{"x": 1}')
+    with pytest.raises(UserError, match="no checksum"):
+        read_json(path)
+
+
+def test_a_config_that_has_changed_is_refused(ledger: TrialLedger) -> None:
+    trial = Trial(ledger.folder)
+    assert trial.config_text() == CONFIG and "config_sha256" not in trial.identity and trial.damage() is None
+    (ledger.folder / "config.yaml").write_text(CONFIG.replace("1e-3", "1e-2"))
+    for read in (trial.config, trial.config_text, lambda: trial.read("config"), lambda: config_of(ledger.folder)):
+        with pytest.raises(UserError, match=r"config\.yaml has changed since it was written \(SHA-256 .*restore it"):
+            read()
+    assert "config.yaml has changed" in str(trial.damage())
+
+
+def test_the_digest_is_that_of_the_whole_lines(ledger: TrialLedger) -> None:
+    path = ledger.folder / "metrics.jsonl"
+    ledger.append("epoch", 1, 1, {})
+    length, first = ledger.flush(), ledger.digest()
+    ledger.append("epoch", 1, 2, {})
+    assert ledger.digest() == hashlib.sha256(path.read_bytes()).hexdigest() != first
+    ledger.close()
+    with path.open("ab") as file:
+        file.write(b'{"torn')
+    with TrialLedger.open(ledger.folder) as again:
+        assert again.digest() == hashlib.sha256(path.read_bytes()).hexdigest()
+        with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
+            again.truncate(length, "0" * 64)
+        again.truncate(length, first)
+        assert again.digest() == first and path.stat().st_size == length
+
+
+def test_a_status_that_cannot_be_read_means_stopped(ledger: TrialLedger) -> None:
+    path = ledger.folder / "status.json"
+    for text in (
+        "",
+        "{",
+        '{"schema": 1}',
+        '{"schema": 1, "status": "done", "experience": "2", "error": null, "updated": 0}',
+    ):
+        path.write_text(text)
+        status = Trial(ledger.folder).status()
+        assert (status.status, status.experience, status.error) == ("stopped", 0, "status.json is damaged")
+    path.write_text('{"schema": 99}')
+    with pytest.raises(UserError, match="newer retain"):
+        Trial(ledger.folder).status()
+
+
+def test_a_damaged_list_of_trials_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "s"
+    others = [{**IDENTITY, "id": name, "seed": seed} for seed, name in enumerate(("000-a", "001-b"))]
+    with SweepLedger.create(folder, CONFIG, "demo", others) as sweep:
+        for one in others:
+            TrialLedger.create(folder / "trials" / one["id"], CONFIG, one).close()
+        before, file = [trial.identity for trial in sweep.trials()], (folder / "trials.json").read_bytes()
+    (folder / "trials.json").write_bytes(file[: len(file) // 2])
+    assert [trial.identity for trial in trials_of(folder)] == before
+    assert "trials.json is damaged" in caplog.text
+    SweepLedger.open(folder).close()
+    assert (folder / "trials.json").read_bytes() == file
+
+
+def test_a_trial_whose_identity_is_damaged_gets_it_back_from_the_list(tmp_path: Path) -> None:
+    SweepLedger.create(tmp_path / "s", CONFIG, "demo", [IDENTITY]).close()
+    (trial,) = trials_of(tmp_path / "s")
+    TrialLedger.create(trial.folder, CONFIG, trial.identity).close()
+    before = (trial.folder / "trial.json").read_bytes()
+    (trial.folder / "trial.json").write_bytes(before[:-9])
+    ((found, damage),) = to_do(trials_of(tmp_path / "s"))
+    assert "trial.json is damaged" in str(damage)
+    reopen(found, str(damage))
+    assert (trial.folder / "trial.json").read_bytes() == before and found.damage() is None
+    TrialLedger.create(tmp_path / "other", CONFIG, {**IDENTITY, "seed": 4}).close()
+    (tmp_path / "other" / "trial.json").replace(trial.folder / "trial.json")
+    assert "names another trial" in str(found.damage())
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "{root}", "trials/../../x", "link", "a\0b", "."])
+def test_no_trial_lies_outside_of_its_sweep(tmp_path: Path, place: str) -> None:
+    SweepLedger.create(tmp_path / "s", CONFIG, "demo", [{**IDENTITY, "folder": place.format(root=tmp_path)}]).close()
+    (tmp_path / "s" / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is not inside of|leads out of"):
+        trials_of(tmp_path / "s")
+
+
+def test_a_folder_with_links_that_lead_out_is_not_written_to(ledger: TrialLedger, tmp_path: Path) -> None:
+    ledger.close()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"no line's end")
+    (ledger.folder / "metrics.jsonl").unlink()
+    (ledger.folder / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a link that leads out"):
+        TrialLedger.open(ledger.folder)
+    with pytest.raises(UserError, match="leads out"):
+        trials_of(ledger.folder)
+    assert victim.read_bytes() == b"no line's end"

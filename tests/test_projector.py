@@ -262,7 +262,7 @@ def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) ->
         (sweep / STOP).write_text("")
         assert process.wait(20) == 0 and not (sweep / STOP).exists()
     else:
-        assert stop(process, 20)
+        assert stop(process, sweep, 20)
     for trial in (first, second):
         (run,) = offline_runs(sweep, trial)
         assert history(run) == expected(trial)

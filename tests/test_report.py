@@ -21,6 +21,7 @@ import pytest
 from retain.platform import charts
 from retain.platform.comparison import Row, best, cell, finished, results_of, table
 from retain.platform.errors import UserError
+from retain.platform.files import write_json
 from retain.platform.ledger import SweepLedger, TrialLedger
 from retain.platform.report import report
 
@@ -59,6 +60,7 @@ def write_trial(
             matrix = {"num_experiences": 2, "experiences": ["classes 0, 1", "classes 2, 3"], "sizes": [100, 300]}
             views = {"task_agnostic": agnostic, "task_aware": agnostic if aware is None else aware}
             ledger.write("matrix", {**matrix, "scenario": scenario, "class_names": list("abcd"), **views})
+            ledger.write("summary", {"seconds": 1.0})
             for iteration, experience in enumerate((1, 1, 2, 2)):
                 ledger.append("epoch", experience, iteration, {"epoch": iteration % 2, "loss": 1.0 / (1 + iteration)})
         ledger.write("environment", {"retain": "0.1.0", "git": {"commit": "abcdef0123456789", "clean": False}})
@@ -288,7 +290,7 @@ def test_streams_of_one_name_and_other_lengths_are_kept_apart(tmp_path: Path) ->
     short = write_trial(tmp_path / "short", identity("naive", 1))
     matrix = json.loads((short / "matrix.json").read_text())
     one = {"num_experiences": 1, "experiences": ["all"], "sizes": [5], "task_agnostic": [[0.1], [0.7]]}
-    (short / "matrix.json").write_text(json.dumps({**matrix, **one, "task_aware": [[0.1], [0.7]]}))
+    write_json(short / "matrix.json", {**matrix, **one, "task_aware": [[0.1], [0.7]]})
     assert list(finished(results_of([long, short]))) == [
         "class_incremental (2 experiences)",
         "class_incremental (1 experiences)",

@@ -200,6 +200,8 @@ def test_lwf_goes_on_from_its_state(inside: bool) -> None:
     if inside:
         first.before_train_dataset_adaptation(_Script(model=old))
     second.load_state_dict(first.state_dict())
+    if inside:
+        second.on_resume(_Script(model=grown))
     if not inside:
         assert "teacher" not in first.state_dict()
         for plugin in (first, second):
@@ -306,7 +308,7 @@ def test_freezing_goes_on_from_its_state() -> None:
     first.after_training_exp(_Script(model=net()))
     second, model = freezing.build(freezing.Config(), seed=0), net()
     second.load_state_dict(first.state_dict())
-    second.before_training_iteration(_Script(model=model))  # resumed inside the second experience
+    second.on_resume(_Script(model=model))  # inside the second experience
     assert not model.get_parameter("trunk.0.weight").requires_grad
 
 

@@ -3,21 +3,16 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
-import yaml
 
-from retain.platform import checkpoint, trial
-from retain.platform.config import from_dict
+from retain.platform import checkpoint
 from retain.platform.ledger import Trial, trials_of
-from retain.platform.loading import read_yaml
 
 MINE = '''
 """A strategy of the user's own, that takes its time."""
@@ -41,7 +36,18 @@ class Mine(Plugin):
 def build(config, seed):
     return Mine(config)
 '''
-DEADLINE = 110.0
+
+
+def _sweeps() -> ModuleType:
+    """sweeps.py, beside this file."""
+    spec = spec_from_file_location("sweeps", Path(__file__).with_name("sweeps.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sweeps = _sweeps()
 
 
 @pytest.fixture
@@ -50,73 +56,6 @@ def users_folder(tmp_path: Path) -> Path:
     (tmp_path / "sweeptest").mkdir()
     (tmp_path / "sweeptest" / "mine.py").write_text(MINE)
     return tmp_path
-
-
-def write_config(folder: Path, **more: Any) -> None:
-    """config.yaml: the digits in two steps, one epoch each."""
-    config = {
-        "name": "swept",
-        "benchmark": {"split_digits": {"num_experiences": 2}},
-        "model": {"mlp": {"hidden": [16]}},
-        "training": {"epochs": 1, "batch_size": 64},
-        **more,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-def retain(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The command, in a process group of its own, as from a terminal."""
-    environment = {**os.environ, "WANDB_API_KEY": "", "HOME": str(folder), "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, "-c", "from retain.platform.cli import main; main()", *arguments],
-        cwd=folder,
-        env={key: value for key, value in environment.items() if value},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Exit code and output."""
-    try:
-        output, _ = process.communicate(timeout=DEADLINE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, output
-
-
-def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    """Until it holds, while the process lives."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(process.communicate()[0])
-        time.sleep(0.02)
-
-
-def states(folder: Path) -> dict[str, str]:
-    """Each variant's state."""
-    return {one.variant: one.status().status for one in trials_of(folder)}
-
-
-def assert_same_bits(swept: Path, alone: Path) -> None:
-    """Matrices and final tensors of a trial under Ray and of one in this process."""
-    one, other = (checkpoint.load_newest(folder / "checkpoints") for folder in (swept, alone))
-    assert one is not None and other is not None
-    for tensors, others in ((one["learner"]["model"], other["learner"]["model"]), (one["matrices"], other["matrices"])):
-        for name, tensor in tensors.items():
-            assert tensor.numpy().tobytes() == others[name].numpy().tobytes(), name
-    assert Trial(swept).read("matrix") == Trial(alone).read("matrix")
-
-
-def run_alone(swept: Path, folder: Path) -> Path:
-    """The same trial in this process."""
-    trial.run(from_dict(read_yaml(swept / "config.yaml")), folder, identity=Trial(swept).identity)
-    return folder
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -143,43 +82,50 @@ def test_a_sweep_fails_in_part_is_interrupted_and_killed_and_gone_on_with(
         "mine": {"strategies": {"sweeptest.mine": {"pause": 0.15}}},
         "mine too": {"strategies": {"sweeptest.mine": {"pause": 0.1501}}},
     }
-    write_config(users_folder, sweep={"variants": variants}, ray={"max_concurrent": 1})
+    sweeps.write_config(users_folder, sweep={"variants": variants}, ray={"max_concurrent": 1})
     folder = users_folder / "out"
-    process = retain(users_folder, "sweep", "config.yaml", "--folder", "out")
+    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", "out")
 
     def halfway(number: int) -> Callable[[], bool]:
         """One of two experiences is in the ledger and in a checkpoint."""
         return lambda: bool(list(folder.glob(f"trials/00{number}-*/checkpoints/000001")))
 
-    wait_for(process, halfway(2))
+    sweeps.wait_for(process, halfway(2))
     os.killpg(process.pid, signal.SIGINT)
-    code, output = ended(process)
+    code, output = sweeps.ended(process)
     assert code == 130, output
     assert f"retain resume {folder}" in output and "Traceback" not in output
-    assert states(folder) == {"naive": "done", "diverging": "failed", "mine": "stopped", "mine too": "pending"}, output
+    assert sweeps.states(folder) == {
+        "naive": "done",
+        "diverging": "failed",
+        "mine": "stopped",
+        "mine too": "pending",
+    }, output
     naive, diverging, mine, mine_too = (one.folder for one in trials_of(folder))
     error = Trial(diverging).status().error
     assert error is not None and re.search(r"^FloatingPointError: the loss became (nan|inf) in experience 1", error)
-    assert error[:50] in output.replace("\n", " ")
     assert (diverging / "trial.log").read_text().count("Traceback") == 1  # Ray did not run it again
-    untouched, half = files(naive), files(mine / "checkpoints" / "000001")
+    stopped = sweeps.newest(mine)
+    assert stopped.startswith("000001+"), "it did not have to finish its experience"
+    untouched, half = files(naive), files(mine / "checkpoints" / stopped)
 
-    process = retain(users_folder, "resume", "out")
-    wait_for(process, halfway(3))
+    process = sweeps.retain(users_folder, "resume", "out")
+    sweeps.wait_for(process, halfway(3))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "running"}
-    assert files(mine / "checkpoints" / "000001") == half  # it went on from there
+    assert sweeps.states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "running"}
+    assert files(mine / "checkpoints" / stopped) == half  # it went on from there
 
-    code, output = ended(retain(users_folder, "resume", "out"))
+    code, output = sweeps.ended(sweeps.retain(users_folder, "resume", "out"))
     assert code == 1 and "Traceback" not in output, output  # one has failed
     assert "2 of 4 trials are done, 2 to go" in output
-    assert states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "done"}
+    assert error[:50] in output.replace("\n", " ")
+    assert sweeps.states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "done"}
     assert files(naive) == untouched
     assert (folder / "report.html").is_file()
     # W&B is offline, as by default without a key
     assert len(list((folder / "wandb").glob("**/*.wandb"))) >= 4, (folder / "projector.log").read_text()
     monkeypatch.syspath_prepend(str(users_folder))
     for swept in (naive, mine, mine_too):
-        assert_same_bits(swept, run_alone(swept, users_folder / f"alone-{swept.name}"))
+        sweeps.assert_same_bits(swept, sweeps.run_alone(swept, users_folder / f"alone-{swept.name}"))
     assert torch.equal(weights(mine), weights(mine_too)) and not torch.equal(weights(mine), weights(naive))

@@ -1,0 +1,43 @@
+"""A state (nested dicts and lists of tensors, numbers, strings, None) as JSON and named tensors, and back."""
+
+from typing import Any
+
+import torch
+
+
+def flatten(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
+    """Return what JSON can say, with copies of the tensors put into `tensors` under the names that stand in their places.
+
+    A dict whose keys are no strings (an optimizer's) becomes a list of pairs.
+
+    Raises:
+        TypeError: something is no tensor, number, string, list or dict; `path` says where.
+    """
+    if isinstance(value, torch.Tensor):
+        name = f"{len(tensors)}:{path}"
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"__tensor__": name}
+    if isinstance(value, dict):
+        pairs = [[key, flatten(item, tensors, f"{path}/{key}")] for key, item in value.items()]
+        if not all(isinstance(key, str | int) for key in value):
+            raise TypeError(f"{path}: the keys of a state are strings or integers, not {list(value)}")
+        plain = all(isinstance(key, str) for key in value) and not value.keys() & {"__tensor__", "__pairs__"}
+        return dict(pairs) if plain else {"__pairs__": pairs}
+    if isinstance(value, list | tuple):
+        return [flatten(item, tensors, f"{path}/{index}") for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{path}: a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
+
+
+def unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return what `flatten` was given; tuples come back as lists."""
+    if isinstance(value, list):
+        return [unflatten(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "__tensor__" in value:
+        return tensors[value["__tensor__"]]
+    if "__pairs__" in value:
+        return {key: unflatten(item, tensors) for key, item in value["__pairs__"]}
+    return {key: unflatten(item, tensors) for key, item in value.items()}

@@ -1,0 +1,130 @@
+"""How long a sweep's folder with thousands of trials keeps its readers busy; figures are printed, nothing is asserted.
+
+    uv run python tests/speed/many_files.py                   5,000 and 10,000 trials, all done but four
+    uv run python tests/speed/many_files.py --trials 1000
+
+`build` is also what tests/test_many_files.py reads. A trial has the files that a real one has: config, environment, identity,
+status, metrics, matrix, summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from retain import load_config
+from retain.platform.comparison import results_of
+from retain.platform.config import to_dict
+from retain.platform.display import Watch
+from retain.platform.ledger import SweepLedger, TrialLedger, trials_of
+from retain.platform.projector import Settings, _Projector
+from retain.platform.report import report
+from retain.platform.rows import Book
+from retain.platform.runs import Runs
+
+EXPERIENCES, EPOCHS, SEEDS, RUNNING = 5, 3, 10, 4
+
+
+def build(folder: Path, num_trials: int, running: int = RUNNING) -> None:
+    """Write a sweep of so many trials, the last ones running: with the real writers, without waiting for the disk."""
+    identities: list[dict[str, Any]] = [
+        {"id": f"variant{i // SEEDS:04d}-{i % SEEDS}", "variant": f"variant{i // SEEDS:04d}", "stream": "digits"}
+        | {"seed": i % SEEDS, "overrides": {"training.optimizer.lr": 0.001 * (1 + i // SEEDS)}}
+        for i in range(num_trials)
+    ]
+    fsync, os.fsync = os.fsync, lambda descriptor: None
+    try:
+        config = load_config("quickstart")
+        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        SweepLedger.create(folder, text, "many", identities).close()
+        for number, identity in enumerate(identities):
+            config_text = text.replace("lr: 0.1", f"lr: {0.001 * (1 + number // SEEDS)}", 1)
+            write(folder / "trials" / identity["id"], config_text, identity, done=number < num_trials - running)
+    finally:
+        os.fsync = fsync
+
+
+def write(folder: Path, config: str, identity: dict[str, Any], done: bool) -> None:
+    """One trial: its events, and its results when it is done."""
+    seed = identity["seed"]
+    with TrialLedger.create(folder, config, identity) as writer:
+        writer.write("environment", {"retain": "0", "packages": {"torch": "2"}, "device": "cpu"})
+        matrix = [[math.nan] * EXPERIENCES] + [
+            [0.9 - 0.1 * (i - j) - 0.01 * seed if j <= i else math.nan for j in range(EXPERIENCES)]
+            for i in range(EXPERIENCES)
+        ]
+        for i in range(1, EXPERIENCES + 1 if done else 3):
+            for e in range(1, EPOCHS + 1):
+                numbers = {"epoch": e, "loss": 1 / (i + e), "accuracy": 0.5, "lr": 0.1, "seconds": 0.25}
+                writer.append("epoch", i, 10 * (EPOCHS * (i - 1) + e), numbers)
+            views = {"task_agnostic": matrix[i], "task_aware": [0.9] * EXPERIENCES}
+            writer.append("experience", i, 10 * EPOCHS * i, {**views, "metrics": {}, "samples": 100 * i})
+        if done:
+            about = {"num_experiences": EXPERIENCES, "sizes": [72] * EXPERIENCES, "scenario": "class"}
+            names = [f"classes {2 * i}, {2 * i + 1}" for i in range(EXPERIENCES)]
+            aware = [[math.nan] * EXPERIENCES] + [[0.9] * EXPERIENCES] * EXPERIENCES
+            writer.write("matrix", {"task_agnostic": matrix, "task_aware": aware, **about, "experiences": names})
+            writer.write("summary", {"task_agnostic": {"average_accuracy": 0.7}, "seconds": 2.5})
+        writer.status("done" if done else "running", experience=EXPERIENCES if done else 2)
+
+
+def watch_of(folder: Path) -> Watch:
+    """The display of a terminal that is not there."""
+    watch = Watch(folder, Console(file=io.StringIO(), force_terminal=True))
+    watch._begin()
+    return watch
+
+
+def projector_of(folder: Path) -> _Projector:
+    """A projector that need not send the trials that are done: the book says that they are."""
+    book, trials = Book(folder), trials_of(folder)
+    return _Projector(trials, [Runs(folder, Settings(mode="offline"), "offline", book)], book)
+
+
+def timed(name: str, action: Callable[[], object]) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    print(
+        f"  {name:<44} {time.perf_counter() - wall:8.3f} s   {time.process_time() - cpu:8.3f} s of a core", flush=True
+    )
+
+
+def measure(num_trials: int) -> None:
+    """Print the figures for one size."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "sweep"
+        print(f"{num_trials} trials")
+        timed("(writing them)", lambda: build(folder, num_trials))
+        timed("trials_of", lambda: trials_of(folder))
+        watch = watch_of(folder)
+        timed("display, first look at everything", lambda: watch._look(last=True))
+        timed("display, 20 looks (10 s of watching)", lambda: [watch._look() for _ in range(20)])
+        timed("display, 20 pictures", lambda: [watch._render() for _ in range(20)])
+        projector = projector_of(folder)
+        projector._sinks = []  # what W&B itself takes is not ours
+        timed("projector, looks until all were seen", lambda: [projector.look() for _ in range(num_trials // 400 + 1)])
+        timed("projector, 10 looks (10 s of following)", lambda: [projector.look() for _ in range(10)])
+        timed("results_of", lambda: results_of([folder]))
+        timed("report", lambda: report([folder]))
+        print(f"  report.html: {(folder / 'report.html').stat().st_size / 2**20:.1f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[5000, 10000])
+    for num_trials in parser.parse_args().trials:
+        measure(num_trials)
+
+
+if __name__ == "__main__":
+    main()

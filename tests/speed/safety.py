@@ -1,0 +1,95 @@
+"""What safety costs a trial: checkpoints (by a thread, as they are; or before training goes on), deterministic algorithms.
+
+    uv run python tests/speed/safety.py [--rounds 5] [--only tiny small large] [--every 5s]
+
+The ways run in turn, and each ratio is taken within its round: wall time of the whole trial, against the one without. For
+`large`, 20 million parameters with Adam's moments are some 230 MB a checkpoint. Nothing is asserted but that all end with
+the same accuracy.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from retain import load_config, run
+from retain.platform.checkpoint import Writer
+from retain.platform.settings import Checkpoint, Experiment
+
+FASHION = ["benchmark={split_fashion_mnist: {num_experiences: 5}}", "strategies={replay: {memory: 500}}"]
+TRIALS = {
+    "tiny": ["strategies={replay: {}}"],
+    "small": [*FASHION, "model={mlp: {hidden: [256, 256]}}", "training={epochs: 3, batch_size: 64}"],
+    "large": [
+        *FASHION,
+        "model={mlp: {hidden: [4096, 4096]}}",
+        "training={iterations: 10, batch_size: 64, optimizer: {name: adam, lr: 0.0003}}",
+    ],
+}
+Save = Callable[[Writer, str, dict[str, Any]], None]
+_save = Writer.save
+
+
+def nothing(writer: Writer, name: str, state: dict[str, Any]) -> None:
+    """No checkpoint."""
+
+
+def at_once(writer: Writer, name: str, state: dict[str, Any]) -> None:
+    """Training waits until it is on the disk."""
+    _save(writer, name, state)
+    writer.wait()
+
+
+WAYS: dict[str, tuple[Save, bool]] = {
+    "without": (nothing, False),
+    "in a thread": (_save, False),
+    "at once": (at_once, False),
+    "deterministic": (nothing, True),
+}
+
+
+def timed(config: Experiment, save: Save, deterministic: bool) -> tuple[float, float, Any, float]:
+    """Wall and CPU seconds of a trial, its accuracy at the end, MB of its largest checkpoint."""
+    folder = Path(tempfile.mkdtemp(prefix="retain-speed-", dir=os.environ.get("RETAIN_SPEED_FOLDER")))
+    config = replace(config, resources=replace(config.resources, deterministic=deterministic))
+    setattr(Writer, "save", save)  # noqa: B010 - mypy refuses the assignment
+    started, cpu = time.perf_counter(), time.process_time()
+    result = run(config, folder / "trial")
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    sizes = [sum(f.stat().st_size for f in one.iterdir()) for one in (folder / "trial" / "checkpoints").glob("0*")]
+    shutil.rmtree(folder)
+    return wall, cpu, result.summary["task_agnostic"]["average_accuracy"], max(sizes, default=0) / 2**20
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=list(TRIALS), choices=TRIALS)
+    parser.add_argument("--every", default="60s", help="checkpoint.every")
+    arguments = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds, checkpoint.every {arguments.every}")
+    for name in arguments.only:
+        config = load_config("quickstart", [*TRIALS[name], "wandb.mode=disabled"])
+        config = replace(config, checkpoint=Checkpoint(every=arguments.every))
+        timed(config, *WAYS["without"])
+        rounds = [{way: timed(config, *how) for way, how in WAYS.items()} for _ in range(arguments.rounds)]
+        assert len({accuracy for one in rounds for _, _, accuracy, _ in one.values()}) == 1
+        seconds = statistics.median(one["without"][0] for one in rounds)
+        for way in list(WAYS)[1:]:
+            wall = sorted(one[way][0] / one["without"][0] for one in rounds)
+            cpu = statistics.median(one[way][1] / one["without"][1] for one in rounds)
+            print(
+                f"{name:5} {seconds:6.2f} s without, {rounds[0][way][3]:7.2f} MB, {way:13}: wall {statistics.median(wall):.3f} "
+                f"({wall[0]:.3f}-{wall[-1]:.3f}), cpu {cpu:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""docs/guarantees.md names tests that exist, and says of the slow ones that they are."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"(test_\w+\.py)::(test_\w+)( \*slow\*)?", PAGE)
+
+
+def decorators(file: str) -> dict[str, list[str]]:
+    """The tests of a file with their decorators."""
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {one.name: [ast.unparse(decorator) for decorator in one.decorator_list] for one in functions}
+
+
+def test_there_are_many() -> None:
+    assert len(NAMED) > 40
+
+
+@pytest.mark.parametrize(("file", "name", "slow"), sorted(set(NAMED)))
+def test_each_promise_names_a_test(file: str, name: str, slow: str) -> None:
+    found = decorators(file)
+    assert name in found
+    assert bool(slow) == any(decorator == "pytest.mark.slow" for decorator in found[name])

@@ -1,0 +1,199 @@
+"""Folders with thousands of trials and files: what is read again and again costs the same for many as for few."""
+
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from retain.platform.display import Watch
+from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.projector import Settings, project
+from retain.platform.report import report
+from retain.platform.rows import Rounds
+
+NUM_TRIALS = 1200
+BOUND = 600  # trials that a look may touch when nothing has changed: those that run, and 500 more
+CONFIG = "schema: 1\nname: many\n"
+
+
+def _speed_module() -> Any:
+    spec = spec_from_file_location("many_files", Path(__file__).parent / "speed" / "many_files.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+many = _speed_module()
+
+
+class Opened:
+    """Files that this thread has opened, counted by Python itself (an audit hook can never be taken away again)."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] | None = None
+        self.thread = threading.get_ident()
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and self.paths is not None and threading.get_ident() == self.thread:
+            self.paths.append(str(arguments[0]))
+
+    def during(self, action: Callable[[], object]) -> list[str]:
+        self.paths = []
+        action()
+        found, self.paths = self.paths, None
+        return found
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine's user, and no service of W&B that another test has left."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Opened:
+    return Opened()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of which all trials but four are done."""
+    folder: Path = tmp_path_factory.mktemp("many") / "sweep"
+    many.build(folder, NUM_TRIALS)
+    return folder
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The paths of all `os.stat` calls."""
+    found: list[str] = []
+    stat = os.stat
+
+    def counted(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        found.append(str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    yield found
+
+
+def go_on(trial: Trial) -> None:
+    with TrialLedger.open(trial.folder) as ledger:
+        ledger.append("experience", 3, 100, {"task_agnostic": [0.5, 0.5, 0.5, None, None], "task_aware": [None] * 5})
+
+
+def test_the_display_reads_what_has_changed_only(sweep: Path, opened: Opened, looked_at: list[str]) -> None:
+    watch = many.watch_of(sweep)
+    watch._look(last=True)
+    assert watch._ended() == NUM_TRIALS - 4
+    looked_at.clear()
+    assert opened.during(watch._look) == []
+    assert 4 * 4 <= len(looked_at) <= 4 * BOUND
+    running = trials_of(sweep)[-1]
+    go_on(running)
+    assert {Path(path).name for path in opened.during(watch._look)} == {"status.json", "metrics.jsonl"}
+    assert watch._all[running.id].accuracy == 0.5
+
+
+def test_the_projector_reads_what_has_changed_only(sweep: Path, opened: Opened, looked_at: list[str]) -> None:
+    projector = many.projector_of(sweep)
+    projector._sinks = []
+    projector.look(last=True)
+    for _ in range(NUM_TRIALS // 400 + 1):
+        projector.look()
+    looked_at.clear()
+    assert opened.during(projector.look) == []
+    assert 4 * 4 <= len(looked_at) <= 4 * BOUND
+    running = trials_of(sweep)[-1]
+    go_on(running)
+    assert [Path(path).parent.name for path in opened.during(projector.look)] == [running.id]
+
+
+def test_tensorboard_is_not_asked_again_about_trials_that_are_done(tmp_path: Path, opened: Opened) -> None:
+    """Beside a sweep of which most is done, the last look reads nothing of what was seen before."""
+    folder = tmp_path / "some"
+    many.build(folder, 34)
+    settings = Settings(mode="disabled", tensorboard=True)
+    assert project(folder, settings) == 34
+    read = opened.during(lambda: project(folder, settings))
+    assert sum(path.endswith("metrics.jsonl") for path in read) <= 34 + 4  # a digest of each; the running ones anew
+
+
+def test_the_first_of_those_that_wait_and_all_that_run_are_in_each_round(tmp_path: Path) -> None:
+    trials = [Trial(tmp_path / str(i), {"id": str(i), "variant": "v", "stream": "s", "seed": i}) for i in range(5000)]
+    rounds = Rounds(trials)
+    for trial in trials[:2000]:
+        rounds.mark(trial, "done")
+    rounds.mark(trials[4321], "running")
+    found = [rounds.next() for _ in range(13)]
+    assert all(trials[4321] in one and trials[2000] in one and len(one) <= 501 for one in found)
+    assert {trial.id for one in found for trial in one} == {trial.id for trial in trials}  # each has its turn
+    rounds.mark(trials[4321], "done")
+    assert rounds.next().count(trials[4321]) == 0
+    rounds.mark(trials[4321], "running")  # it failed, and was resumed
+    assert trials[4321] in rounds.next()
+
+
+def test_a_trials_folder_full_of_strange_files_costs_nothing(tmp_path: Path, opened: Opened) -> None:
+    SweepLedger.create(
+        tmp_path / "s", CONFIG, "s", [{"id": "one", "variant": "v", "stream": "s", "seed": 0, "overrides": {}}]
+    ).close()
+    (trial,) = trials_of(tmp_path / "s")
+    many.write(trial.folder, CONFIG, trial.identity, done=True)
+    project(tmp_path / "s", Settings(mode="offline"))
+    before = opened.during(lambda: project(tmp_path / "s", Settings(mode="offline")))
+    for folder in (trial.folder / "checkpoints", tmp_path / "s" / "wandb"):
+        folder.mkdir(exist_ok=True)
+        for number in range(10_000):
+            (folder / f"stray-{number}").touch()
+    (trial.folder / "notes.txt").write_text("")
+    after = opened.during(lambda: project(tmp_path / "s", Settings(mode="offline")))
+    here = str(tmp_path)
+    assert len([path for path in after if here in path]) <= len([path for path in before if here in path])
+    assert not any("stray" in path for path in after)
+    assert project(tmp_path / "s", Settings(mode="offline")) == 0
+    assert "stray" not in report([tmp_path / "s"]).read_text()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_display_follows_a_trial_that_is_cut_back(tmp_path: Path, terminal: bool) -> None:
+    """A resumed trial truncates its metrics: what was read must not be taken for the place to go on from."""
+    identity = {"id": "one", "variant": "v", "stream": "s", "seed": 0}
+    folder, out = tmp_path / "trial", io.StringIO()
+    with TrialLedger.create(folder, CONFIG, identity) as ledger:
+        ledger.status("running")
+        ledger.append("experience", 1, 1, {"task_agnostic": [0.9, None], "task_aware": [None, None]})
+        length = ledger.flush()
+        ledger.append("experience", 2, 2, {"task_agnostic": [0.2, 0.4], "task_aware": [None, None]})
+    watch = Watch(folder, Console(file=out, force_terminal=terminal, width=100))
+    watch._begin()
+    with TrialLedger.open(folder) as ledger:
+        watch._look()
+        ledger.truncate(length)
+        ledger.append("note", 1, 1, {"text": "of another length " * 9})
+        watch._look()
+        ledger.append("experience", 2, 2, {"task_agnostic": [0.2, 0.4], "task_aware": [None, None]})
+        ledger.append("experience", 3, 3, {"task_agnostic": [0.3, 0.6, 0.9], "task_aware": [None] * 3})
+        ledger.status("done", experience=3)
+    watch._look(last=True)
+    if terminal:
+        assert watch._latest[0].accuracy == pytest.approx(0.6)
+    else:
+        assert out.getvalue() == "1/1 done: s / v / seed 0, accuracy 60.0 %\n"
+
+
+def test_a_resumed_sweep_does_not_tell_again_what_was_done(sweep: Path) -> None:
+    out = io.StringIO()
+    with Watch(sweep, Console(file=out, force_terminal=False, width=100)):
+        pass
+    assert out.getvalue() == ""

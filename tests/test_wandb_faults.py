@@ -1,0 +1,477 @@
+"""W&B that is away, slow, broken or cut off, and processes that die: each row is there once, and no trial waits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from retain.platform import projector, runs
+from retain.platform.errors import UserError
+from retain.platform.files import read_json
+from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.projector import Settings, left, project
+from retain.platform.rows import Follower, Row, fingerprint, row_of
+
+ONLINE = Settings(mode="online", project="p")
+CONFIG = "schema: 1\nname: demo\n"
+SLOW = pytest.mark.slow
+Event = tuple[str, int, int, dict[str, Any]]
+
+
+def _server_module() -> Any:
+    spec = spec_from_file_location("wandb_server", Path(__file__).with_name("wandb_server.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclass
+    spec.loader.exec_module(module)
+    return module
+
+
+stub = _server_module()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key and no setting of the machine's user; short waits."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for module, name, value in ((projector, "_POLL", 0.05), (projector, "_RETRY", 0.2), (projector, "_RETRY_MAX", 1.0)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(runs, "_TIMEOUT", 3.0)
+    monkeypatch.setattr(runs, "_INTERVAL", 0.3)
+    monkeypatch.setattr(runs, "_PATIENCE", (0.0, 0.3))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with stub.serving() as server:
+        wandb.teardown()  # so that it reads the environment again
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        yield server
+        wandb.teardown()
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep of two pending trials."""
+    trials = [{"id": name, "variant": name, "stream": "digits", "seed": 5} for name in ("one", "two")]
+    SweepLedger.create(tmp_path / "sweep", CONFIG, "demo", trials).close()
+    return tmp_path / "sweep"
+
+
+# --- a trial as its ledger sees it: killed, cut back to a checkpoint, and gone on ---
+
+
+def history(num_experiences: int = 4, num_epochs: int = 5) -> list[Event]:
+    """The events with a row of a whole trial: experience 0, then epochs and an experience each."""
+    events: list[Event] = [("experience", 0, 0, {"task_agnostic": [0.1], "task_aware": [0.2], "metrics": {}})]
+    for i in range(1, num_experiences + 1):
+        for e in range(1, num_epochs + 1):
+            iteration = 10 * (num_epochs * (i - 1) + e)
+            events.append(("epoch", i, iteration, {"epoch": e, "loss": 1 / (3 * iteration), "accuracy": e / 7}))
+        events.append(("experience", i, 10 * num_epochs * i, {"task_agnostic": [i / 11], "task_aware": [i / 13]}))
+    return events
+
+
+def wanted(events: list[Event]) -> list[tuple[str, int, dict[str, float]]]:
+    rows = [row_of({"kind": kind, "experience": i, "iteration": n, **event}) for kind, i, n, event in events]
+    return [(row.axis, row.step, row.values) for row in rows if row is not None]
+
+
+class Writer:
+    """Writes a history as a trial does, with checkpoints at any place; `die` and go on from one of them, or from none."""
+
+    def __init__(self, trial: Trial, seed: int) -> None:
+        self.trial, self.random, self.events = trial, random.Random(seed), history()
+        self.ledger = TrialLedger.create(trial.folder, CONFIG, trial.identity)
+        self.ledger.status("running")
+        self.place, self.checkpoints = 0, [(0, 0)]
+
+    def step(self) -> bool:
+        """Write the next event, and sometimes a checkpoint; False when all is written."""
+        if self.place == len(self.events):
+            return False
+        kind, experience, iteration, event = self.events[self.place]
+        if self.random.random() < 0.4:  # as many as time allows: not the same in each life
+            usage = {"cpu_percent": float(self.random.randrange(9))}
+            self.ledger.append("resources", experience, iteration - self.random.randrange(2), usage)
+        seconds = self.random.choice([1.0, 2.0, self.random.random()])  # of the same length, or another
+        self.ledger.append(kind, experience, iteration, {**event, **({"seconds": seconds} if kind == "epoch" else {})})
+        self.place += 1
+        if self.random.random() < 0.3:
+            self.checkpoints.append((self.ledger.flush(), self.place))
+        return True
+
+    def die(self) -> None:
+        """End in the middle of a line, and go on from one of the newest checkpoints."""
+        self.ledger.close()
+        with (self.trial.folder / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"kind": "epoch", "exp'[: self.random.randrange(20)])
+        self.ledger = TrialLedger.open(self.trial.folder)
+        keep = max(1, len(self.checkpoints) - self.random.randrange(3))
+        self.checkpoints = self.checkpoints[:keep]
+        length, self.place = self.checkpoints[-1]
+        self.ledger.truncate(length)
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+        self.ledger.write("summary", {"seconds": 2.5})
+        self.ledger.status("done", experience=4)
+        self.ledger.close()
+
+
+def numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without W&B's own fields, and without what differs when a trial does its work again."""
+    found: dict[str, Any] = stub.numbers(row)
+    return found
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [numbers(row) for row in rows]
+
+
+def assert_once(server: Any, folder: Path) -> None:
+    """Each trial is one run with each row of its history once, in order."""
+    book = read_json(folder / "projector.json")["trials"]
+    assert len(server.rows) == len(trials_of(folder))
+    for trial in trials_of(folder):
+        found = server.rows[book[trial.id]["run"]]
+        rows = [{axis: step, **values} for axis, step, values in wanted(history())]
+        assert plain(found) == rows
+        assert [row["_step"] for row in found] == list(range(len(rows)))
+    assert server.changed == [] and server.gaps == []
+
+
+def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def num_sent(folder: Path) -> int:
+    """How many trials the projector takes for sent to their end."""
+    return sum("signature" in entry for entry in read_json(folder / "projector.json")["trials"].values())
+
+
+def finish_all(folder: Path) -> None:
+    for seed, trial in enumerate(trials_of(folder)):
+        Writer(trial, seed).finish()
+
+
+@contextmanager
+def following(folder: Path) -> Iterator[threading.Event]:
+    """A projector in a thread; set the event to stop it."""
+    ended = threading.Event()
+    options = {"follow": True, "stopped": ended.is_set}
+    thread = threading.Thread(target=project, args=(folder, ONLINE), kwargs=options, daemon=True)
+    thread.start()
+    yield ended
+    ended.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("first", [0, 50, *(pytest.param(first, marks=SLOW) for first in range(100, 1000, 50))])
+def test_a_row_is_read_once_whatever_happens(tmp_path: Path, first: int) -> None:
+    """Random histories of writing, dying, looking, and a new projector that knows the number of rows sent."""
+    for seed in range(first, first + 50):
+        trial = Trial(tmp_path / str(seed), {"id": "t", "variant": "v", "stream": "s", "seed": seed})
+        chance = random.Random(seed)
+        writer, follower, rows = Writer(trial, seed), Follower(trial), list[Row]()
+        for _ in range(150):
+            match chance.choices(["step", "die", "look", "restart"], [12, 1, 4, 1])[0]:
+                case "step":
+                    writer.step()
+                case "die":
+                    writer.die()
+                case "look":
+                    rows += follower.new()
+                case "restart":
+                    follower = Follower(trial, skip=len(rows))
+        writer.finish()
+        rows += follower.new()
+        found = [(row.axis, row.step, numbers(row.values)) for row in rows]
+        assert found == wanted(history()), seed
+        assert follower.count == len(rows)
+
+
+def test_a_change_is_seen_when_the_clock_stands_or_goes_back(tmp_path: Path) -> None:
+    trial = Trial(tmp_path / "t", {"id": "t", "variant": "v", "stream": "s", "seed": 0})
+    with TrialLedger.create(trial.folder, CONFIG, trial.identity) as ledger:
+        actions: list[Callable[[], None]] = [
+            lambda: None,
+            lambda: ledger.append("note", 0, 0, {"text": "a"}),
+            lambda: ledger.write("summary", {"seconds": 1.5}),
+            lambda: ledger.write("summary", {"seconds": 2.5}),  # as many bytes as before
+            lambda: ledger.status("running"),
+        ]
+        seen = []
+        for action in actions:
+            action()
+            for path in trial.folder.glob("*.json*"):
+                os.utime(path, ns=(0, 0))  # the clock has been set back to where it was
+            seen.append(fingerprint(trial))
+    assert len(set(seen)) == len(seen)
+
+
+# --- the server's faults ---
+
+
+@pytest.mark.parametrize("status", [403, pytest.param(404, marks=SLOW), pytest.param(409, marks=SLOW)])
+def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any, status: int) -> None:
+    """W&B gives up on a run's rows after some refusals, and says at its end that all is well."""
+    faults = iter([status])
+    server.fault = lambda kind: stub.Fault(status=next(faults, None)) if kind == "file_stream" else None
+    finish_all(sweep)
+    with pytest.raises(UserError, match=r"(?s)not all was sent: ConnectionError: W&B has 0 of 25 rows.*retain sync"):
+        project(sweep, ONLINE)
+    assert left(sweep) == 2
+    assert project(sweep, ONLINE) == 2
+    assert left(sweep) == 0
+    assert_once(server, sweep)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=SLOW) for seed in range(2, 6))])
+def test_a_broken_server_gets_each_row_once_in_the_end(sweep: Path, server: Any, seed: int) -> None:
+    """Errors, refusals and connections that are cut, for a while, at random."""
+    chance = random.Random(seed)
+    faults = [stub.Fault(status=status) for status in (500, 502, 429, 403)]
+    faults += [stub.Fault(cut="before"), stub.Fault(cut="after"), stub.Fault(delay=1.0)]
+    server.fault = lambda kind: chance.choice(faults) if server.requests < 40 and chance.random() < 0.4 else None
+    writers = [Writer(trial, seed + number) for number, trial in enumerate(trials_of(sweep))]
+    with following(sweep):
+        for number in range(60):
+            for writer in writers:
+                writer.step()
+                if number % 25 == 24:
+                    writer.die()
+            time.sleep(0.05)
+        for writer in writers:
+            writer.finish()
+        until(lambda: num_sent(sweep) == 2, 120)
+    assert_once(server, sweep)
+
+
+def test_the_end_waits_for_a_hung_server_for_a_bounded_time(
+    sweep: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector, "_LAST", 3.0)
+    finish_all(sweep)
+    server.fault = lambda kind: stub.Fault(delay=60.0)
+    with following(sweep) as ended:
+        until(lambda: server.requests > 0)
+        ended.set()
+    assert left(sweep) == 2
+    assert "2 trials are not sent to their end: `retain sync" in (sweep / "projector.log").read_text()
+    server.fault = lambda kind: None
+    assert project(sweep, ONLINE) == 2
+    assert_once(server, sweep)
+
+
+def test_a_slow_server_gets_everything(sweep: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_TIMEOUT", 20.0)
+    finish_all(sweep)
+    server.fault = lambda kind: stub.Fault(delay=0.2)
+    assert project(sweep, ONLINE) == 2
+    assert_once(server, sweep)
+
+
+# --- processes that die ---
+
+FOLLOW = """
+import sys
+from pathlib import Path
+from retain.platform import projector, runs
+runs._INTERVAL, projector._POLL = 0.2, 0.05
+projector.project(Path(sys.argv[1]), projector.Settings(mode="online", project="p"), follow=True)
+"""
+
+
+def test_trials_and_the_projector_are_killed_again_and_again(sweep: Path, server: Any) -> None:
+    chance = random.Random(7)
+    writers = [Writer(trial, number) for number, trial in enumerate(trials_of(sweep))]
+
+    def begin() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", FOLLOW, str(sweep)])
+
+    process, kills = begin(), 0
+    until(lambda: server.requests > 0)
+    for number in range(60):
+        for writer in writers:
+            writer.step()
+            if number in (20, 40):
+                writer.die()
+        time.sleep(0.1)
+        if number % 15 == 14:
+            time.sleep(chance.random())
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process, kills = begin(), kills + 1
+    for writer in writers:
+        writer.finish()
+    try:
+        until(lambda: num_sent(sweep) == 2, 60)
+    finally:
+        process.kill()
+        process.wait()
+    assert kills == 4
+    assert_once(server, sweep)
+
+
+def test_a_second_projector_waits_for_the_first_ones_end(sweep: Path, server: Any) -> None:
+    """That of a sweep which was killed may still be at work when the sweep is resumed."""
+    finish_all(sweep)
+    code = "import sys, time; from pathlib import Path; from retain.platform.projector import _working\n"
+    code += "with _working(Path(sys.argv[1]), lambda: True):\n    print(flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    first.stdout.readline()
+    with pytest.raises(UserError, match="has a projector already"):
+        project(sweep, ONLINE)
+    with following(sweep):
+        time.sleep(0.5)
+        first.kill()
+        first.communicate()
+        until(lambda: sum(map(len, server.rows.values())) == 50)
+    assert_once(server, sweep)
+
+
+# --- a real trial ---
+
+TRIAL = """
+import json, sys, time
+from pathlib import Path
+import yaml
+from retain import load_config, run
+from retain.platform.config import check_plugins, to_dict
+from retain.platform.ledger import TrialLedger
+from retain.platform.projector import settings_for, start, stop
+from retain.platform.trial import identity_of
+
+root, how = Path(sys.argv[1]), sys.argv[2]
+found = {}
+for name, mode in (("without", "disabled"), ("with", "online")):
+    config = check_plugins(load_config("quickstart", [f"wandb.mode={mode}", "training.epochs=20"]))
+    TrialLedger.create(root / name, yaml.safe_dump(to_dict(config), sort_keys=False), identity_of(config)).close()
+    process = start(root / name, settings_for(root / name, config)) if mode == "online" else None
+    began = time.perf_counter()
+    if process:
+        time.sleep(3)  # until it is at work
+    began = time.perf_counter()
+    result = run(config, root / name)
+    found[name] = time.perf_counter() - began
+    if process and how == "stop":
+        began = time.perf_counter()
+        found["stopped"] = stop(process, root / name)
+        found["stop"] = time.perf_counter() - began
+    elif process:
+        process.kill()
+print(json.dumps(found))
+"""
+
+
+def train(folder: Path, how: str, *prefix: str) -> dict[str, Any]:
+    """Run a trial without W&B and with it, in a process of their own; return the seconds."""
+    folder.mkdir()
+    command = [*prefix, sys.executable, "-c", TRIAL, str(folder), how]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def assert_untouched(folder: Path, seconds: dict[str, Any], server: Any) -> None:
+    """The trial did not wait, its numbers are those of one without W&B, and its rows can be sent later."""
+    assert seconds["with"] < 2 * seconds["without"] + 3  # W&B's own waits are 20 s and more
+    trials = [Trial(folder / name) for name in ("without", "with")]
+    assert [trial.status().status for trial in trials] == ["done", "done"]
+    matrices = [trial.read("matrix") for trial in trials]
+    assert matrices[0] == matrices[1]
+    losses = [[e.get("loss") for _, e in trial.events() if e["kind"] == "epoch"] for trial in trials]
+    assert losses[0] == losses[1] and losses[0]
+    assert project(folder / "with", ONLINE) == 1 and project(folder / "with", ONLINE) == 0
+    ((_, rows),) = server.rows.items()
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    assert len(rows) == sum(e["kind"] in ("epoch", "experience") for _, e in trials[1].events())
+
+
+def test_a_trial_does_not_wait_for_a_dead_port(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    seconds = train(tmp_path / "trial", "kill")
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    wandb.teardown()
+    assert_untouched(tmp_path / "trial", seconds, server)
+
+
+@SLOW
+@pytest.mark.parametrize("fault", ["no network", "slow", "hung"])
+def test_a_sweeps_end_is_bounded_with_wandb_as_it_is(tmp_path: Path, server: Any, fault: str) -> None:
+    """With W&B's own waits: nothing is shortened here."""
+    prefix = ["unshare", "-n"] if fault == "no network" else []
+    if prefix and (os.name != "posix" or subprocess.run([*prefix, "true"], capture_output=True).returncode):
+        pytest.skip("unshare -n is not permitted here")
+    delay = {"slow": 2.0, "hung": 600.0}.get(fault)
+    server.fault = lambda kind: stub.Fault(delay=delay) if delay else None
+    seconds = train(tmp_path / "trial", "stop", *prefix)
+    assert seconds["stop"] < 110
+    log = (tmp_path / "trial" / "with" / "projector.log").read_text()
+    assert (left(tmp_path / "trial" / "with") == 0) == (fault == "slow") == ("`retain sync" not in log)
+    server.fault = lambda kind: None
+    if fault == "slow":
+        assert project(tmp_path / "trial" / "with", ONLINE) == 0
+        return
+    assert_untouched(tmp_path / "trial", seconds, server)
+
+
+KILLED = """
+import sys
+from retain import load_config, run
+run(load_config("quickstart", ["training.epochs=8"]), sys.argv[1])
+"""
+
+
+@SLOW
+def test_a_real_trial_killed_twice_is_one_run(tmp_path: Path, server: Any) -> None:
+    folder = tmp_path / "trial"
+
+    def begin() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
+
+    def size() -> int:
+        metrics = folder / "metrics.jsonl"
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+    trial = begin()
+    until(lambda: size() > 2, 90)
+    follower = subprocess.Popen([sys.executable, "-c", FOLLOW, str(folder)])
+    for goal in (13, 31):
+        until(lambda goal=goal: size() >= goal, 90)  # type: ignore[misc]
+        trial.kill()
+        trial.wait()
+        trial = begin()
+    assert trial.wait(120) == 0
+    until(lambda: num_sent(folder) == 1, 60)
+    follower.kill()
+    follower.wait()
+    ((_, rows),) = server.rows.items()
+    follower_rows = list(Follower(Trial(folder)).new())
+    found = [{row.axis: row.step, **row.values} for row in follower_rows]
+    assert plain(rows) == plain(found)
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    assert server.changed == [] and server.gaps == []
