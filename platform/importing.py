@@ -19,7 +19,8 @@ def import_path(key: str, path: str) -> Any:
     parent, _, attribute = path.rpartition(".")
     if _is_closed(path.partition(".")[0]):
         raise UserError(
-            f"{key}: is not imported: modules in a run's folder and those of the standard library never are."
+            f"{key}: is not imported: modules in a run's folder and those of the standard library never are. "
+            f"Name a module of your own with a dataclass `Config` and a function `build`."
         )
     try:
         is_module = importlib.util.find_spec(path) is not None

@@ -52,9 +52,9 @@ class Learner(Template):
         return all(p.trains_on(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
 
     @property
-    def resumable(self) -> bool:
-        """Whether all plugins can save their state (Avalanche's own cannot)."""
-        return all(hasattr(plugin, "state_dict") for plugin in self.strategies)
+    def not_resumable(self) -> list[str]:
+        """The strategies that cannot save their state: Avalanche's own, and others without a `state_dict`."""
+        return [plugins.name_of(one) for one in self.strategies if not hasattr(one, "state_dict")]
 
     @property
     def is_inside(self) -> bool:
@@ -64,7 +64,7 @@ class Learner(Template):
     @property
     def can_pause(self) -> bool:
         """Whether its state can be taken here: the order of the samples can be gone on with, not so another's loader."""
-        return self.resumable and self.dataloader is self._own_loader
+        return not self.not_resumable and self.dataloader is self._own_loader
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that what comes next depends on; see snapshot.py."""

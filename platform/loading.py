@@ -1,7 +1,7 @@
 """YAML and ``key=value`` overrides -> plain data. OmegaConf merges and resolves interpolations such as ``${seed}``."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -43,14 +43,25 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 def _parse(text: str, source: str) -> Any:
     """Parse YAML text of plain values; what its aliases stand for is counted before anything is built."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and _size(root, {}) > _MAX_VALUES:
-            raise UserError(f"{source}: more than {_MAX_VALUES} values once its aliases are written out.")
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        try:
+            return _built(_FastLoader(text), source)
+        except yaml.YAMLError:
+            return _built(_Loader(text), source)  # it words the error better
     except yaml.YAMLError as error:
         raise UserError(f"{source}: is not valid YAML: {error}") from None
     except RecursionError:
         raise UserError(f"{source}: is nested too deeply, or an alias stands inside of what it names.") from None
+
+
+def _built(loader: Any, source: str) -> Any:
+    """The one document of a loader."""
+    try:
+        root = loader.get_single_node()
+        if root is not None and _size(root, {}) > _MAX_VALUES:
+            raise UserError(f"{source}: more than {_MAX_VALUES} values once its aliases are written out.")
+        return None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
@@ -62,23 +73,35 @@ def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
     return known[node]
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key that stands twice."""
+class _Rules:
+    """For a SafeLoader: reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        """The pairs of a mapping."""
+        loader: Any = self
+        seen: set[Any] = set()
+        for key in (loader.construct_object(key, deep=True) for key, _ in node.value):
+            if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            seen |= {key} if isinstance(key, Hashable) else set()
+        found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
+        return found
+
+
+class _Loader(_Rules, yaml.SafeLoader):
+    """In Python."""
+
+
+class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """In C, where PyYAML was built with it: thousands of configs are read for a report."""
 
 
 _FLOAT = (
     r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
 )
 
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+for _loader in (_Loader, _FastLoader):
+    _loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
 
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

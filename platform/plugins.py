@@ -112,15 +112,14 @@ class Plugin:
     """Base of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with state.
 
     Each hook is called as ``hook(strategy)`` in Avalanche's order; `strategy` is an Avalanche template or our `Learner`. A
-    subclass overrides the hooks that it needs: our learner calls only those. `state_dict` returns tensors, numbers, strings,
-    lists and dicts that make a fresh plugin go on where this one stopped.
+    subclass overrides the hooks that it needs: our learner calls only those.
+
+    One that has a method ``state_dict() -> dict`` can be gone on with after a stop, between experiences and amid one: it
+    returns the tensors, numbers, strings, lists and dicts that make a fresh plugin go on where this one stopped ({} where there
+    is nothing). A trial with a plugin that has none starts again from its first experience.
     """
 
     accumulates = False  # whether it makes the training data those of all experiences so far
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the plugin carries from one experience to the next."""
-        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another instance's `state_dict` returned."""

@@ -16,9 +16,9 @@ from . import charts
 from .charts import Look, Variants
 from .comparison import VIEWS, Result, Row, cell, finished, results_of, table, views_of
 from .errors import UserError
-from .files import read_json, write_text
+from .files import write_text
 from .pieces import card, downloads, heat, key, pair, plot, script_json, summary_table, trials_table
-from .reader import is_sweep
+from .reader import name_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
 
@@ -34,15 +34,9 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
     results = results_of(folders)
     path = out if out is not None else folders[0] / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = " · ".join(dict.fromkeys(_name(folder) for folder in folders))
+    title = " · ".join(dict.fromkeys(name_of(folder) for folder in folders))
     write_text(path, _page(title, results))
     return path
-
-
-def _name(folder: Path) -> str:
-    if is_sweep(folder):
-        return str(read_json(folder / "trials.json").get("name") or folder.resolve().name)
-    return str(read_json(folder / "trial.json")["variant"])
 
 
 def _page(title: str, results: Sequence[Result]) -> str:

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from .errors import UserError
-from .files import read_json
-from .reader import Trial, is_sweep
+from .reader import Trial, is_sweep, name_of
 from .rows import Book, Follower, Mode, Settings, final_values, signature
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) 
     import wandb
 
     config = trial.read("config") or {}
-    sweep = read_json(folder / "trials.json")["name"] if is_sweep(folder) else config.get("name", folder.name)
+    sweep = name_of(folder) if is_sweep(folder) else config.get("name", folder.name)
     tags = dict.fromkeys((trial.variant, trial.stream, *(config.get("strategies") or {}), *settings.tags))
     wandb.setup(wandb.Settings(silent=True))
     begun = wandb.init(

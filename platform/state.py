@@ -13,7 +13,7 @@ import torch
 from . import checkpoint, metrics
 from .assembly import Parts
 from .environment import gpu_memory_reset, usage
-from .errors import UserError
+from .errors import UserError, listed
 from .files import VIEWS
 from .interruption import Interruption, Watchdog
 from .learner import Learner
@@ -54,17 +54,17 @@ class TrialState:
         self._train_seconds = 0.0  # of the one that is being trained, up to `_since`
         self._since = self._epoch_started = time.perf_counter()
         every = config.checkpoint.every
+        self._resumable = not self.learner.not_resumable
         self._every = math.inf if every is None else seconds("checkpoint.every", every)
         self._saved = self._look = time.monotonic()
         gpu_memory_reset(self.learner.device)
 
     def restore(self) -> int:
         """Go on from the newest valid checkpoint; the number of experiences that are done (0: from the start)."""
-        if not self.learner.resumable:
+        if not self._resumable:
             self.ledger.truncate(0)
-            self.on_note(
-                "a strategy here cannot save its state: after a stop this trial starts again from its first experience"
-            )
+            names = listed(self.learner.not_resumable)
+            self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
         for path, state in self._checkpoints():
             try:
                 self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
@@ -75,13 +75,13 @@ class TrialState:
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
             return int(state["experience"])
-        if self.learner.resumable:
+        if self._resumable:
             self.ledger.truncate(0)
         self.add_row(0)
         return 0
 
     def _checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        if not self.learner.resumable:
+        if not self._resumable:
             return iter(())
         return checkpoint.valid(self.ledger.folder / "checkpoints", self.around.writer.config)
 
@@ -147,7 +147,7 @@ class TrialState:
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, usage(self.learner.device))
         self._write_matrix()
-        if self.learner.resumable:
+        if self._resumable:
             self._save(experience)
 
     def finish(self) -> Result:
@@ -156,6 +156,7 @@ class TrialState:
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
         self.around.writer.wait()
+        self._write_matrix()  # again: a trial whose matrix.json was damaged comes here from its last checkpoint
         summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
         self.ledger.status("done", experience=num_experiences)

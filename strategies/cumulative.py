@@ -36,6 +36,10 @@ class CumulativePlugin(Plugin):
 
     accumulates = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """There is nothing to save."""
+        return {}
+
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Before the head grows, so that it grows to all classes of the data."""
         strategy.adapted_dataset = data_so_far(strategy.experience).train()

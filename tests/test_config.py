@@ -127,7 +127,8 @@ OVERRIDES = [
     ("model={}", says("model=[]", "exactly one", "small_cnn")),
     ("strategies={nothing.here: {}}", says("strategies.nothing.here", "No module named 'nothing'")),
     ("benchmark={nothing.here: {}}", says("benchmark.nothing.here", "No module named 'nothing'")),
-    ("model={os.path: {}}", says("model.os.path", "`Config`", "`build`")),
+    ("model={numpy.random: {}}", says("model.numpy.random", "`Config`", "`build`")),
+    ("model={os.path: {}}", says("model.os.path", "standard library")),
     # numbers out of range
     ("seed=-1", says("seed=-1", "at least 0")),
     ("seeds.data=-1", says("seeds.data=-1", "at least 0")),

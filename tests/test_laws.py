@@ -61,6 +61,9 @@ class Config:
     flag: str
 
 class Stopper(Plugin):
+    def state_dict(self):
+        return {}
+
     def __init__(self, flag):
         self.flag = Path(flag)
 
@@ -89,6 +92,9 @@ class Config:
     """Nothing to set."""
 
 class Noisy(Plugin):
+    def state_dict(self):
+        return {}
+
     def before_backward(self, strategy, **kwargs):
         strategy.loss = strategy.loss * (0.5 + random.random() * np.random.rand() + torch.rand(()))
 
@@ -105,6 +111,9 @@ class Config:
     """Nothing to set."""
 
 class Watcher(Plugin):
+    def state_dict(self):
+        return {}
+
     def after_eval_forward(self, strategy, **kwargs):
         pass
 
@@ -186,6 +195,12 @@ def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path
         loaded = check_plugins(load_config(tmp_path / "x.yaml"))
         assert [built for _, built in settings_of(loaded, "strategies")] == [own]
         assert loaded.strategies[name] == json.loads(json.dumps(asdict(own)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_gone_on_with(name: str) -> None:
+    """Else its trials would start again from their first experience after a stop."""
+    assert hasattr(module(name).build(module(name).Config(), seed=0), "state_dict")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -303,6 +303,13 @@ def test_yaml_is_read_by_safe_loaders_only() -> None:
             if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & safe:
                 safe.add(node.name)
     assert "_Loader" in safe
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            named = (
+                node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else ""
+            )
+            if isinstance(named, str) and named.endswith("Loader"):
+                assert named in ("SafeLoader", "CSafeLoader"), f"{path}:{node.lineno}"
     for where, name, call in calls():
         if name.startswith("yaml.") and name.endswith(("load", "load_all", "compose", "scan", "parse")):
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}

@@ -212,6 +212,9 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
 class Watcher(Plugin):
     """Forces Avalanche's evaluation loop."""
 
+    def state_dict(self):
+        return {}
+
     def before_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Does nothing, but is there."""
 
@@ -492,6 +495,9 @@ class Config:
             raise ValueError(f"scale={self.scale}: must be above 0")
 
 class Mine(plugins.Plugin):
+    def state_dict(self):
+        return {}
+
     def __init__(self, config):
         self.config = config
 

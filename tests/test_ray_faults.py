@@ -50,6 +50,9 @@ class Config:
     pause: float = 0.02
 
 class Fault(Plugin):
+    def state_dict(self):
+        return {}
+
     def __init__(self, config):
         self.config, self.started = config, False
 

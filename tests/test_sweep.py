@@ -26,6 +26,9 @@ class Config:
     pause: float = 0.0
 
 class Mine(Plugin):
+    def state_dict(self):
+        return {}
+
     def __init__(self, config):
         self.config = config
 
