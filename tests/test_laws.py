@@ -128,10 +128,12 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._found: dict[str, Outcome] = {}
+        self._num_folders = 0
 
     def new_folder(self) -> Path:
         """A folder that does not exist yet."""
-        return self.folder / f"trial-{len(list(self.folder.iterdir()))}"
+        self._num_folders += 1
+        return self.folder / f"trial-{self._num_folders}"
 
     def __call__(self, config: Experiment, again: bool = False) -> Outcome:
         """Run it, or remember."""
@@ -381,7 +383,7 @@ def test_paused_amid_experiences_and_resumed_is_never_stopped(
     config = make_experiment(stream, strategies=own, **training)
     never = runs(config)
     ends = [event["iteration"] for event in never.events if event["kind"] == "epoch"][:-1]
-    stops = sorted({*stops_of(never.events), *ends[:3], *(end - 1 for end in ends), *(end - 2 for end in ends)})
+    stops = sorted({*stops_of(never.events), *ends[:3], *(end - 1 for end in ends[:2]), *(end - 2 for end in ends[:2])})
     assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "TERM"), never)
 
 

@@ -103,7 +103,7 @@ def replace_in_checkpoints(folder: Path, name: str, data: bytes) -> None:
         manifest.write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch"])
+@pytest.mark.parametrize("kind", ["pickle", pytest.param("torch", marks=pytest.mark.slow)])
 def test_tensors_are_never_unpickled(run: Path, canary: Path, tmp_path: Path, kind: str) -> None:
     if kind == "pickle":
         (tmp_path / "evil").write_bytes(pickle.dumps(Evil(canary)))
@@ -188,6 +188,7 @@ def test_report_and_run_take_no_module_from_the_folder(run: Path, canary: Path) 
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_no_module_from_its_folder_in_ray_s_workers_either(
     make_experiment: Make, canary: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +304,7 @@ def test_deep_huge_and_empty_documents_are_errors(run: Path, name: str, text: st
         )
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_deep_documents(run: Path, tmp_path: Path) -> None:
     (run / "matrix.json").write_text(DEEP)
     (run / "status.json").write_text(DEEP)

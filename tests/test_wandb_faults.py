@@ -247,7 +247,8 @@ def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any,
     assert_once(server, sweep)
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=SLOW) for seed in range(2, 6))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_a_broken_server_gets_each_row_once_in_the_end(sweep: Path, server: Any, seed: int) -> None:
     """Errors, refusals and connections that are cut, for a while, at random."""
     chance = random.Random(seed)
