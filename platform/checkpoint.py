@@ -6,6 +6,7 @@ whole. ``000003`` is after three experiences, ``000003+000000120`` 120 iteration
 over for the one before; one of another config or another format is refused.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -30,6 +31,7 @@ from .files import digest, sync
 FORMAT = 2
 _KIND = "retain checkpoint"
 _FILES = ("tensors.safetensors", "state.json")
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _log = logging.getLogger(__name__)
 
 
@@ -117,6 +119,7 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # on a full disk, give the room back
         temporary.mkdir(parents=True)
+        sync(folder.parent)
         _save_tensors(tensors, temporary / "tensors.safetensors")
         (temporary / "state.json").write_text(json.dumps(plain))
         digests = {name: digest(temporary / name) for name in _FILES}
@@ -164,7 +167,11 @@ def _problem(path: Path, config: str | None) -> str | None:
         manifest = json.loads((path / "manifest.json").read_text())
         whole = manifest.pop("sha256") == _sum(manifest)
         changed = [name for name in _FILES if digest(path / name) != manifest["files"][name]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    except OSError as error:  # what may pass (too many open files, a network disk away) must not cost what was done
+        if error.errno not in _GONE:
+            raise
         return f"{type(error).__name__}: {error}"
     if changed or not whole:
         return f"{changed[0] if whole else 'manifest.json'} has changed since it was written"

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from .config import load_config
 from .errors import UserError
+from .files import away_from_runs
 from .plugins import module_path
 from .settings import Experiment
 
@@ -173,9 +174,11 @@ def sync(
     from .ledger import config_of, trials_of
     from .projector import project, settings_for
 
-    trials_of(folder)
-    settings = settings_for(folder, from_dict(config_of(folder)))
-    project(folder, replace(settings, mode="online", tensorboard=False), follow=False)
+    where = folder.absolute()
+    trials_of(where)
+    with away_from_runs():  # W&B reads settings from the working folder: none of a run's
+        settings = settings_for(where, from_dict(config_of(where)))
+        project(where, replace(settings, mode="online", tensorboard=False), follow=False)
     console.print(f"{escape(str(folder))}: all trials are on W&B")
 
 
@@ -218,7 +221,7 @@ class _resumable:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, Exception) and _is_recorded(error, self.folder):
             return True
-        if error is not None and not isinstance(error, UserError) and self.folder.exists():
+        if error is not None and not isinstance(error, UserError) and _is_unfinished(self.folder):
             errors.print(
                 f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True
             )
@@ -227,6 +230,14 @@ class _resumable:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler, outside of the trials' time
             raise typer.Exit(128 + signal.SIGTERM)
         return False
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether there is something to go on with."""
+    from .ledger import trials_of
+
+    there = any((folder / name).exists() for name in ("trial.json", "trials.json"))
+    return there and any(trial.status().status != "done" for trial in trials_of(folder))
 
 
 def _is_recorded(error: Exception, folder: Path) -> bool:

@@ -104,6 +104,12 @@ def run_folder_of(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def away_from_runs() -> contextlib.AbstractContextManager[Any]:
+    """Within, the working folder is in no run's: Ray's workers look for modules in it, and W&B for its settings."""
+    inside = run_folder_of(Path.cwd()) is not None
+    return contextlib.chdir(Path.cwd().anchor) if inside else contextlib.nullcontext()
+
+
 def refuse_links(folder: Path) -> None:
     """Refuse a folder whose entries lead out of it: what is written to it must not be written elsewhere."""
     root = folder.resolve()

@@ -54,7 +54,8 @@ class Learner(Template):
     @property
     def not_resumable(self) -> list[str]:
         """The strategies that cannot save their state: Avalanche's own, and others without a `state_dict`."""
-        return [plugins.name_of(one) for one in self.strategies if not hasattr(one, "state_dict")]
+        needed = ("state_dict", "load_state_dict", "on_resume")
+        return [plugins.name_of(one) for one in self.strategies if not all(hasattr(one, name) for name in needed)]
 
     @property
     def is_inside(self) -> bool:

@@ -19,11 +19,23 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from .errors import UserError
-from .files import SCHEMA, DamagedError, digest, read_json, refuse_links, to_json, whole_lines, write_json, write_text
+from .files import (
+    SCHEMA,
+    DamagedError,
+    digest,
+    read_json,
+    refuse_links,
+    sync,
+    to_json,
+    whole_lines,
+    write_json,
+    write_text,
+)
 from .reader import State, Status, Trial, config_of, is_sweep, listed_trials, name_of, status_of, to_do, trials_of
 
 __all__ = [
     "SCHEMA",
+    "InUseError",
     "State",
     "Status",
     "SweepLedger",
@@ -39,7 +51,11 @@ __all__ = [
 ]
 # What a folder may hold and still be free: what `create` itself writes before the first event, and logs.
 _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
-_FREE_SWEEP = {".lock", "sweep.log"}
+_FREE_SWEEP = {".lock", "sweep.log", "experiment.yaml"}
+
+
+class InUseError(UserError):
+    """Another process is writing to the folder."""
 
 
 class _Held:
@@ -53,7 +69,7 @@ class _Held:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{folder} is in use: another retain process is writing to it") from None
+            raise InUseError(f"{folder} is in use: another retain process is writing to it") from None
 
     def close(self) -> None:
         """Release the folder; may be called twice."""
@@ -97,6 +113,7 @@ class TrialLedger(_Held):
         """
         _refuse_occupied(folder, _FREE)
         folder.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
@@ -214,6 +231,7 @@ class SweepLedger(_Held):
         """
         _refuse_occupied(folder, _FREE_SWEEP)
         folder.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)

@@ -122,7 +122,9 @@ class Plugin:
     accumulates = False  # whether it makes the training data those of all experiences so far
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another instance's `state_dict` returned."""
+        """Take over what another instance's `state_dict` returned; to be overridden where that is anything."""
+        if state:
+            raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
 
     def on_resume(self, strategy: Any) -> None:
         """Amid an experience, after a stop: the state is loaded, the data are chosen, and training goes on.

@@ -21,6 +21,7 @@ from typing import get_args
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+from .files import away_from_runs
 from .reader import Trial, trials_of
 from .rows import Book, Fingerprint, Mode, Rounds, Settings, fingerprint
 from .runs import ENDED, Runs, Scalars, failures, resolve_mode
@@ -210,6 +211,7 @@ def beside(folder: Path, config: Experiment) -> Iterator[None]:
 
 def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
     """Start a projector that follows a folder, in a process of its own that ends with this one; see `stop`."""
+    folder = folder.absolute()
     (folder / STOP).unlink(missing_ok=True)
     options = {"--mode": settings.mode, "--project": settings.project, "--entity": settings.entity}
     options |= {"--group": settings.group, "--parent": str(os.getpid())}
@@ -218,7 +220,8 @@ def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
     command += [f"--tag={tag}" for tag in settings.tags] + ["--tensorboard"] * settings.tensorboard
     # a service of its own: that of a parent which uses wandb may end before
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    with (folder / "projector.log").open("ab") as log:  # a session of its own: Ctrl-C is for the sweep
+    # a session of its own: Ctrl-C is for the sweep
+    with away_from_runs(), (folder / "projector.log").open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )

@@ -5,8 +5,9 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-from .ledger import Trial, TrialLedger
+from .ledger import TrialLedger
 from .plugins import EVENTS
+from .reader import status_of
 
 
 class recording:
@@ -23,9 +24,10 @@ class recording:
     ) -> None:
         if error is None:
             return
-        done = Trial(self.ledger.folder).status().experience
+        done = status_of(self.ledger.folder).experience
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            self.ledger.status("stopped", experience=done)
+            with suppress(OSError):
+                self.ledger.status("stopped", experience=done)
             return
         culprit = _hook(trace)
         if culprit:

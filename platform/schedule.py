@@ -7,7 +7,7 @@ trials that are not done go to a new Tuner, and each starts from its own newest 
 import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, chdir, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from .cluster import Cluster, check_shared
 from .config import from_dict, to_dict
 from .disk import explained, unwritable_folder
 from .errors import UserError
-from .files import run_folder_of
+from .files import away_from_runs
 from .interruption import Interruption
-from .ledger import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of
+from .ledger import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of, write_status
 from .plan import PlannedTrial, check, plan
 from .projector import beside, resolve_mode
 from .settings import Data, Experiment
@@ -85,7 +85,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
     if is_sweep(folder):
         config = from_dict(config_of(folder))
         _check_address(config, folder)
-        with explained(folder), _away(), watch or nullcontext(), Cluster(config), SweepLedger.open(folder):
+        with explained(folder), away_from_runs(), watch or nullcontext(), Cluster(config), SweepLedger.open(folder):
             return _run(config, folder)
     trials = trials_of(folder)
     for trial, damage in to_do(trials):
@@ -110,12 +110,6 @@ def _check_address(config: Experiment, folder: Path) -> None:
         )
 
 
-def _away() -> AbstractContextManager[Any]:
-    """Ray's workers look for modules in the working folder of who starts them: within, that is in no run's folder."""
-    inside = run_folder_of(Path.cwd()) is not None
-    return chdir(Path.cwd().anchor) if inside else nullcontext()
-
-
 def default_folder(config: Experiment) -> Path:
     """``output/name-time``, absolute."""
     return (Path(config.output).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
@@ -133,12 +127,28 @@ def _write_pending(folder: Path, trial: PlannedTrial) -> None:
     TrialLedger.create(folder, yaml.safe_dump(to_dict(trial.config), sort_keys=False), trial.identity).close()
 
 
+def _write_missing(config: Experiment, folder: Path) -> None:
+    """The folders of trials that a sweep was killed before it had written them."""
+
+    def begun(trial: Trial) -> bool:
+        return all((trial.folder / name).exists() for name in ("config.yaml", "trial.json"))
+
+    missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not begun(trial)]
+    if missing:
+        planned = {one.identity["id"]: one for one in plan(config)}
+        for trial in missing:
+            _write_pending(trial.folder, planned[trial.id])
+
+
 def _run(config: Experiment, folder: Path) -> SweepResult:
     """Give the trials that are not done to Ray, with the projector beside them; say of each how it ended."""
+    _write_missing(config, folder)
     found = to_do(trials_of(folder))
     for trial, damage in found:
         if damage is not None and trial.folder.exists():
             reopen(trial, damage)
+        if trial.status().status == "failed":  # whatever it fails of now is to be told
+            write_status(trial.folder, "pending", trial.status().experience, None)
     open_trials = [trial for trial, _ in found]
     if open_trials:
         check_shared(folder)

@@ -3,6 +3,7 @@
 The gradients, the mini-batch and the loss of the last iteration are no part of it: nothing may depend on them before the next.
 """
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,6 @@ import torch
 from . import seeding
 from .bridge import adapt_heads
 from .optimization import make_optimizer
-from .plugins import Plugin
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -45,18 +45,18 @@ def restore(learner: "Learner", state: dict[str, Any]) -> None:
     """Put a captured state into a learner that was made alike; global generators come last, since what is before may draw."""
     inside = state["inside"]
     _load_network(learner, state)
-    _load_plugins(learner, state)
+    _load_plugins(learner, state["plugins"])
     if inside is not None:
+        kept = copy.deepcopy(state["plugins"])
         learner.enter_again(inside["experience"])  # plugins choose the data, by the state that they have now,
-        _load_plugins(learner, state)  # and may have changed it in choosing
+        _load_plugins(learner, kept)  # and may have changed it in choosing
     _load_optimizer(learner, state)
     vars(learner.clock).update(state["clock"])
     learner.samples = state["samples"]
     if inside is not None:
         learner.go_on(inside["total"], inside["measured"])
         for plugin in learner.strategies:
-            if isinstance(plugin, Plugin):
-                plugin.on_resume(learner)
+            plugin.on_resume(learner)
         seeding.restore(inside["random"])
 
 
@@ -64,14 +64,16 @@ def _load_network(learner: "Learner", state: dict[str, Any]) -> None:
     if state["num_outputs"] is not None:
         learner.model.head.grow(state["num_outputs"], torch.Generator())
     else:
-        met = state["clock"]["train_exp_counter"] + (state["inside"] is not None)
-        adapt_heads(learner.model, learner.benchmark.train_stream[:met])
+        num_trained = state["clock"]["train_exp_counter"] + (state["inside"] is not None)
+        stream = learner.benchmark.train_stream
+        trained = [number for number in range(len(stream)) if learner.trains_on(number)]
+        adapt_heads(learner.model, [stream[number] for number in trained[:num_trained]])
         learner.model.to(learner.device)
     learner.model.load_state_dict(state["model"])
 
 
-def _load_plugins(learner: "Learner", state: dict[str, Any]) -> None:
-    for plugin, saved in zip(learner.strategies, state["plugins"], strict=True):
+def _load_plugins(learner: "Learner", states: list[dict[str, Any]]) -> None:
+    for plugin, saved in zip(learner.strategies, states, strict=True):
         plugin.load_state_dict(saved)
 
 

@@ -56,6 +56,7 @@ class TrialState:
         every = config.checkpoint.every
         self._resumable = not self.learner.not_resumable
         self._every = math.inf if every is None else seconds("checkpoint.every", every)
+        self._newest = ""  # name of the newest checkpoint
         self._saved = self._look = time.monotonic()
         gpu_memory_reset(self.learner.device)
 
@@ -74,6 +75,7 @@ class TrialState:
             self.learner.load_state_dict(state["learner"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
+            self._newest = path.name
             return int(state["experience"])
         if self._resumable:
             self.ledger.truncate(0)
@@ -110,6 +112,9 @@ class TrialState:
 
     def _save(self, experience: int, iteration: int | None = None) -> None:
         """A checkpoint after `experience` experiences or, with `iteration`, amid the next one."""
+        name = checkpoint.name_of(experience, iteration)
+        if name == self._newest:  # gone on with from there, and nothing done since
+            return
         self.learner.check_total()
         now = time.perf_counter()
         if iteration is not None:
@@ -122,8 +127,8 @@ class TrialState:
             "train_seconds": self._train_seconds,
             "learner": self.learner.state_dict(),
         }
-        self.around.writer.save(checkpoint.name_of(experience, iteration), state)
-        self._saved = time.monotonic()
+        self.around.writer.save(name, state)
+        self._newest, self._saved = name, time.monotonic()
 
     def add_row(self, row: int) -> None:
         """Evaluate on every experience and put the accuracies into row `row` of the matrices."""

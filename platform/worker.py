@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from .config import from_dict
 from .disk import unwritable
 from .interruption import Stopped
-from .ledger import State, Trial, write_status
+from .ledger import InUseError, State, Trial, write_status
+from .reader import status_of
 from .settings import seconds
 
 STOP = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
@@ -91,11 +92,11 @@ class _contained:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if isinstance(error, Stopped):
-            if Trial(self.folder).status().status == "running":  # killed, and not begun again
+            if status_of(self.folder).status == "running":  # killed, and not begun again
                 mark(self.folder, "stopped", None)
             return True
-        if not isinstance(error, Exception):
-            return False
+        if not isinstance(error, Exception) or isinstance(error, InUseError):
+            return False  # the latter: its writer lives, and says how it ends; Ray tries again
         reason = unwritable(error)
         if reason is None:
             mark(self.folder, "failed", f"{type(error).__name__}: {error}")
@@ -108,6 +109,6 @@ class _contained:
 
 def mark(folder: Path, status: State, error: str | None, *, over: bool = False) -> None:
     """Set a trial's state, unless it has already come to an end of its own (`over`: even if it says that it failed)."""
-    before = Trial(folder).status()
+    before = status_of(folder)
     if before.status != "done" and (over or before.status != "failed"):
         write_status(folder, status, before.experience, error)

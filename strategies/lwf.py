@@ -144,7 +144,7 @@ def _logits(teacher: nn.Module, x: Tensor) -> Tensor:
 def _rebuilt(model: nn.Module, saved: dict[str, Tensor]) -> nn.Module:
     """A teacher from its tensors: the model's structure, with the saved (smaller) head put into it."""
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    own = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
+    own = dict(teacher.named_parameters(remove_duplicate=False)) | dict(teacher.named_buffers(remove_duplicate=False))
     for name, tensor in saved.items():
         own[name].data = tensor.to(own[name].device)
     return teacher

@@ -344,3 +344,16 @@ def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path) -> None:
             writer.save("000002", state_of(2))
         (tmp_path / "checkpoints").unlink()
     assert checkpoint.load_newest(tmp_path / "checkpoints") is None
+
+
+def test_a_passing_trouble_costs_nothing(tmp_path: Path) -> None:
+    """A file that is there and cannot be opened now is no damage: the trial must not start again for it."""
+    save(tmp_path, 1, state_of(1), keep=1)
+    manifest = tmp_path / "000001" / "manifest.json"
+    manifest.rename(tmp_path / "whole")
+    manifest.symlink_to(manifest)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        checkpoint.load_newest(tmp_path)
+    manifest.unlink()
+    (tmp_path / "whole").rename(manifest)
+    assert checkpoint.load_newest(tmp_path) is not None

@@ -16,6 +16,7 @@ from retain.platform.comparison import results_of
 from retain.platform.config import from_dict, to_dict
 from retain.platform.errors import UserError
 from retain.platform.ledger import SweepLedger, Trial, TrialLedger, config_of, reopen, to_do, trials_of, write_status
+from retain.platform.plan import plan
 from retain.platform.report import report
 from retain.platform.settings import Experiment
 
@@ -178,3 +179,26 @@ def test_folders_that_were_swapped_are_not_taken_for_one_another(copied: Callabl
     (folder / "x").rename(folder / "trials" / "001")
     assert numbers(folder) == {"000": [], "001": []}
     assert told(folder).count("trial.json is damaged: the sweep's trials.json names another trial") >= 2
+
+
+def test_a_sweep_that_was_killed_before_its_trials_had_folders_gets_them(
+    make_experiment: Make, quick_folder: Path
+) -> None:
+    """Killed after its list was written; the first trial has a folder, of the second there is only the lock."""
+    config = from_dict(to_dict(make_experiment("pair")) | {"sweep": {"seeds": [0, 1, 2]}})
+    planned = plan(config)
+    folder = quick_folder / "integrity" / "unwritten"
+    with SweepLedger.create(
+        folder, yaml.safe_dump(to_dict(config), sort_keys=False), "test", [one.identity for one in planned]
+    ) as ledger:
+        first, second, third = ledger.trials()
+        schedule._write_pending(first.folder, planned[0])
+        before = (first.folder / "trial.json").stat().st_ino
+        second.folder.mkdir()
+        (second.folder / ".lock").touch()
+        schedule._write_missing(config, folder)
+        assert [one.config()["seed"] for one in ledger.trials()] == [0, 1, 2]
+        assert (first.folder / "trial.json").stat().st_ino == before
+        assert [Trial(one.folder).identity["id"] for one in (first, second, third)] == [
+            one.id for one in ledger.trials()
+        ]

@@ -191,6 +191,19 @@ def test_a_signal_at_the_command_line_checkpoints_at_once(
     shutil.rmtree(other)
 
 
+def test_stopped_again_before_anything_was_done_the_checkpoint_is_left_alone(
+    folder: Path, make_experiment: Make
+) -> None:
+    """Written anew, it would not be there for a moment."""
+    config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}})
+    changes = []
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            trial.run(config, folder, stopped=lambda: True)
+        changes.append((folder / "checkpoints" / "000000+000000000" / "manifest.json").stat().st_ino)
+    assert changes[0] == changes[1]
+
+
 # Time.
 
 

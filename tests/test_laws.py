@@ -101,6 +101,34 @@ class Noisy(Plugin):
 def build(config, seed):
     return Noisy()
 '''
+KEEPER = '''
+"""A strategy of the user's own that keeps what it is given, and changes it in place where it chooses the data."""
+from dataclasses import dataclass
+from retain.platform.plugins import Plugin
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Nothing to set."""
+
+class Keeper(Plugin):
+    def __init__(self):
+        self.met = []
+
+    def state_dict(self):
+        return {"met": self.met}
+
+    def load_state_dict(self, state):
+        self.met = state["met"]
+
+    def after_train_dataset_adaptation(self, strategy, **kwargs):
+        self.met.append(strategy.experience.current_experience)
+
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss = strategy.loss * (1 + 0.1 * len(self.met))
+
+def build(config, seed):
+    return Keeper()
+'''
 WATCHER = '''
 """A strategy of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
 from dataclasses import dataclass
@@ -161,6 +189,7 @@ def users_own(quick_folder: Path) -> Iterator[Path]:
     (folder / "lawtest" / "stopper.py").write_text(STOPPER)
     (folder / "lawtest" / "watcher.py").write_text(WATCHER)
     (folder / "lawtest" / "noisy.py").write_text(NOISY)
+    (folder / "lawtest" / "keeper.py").write_text(KEEPER)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         importlib.invalidate_caches()
@@ -366,6 +395,7 @@ RESUMED += [
     pytest.param({}, "rotated", {"optimizer": {"name": "sgd", "reset": False}}, id="momentum kept"),
     pytest.param({}, "split", {"iterations": 13, "schedule": {"name": "cosine", "warmup": 0.2}}, id="cosine"),
     pytest.param({"lawtest.noisy": {}}, "rotated", {}, id="global generators"),
+    pytest.param({"lawtest.keeper": {}}, "split", {}, id="mutable state"),
     pytest.param(TOGETHER, "split", {"precision": "bfloat16"}, id="bfloat16-together"),
     pytest.param(
         {"lwf": {}}, "split", {"precision": "float16", "optimizer": {"name": "adam", "reset": False}}, id="float16"

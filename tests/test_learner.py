@@ -29,6 +29,7 @@ from retain.platform.plugins import EVENTS, Plugin
 from retain.platform.seeding import generator
 from retain.platform.settings import Experiment, Optimizer, Schedule, Training
 from retain.platform.streams import Stream, resident
+from retain.strategies import joint
 
 Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
@@ -336,6 +337,16 @@ def test_a_network_with_avalanches_head_trains_and_goes_on(tiny_stream: Build) -
     torch.set_rng_state(draws)  # Avalanche's heads draw new rows from the global generator; a trial seeds it
     second.train_experience(2)
     assert_same(bits(second.model), bits(whole.model))
+
+
+def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> None:
+    """It has trained once, on the last experience: not on the first."""
+    stream = tiny_stream()
+    first = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
+    first.train_experience(2)
+    second = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert_same(bits(second.model), bits(first.model))
 
 
 # Optimizer, schedule, lengths.
