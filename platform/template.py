@@ -7,7 +7,6 @@ overrides are called, the head grows in training only, each experience can have 
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -71,8 +70,8 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
         self.num_iterations = self.samples = 0
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "float16" else None
-        low = None if training.precision == "float32" else getattr(torch, training.precision)
-        self._precision: Any = torch.autocast(self.device.type, low) if low else nullcontext()
+        low = training.precision != "float32"
+        self._autocast = torch.autocast(self.device.type, getattr(torch, training.precision)) if low else None
         self._own_loader: ResidentLoader | None = None
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._collect_hooks()
@@ -154,16 +153,15 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 
     def forward(self) -> Any:
         """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""
-        if not self.is_training:
+        if self._autocast is None or not self.is_training:
             return self.model(self.mb_x)
-        with self._precision:
-            output = self.model(self.mb_x)
-        return output if self.training.precision == "float32" else output.float()
+        with self._autocast:
+            return self.model(self.mb_x).float()
 
     def backward(self) -> None:
         """Gradients of the loss, as they are: where float16 needs the loss scaled, they are scaled back at once."""
         if self.scaler is None:
-            super().backward()
+            self.loss.backward(retain_graph=self.retain_graph)
             return
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
         self.scaler.unscale_(self.optimizer)
@@ -171,7 +169,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
     def optimizer_step(self) -> None:
         """The optimizer's step; with float16 it is left out where a gradient overflowed."""
         if self.scaler is None:
-            super().optimizer_step()
+            self.optimizer.step()
             return
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import wandb
+import wandb_server as stub
 
 from retain.platform import projector, runs
 from retain.platform.errors import UserError
@@ -27,14 +27,6 @@ OFFLINE, ONLINE = Settings(mode="offline", project="p", tags=("mine",)), Setting
 SCALARS = Settings(mode="disabled", tensorboard=True)
 CONFIG = "schema: 1\nname: demo\nstrategies:\n  lwf: {weight: 0.7}\n"
 NUM_EXPERIENCES, NUM_EPOCHS = 3, 2
-
-
-def _server_module() -> Any:
-    spec = spec_from_file_location("wandb_server", Path(__file__).with_name("wandb_server.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +42,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with _server_module().serving() as server:
+    with stub.serving() as server:
         wandb.teardown()  # so that it reads the environment again
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)

@@ -11,26 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
+import sweeps
 from ray.cluster_utils import Cluster
-
-
-def _sweeps() -> ModuleType:
-    """sweeps.py, beside this file."""
-    spec = spec_from_file_location("sweeps", Path(__file__).with_name("sweeps.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sweeps = _sweeps()
 
 FAULTS = '''
 """A strategy that does something bad at an iteration, and says from where it started."""

@@ -4,11 +4,10 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import sweeps
 import torch
 
 from retain.platform import checkpoint
@@ -39,18 +38,6 @@ class Mine(Plugin):
 def build(config, seed):
     return Mine(config)
 '''
-
-
-def _sweeps() -> ModuleType:
-    """sweeps.py, beside this file."""
-    spec = spec_from_file_location("sweeps", Path(__file__).with_name("sweeps.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sweeps = _sweeps()
 
 
 @pytest.fixture

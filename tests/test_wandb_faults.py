@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+import wandb_server as stub
 
 from retain.platform import projector, runs
 from retain.platform.errors import UserError
@@ -28,18 +28,6 @@ ONLINE = Settings(mode="online", project="p")
 CONFIG = "schema: 1\nname: demo\n"
 SLOW = pytest.mark.slow
 Event = tuple[str, int, int, dict[str, Any]]
-
-
-def _server_module() -> Any:
-    spec = spec_from_file_location("wandb_server", Path(__file__).with_name("wandb_server.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
-    spec.loader.exec_module(module)
-    return module
-
-
-stub = _server_module()
 
 
 @pytest.fixture(autouse=True)
