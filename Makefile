@@ -28,4 +28,5 @@ speed:
 # Trials that are killed, signalled and damaged at random, then all that Ray's workers, drivers and nodes can suffer.
 faults:
 	uv run python tests/faults.py --runs 240
+	uv run python tests/ray_campaign.py --runs 18
 	uv run pytest -q -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py
