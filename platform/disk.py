@@ -26,9 +26,14 @@ def unwritable(error: BaseException) -> str | None:
 def unwritable_folder(folder: Path, reason: str) -> UserError:
     """What to tell the user of a folder in which nothing can be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    begun = any((folder / name).exists() for name in ("trial.json", "trials.json"))
+    advice = (
+        f"What is done is kept; when that is mended, go on with: retain resume {folder}"
+        if begun
+        else "Make room, or start again with another folder."
+    )
     return UserError(
-        f"{folder} cannot be written: {reason} ({disk_usage(there).free / 2**20:.1f} MB are free). What is done is kept; when "
-        f"that is mended, go on with: retain resume {folder}"
+        f"{folder} cannot be written: {reason} ({disk_usage(there).free / 2**20:.1f} MB are free). {advice}"
     )
 
 

@@ -334,13 +334,17 @@ def test_a_sweep_into_a_full_disk_says_so_and_goes_on_once_there_is_room(
     none = small_disk / "none"
     code, output = sweeps.ended(sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", str(none)))
     assert code == 2 and "Traceback" not in output, output
-    assert f"{none}: No space left on device" in output and "start again with another folder" in output, output
+    assert (
+        f"{none} cannot be written: No space left on device" in output and "start again with another folder" in output
+    ), output
     (small_disk / "ballast").unlink()
 
     folder = small_disk / "out"
     code, output = sweeps.ended(sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", str(folder)))
     assert code == 2 and "Traceback" not in output, output
-    assert f"{folder}: No space left on device" in output and f"retain resume {folder}" in output, output
+    assert f"{folder} cannot be written: No space left on device" in output and f"retain resume {folder}" in output, (
+        output
+    )
     assert sweeps.states(folder) == {"one": "stopped", "two": "pending"}, output
 
     resize(small_disk, "60m")
@@ -349,7 +353,7 @@ def test_a_sweep_into_a_full_disk_says_so_and_goes_on_once_there_is_room(
     fill(small_disk / "ballast")
     code, output = sweeps.ended(process)
     assert code == 2 and "Traceback" not in output, output
-    assert f"{folder}: No space left on device" in output, output
+    assert f"{folder} cannot be written: No space left on device" in output, output
     assert sweeps.states(folder)["one"] in ("stopped", "running"), "there may be no room to write that it has stopped"
     (small_disk / "ballast").unlink()
 
