@@ -7,7 +7,6 @@ over for the one before; one of another config or another format is refused.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from .encoding import flatten, unflatten
 from .errors import UserError
-from .files import digest, sync
+from .files import checksum, digest, sync
 
 FORMAT = 2
 _KIND = "retain checkpoint"
@@ -124,7 +123,7 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
         (temporary / "state.json").write_text(json.dumps(plain))
         digests = {name: digest(temporary / name) for name in _FILES}
         about: dict[str, Any] = {"kind": _KIND, "format": FORMAT, "config": config, "files": digests}
-        (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": _sum(about)}))
+        (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": checksum(about)}))
         for path in (*temporary.iterdir(), temporary):
             sync(path)
         if final.exists():
@@ -165,7 +164,7 @@ def _problem(path: Path, config: str | None) -> str | None:
     """Why a checkpoint is damaged, or None; UserError where it is none of ours to read."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        whole = manifest.pop("sha256") == _sum(manifest)
+        whole = manifest.pop("sha256") == checksum(manifest)
         changed = [name for name in _FILES if digest(path / name) != manifest["files"][name]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
@@ -183,8 +182,3 @@ def _problem(path: Path, config: str | None) -> str | None:
     if config is not None and manifest["config"] != config:
         raise UserError(f"{path} belongs to another trial: its config is not that of this folder. Remove it to go on.")
     return None
-
-
-def _sum(manifest: dict[str, Any]) -> str:
-    """SHA-256 over what the manifest says."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -62,10 +62,6 @@ class TrialState:
 
     def restore(self) -> int:
         """Go on from the newest valid checkpoint; the number of experiences that are done (0: from the start)."""
-        if not self._resumable:
-            self.ledger.truncate(0)
-            names = listed(self.learner.not_resumable)
-            self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
         for path, state in self._checkpoints():
             try:
                 self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
@@ -76,9 +72,12 @@ class TrialState:
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
             self._newest = path.name
+            self._write_matrix()  # the file may be damaged: nothing else would write it again after the last experience
             return int(state["experience"])
-        if self._resumable:
-            self.ledger.truncate(0)
+        self.ledger.truncate(0)
+        if not self._resumable:
+            names = listed(self.learner.not_resumable)
+            self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
         self.add_row(0)
         return 0
 
@@ -161,7 +160,6 @@ class TrialState:
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
         self.around.writer.wait()
-        self._write_matrix()  # again: a trial whose matrix.json was damaged comes here from its last checkpoint
         summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
         self.ledger.status("done", experience=num_experiences)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from retain.platform import checkpoint
 from retain.platform.errors import UserError
+from retain.platform.files import checksum
 
 NAMES = {"tensors.safetensors", "state.json", "manifest.json"}
 
@@ -287,7 +288,7 @@ def _rewritten(**changed: Any) -> Callable[[Path], None]:
     def rewrite(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text()) | changed
         del manifest["sha256"]
-        text = json.dumps({**manifest, "sha256": checkpoint._sum(manifest)})
+        text = json.dumps({**manifest, "sha256": checksum(manifest)})
         (folder / "manifest.json").write_text(text)
 
     return rewrite

@@ -22,7 +22,7 @@ from retain.platform import schedule, trial
 from retain.platform.comparison import results_of
 from retain.platform.config import from_dict, load_config, to_dict
 from retain.platform.errors import UserError
-from retain.platform.files import digest, read_json, write_json
+from retain.platform.files import checksum, digest, read_json, write_json
 from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of, write_status
 from retain.platform.rows import Book
 from retain.platform.settings import Experiment
@@ -99,7 +99,7 @@ def replace_in_checkpoints(folder: Path, name: str, data: bytes) -> None:
         about = json.loads(manifest.read_text())
         about["files"][name] = hashlib.sha256(data).hexdigest()
         about.pop("sha256")
-        about["sha256"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        about["sha256"] = checksum(about)
         manifest.write_text(json.dumps(about))
 
 
