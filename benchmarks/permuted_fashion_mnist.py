@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..platform import datasets, splits
+from ..platform import splits
 from ..platform.cache import DataFolders
+from ..platform.datasets import fashion_mnist
 from ..platform.streams import Stream
 
 
@@ -19,4 +20,4 @@ class Config(splits.Permuted):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the permutations and the validation pictures."""
-    return splits.permuted("permuted_fashion_mnist", datasets.fashion_mnist(data), config, seed)
+    return splits.permuted("permuted_fashion_mnist", fashion_mnist.build(fashion_mnist.Config(), data), config, seed)

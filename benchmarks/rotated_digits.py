@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..platform import datasets, splits
+from ..platform import splits
 from ..platform.cache import DataFolders
+from ..platform.datasets import digits
 from ..platform.streams import Stream
 
 
@@ -19,4 +20,4 @@ class Config(splits.Rotated):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the validation pictures."""
-    return splits.rotated("rotated_digits", datasets.digits(data), config, seed, data)
+    return splits.rotated("rotated_digits", digits.build(digits.Config(), data), config, seed, data)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..platform import datasets, splits
+from ..platform import splits
 from ..platform.cache import DataFolders
+from ..platform.datasets import mnist
 from ..platform.streams import Stream
 
 
@@ -19,4 +20,4 @@ class Config(splits.ClassSplit):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and the validation pictures."""
-    return splits.by_class("split_mnist", datasets.mnist(data), config, seed)
+    return splits.by_class("split_mnist", mnist.build(mnist.Config(), data), config, seed)

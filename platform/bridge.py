@@ -25,20 +25,24 @@ def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
     experiences, seen = [], set[int]()
     everything = {label for experience in stream.experiences for label in experience.classes}
     for number, ours in enumerate(stream.experiences):
-        experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part)), current_experience=number)
-        experience.classes_in_this_experience = sorted(ours.classes)
+        task = number if stream.scenario == "task" else 0
+        experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part), task), current_experience=number)
+        here = set(ours.classes) | set(
+            ours.train.y.unique().tolist()
+        )  # with blurry boundaries there are others' samples
+        experience.classes_in_this_experience = sorted(here)
         experience.previous_classes = set(seen)
-        seen |= set(ours.classes)
+        seen |= here
         experience.classes_seen_so_far = set(seen)
         experience.future_classes = everything - seen
-        experience.task_labels, experience.task_label = [0], 0
+        experience.task_labels, experience.task_label = [task], task
         experiences.append(experience)
     return experiences
 
 
-def _dataset(stream: Stream, part: Part) -> TaskAwareSupervisedClassificationDataset:
-    data = ResidentDataset(stream, part)
-    labels = [DataAttribute(data.targets, "targets"), DataAttribute([0] * len(part), "targets_task_labels")]
+def _dataset(stream: Stream, part: Part, task: int) -> TaskAwareSupervisedClassificationDataset:
+    data = ResidentDataset(stream, part, task)
+    labels = [DataAttribute(data.targets, "targets"), DataAttribute([task] * len(part), "targets_task_labels")]
     return TaskAwareSupervisedClassificationDataset([data], data_attributes=labels)
 
 

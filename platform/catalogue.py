@@ -7,7 +7,7 @@ from . import plugins
 from .config import config_names, config_path
 from .loading import read_yaml
 
-KINDS = ("strategies", "benchmarks", "networks", "configs")
+KINDS = ("strategies", "benchmarks", "datasets", "networks", "probes", "configs")
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     schema = plain.pop("schema", SCHEMA)
     if schema != SCHEMA:
         raise UserError(f"schema={schema!r}: this version of retain reads schema {SCHEMA}.")
-    for key in ("benchmark", "model", "strategies"):
+    for key in ("benchmark", "model", "strategies", "probes"):
         if key in plain:
             plain[key] = _named(key, plain[key])
     experiment = build(Experiment, plain)
@@ -132,6 +132,8 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     _check_one_name("model", experiment.model, "networks")
     for strategy in experiment.strategies:
         plugins.check_name("strategies", strategy)
+    for probe in experiment.probes:
+        plugins.check_name("probes", probe)
     return experiment
 
 
@@ -166,6 +168,8 @@ def check_plugins(experiment: Experiment) -> Experiment:
     """
     filled: dict[str, Any] = {}
     for kind, key in plugins.KEYS.items():
+        if kind == "datasets":  # filled in by the benchmark that names it
+            continue
         named: Settings = getattr(experiment, key)
         filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
     return replace(experiment, **filled)

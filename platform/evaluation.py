@@ -20,7 +20,8 @@ from .streams import Stream
 class Row:
     """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
 
-    `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw).
+    `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw). In a
+    task-incremental stream the experience is given: both are task-aware.
     """
 
     task_agnostic: list[float]
@@ -41,9 +42,7 @@ class TestSet:
         self.y = torch.cat([part.y for part in parts]).to(device)
         self.sizes = [len(part) for part in parts]
         self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
-        self.own = torch.zeros(len(parts), len(stream.class_names), dtype=torch.bool, device=device)
-        for number, experience in enumerate(stream.experiences):
-            self.own[number, list(experience.classes)] = True
+        self.own = stream.own.to(device)
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Inputs (B, *shape) as the network takes them, in order."""
@@ -62,7 +61,8 @@ class TestSet:
         own = torch.zeros(len(self.sizes), outputs, dtype=torch.bool, device=logits.device)
         shared = min(outputs, self.own.shape[1])
         own[:, :shared] = self.own[:, :shared]
-        return Row(agnostic, self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf)))
+        aware = self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf))
+        return Row(aware if self.stream.scenario == "task" else agnostic, aware)
 
     def _accuracy(self, logits: torch.Tensor) -> list[float]:
         correct = (logits.argmax(1) == self.y).to(torch.float64)

@@ -127,6 +127,10 @@ class Learner(Template):
                     group["lr"] = base_lr * factor(config.schedule, done, self.num_iterations)
             self._unpack_minibatch()
             self._fire("before_training_iteration")
+            if self.augment is not None:
+                self.mbatch[0] = self.augment(
+                    self.mb_x, (number, self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
+                )
             self.optimizer.zero_grad()
             if early:
                 self.loss = self._make_empty_loss()

@@ -22,11 +22,23 @@ from .importing import import_path
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["strategies", "benchmarks", "networks"]
+Kind = Literal["strategies", "benchmarks", "networks", "datasets", "probes"]
 _ROOT = Path(__file__).resolve().parent.parent
-_FOLDERS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmarks", "networks": "platform/networks"}
+_FOLDERS: dict[Kind, str] = {
+    "strategies": "strategies",
+    "benchmarks": "benchmarks",
+    "networks": "platform/networks",
+    "datasets": "platform/datasets",
+    "probes": "platform/probes",
+}
 _BENCHMARKS = "avalanche.benchmarks.classic."  # elsewhere Avalanche has functions that unpickle what they are given
-KEYS: dict[Kind, str] = {"strategies": "strategies", "benchmarks": "benchmark", "networks": "model"}
+KEYS: dict[Kind, str] = {  # the key of each kind in the YAML; data sets stand inside of benchmarks
+    "strategies": "strategies",
+    "benchmarks": "benchmark",
+    "networks": "model",
+    "datasets": "data",
+    "probes": "probes",
+}
 EVENTS = (
     "before_training",
     "before_train_dataset_adaptation",

@@ -37,13 +37,17 @@ def _seed(name: str, value: int | None) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """The optimizer: `name` sgd, adam or adamw; `reset`: a new one for each experience (its moments start from zero)."""
+    """The optimizer: `name` sgd, adam or adamw; `reset`: a new one for each experience (its moments start from zero).
+
+    `groups`: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head*": {lr: 10}}; the first fit holds.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: PerExperience = 0.05
     momentum: float = 0.9
     weight_decay: PerExperience = 0.0
     clip: PerExperience | None = None
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reset: bool = True
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ class Training:
     """How each experience is trained: by `epochs`, or by `iterations` when that is given. Values may be a list per experience.
 
     `precision`: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
+    `augmentation`: a preset's name, or a list of transformations, each a mapping of a name to its settings; null: none.
     """
 
     epochs: IntPerExperience = 10
@@ -88,6 +93,7 @@ class Training:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+    augmentation: str | tuple[Settings, ...] | None = None
 
     def __post_init__(self) -> None:
         _positive("epochs", self.epochs)
@@ -211,12 +217,13 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """A whole experiment. `benchmark` and `model` hold one name with its settings, `strategies` any number, in order."""
+    """A whole experiment. `benchmark` and `model` hold one name with its settings, `strategies` and `probes` any number."""
 
     name: str
     benchmark: Settings
     model: Settings
     strategies: Settings = field(default_factory=dict)
+    probes: Settings = field(default_factory=dict)
     seed: int = 0
     seeds: Seeds = field(default_factory=Seeds)
     training: Training = field(default_factory=Training)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .cache import DataFolders, prepared
-from .datasets import DataSet
+from .data_set import DataSet
 from .streams import Arrays, Experience, Part, Stream
 
 _Array = np.ndarray[Any, np.dtype[Any]]

@@ -40,7 +40,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experience:
-    """One step of a stream: its classes (labels of the stream), its three disjoint parts and its name for people."""
+    """One step of a stream: its classes (labels of the stream), its three disjoint parts and its name for people.
+
+    `classes` are those of its test part; a stream with blurry boundaries trains on some samples of others too.
+    """
 
     name: str
     classes: tuple[int, ...]
@@ -49,21 +52,35 @@ class Experience:
     test: Part
 
 
+Scenario = Literal["class", "domain", "task", "mixed"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
     """A sequence of experiences over new classes or new domains.
+
+    `scenario`: "class" (each class in one experience, told apart among all), "task" (the same, but the experience of a sample is
+    given in training and testing: multi-head), "domain" (all classes in each), "mixed" (classes and domains come together).
 
     `class_names[label]` is the original name of a class; labels are numbered in order of appearance. `shape` is that of one
     sample as the network sees it, channels first; `mean` and `std` are per channel and apply to values in [0, 1].
     """
 
     name: str
-    scenario: Literal["class", "domain"]
+    scenario: Scenario
     experiences: tuple[Experience, ...]
     class_names: tuple[str, ...]
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def own(self) -> torch.Tensor:
+        """Which classes each experience tests: (experiences, classes) bool."""
+        found = torch.zeros(len(self.experiences), len(self.class_names), dtype=torch.bool)
+        for number, experience in enumerate(self.experiences):
+            found[number, list(experience.classes)] = True
+        return found
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
         """Stored samples (B, ...) uint8 in 0..255 or float in [0, 1] -> network inputs (B, *shape) float32."""

@@ -23,6 +23,8 @@ from .seeding import generator
 from .settings import Training
 from .streams import Stream, resident
 
+Augment = Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor]  # (x, (experience, epoch, iteration)) -> x
+
 
 class Template(SupervisedTemplate):  # type: ignore[misc]
     """The steps of Avalanche's template, where ours differ.
@@ -49,6 +51,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         on_epoch: Callable[[Any], None] = lambda learner: None,
         on_note: Callable[[str], None] = lambda text: None,
         on_iteration: Callable[[Any], None] = lambda learner: None,
+        augment: Augment | None = None,
     ) -> None:
         warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
         super().__init__(
@@ -65,6 +68,9 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         self.benchmark = avalanche_benchmark(stream)
         self.test_set = TestSet(stream, self.device)
         self.on_epoch, self.on_note, self.on_iteration = on_epoch, on_note, on_iteration
+        self.augment = augment
+        # where the task is given, a sample's logits are those of its own experience's classes: a head each
+        self._heads = stream.own.to(self.device) if stream.scenario == "task" else None
         self.epoch_loss = math.nan
         self.total: Any = 0.0  # of the losses in this epoch
         self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
@@ -82,6 +88,11 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
     def mb_index(self) -> torch.Tensor | None:
         """Positions (B,) of the mini-batch's own samples in `adapted_dataset`; None where another loader feeds it."""
         return self.dataloader.index if isinstance(self.dataloader, ResidentLoader) else None
+
+    @property
+    def augments(self) -> bool:
+        """Whether the network sees a sample differently each time."""
+        return self.augment is not None
 
     def note(self, text: str) -> None:
         """Put a sentence into the ledger."""
@@ -143,8 +154,13 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         set_rates(self.optimizer, config, number)
 
     def criterion(self) -> torch.Tensor:
-        """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks."""
+        """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks.
+
+        Task-incremental: among the classes of each sample's own task, as with a head for each.
+        """
         output, y = self.mb_output, self.mb_y
+        if self._heads is not None:
+            output = output.masked_fill(~self._heads[self.mb_task_id][:, : output.shape[1]], -torch.inf)
         if not self.is_training:
             known = y < output.shape[1]
             output, y = output[known], y[known]

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 import torch
 
-from retain.platform import cache, datasets, plugins, splits
+from retain.platform import cache, plugins, splits
 from retain.platform.cache import DataFolders, prepared
+from retain.platform.datasets import _idx, fashion_mnist, mnist
 from retain.platform.errors import UserError
 from retain.platform.streams import Part, Stream
 
@@ -49,8 +50,8 @@ def _real(name: str) -> bool:
     source = name.split("_", 1)[1]
     if source not in _REAL_NAMES:
         return True
-    roots = [datasets._DEBIAN] + ([REAL_ROOT] if REAL_ROOT else [])
-    return any(len(datasets._files(root / _REAL_NAMES[source])) == 4 for root in roots)
+    roots = [_idx.DEBIAN] + ([REAL_ROOT] if REAL_ROOT else [])
+    return any(len(_idx.files_in(root / _REAL_NAMES[source])) == 4 for root in roots)
 
 
 # --- tiny data in the true format ---
@@ -316,7 +317,7 @@ def test_settings_are_refused(config: Any, settings: dict[str, Any], message: st
 def test_permutations(tiny: DataFolders) -> None:
     """The first domain is the data as they are; each other is one permutation of the pixels of all pictures."""
     stream = build("permuted_mnist", tiny, num_experiences=3)
-    source = datasets.mnist(tiny)
+    source = mnist.build(mnist.Config(), tiny)
     assert torch.equal(stream.experiences[0].train.arrays.x, source.train.x)
     columns = source.train.x.flatten(1).T.tolist()
     for experience in stream.experiences[1:]:
@@ -350,8 +351,8 @@ def test_rotation_equals_torch(angle: float, shape: tuple[int, ...]) -> None:
 def test_idx_layouts(layout: str, dot: str, end: str, tmp_path: Path, tiny: DataFolders) -> None:
     """Every usual place and name is found, and gives the same pictures."""
     write_set(tmp_path / "data" / layout, dot, end)
-    found = datasets.mnist(DataFolders.of(str(tmp_path / "data"), str(tmp_path / "cache")))
-    known = datasets.mnist(tiny)
+    found = mnist.build(mnist.Config(), DataFolders.of(str(tmp_path / "data"), str(tmp_path / "cache")))
+    known = mnist.build(mnist.Config(), tiny)
     assert torch.equal(found.train.x, known.train.x)
     assert torch.equal(found.test.y, known.test.y)
 
@@ -360,10 +361,10 @@ def test_new_files_are_read_anew(tmp_path: Path) -> None:
     """Files that changed under the same names do not meet the old ones' cache entry."""
     folders = DataFolders.of(str(tmp_path), str(tmp_path / "cache"))
     write_set(tmp_path / "mnist", seed=0)
-    old = datasets.mnist(folders).train.x.clone()
+    old = mnist.build(mnist.Config(), folders).train.x.clone()
     shutil.rmtree(tmp_path / "mnist")
     write_set(tmp_path / "mnist", seed=1)
-    assert not torch.equal(datasets.mnist(folders).train.x, old)
+    assert not torch.equal(mnist.build(mnist.Config(), folders).train.x, old)
 
 
 def _edit(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -402,7 +403,7 @@ def test_damaged_idx_files_are_refused(file: str, damage: Callable[[Path], None]
     folder = write_set(tmp_path / "mnist")
     damage(folder / f"{file}-ubyte.gz")
     with pytest.raises(UserError, match=f"{file}-ubyte.gz: .*{message}"):
-        datasets.mnist(DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
+        mnist.build(mnist.Config(), DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
     assert not list((tmp_path / "cache").glob("*/manifest.json"))
 
 
@@ -410,7 +411,7 @@ def test_incomplete_set_is_refused(tmp_path: Path) -> None:
     """Three of four files: the fourth is named."""
     (write_set(tmp_path / "mnist") / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match="has 3 of the four files of MNIST; t10k-labels-idx1-ubyte.gz is missing"):
-        datasets.mnist(DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
+        mnist.build(mnist.Config(), DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
 
 
 @pytest.fixture
@@ -425,16 +426,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (datasets.mnist, ["MNIST was not found in", "train-images-idx3-ubyte.gz", "data.root", "RETAIN_DATA"]),
-        (datasets.fashion_mnist, ["Fashion-MNIST was not found", "apt-get install dataset-fashion-mnist", "data.root"]),
+        (mnist, ["MNIST was not found in", "train-images-idx3-ubyte.gz", "data.root", "RETAIN_DATA"]),
+        (fashion_mnist, ["Fashion-MNIST was not found", "apt-get install dataset-fashion-mnist", "data.root"]),
     ],
 )
 def test_missing_data_says_what_to_do(read: Any, words: list[str], tmp_path: Path) -> None:
     """Where nothing is found and nothing can be fetched, the message says what to put where."""
-    if (datasets._DEBIAN / "fashion-mnist").exists() and read is datasets.fashion_mnist:
+    if (_idx.DEBIAN / "fashion-mnist").exists() and read is fashion_mnist:
         pytest.skip("the package dataset-fashion-mnist is installed")
     with pytest.raises(UserError) as caught:
-        read(DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
+        read.build(read.Config(), DataFolders.of(str(tmp_path), str(tmp_path / "cache")))
     for word in [*words, str(tmp_path)]:
         assert word in str(caught.value)
 
@@ -444,10 +445,10 @@ def test_one_set_is_not_taken_for_the_other(tmp_path: Path) -> None:
     """Both sets use the same file names: MNIST's own folder as the data folder is no Fashion-MNIST."""
     if REAL_ROOT is None or not _real("split_mnist"):
         pytest.skip("the files of MNIST are not here; set RETAIN_DATA")
-    folder = next(REAL_ROOT / name for name in ("mnist", "MNIST/raw") if datasets._files(REAL_ROOT / name))
-    assert set(datasets._find(datasets._MNIST, DataFolders(folder, tmp_path))["train_y"].parents) >= {folder}
+    folder = next(REAL_ROOT / name for name in ("mnist", "MNIST/raw") if _idx.files_in(REAL_ROOT / name))
+    assert set(_idx.find(mnist.FILES, DataFolders(folder, tmp_path))["train_y"].parents) >= {folder}
     try:
-        found = datasets._find(datasets._FASHION, DataFolders(folder, tmp_path))
+        found = _idx.find(fashion_mnist.FILES, DataFolders(folder, tmp_path))
     except UserError:
         return
     assert folder not in found["train_y"].parents

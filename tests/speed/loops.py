@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from retain.benchmarks import split_fashion_mnist, split_mnist
 from retain.platform import splits
 from retain.platform.cache import DataFolders
-from retain.platform.datasets import DataSet
+from retain.platform.data_set import DataSet
 from retain.platform.errors import UserError
 from retain.platform.learner import Learner
 from retain.platform.networks import mlp, small_cnn

@@ -1,14 +1,9 @@
-"""The data sets under the benchmarks: where they are found, read and kept. N samples, C channels, H height, W width.
-
-Each function returns its data set from the cache (see `cache.prepared`); what reads the source is imported and run only
-when the cache has no entry.
-"""
+"""Data sets in idx files, MNIST's format (http://yann.lecun.com/exdb/mnist): a big-endian header, then bytes."""
 
 import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,130 +11,27 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from .cache import DataFolders, prepared
-from .errors import UserError
-from .streams import Arrays
+from ..cache import DataFolders
+from ..errors import UserError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DataSet:
-    """A data set with its fixed test part: `train.x`, `test.x` (N, C, H, W) uint8, `y` (N,) int64 in its own numbering.
-
-    `key` names these very arrays, for what is prepared from them. `mean` and `std` are per channel, of the training
-    pictures scaled to [0, 1].
-    """
-
-    key: str
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Arrays
-    test: Arrays
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
-        return tuple(self.train.x.shape[1:])
-
-
-def digits(folders: DataFolders) -> DataSet:
-    """Handwritten digits, 8x8 grey, 1,442 for training and 355 for testing; bundled with scikit-learn.
-
-    Grey values 0..16 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing: the
-    split is always the same. Source: Alpaydin & Kaynak 1998 (UCI optdigits, its test file).
-    """
-    return _dataset("digits", folders, _read_digits, tuple("0123456789"), mean=0.3052, std=0.3760)
-
-
-def mnist(folders: DataFolders) -> DataSet:
-    """MNIST: handwritten digits, 28x28 grey, 60,000 for training and 10,000 for testing (LeCun, Cortes, Burges).
-
-    Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
-    """
-    files = _find(_MNIST, folders)
-    key = f"mnist-{_identity(files)}"
-    return _dataset(key, folders, lambda: _read_idx_set(files), tuple("0123456789"), mean=0.1307, std=0.3081)
-
-
-def fashion_mnist(folders: DataFolders) -> DataSet:
-    """Fashion-MNIST: clothes, 28x28 grey, 60,000 for training and 10,000 for testing (Xiao, Rasul, Vollgraf 2017).
-
-    Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
-    """
-    files = _find(_FASHION, folders)
-    key = f"fashion_mnist-{_identity(files)}"
-    return _dataset(key, folders, lambda: _read_idx_set(files), _CLOTHES, mean=0.2860, std=0.3530)
-
-
-_CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
-
-def _dataset(
-    key: str,
-    folders: DataFolders,
-    read: Callable[[], dict[str, _Array]],
-    class_names: tuple[str, ...],
-    mean: float,
-    std: float,
-) -> DataSet:
-    """Open the prepared arrays of a grey data set, or prepare them by `read`."""
-    arrays = prepared(key, read, folders.cache)
-    train = Arrays(arrays["train_x"], arrays["train_y"])
-    test = Arrays(arrays["test_x"], arrays["test_y"])
-    return DataSet(key, class_names, (mean,), (std,), train, test)
-
-
-def _read_digits() -> dict[str, _Array]:
-    """Read scikit-learn's digits and split them."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    x = np.round(source.images * (255 / 16)).astype(np.uint8)[:, None]
-    y = source.target.astype(np.int64)
-    test = np.zeros(len(y), dtype=bool)
-    for label in range(10):
-        test[np.flatnonzero(y == label)[4::5]] = True
-    return {"train_x": x[~test], "train_y": y[~test], "test_x": x[test], "test_y": y[test]}
-
-
-# --- idx files: MNIST's format, http://yann.lecun.com/exdb/mnist (big-endian header, then bytes) ---
-
-
 @dataclass(frozen=True, slots=True)
-class _IdxSet:
-    """Where a data set of four idx files lies, how torchvision calls it, and the md5 of its raw training labels."""
+class IdxSet:
+    """Where a data set of four idx files lies, how torchvision calls it, how else to get it."""
 
     title: str
     torchvision: str
     folders: tuple[str, ...]
-    labels_md5: str
     install: str
 
 
-_MNIST = _IdxSet("MNIST", "MNIST", ("mnist", "MNIST/raw", "MNIST", "."), "a25bea736e30d166cdddb491f175f624", "")
-_FASHION = _IdxSet(
-    "Fashion-MNIST",
-    "FashionMNIST",
-    ("fashion-mnist", "FashionMNIST/raw", "fashion_mnist", "FashionMNIST", "."),
-    "9018921c3c673c538a1fc5bad174d6f9",
-    "`apt-get install dataset-fashion-mnist` (Debian, Ubuntu), or ",
-)
-_DEBIAN = Path("/usr/share/datasets")
+DEBIAN = Path("/usr/share/datasets")
+_LABELS_MD5 = {  # of the raw training labels: both sets use the same file names
+    "MNIST": "a25bea736e30d166cdddb491f175f624",
+    "FashionMNIST": "9018921c3c673c538a1fc5bad174d6f9",
+}
 _FILES = {
     "train_x": ("train-images", "idx3-ubyte"),
     "train_y": ("train-labels", "idx1-ubyte"),
@@ -179,7 +71,7 @@ def _raw(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error}); truncated or damaged? Get it again.") from error
 
 
-def _read_idx_set(files: dict[str, Path]) -> dict[str, _Array]:
+def read_set(files: dict[str, Path]) -> dict[str, _Array]:
     """Read the four files of a data set and check that they belong together."""
     arrays: dict[str, _Array] = {}
     for part in ("train", "test"):
@@ -195,7 +87,7 @@ def _read_idx_set(files: dict[str, Path]) -> dict[str, _Array]:
     return arrays
 
 
-def _identity(files: dict[str, Path]) -> str:
+def identity(files: dict[str, Path]) -> str:
     """Name the content of the files cheaply: sizes, times and both ends of each."""
     digest = hashlib.sha256()
     for path in files.values():
@@ -207,40 +99,40 @@ def _identity(files: dict[str, Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _find(wanted: _IdxSet, folders: DataFolders) -> dict[str, Path]:
+def find(wanted: IdxSet, folders: DataFolders) -> dict[str, Path]:
     """Return the four files: from the data folder, a package, an earlier download, or a download now.
 
     A folder with some of the four is refused, not passed over: the user meant it.
     """
     places = [] if folders.root is None else [folders.root / name for name in wanted.folders]
-    places.append(_DEBIAN / wanted.folders[0])
+    places.append(DEBIAN / wanted.folders[0])
     for folder in places:
-        files = _files(folder)
+        files = files_in(folder)
         if len(files) == len(_FILES) and not _is_another(wanted, files["train_y"]):
             return files
         if 0 < len(files) < len(_FILES):
             lacking = next(f"{a}-{b}.gz" for part, (a, b) in _FILES.items() if part not in files)
             raise UserError(f"{folder}: has {len(files)} of the four files of {wanted.title}; {lacking} is missing.")
     downloaded = folders.cache / "downloads" / wanted.torchvision / "raw"
-    if len(_files(downloaded)) < len(_FILES):
+    if len(files_in(downloaded)) < len(_FILES):
         _download(wanted, folders.cache / "downloads", places)
-    return _files(downloaded)
+    return files_in(downloaded)
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def files_in(folder: Path) -> dict[str, Path]:
     """Those of the four files that a folder has, under any of their usual names."""
     names = {part: [f"{a}{dot}{b}{end}" for end in (".gz", "") for dot in "-."] for part, (a, b) in _FILES.items()}
     found = {part: next((folder / n for n in known if (folder / n).is_file()), None) for part, known in names.items()}
     return {part: path for part, path in found.items() if path is not None}
 
 
-def _is_another(wanted: _IdxSet, labels: Path) -> bool:
+def _is_another(wanted: IdxSet, labels: Path) -> bool:
     """Whether these are the labels of the other set: both use the same file names."""
-    other = _FASHION if wanted is _MNIST else _MNIST
-    return hashlib.md5(_raw(labels), usedforsecurity=False).hexdigest() == other.labels_md5
+    found = hashlib.md5(_raw(labels), usedforsecurity=False).hexdigest()
+    return found in _LABELS_MD5.values() and found != _LABELS_MD5[wanted.torchvision]
 
 
-def _download(wanted: _IdxSet, downloads: Path, places: list[Path]) -> None:
+def _download(wanted: IdxSet, downloads: Path, places: list[Path]) -> None:
     """Let torchvision fetch the files, which checks their md5 sums."""
     from torchvision import datasets
 

@@ -1,0 +1,1 @@
+"""Probes: one file is one look at a network that learns, with `Config` and ``build(config, parts)``; see probe.py."""
