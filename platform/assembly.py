@@ -4,16 +4,19 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .augmentation import Augmentation, check_stream
 from .cache import DataFolders
-from .config import settings_of
+from .config import settings_of, transformations_of
 from .errors import UserError, listed, nearest
 from .foreign import stream_of
-from .optimization import value_at
+from .optimization import parameter_groups, value_at
 from .plugins import EVENTS, Plugin
+from .probe import Context, Probe
 from .seeding import derive, generator
 from .settings import Experiment
 from .streams import Stream
@@ -60,20 +63,44 @@ class Parts:
             on_epoch=on_epoch,
             on_note=on_note,
             on_iteration=on_iteration,
+            augment=self.augmentation(),
         )
+
+    def augmentation(self) -> Augmentation | None:
+        """What is done to the pictures of each mini-batch; None where the config names nothing."""
+        transformations = [built for _, built in transformations_of(self.config)]
+        return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
 
     def network(self) -> torch.nn.Module:
         """A new network whose head has the classes of the first experience."""
         (module, settings), *_ = settings_of(self.config, "networks")
         num_classes = 1 + max(self.stream.experiences[0].classes)
-        network: torch.nn.Module = module.build(
-            settings, self.stream.shape, num_classes, generator(self.seeds.initialisation, "network")
-        )
+        draws = generator(self.seeds.initialisation, "network")
+        network: torch.nn.Module
+        if hasattr(module, "build_for"):  # one that must know how the stream normalises, and where files are
+            network = module.build_for(settings, self.stream, _folders(self.config), num_classes, draws)
+        else:
+            network = module.build(settings, self.stream.shape, num_classes, draws)
         return network
 
     def plugins(self) -> list[Any]:
         """New plugins, in the order of the YAML."""
         return [_plugin(module, config, self.seeds.data) for module, config in settings_of(self.config, "strategies")]
+
+    def probes(self, folder: Path) -> dict[str, Probe]:
+        """New probes by name, in the order of the YAML; what they write goes under `folder`."""
+        context = Context(self.stream, self.seeds.data, _folders(self.config), folder)
+        settings = settings_of(self.config, "probes")
+        built = {
+            name: module.build(config, context)
+            for name, (module, config) in zip(self.config.probes, settings, strict=True)
+        }
+        for name, probe in built.items():
+            if not isinstance(probe, Probe):
+                raise UserError(
+                    f"probes.{name}: its `build` returned {probe!r}, which is no retain.platform.probe.Probe."
+                )
+        return built
 
     def num_trained(self) -> int:
         """How many experiences are trained on: all, or one where `joint` waits for the last."""
@@ -96,13 +123,19 @@ def assemble(config: Experiment, *, planning: bool = False, stream: Stream | Non
     seeds = seeds_of(config)
     stream = stream or _stream(config, seeds.class_order)
     _check_lengths(config, len(stream.experiences))
+    check_stream(transformations_of(config), stream)
     parts = Parts(config, stream, seeds, device)
     network = parts.network()
+    parameter_groups(config.training.optimizer, network.named_parameters())  # refuses patterns that fit nothing
     num_trained = parts.num_trained()
     for module, strategy in settings_of(config, "strategies"):
         _check_stream(module, strategy, stream, num_trained)
         if hasattr(module, "check_model"):
             module.check_model(strategy, network)
+    for module, probe in settings_of(config, "probes"):
+        if hasattr(module, "check_model"):
+            module.check_model(probe, network)
+    parts.probes(Path())  # refused now rather than at the start
     return parts
 
 
@@ -111,8 +144,12 @@ def _stream(config: Experiment, seed: int) -> Stream:
     (benchmark, settings), *_ = settings_of(config, "benchmarks")
     if not hasattr(benchmark, "Config"):
         return stream_of(next(iter(config.benchmark)), benchmark, settings)
-    stream: Stream = benchmark.build(settings, seed, DataFolders.of(config.data.root, config.data.cache))
+    stream: Stream = benchmark.build(settings, seed, _folders(config))
     return stream
+
+
+def _folders(config: Experiment) -> DataFolders:
+    return DataFolders.of(config.data.root, config.data.cache)
 
 
 def seeds_of(config: Experiment) -> TrialSeeds:

@@ -7,10 +7,8 @@ made again, so the cache may be deleted at any time.
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +16,29 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from .entries import FORMAT, Writer, entry, writing
 from .errors import UserError
-from .files import digest, sync
+from .files import digest
 
-FORMAT = 1
 HASHED_BELOW = 64 * 2**20  # bytes: entries up to this size are hashed at a process's first opening, larger ones are not
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Stamp = tuple[str, int, int, int]
 _hashed: set[_Stamp] = set()  # files whose sum this process has verified; a file changed since has another stamp
+_opened: dict[Path, bool] = {}  # entries that this process has opened, in order; whether it made them
+Progress = Callable[[str, int, int], None]  # what is prepared, how much of it is done, how much there is
 
 
 @dataclass(frozen=True, slots=True)
 class DataFolders:
-    """Where data sets are read (`root`, None: only the usual places) and where prepared arrays are kept (`cache`)."""
+    """Where data sets are read (`root`, None: only the usual places) and where prepared arrays are kept (`cache`).
+
+    `progress` is told of what takes long.
+    """
 
     root: Path | None
     cache: Path
+    progress: Progress | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, root: str | None = None, cache: str | None = None) -> "DataFolders":
@@ -63,42 +67,39 @@ def prepared(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) ->
         cache: the cache folder, made if absent.
 
     Raises:
-        UserError: the cache folder cannot be written.
+        UserError: the cache folder cannot be written, or has no room.
     """
+    return filled(key, lambda writer: writer.save(make()), cache)
+
+
+def filled(key: str, fill: Callable[[Writer], None], cache: Path) -> dict[str, torch.Tensor]:
+    """As `prepared`, for what is too large for memory: `fill` creates the arrays on the disk and fills them."""
     folder = cache / f"{key}-v{FORMAT}"
-    found = _open(folder)
-    if found is not None:
-        return found
-    with _writing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f"{folder.name}.lock")
-        lock.acquire()
-    try:
-        found = _open(folder)  # another process may have made it while this one waited
-        if found is None:
-            arrays = make()
-            with _writing(cache):
-                _write(folder, arrays)
-            found = _open(folder)
-    finally:
-        lock.release()
+    found, made = _open(folder), False
+    if found is None:
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(cache / f"{folder.name}.lock")
+            lock.acquire()
+        try:
+            found = _open(folder)  # another process may have made it while this one waited
+            if found is None:
+                with entry(folder, cache) as writer:
+                    fill(writer)
+                found, made = _open(folder), True
+        finally:
+            lock.release()
     if found is None:
         raise UserError(
             f"data.cache={cache}: {folder.name} was just written and does not read back; is the disk sound?"
         )
+    _opened[folder] = made or _opened.get(folder, False)
     return found
 
 
-@contextmanager
-def _writing(cache: Path) -> Iterator[None]:
-    """Turn a refusal by the file system into one by us, with the setting's name."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"data.cache={cache}: cannot be written ({reason}); set data.cache or RETAIN_CACHE to a folder that can."
-        ) from error
+def opened() -> dict[Path, bool]:
+    """The folders of the entries that this process has opened, in the order of their first opening: True if it made them."""
+    return dict(_opened)
 
 
 def _absolute(path: str) -> Path:
@@ -111,8 +112,8 @@ def _open(folder: Path) -> dict[str, torch.Tensor] | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         entries: dict[str, dict[str, Any]] = manifest["arrays"]
-        hashing = sum(entry["bytes"] for entry in entries.values()) < HASHED_BELOW
-        return {name: _map(folder / f"{name}.npy", entry, hashing) for name, entry in entries.items()}
+        hashing = sum(one["bytes"] for one in entries.values()) < HASHED_BELOW
+        return {name: _map(folder / f"{name}.npy", one, hashing) for name, one in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
@@ -131,30 +132,3 @@ def _map(path: Path, entry: dict[str, Any], hashing: bool) -> torch.Tensor:
     if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
         raise ValueError(f"{path}: {array.dtype} {array.shape}, not {entry['dtype']} {entry['shape']}")
     return torch.from_numpy(array)
-
-
-def _write(folder: Path, arrays: Mapping[str, _Array]) -> None:
-    """Write an entry beside its place and rename it there; called under the entry's lock."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for stale in (temporary, folder):  # left by a killed process; damaged
-        if stale.exists():
-            shutil.rmtree(stale)
-    temporary.mkdir()
-    entries = {name: _save(temporary / f"{name}.npy", array) for name, array in arrays.items()}
-    with (temporary / "manifest.json").open("w") as file:
-        json.dump({"format": FORMAT, "arrays": entries}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync(temporary)
-    os.rename(temporary, folder)
-    sync(folder.parent)
-
-
-def _save(path: Path, array: _Array) -> dict[str, Any]:
-    """Write one array to the disk itself and return its line of the manifest."""
-    with path.open("wb") as file:
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    size = path.stat().st_size
-    return {"bytes": size, "sha256": digest(path), "shape": list(array.shape), "dtype": str(array.dtype)}

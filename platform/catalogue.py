@@ -7,7 +7,7 @@ from . import plugins
 from .config import config_names, config_path
 from .loading import read_yaml
 
-KINDS = ("strategies", "benchmarks", "datasets", "networks", "probes", "configs")
+KINDS = ("strategies", "benchmarks", "datasets", "networks", "probes", "augmentation", "configs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,33 @@ def entries(kind: str) -> list[Entry]:
     """The entries of a kind, sorted by name."""
     if kind == "configs":
         return [Entry(name, _config_line(name), ()) for name in config_names()]
-    found = []
-    for name in plugins.names(kind):  # type: ignore[arg-type]
-        module = plugins.resolve(kind, name)  # type: ignore[arg-type]
-        line = (module.Config.__doc__ or "").strip().splitlines()[0]
-        found.append(Entry(name, line, tuple(_setting(field) for field in fields(module.Config))))
-    return found
+    if kind == "augmentation":
+        return _augmentation()
+    names = plugins.names(kind)  # type: ignore[arg-type]
+    return [_entry(name, plugins.resolve(kind, name).Config) for name in names]  # type: ignore[arg-type]
+
+
+def _entry(name: str, config: Any) -> Entry:
+    """A name with the first line and the fields of its settings' dataclass."""
+    line = (config.__doc__ or "").strip().splitlines()[0]
+    return Entry(name, line, tuple(_setting(field) for field in fields(config)))
+
+
+def _augmentation() -> list[Entry]:
+    """The presets, then the transformations."""
+    from .augmentation import PRESETS, TRANSFORMATIONS
+
+    presets = [
+        Entry(name, "Preset: " + ", ".join(key for item in items for key in item) + ".", ())
+        for name, items in PRESETS.items()
+    ]
+    return presets + [_entry(name, TRANSFORMATIONS[name]) for name in sorted(TRANSFORMATIONS)]
 
 
 def _setting(field: Any) -> str:
     kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None)
     if not isinstance(field.type, type):
-        kind = str(field.type).replace("typing.", "")
+        kind = str(field.type).replace("typing.", "").replace("collections.abc.", "")
     default = field.default if field.default is not MISSING else "required"
     return f"{field.name}: {kind} = {default}"
 

@@ -23,6 +23,12 @@ _COLOURS = ("#0077BB", "#EE7733", "#009988", "#EE3377", "#33BBEE", "#CC3311")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
 _BOUND = "#8A8F98"
 MAX_VARIANTS = 12  # lines that a chart can hold and an eye can follow
+_TRAINING = {  # chart -> fields of an epoch's event
+    "loss": ("loss", "validation_loss"),
+    "accuracy": ("train_accuracy", "validation_accuracy"),
+    "generalisation_gap": ("generalisation_gap",),
+}
+_ON_TRAINING = ("loss", "train_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +75,14 @@ def accuracy_curves(variants: Variants, view: str, style: Mapping[str, Look]) ->
     if view == "task_agnostic" and some.scenario == "class":
         _newest_only(figure, len(some.experiences))
     figure.update_yaxes(range=[0, 1.03])
-    return _plain(figure, "after experience", "accuracy on what was seen")
+    return plain(figure, "after experience", "accuracy on what was seen")
 
 
 def forgetting_curves(variants: Variants, view: str, style: Mapping[str, Look]) -> Figure:
     """Forgetting so far (max over past - now, Chaudhry 2018) after each experience, from the second on."""
     figure = _curves(variants, view, style, metrics.forgetting_curve)
     figure.update_yaxes(rangemode="tozero")
-    return _plain(figure, "after experience", "forgetting, max over past − now")
+    return plain(figure, "after experience", "forgetting, max over past − now")
 
 
 def experience_curves(variants: Variants, view: str, style: Mapping[str, Look], experience: int) -> Figure:
@@ -89,7 +95,7 @@ def experience_curves(variants: Variants, view: str, style: Mapping[str, Look], 
     figure.add_vline(x=experience, line={"width": 1, "dash": "dot", "color": _BOUND})
     figure.update_yaxes(range=[0, 1.03])
     figure.update_layout(showlegend=False, margin={"l": 44, "r": 10, "t": 8, "b": 40})
-    return _plain(figure, "after experience", "")
+    return plain(figure, "after experience", "")
 
 
 def plasticity(rows: Sequence[Row], variants: Variants, style: Mapping[str, Look]) -> Figure:
@@ -104,27 +110,31 @@ def plasticity(rows: Sequence[Row], variants: Variants, style: Mapping[str, Look
         _add_point(figure, row.variant, style[row.variant], (x, y), seeds)
     figure.update_xaxes(title="learning accuracy (higher: learns better)", tickformat=".0%")
     figure.update_yaxes(rangemode="tozero")
-    return _plain(figure, "", "forgetting, max over past − final (lower: keeps more)", "closest")
+    return plain(figure, "", "forgetting, max over past − final (lower: keeps more)", "closest")
 
 
 def training(variants: Variants, style: Mapping[str, Look], key: str) -> Figure | None:
-    """One seed's `key` of the epoch events ("loss" or "validation_accuracy"); None where no trial recorded it.
+    """One seed's curve by epoch: "loss", "accuracy" (validation a full line, training a dotted one) or "generalisation_gap".
 
-    An experience is one unit on the x axis, whatever number of epochs it took.
+    None where no trial recorded it. An experience is one unit on the x axis, whatever number of epochs it took.
     """
     figure = go.Figure()
     for label, results in variants.items():
-        x, y = _epochs(results[0], key)
-        if y:
-            line = {"color": style[label].colour, "width": 1.5, "dash": style[label].dash}
-            figure.add_scatter(x=x, y=y, name=escape(label, quote=False), mode="lines", line=line)
+        found = {name: _epochs(results[0], name) for name in _TRAINING[key]}
+        names = [name for name, (_, y) in found.items() if y]
+        for name in names:
+            side = ", training" if name in _ON_TRAINING else ""
+            dash = "dot" if side and len(names) > 1 else style[label].dash
+            line = {"color": style[label].colour, "width": 1.5, "dash": dash}
+            shown = {"name": escape(label + side, quote=False), "legendgroup": label, "showlegend": name == names[-1]}
+            figure.add_scatter(x=found[name][0], y=found[name][1], mode="lines", line=line, **shown)
     if not figure.data:
         return None
     is_loss = key == "loss"
     figure.update_traces(hovertemplate="%{y:.3f}" if is_loss else "%{y:.1%}")
     figure.update_yaxes(rangemode="tozero")
     figure.update_layout(hovermode="x unified")
-    return _plain(figure, "experiences trained", key.replace("_", " "), tickformat=".3~g" if is_loss else ".0%")
+    return plain(figure, "experiences trained", key.replace("_", " "), tickformat=".3~g" if is_loss else ".0%")
 
 
 def _epochs(result: Result, key: str) -> tuple[list[float], list[float]]:
@@ -156,26 +166,30 @@ def _curves(variants: Variants, view: str, style: Mapping[str, Look], curve: Cal
 
 
 def _add_line(figure: Any, label: str, look: Look, mean: Array, half: Array, bound: bool) -> None:
-    x = np.arange(1, len(mean) + 1)
     if bound and np.isfinite(mean).sum() == 1:  # joint training: one number, a level to measure the others against
         only = int(np.flatnonzero(np.isfinite(mean))[0])
         mean, half = np.full(len(mean), mean[only]), np.full(len(mean), half[only])
+    add_mean(figure, label, look, range(1, len(mean) + 1), list(zip(mean, half, strict=True)))
+    figure.data[-1].update(customdata=_plus_minus(half), hovertemplate="%{y:.1%}%{customdata}")
+
+
+def add_mean(figure: Any, label: str, look: Look, places: Sequence[int], stats: Sequence[tuple[float, float]]) -> None:
+    """A variant's line of means, with a band of (mean, half width) at each place on the x axis; a bound has no band."""
+    x, (mean, half) = np.array(places), (np.array(values) for values in zip(*stats, strict=True))
     kept = np.isfinite(mean) & np.isfinite(half)
-    if kept.any() and not bound:
+    if kept.any() and not look.bound:
         low, high = (mean - half)[kept], (mean + half)[kept]
         edge = {"x": [*x[kept], *x[kept][::-1]], "y": _numbers(np.concatenate([high, low[::-1]]))}
         band = {"fill": "toself", "fillcolor": look.band(), "line": {"width": 0}, "hoverinfo": "skip"}
         figure.add_scatter(**edge, **band, legendgroup=label, showlegend=False, mode="lines")
     figure.add_scatter(
-        x=x,
+        x=x.tolist(),
         y=_numbers(mean),
         name=escape(label, quote=False),
         legendgroup=label,
-        mode="lines" if bound else "lines+markers",
-        line={"color": look.colour, "dash": look.dash, "width": 1.5 if bound else 2.25},
+        mode="lines" if look.bound and len(x) > 1 else "lines+markers",
+        line={"color": look.colour, "dash": look.dash, "width": 1.5 if look.bound else 2.25},
         marker={"symbol": look.symbol, "size": 7},
-        customdata=_plus_minus(half),
-        hovertemplate="%{y:.1%}%{customdata}",
     )
 
 
@@ -221,7 +235,7 @@ def _plus_minus(half: Array) -> list[str]:
     return [f" ± {value:.1%}" if math.isfinite(value) else "" for value in half]
 
 
-def _plain(figure: Any, x: str, y: str, hovermode: str = "x unified", tickformat: str = ".0%") -> Figure:
+def plain(figure: Any, x: str, y: str, hovermode: str = "x unified", tickformat: str = ".0%") -> Figure:
     """Name the axes and return the figure as plain data."""
     if x:
         figure.update_xaxes(title=x, dtick=1 if _longest(figure) <= 12 else None)

@@ -4,11 +4,10 @@ Nothing heavy is imported at the top: ``--help`` and a wrong key answer at once.
 """
 
 import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.markup import escape
 from .config import load_config
 from .errors import UserError
 from .files import away_from_runs
+from .outcome import resumable, show_results
 from .plugins import module_path
 from .settings import Experiment
 
@@ -61,11 +61,11 @@ def run(config: _Config, overrides: _Overrides = None, folder: _Folder = None) -
     from .trial import run as run_trial
 
     resolve_mode(experiment.wandb.mode)
-    with _resumable(where), Watch(where, console):
+    with resumable(where, errors), Watch(where, console):
         run_trial(experiment, where)
     with beside(where, experiment):
         pass  # W&B and TensorBoard get the trial as it has ended
-    _show_results(where)
+    show_results(where, console, errors)
 
 
 @app.command()
@@ -89,9 +89,9 @@ def sweep(
     where = (folder or default_folder(experiment)).absolute()
     _writable(where)
     console.print(f"sweep [bold]{escape(experiment.name)}[/] -> {escape(str(where))}", soft_wrap=True)
-    with _resumable(where):
+    with resumable(where, errors):
         run_sweep(experiment, where, watch=Watch(where, console))
-    _show_results(where)
+    show_results(where, console, errors)
 
 
 @app.command()
@@ -114,9 +114,25 @@ def resume(
         from .display import Watch
         from .schedule import resume as go_on
 
-        with _resumable(folder):
+        with resumable(folder, errors):
             go_on(folder, watch=Watch(folder.absolute(), console))
-    _show_results(folder)
+    show_results(folder, console, errors)
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str, typer.Argument(metavar="BENCHMARK|CONFIG", help="A benchmark's name, or a config for all of its.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="The benchmark's settings, e.g. data=cifar100.")
+    ] = None,
+) -> None:
+    """Bring a benchmark's data into the cache that all trials map: found, decoded, resized once."""
+    from .prepare import prepared_lines
+
+    for line in prepared_lines(name, overrides or [], console):
+        console.print(escape(line), soft_wrap=True)
 
 
 @app.command()
@@ -135,13 +151,27 @@ def report(
 
 
 @app.command()
-def show(config: _Config, overrides: _Overrides = None) -> None:
-    """Print the whole resolved config."""
+def show(
+    config: _Config,
+    overrides: _Overrides = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Draw training pictures instead, and what augmentation makes of them.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture that --images draws (default: NAME-augmentation.png).")
+    ] = None,
+) -> None:
+    """Print the whole resolved config, or draw what the network is trained on."""
     import yaml
 
     from .config import check_plugins, to_dict
 
     experiment = check_plugins(load_config(config, overrides or []))
+    if images or out is not None:
+        from .gallery import gallery
+
+        console.print(escape(str(gallery(experiment, out))), soft_wrap=True)
+        return
     typer.echo(yaml.safe_dump(to_dict(experiment), sort_keys=False), nl=False)
 
 
@@ -207,87 +237,6 @@ def _writable(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written; choose another with --folder or output=PATH.")
     if (folder / "trials.json").exists() or (folder / "trial.json").exists():
         raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another with --folder.")
-
-
-class _resumable:
-    """Says how to go on when Ctrl-C, SIGTERM or an error ends what ran; a trial's own failure is in its ledger, as a result."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception) and _is_recorded(error, self.folder):
-            return True
-        if error is not None and not isinstance(error, UserError) and _is_unfinished(self.folder):
-            errors.print(
-                f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True
-            )
-        if isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(130)
-        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler, outside of the trials' time
-            raise typer.Exit(128 + signal.SIGTERM)
-        return False
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Whether there is something to go on with."""
-    from .ledger import trials_of
-
-    there = any((folder / name).exists() for name in ("trial.json", "trials.json"))
-    return there and any(trial.status().status != "done" for trial in trials_of(folder))
-
-
-def _is_recorded(error: Exception, folder: Path) -> bool:
-    """Whether the folder is that of a trial which says that it failed of this."""
-    from .ledger import Trial
-
-    if isinstance(error, UserError) or not (folder / "trial.json").exists():
-        return False
-    status = Trial(folder).status()
-    return status.status == "failed" and str(status.error).startswith(f"{type(error).__name__}: {error}")
-
-
-def _show_results(folder: Path) -> None:
-    """Tables, the report, what to do next; exit code 1 when a trial failed, 130 when some were stopped."""
-    from .comparison import results_of, table
-    from .display import tables
-    from .ledger import trials_of
-    from .report import report as write_report
-
-    for shown in tables(table(results_of([folder]))):
-        console.print(shown)
-    states: dict[str, list[Any]] = {}
-    for trial in trials_of(folder):
-        states.setdefault(trial.status().status, []).append(trial)
-    for trial in states.get("failed", []):
-        errors.print(
-            f"[red]failed[/] {escape(trial.id)}: {escape(str(trial.status().error))} ({escape(str(trial.folder / 'trial.log'))})",
-            soft_wrap=True,
-        )
-    page = write_report([folder])
-    console.print(
-        "In %, mean ± 95 % interval over seeds. ACC: average accuracy at the end; avg. incr.: average incremental accuracy;\n"
-        "forget. max: max over the past - final (Chaudhry 2018); learning: learning accuracy. Sources are on the page.",
-        style="dim",
-        soft_wrap=True,
-    )
-    console.print(f"Forgetting curves: [bold]{escape(str(page))}[/]", soft_wrap=True)
-    unfinished = sum(len(trials) for state, trials in states.items() if state not in ("done", "failed"))
-    if unfinished:
-        errors.print(
-            f"{unfinished} trials are not done. Go on with: retain resume {escape(str(folder))}", soft_wrap=True
-        )
-        raise typer.Exit(130)
-    console.print(
-        f"Next: retain list strategies · retain show quickstart · retain report FOLDER... · retain sync {escape(str(folder))}",
-        style="dim",
-        soft_wrap=True,
-    )
-    if states.get("failed"):
-        raise typer.Exit(1)
 
 
 def main() -> None:

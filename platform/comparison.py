@@ -30,7 +30,7 @@ COLUMNS = (
     "backward_transfer",
 )
 # Parts of a config that do not make it another variant: its seeds, and where and how it ran.
-_NOT_SETTINGS = "schema name seed seeds output wandb tensorboard ray sweep checkpoint data resources".split()
+_NOT_SETTINGS = "schema name seed seeds probes output wandb tensorboard ray sweep checkpoint data resources".split()
 _BOUNDS = ("joint", "cumulative")  # trained on the past's data too: what the others are measured against
 Value = tuple[float, float, int]
 
@@ -115,7 +115,7 @@ def _result(trial: Trial) -> Result:
 
 
 def _measured(empty: Result, matrix: Mapping[str, Any]) -> Result:
-    if matrix["scenario"] not in ("class", "domain"):
+    if matrix["scenario"] not in ("class", "task", "domain", "mixed"):
         raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
     views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEWS}
     sizes = metrics.checked_sizes(matrix["sizes"], int(matrix["num_experiences"]))

@@ -13,12 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from . import plugins
 from .errors import UserError, listed, nearest
+from .importing import parted
 from .loading import read_yaml, with_overrides
-from .settings import Experiment, Settings
+from .settings import Experiment, Settings, Training
 
 SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 T = TypeVar("T")
+_DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
 
 
 def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
@@ -45,7 +47,7 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
     for key, value in data.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
-            raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known)}.")
+            raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known) or 'none'}.")
         _check_keys(hints[key], value, where)
 
 
@@ -58,7 +60,8 @@ def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
     lines = []
     for where, problems in found.items():
         text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
-        lines.append(where + text + ("" if text.endswith("?") else "."))
+        line = where + text
+        lines.append(line if line.endswith(("?", ".")) else f"{line}.")
     return lines
 
 
@@ -170,15 +173,16 @@ def check_plugins(experiment: Experiment) -> Experiment:
     for kind, key in plugins.KEYS.items():
         if kind == "datasets":  # filled in by the benchmark that names it
             continue
-        named: Settings = getattr(experiment, key)
+        named: Settings = {**(_DEFAULT_PROBES if kind == "probes" else {}), **getattr(experiment, key)}
         filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
-    return replace(experiment, **filled)
+    return replace(experiment, training=_with_transformations(experiment), **filled)
 
 
 def _filled(kind: plugins.Kind, name: str, settings: Settings) -> Settings:
     """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
     module, built = _resolved(kind, name, settings)
-    return _plain(built) if hasattr(module, "Config") else settings
+    _, in_the_name = parted(name)
+    return {k: v for k, v in _plain(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
 
 
 def _resolved(kind: plugins.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
@@ -186,7 +190,10 @@ def _resolved(kind: plugins.Kind, name: str, settings: Settings) -> tuple[Any, A
     module = plugins.resolve(kind, name)
     if not hasattr(module, "Config"):
         return module, settings
-    return module, build(module.Config, settings, f"{plugins.KEYS[kind]}.{name}")
+    path, (_, in_the_name) = f"{plugins.KEYS[kind]}.{name}", parted(name)
+    if twice := in_the_name.keys() & settings.keys():
+        raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
+    return module, build(module.Config, {**settings, **in_the_name}, path)
 
 
 def _plain(instance: Any) -> dict[str, Any]:
@@ -199,3 +206,38 @@ def settings_of(experiment: Experiment, kind: plugins.Kind) -> list[tuple[Any, A
     """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
     named: Settings = getattr(experiment, plugins.KEYS[kind])
     return [_resolved(kind, name, settings) for name, settings in named.items()]
+
+
+def _with_transformations(experiment: Experiment) -> Training:
+    """The training with a preset as its list of transformations, and each with all of its settings."""
+    if experiment.training.augmentation is None:
+        return experiment.training
+    listed_out = tuple({name: _plain(built)} for name, built in transformations_of(experiment))
+    return replace(experiment.training, augmentation=listed_out)
+
+
+def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
+    """The transformations of `training.augmentation` with their names, in their order; none for null."""
+    from .augmentation import PRESETS, TRANSFORMATIONS
+
+    path, chosen = "training.augmentation", experiment.training.augmentation or ()
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise UserError(
+                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
+                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
+            )
+        chosen = PRESETS[chosen]
+    found = []
+    for number, item in enumerate(chosen):
+        named: Settings = {item: {}} if isinstance(item, str) else item
+        if len(named) != 1:
+            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
+        ((name, settings),) = named.items()
+        if name not in TRANSFORMATIONS:
+            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
+            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
+        if not isinstance(settings, Mapping | None):
+            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
+        found.append((name, build(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
+    return found

@@ -44,6 +44,6 @@ def data_set(
     std: tuple[float, ...],
     domain_names: tuple[str, ...] = (),
 ) -> DataSet:
-    """Put a data set together from a cache entry: `train_x`, `train_y`, `test_x`, `test_y` and, with domains, `train_d`, `test_d`."""
+    """Put a data set together from a cache entry: `train_x`, `train_y`, `test_x`, `test_y`; with domains, `train_d`, `test_d`."""
     train, test = Arrays(arrays["train_x"], arrays["train_y"]), Arrays(arrays["test_x"], arrays["test_y"])
     return DataSet(key, class_names, mean, std, train, test, domain_names, arrays.get("train_d"), arrays.get("test_d"))

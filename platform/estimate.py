@@ -9,10 +9,8 @@ import torch
 from torch.nn import functional
 
 from .assembly import Parts, assemble
-from .config import settings_of
 from .optimization import make_optimizer, num_iterations, value_at
 from .plan import PlannedTrial
-from .seeding import generator
 
 _START = 20.0  # seconds for Ray and the workers' imports, on 2 cores
 _STEPS = 20
@@ -44,13 +42,12 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
 def _trial(parts: Parts) -> tuple[float, float]:
     """Seconds and checkpoint bytes of one trial: training steps and an evaluation after each experience."""
     config, stream = parts.config, parts.stream
-    (network, settings), *_ = settings_of(config, "networks")
-    model = network.build(settings, stream.shape, len(stream.class_names), generator(0))
+    model = parts.network()
     iterations = sum(_iterations(parts, number) for number in range(len(stream.experiences)))
     batch = value_at(config.training.batch_size, 0, "training.batch_size")
     x = torch.randn(batch, *stream.shape)
     y = torch.zeros(batch, dtype=torch.int64)
-    optimizer = make_optimizer(config.training.optimizer, model.parameters(), 0)
+    optimizer = make_optimizer(config.training.optimizer, model.named_parameters(), 0)
     started = time.perf_counter()
     for _ in range(_STEPS):
         optimizer.zero_grad()

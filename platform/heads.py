@@ -1,16 +1,20 @@
-"""A classifier that grows with the classes, and how weights are initialised.
+"""A head that grows with the classes, the network it stands on, and how weights are initialised.
 
 Shapes: B batch, D features, C classes.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from .errors import listed
+
 Init = Literal["kaiming", "xavier"]
+_SHOWN = 30  # layers in a message
 
 
 class Head(nn.Module):
@@ -47,6 +51,33 @@ class Head(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, D) -> logits (B, C)."""
         return functional.linear(features, self.weight, self.bias)
+
+
+class Classifier(nn.Module):
+    """What each network here is: a `trunk` that makes features of inputs, and a growing `head`."""
+
+    def __init__(self, trunk: nn.Module, num_features: int, num_classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = Head(num_features, num_classes, generator)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, *shape) -> features (B, D), what the head is given."""
+        return self.trunk(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, *shape) -> logits (B, C)."""
+        return self.head(self.features(x))  # type: ignore[no-any-return]
+
+
+def layers_of(names: Iterable[str]) -> str:
+    """The layers of parameters' names, for an error message: of a deep network only those that the others stand in."""
+    layers = [name.split(".")[:-1] or [name] for name in names]
+    for depth in range(max(map(len, layers), default=0), 0, -1):
+        found = {".".join(parts[:depth]) + (".*" if len(parts) > depth else "") for parts in layers}
+        if len(found) <= _SHOWN or depth == 1:
+            return listed(found)
+    return ""
 
 
 def initialise(module: nn.Module, init: Init, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Modules that a config names by their dotted path: the user's own and Avalanche's, never what lies in a run's folder."""
+"""Modules that a config names: by a dotted path or with a colon, the user's own, Avalanche's, never those in a run's folder."""
 
 import importlib
 import importlib.util
@@ -8,6 +8,12 @@ from typing import Any
 
 from .errors import UserError
 from .files import run_folder_of
+
+
+def parted(name: str) -> tuple[str, dict[str, str]]:
+    """``torchvision:resnet18`` -> the module `torchvision` and its setting `name`; any other name has no such setting."""
+    module, colon, inner = name.partition(":")
+    return module, {"name": inner} if colon else {}
 
 
 def import_path(key: str, path: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from . import plugins, snapshot
 from .evaluation import Row, collecting, logits_of
-from .optimization import culprit, factor, num_iterations, value_at
+from .optimization import culprit, factor, num_iterations, set_lr, value_at
 from .plugins import EVAL_EVENTS, Plugin
 from .template import Template
 
@@ -123,8 +123,7 @@ class Learner(Template):
             self.on_iteration(self)
             self.mbatch = mbatch
             if scheduled:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = base_lr * factor(config.schedule, done, self.num_iterations)
+                set_lr(self.optimizer, base_lr * factor(config.schedule, done, self.num_iterations))
             self._unpack_minibatch()
             self._fire("before_training_iteration")
             if self.augment is not None:

@@ -153,7 +153,7 @@ class TrialLedger(_Held):
         """Add one event as one line, at once visible to readers (durable after `flush`).
 
         Args:
-            kind: "epoch", "experience", "note" or "resources".
+            kind: "epoch", "experience", "probe", "note" or "resources".
             experience: from 1; 0 is before the first.
             iteration: training iterations since the trial began.
             event: the other fields.

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import plugins
 from .errors import UserError
 
 _MAX_BYTES = 1_000_000
@@ -48,7 +49,8 @@ def _parse(text: str, source: str) -> Any:
         except yaml.YAMLError:
             return _built(_Loader(text), source)  # it words the error better
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: is not valid YAML: {error}") from None
+        hint = " (A text that begins with {, [ or * is to stand in quotes.)" if "<scalar>" in str(error) else ""
+        raise UserError(f"{source}: is not valid YAML: {error}{hint}") from None
     except RecursionError:
         raise UserError(f"{source}: is nested too deeply, or an alias stands inside of what it names.") from None
 
@@ -122,7 +124,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 def nested(key: str, value: Any) -> dict[str, Any]:
     """``a.b=1`` -> ``{a: {b: 1}}``; a dotted path of a module under strategies, benchmark or model stays one key."""
     parts = key.split(".")
-    if parts[0] in ("strategies", "benchmark", "model") and len(parts) > 3:
+    if len(parts) > 3 and _is_dotted(parts[0], parts[1]):
         parts = [parts[0], ".".join(parts[1:-1]), parts[-1]]
     if parts[:2] == ["sweep", "space"] and len(parts) > 3:
         parts = ["sweep", "space", ".".join(parts[2:])]  # a search space's keys are dotted
@@ -141,6 +143,12 @@ class _Whole:
     """A value that replaces what was at its key instead of merging with it."""
 
     value: Any
+
+
+def _is_dotted(key: str, name: str) -> bool:
+    """Whether a module's dotted path begins there: under one of these keys, with no shipped name (those have nested settings)."""
+    kinds: dict[str, plugins.Kind] = {"strategies": "strategies", "benchmark": "benchmarks", "model": "networks"}
+    return key in kinds and name not in plugins.names(kinds[key])
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
+from torch.nn import Parameter
 
 from .errors import UserError
+from .heads import layers_of
 from .plugins import name_of
 from .settings import Optimizer, Schedule, Training
 
@@ -28,23 +31,57 @@ def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
     return value[experience]
 
 
-def make_optimizer(
-    config: Optimizer, parameters: Iterable[torch.nn.Parameter], experience: int
-) -> torch.optim.Optimizer:
-    """A new optimizer over `parameters` with the rates of an experience (0-based)."""
-    lr = value_at(config.lr, experience, "training.optimizer.lr")
-    decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
+def make_optimizer(config: Optimizer, named: Iterable[tuple[str, Parameter]], experience: int) -> torch.optim.Optimizer:
+    """A new optimizer over the `named` parameters with the rates of an experience (0-based)."""
+    optimizer: torch.optim.Optimizer
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
-    cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return cls(parameters, lr=lr, weight_decay=decay)
+        optimizer = torch.optim.SGD(parameter_groups(config, named), lr=0.0, momentum=config.momentum)
+    else:
+        cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        optimizer = cls(parameter_groups(config, named))
+    set_rates(optimizer, config, experience)
+    return optimizer
+
+
+def parameter_groups(config: Optimizer, named: Iterable[tuple[str, Parameter]]) -> list[dict[str, Any]]:
+    """The parameters of each pattern in `config.groups` and, last, the rest; each with its factors in `factors`.
+
+    Raises:
+        UserError: a pattern fits no parameter that the ones before it have left.
+    """
+    left = dict(named)
+    known = layers_of(left)
+    groups: list[dict[str, Any]] = []
+    for pattern, factors in config.groups.items():
+        names = [name for name in left if fnmatchcase(name, pattern)]
+        if not names:
+            raise UserError(
+                f"training.optimizer.groups.{pattern}: fits no parameter (that a pattern before it has left). "
+                f"Layers of this network: {known}."
+            )
+        groups.append({"params": [left.pop(name) for name in names], "factors": dict(factors)})
+    if left or not groups:
+        groups.append({"params": list(left.values())})
+    return groups
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: int) -> None:
-    """Give an optimizer the learning rate and weight decay of an experience (0-based)."""
+    """Give each group of an optimizer the learning rate and weight decay of an experience (0-based)."""
+    set_lr(optimizer, value_at(config.lr, experience, "training.optimizer.lr"))
+    decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
     for group in optimizer.param_groups:
-        group["lr"] = value_at(config.lr, experience, "training.optimizer.lr")
-        group["weight_decay"] = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
+        group["weight_decay"] = decay * _factor(group, "weight_decay")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate, times the factor of each group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * _factor(group, "lr")
+
+
+def _factor(group: dict[str, Any], key: str) -> float:
+    factor: float = group.get("factors", {}).get(key, 1.0)
+    return factor
 
 
 def num_iterations(training: Training, experience: int, num_batches: int) -> int:

@@ -1,6 +1,7 @@
 """Where strategies, benchmarks and networks are found by name, and the base of our own plugins.
 
 A module of one of these kinds has a frozen dataclass `Config` and a function `build`; its file's name is its name in the YAML.
+A colon (``torchvision:resnet18``) gives the module its setting `name`.
 A dotted path (``mypkg.mymodule``) names a module of the user's own with the same contract; under ``strategies`` it may also
 name an Avalanche plugin class (``avalanche.training.plugins.EWCPlugin``), under ``benchmark`` a function that makes an Avalanche
 benchmark (``avalanche.benchmarks.SplitCIFAR100``): the settings are then its arguments.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UserError, listed, nearest
 from .files import run_folder_of
-from .importing import import_path
+from .importing import import_path, parted
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +79,11 @@ def names(kind: Kind) -> list[str]:
 
 def check_name(kind: Kind, name: str) -> None:
     """Refuse a name that no module has, without importing anything (a dotted path is left to `resolve`)."""
-    if "." not in name and name not in names(kind):
+    module, _ = parted(name)
+    if "." not in module and module not in names(kind):
         known = names(kind)
         raise UserError(
-            f"{KEYS[kind]}.{name}: there is no such name.{nearest(name, known)} Known: {listed(known)}; "
+            f"{KEYS[kind]}.{name}: there is no such name.{nearest(module, known)} Known: {listed(known)}; "
             f"or give the dotted path of a module of your own."
         )
 
@@ -93,6 +95,7 @@ def resolve(kind: Kind, name: str) -> Any:
         UserError: nothing of that name can be imported, or it has not the contract (`Config` and `build`).
     """
     check_name(kind, name)
+    name, _ = parted(name)
     if "." not in name:
         return importlib.import_module(f"{__package__.rpartition('.')[0]}.{_FOLDERS[kind].replace('/', '.')}.{name}")
     found = import_path(f"{KEYS[kind]}.{name}", name)
@@ -271,17 +274,20 @@ def samples(dataset: Any, indices: "torch.Tensor | None" = None) -> "tuple[torch
     return found.stream.normalise(x), y
 
 
-def batches(dataset: Any, size: int) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
-    """The samples of a dataset in order, `size` at a time, as `samples` returns them."""
+def batches(
+    dataset: Any, size: int, order: "torch.Tensor | None" = None
+) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    """The samples of a dataset, `size` at a time, as `samples` returns them; `order` (n,): at these positions, null: all."""
+    import torch
+
     from .streams import resident
 
     found = resident(dataset)
-    for start in range(0, len(dataset), size):
-        stop = min(start + size, len(dataset))
+    for index in (torch.arange(len(dataset)) if order is None else order).split(size):
         if found is None:
-            yield _items(dataset, range(start, stop))
+            yield _items(dataset, index.tolist())
         else:
-            yield found.stream.normalise(found.x[start:stop]), found.y[start:stop]
+            yield found.stream.normalise(found.x[index]), found.y[index]
 
 
 def _items(dataset: Any, positions: Iterable[int]) -> "tuple[torch.Tensor, torch.Tensor]":

@@ -7,6 +7,7 @@ from typing import Self
 
 from .ledger import TrialLedger
 from .plugins import EVENTS
+from .probe import Probe
 from .reader import status_of
 
 
@@ -39,12 +40,13 @@ class recording:
 
 
 def _hook(trace: TracebackType | None) -> str | None:
-    """The plugin and hook in which an exception arose, found in the traceback: costs nothing while all is well."""
+    """The plugin or probe and its method in which an exception arose, found in the traceback: costs nothing while all is well."""
     found = None
     while trace is not None:
         frame: FrameType = trace.tb_frame
-        if frame.f_code.co_name in EVENTS and "self" in frame.f_locals:
-            plugin = type(frame.f_locals["self"])
-            found = f"{plugin.__module__}.{plugin.__qualname__}.{frame.f_code.co_name}"
+        owner, method = frame.f_locals.get("self"), frame.f_code.co_name
+        if owner is not None and (method in EVENTS or (isinstance(owner, Probe) and hasattr(Probe, method))):
+            plugin = type(owner)
+            found = f"{plugin.__module__}.{plugin.__qualname__}.{method}"
         trace = trace.tb_next
     return found

@@ -18,6 +18,7 @@ from .comparison import VIEWS, Result, Row, cell, finished, results_of, table, v
 from .errors import UserError
 from .files import write_text
 from .pieces import card, downloads, heat, key, pair, plot, script_json, summary_table, trials_table
+from .probe_charts import section
 from .reader import name_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
@@ -125,8 +126,11 @@ def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], sty
     mine = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
     both, few = len(mine) > 1, charts.drawn(variants)
     some = next(iter(variants.values()))[0]
-    about = f"{len(some.experiences)} experiences, {some.scenario}-incremental, {int(some.sizes.sum()):,} test samples."
-    if not both:
+    kind = "of classes and domains" if some.scenario == "mixed" else f"{some.scenario}-incremental"
+    about = f"{len(some.experiences)} experiences, {kind}, {int(some.sizes.sum()):,} test samples."
+    if some.scenario == "task":
+        about += " The task is given, in training and testing: each prediction is among its own classes."
+    elif not both:
         about += " Knowing the experience changes no number here: task-agnostic and task-aware views are one."
     parts = [f'<section id="stream-{number}"><h2>{escape(name)}</h2><p class="soft">{about}</p>']
     parts.append(_takeaway(next(iter(mine.values()))))
@@ -143,7 +147,7 @@ def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], sty
         parts.append(pair([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine]))
     parts += [_toggle(list(mine)) if both else ""]
     parts += [_details(few, found, view, style, hidden=view != next(iter(mine))) for view, found in mine.items()]
-    return "\n".join([*parts, _training(few, style), "</section>"])
+    return "\n".join([*parts, _training(few, style), section(few, style), "</section>"])
 
 
 def _takeaway(rows: Sequence[Row]) -> str:
@@ -206,10 +210,15 @@ def _panel(variants: Variants, view: str, style: Mapping[str, Look], number: int
 
 
 def _training(variants: Variants, style: Mapping[str, Look]) -> str:
-    """Loss and validation accuracy by epoch, where they were recorded."""
+    """Loss, accuracy and the gap between training and validation by epoch, where they were recorded."""
     cards = []
-    for name in ("loss", "validation_accuracy"):
+    for name, note in (
+        ("loss", "Dotted: training."),
+        ("accuracy", "Dotted: on training samples; full: on the validation split."),
+        ("generalisation_gap", "Accuracy on training samples minus that on the validation split."),
+    ):
         figure = charts.training(variants, style, name)
         if figure is not None:
-            cards.append(card(f"Training: {name.replace('_', ' ')}", plot(figure, 350), "First seed of each variant."))
+            title = f"Training: {name.replace('_', ' ')}"
+            cards.append(card(title, plot(figure, 350), f"{note} First seed of each variant."))
     return pair(cards)

@@ -23,7 +23,13 @@ Mode = Literal["online", "offline", "disabled"]
 Fingerprint = tuple[tuple[int, int, int] | None, ...]
 _FIRST, _SHARE = 100, 400  # of the trials that do not run: the next ones to start, and others in turn, in each round
 # Fields of an epoch's event whose dashboard name is not train/<field>; `iteration` and `epoch` are axes.
-_EPOCH_NAMES = {"lr": "train/learning_rate", "validation_accuracy": "validation/accuracy"}
+_EPOCH_NAMES = {
+    "lr": "train/learning_rate",
+    "train_loss": "train/evaluated_loss",
+    "train_accuracy": "train/accuracy",
+    "validation_loss": "validation/loss",
+    "validation_accuracy": "validation/accuracy",
+}
 _AXES = ("kind", "experience", "iteration")
 
 
@@ -107,12 +113,14 @@ class Follower:
 
 
 def row_of(event: Mapping[str, Any]) -> Row | None:
-    """Return the row of an epoch's or an experience's event, None for other kinds; nulls are left out."""
+    """Return the row of an epoch's, an experience's or a probe's event, None for other kinds; nulls are left out."""
     experience, iteration = event["experience"], event["iteration"]
     if event["kind"] == "epoch":
         numbers = _numbers(event, "")
         values = {_EPOCH_NAMES.get(name, f"train/{name}"): value for name, value in numbers.items()}
-        return Row("iteration", iteration, values, (experience, 0, iteration, event.get("epoch", 0)))
+        return Row("iteration", iteration, values, (experience, 0, iteration, 0, event.get("epoch", 0)))
+    if event["kind"] == "probe":
+        return _probe_row(event)
     if event["kind"] != "experience":
         return None
     values = {f"cost/{name}": value for name, value in _numbers(event, "").items()}
@@ -120,7 +128,20 @@ def row_of(event: Mapping[str, Any]) -> Row | None:
         cells = {f"experience_{number:02d}": cell for number, cell in enumerate(event.get(view) or (), 1)}
         values |= _numbers(cells, f"accuracy/{view}/")
     values |= metric_values(event.get("metrics") or {})
-    return Row("experience", experience, values, (experience, 1, iteration, 0))
+    return Row("experience", experience, values, (experience, 1, iteration, 0, 0))
+
+
+def _probe_row(event: Mapping[str, Any]) -> Row:
+    """What a probe found: after an experience, or amid one."""
+    after = bool(event.get("after"))
+    prefix = f"{'probe' if after else 'probe_during'}/{event.get('probe')}/"
+    values = _numbers({**(event.get("values") or {}), "seconds": event.get("seconds")}, prefix)
+    key = (event["experience"], int(after), event["iteration"], 1, event.get("order", 0))
+    return (
+        Row("experience", event["experience"], values, key)
+        if after
+        else Row("iteration", event["iteration"], values, key)
+    )
 
 
 def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:

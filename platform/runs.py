@@ -31,8 +31,8 @@ _INTERVAL = 15.0  # seconds between two uploads of a live run
 _PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each count of a run's rows: it may come later than they do
 # W&B's step axes, and the prefixes of what is shown over each
 _AXES = {
-    "iteration": ("train", "validation", "resources"),
-    "experience": ("accuracy", "task_agnostic", "task_aware", "cost"),
+    "iteration": ("train", "validation", "resources", "probe_during"),
+    "experience": ("accuracy", "task_agnostic", "task_aware", "cost", "probe"),
 }
 _log = logging.getLogger("retain.projector")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 Settings = Mapping[str, Any]
 PerExperience = float | tuple[float, ...]
 IntPerExperience = int | tuple[int, ...]
+GROUP_FACTORS = ("lr", "weight_decay")  # what a group of parameters may have factors of
 
 
 def _positive(name: str, value: PerExperience | None, *, zero: bool = False) -> None:
@@ -39,7 +40,8 @@ def _seed(name: str, value: int | None) -> None:
 class Optimizer:
     """The optimizer: `name` sgd, adam or adamw; `reset`: a new one for each experience (its moments start from zero).
 
-    `groups`: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head*": {lr: 10}}; the first fit holds.
+    `groups`: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head.*": {lr: 10}}; the first pattern
+    that fits a parameter holds for it, the rest have factors of 1.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -56,6 +58,13 @@ class Optimizer:
         _positive("clip", self.clip)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: must be in [0, 1)")
+        for pattern, factors in self.groups.items():
+            for key, value in factors.items():
+                if key not in GROUP_FACTORS:
+                    raise ValueError(
+                        f"groups.{pattern}.{key}={value}: unknown key; must be one of {', '.join(GROUP_FACTORS)}"
+                    )
+                _positive(f"groups.{pattern}.{key}", value, zero=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +102,7 @@ class Training:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
-    augmentation: str | tuple[Settings, ...] | None = None
+    augmentation: str | tuple[str | Settings, ...] | None = None
 
     def __post_init__(self) -> None:
         _positive("epochs", self.epochs)

@@ -82,7 +82,7 @@ def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
         learner.scaler.load_state_dict(state["scaler"])
     if state["optimizer"] is None:
         return
-    learner.optimizer = make_optimizer(learner.training.optimizer, learner.model.parameters(), 0)
+    learner.optimizer = make_optimizer(learner.training.optimizer, learner.model.named_parameters(), 0)
     # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
     learner.optimized_param_id = dict(learner.model.named_parameters())
     learner.optimizer.load_state_dict(state["optimizer"])

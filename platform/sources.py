@@ -13,7 +13,7 @@ from .cache import DataFolders
 from .config import build
 from .data_set import DataSet
 
-Source = str | Mapping[str, Mapping[str, Any]]
+Source = str | Mapping[str, Mapping[str, Any] | None]
 
 
 def checked(source: Source) -> dict[str, dict[str, Any]]:
@@ -31,6 +31,13 @@ def load(source: Source, folders: DataFolders) -> DataSet:
     _, module, config = _resolved(source)
     found: DataSet = module.build(config, folders)
     return found
+
+
+def with_domains() -> list[str]:
+    """The shipped data sets that have domains: their modules say ``HAS_DOMAINS = True``."""
+    return [
+        name for name in plugins.names("datasets") if getattr(plugins.resolve("datasets", name), "HAS_DOMAINS", False)
+    ]
 
 
 def _resolved(source: Source) -> tuple[str, Any, Any]:

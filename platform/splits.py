@@ -1,231 +1,183 @@
-"""How a data set becomes a stream: by class, by permuted pixels, by rotation; and the settings of each way.
+"""How a data set becomes a stream of new classes, each in one experience; and the settings of that.
 
-Whatever is drawn comes from its own generator, seeded by (seed, purpose, number): the validation pictures of a class do
-not move when the order of the classes does. N samples, C channels, H height, W width.
+Shapes: N samples of a part of the data set, n of them chosen. Labels are numbered in order of appearance.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import numpy as np
 import torch
 
-from .cache import DataFolders, prepared
 from .data_set import DataSet
-from .streams import Arrays, Experience, Part, Stream
+from .errors import UserError, nearest
+from .streams import Arrays, Experience, Part, Scenario, Stream
+from .variants import ORDER, Variants, divide, draws, few, spread
 
-_Array = np.ndarray[Any, np.dtype[Any]]
-_ORDER, _VALIDATION, _PIXELS = range(3)  # the purposes of random numbers
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassSplit:
-    """Settings of a stream of new classes over a data set of `NUM_CLASSES`.
-
-    num_experiences: how many experiences; must divide the number of classes.
-    class_order: the classes in their order of appearance; null: shuffled by the seed.
-    validation: fraction of each class's training pictures kept for validation.
-    """
-
-    NUM_CLASSES: ClassVar[int] = 10
-    num_experiences: int = 5
-    class_order: tuple[int, ...] | None = None
-    validation: float = 0.1
-
-    def __post_init__(self) -> None:
-        total = self.NUM_CLASSES
-        count = self.num_experiences
-        if not 1 <= count <= total:
-            raise ValueError(f"num_experiences={count}: must be between 1 and {total}, the number of classes")
-        if total % count:
-            allowed = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
-            raise ValueError(f"num_experiences={count}: must divide the number of classes, {total}: {allowed}")
-        if self.class_order is not None and sorted(self.class_order) != list(range(total)):
-            raise ValueError(f"class_order={self.class_order}: must hold each class from 0 to {total - 1} once")
-        _check_validation(self.validation)
+_SHOWN = 10  # so many classes are named in an experience's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Permuted:
-    """Settings of a stream of domains that differ by a permutation of the pixels.
+class TaskSplit(Variants):
+    """Settings of a stream that has each class in one experience.
 
-    num_experiences: how many domains; the first is unpermuted.
-    validation: fraction of each class's training pictures kept for validation, the same pictures in each domain.
+    num_experiences: how many experiences; must divide the number of classes (after those of `first`) equally.
+    first: classes in a large first experience, the rest divided equally among the others: 50 with num_experiences 11 is
+        B50 with 10 steps on 100 classes; null: all alike.
+    class_order: the classes, by number or by name, in their order of appearance; null: shuffled by the seed.
     """
 
+    NUM_CLASSES: ClassVar[int | None] = None  # where it is known before the data are
     num_experiences: int = 5
-    validation: float = 0.1
+    first: int | None = None
+    class_order: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
+        Variants.__post_init__(self)
         if self.num_experiences < 1:
-            raise ValueError(f"num_experiences={self.num_experiences}: must be at least 1")
-        _check_validation(self.validation)
+            raise ValueError(f"num_experiences={self.num_experiences!r}: must be at least 1")
+        if self.first is not None and self.first < 1:
+            raise ValueError(f"first={self.first!r}: must be at least 1, or null")
+        if self.NUM_CLASSES is not None:
+            sizes(self.NUM_CLASSES, self.num_experiences, self.first)
+            if all(isinstance(label, int) for label in self.class_order or ()):  # names are known with the data
+                ordered(self.class_order, tuple(str(label) for label in range(self.NUM_CLASSES)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rotated:
-    """Settings of a stream of domains that differ by a rotation of the pictures.
+class ClassSplit(TaskSplit):
+    """Settings of a stream of new classes that are told apart among all.
 
-    angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
-    validation: fraction of each class's training pictures kept for validation, the same pictures in each domain.
+    blurry: blurry boundaries: this fraction of each class's training samples is met in the other experiences, evenly; the
+        test and validation samples stay with the class's own experience.
     """
 
-    angles: tuple[float, ...] = (0.0, 30.0, 60.0, 90.0, 120.0)
-    validation: float = 0.1
+    blurry: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.angles or not all(math.isfinite(angle) for angle in self.angles):
-            raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
-        if len({angle % 360 for angle in self.angles}) < len(self.angles):
-            raise ValueError(f"angles={self.angles}: must differ from each other (360 degrees is 0)")
-        _check_validation(self.validation)
+        TaskSplit.__post_init__(self)
+        if not 0 <= self.blurry < 1:
+            raise ValueError(f"blurry={self.blurry!r}: must be at least 0 and less than 1, a fraction of the samples")
+        if self.blurry and self.shots is not None:
+            raise ValueError(f"blurry={self.blurry!r}: goes not together with shots={self.shots!r}")
+        if self.blurry and self.num_experiences == 1:
+            raise ValueError(f"blurry={self.blurry!r}: needs at least two experiences")
 
 
-def _check_validation(validation: float) -> None:
-    """Refuse a fraction that leaves nothing to train on."""
-    if not 0 <= validation < 1:
-        raise ValueError(f"{validation=}: must be at least 0 and less than 1, a fraction of the training pictures")
+def sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int]:
+    """How many new classes each experience has.
 
-
-def by_class(name: str, source: DataSet, config: ClassSplit, seed: int) -> Stream:
-    """Build a stream of new classes: labels are numbered in order of appearance, each class is in one experience."""
-    num_classes = len(source.class_names)
-    order = config.class_order or tuple(_generator(seed, _ORDER).permutation(num_classes).tolist())
-    label_of = torch.empty(num_classes, dtype=torch.int64)
-    label_of[list(order)] = torch.arange(num_classes)
-    train, test = (Arrays(part.x, label_of[part.y]) for part in (source.train, source.test))
-    fit, held = _validation_split(source, config.validation, seed)
-    class_names = tuple(source.class_names[c] for c in order)
-    size = num_classes // config.num_experiences
-    experiences = []
-    for first in range(0, num_classes, size):
-        classes = tuple(range(first, first + size))
-        parts = _of_classes(train, fit, classes), _of_classes(train, held, classes), _of_classes(test, None, classes)
-        experiences.append(Experience("classes " + ", ".join(class_names[c] for c in classes), classes, *parts))
-    return _stream(name, "class", source, experiences, class_names)
-
-
-def permuted(name: str, source: DataSet, config: Permuted, seed: int) -> Stream:
-    """Build a stream of domains: the pictures as they are, then under seeded permutations of their pixels."""
-    domains = [("permutation 0", source.train.x, source.test.x)]
-    height, width = source.shape[1:]
-    for number in range(1, config.num_experiences):
-        pixels = _generator(seed, _PIXELS, number).permutation(height * width)
-        domains.append((f"permutation {number}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
-    return _domains(name, source, domains, config.validation, seed)
-
-
-def rotated(name: str, source: DataSet, config: Rotated, seed: int, data: DataFolders) -> Stream:
-    """Build a stream of domains: the pictures under each rotation, prepared once in the cache."""
-    domains = []
-    for angle in config.angles:
-        train, test = _rotated_pictures(source, float(angle), data)
-        domains.append((f"rotation {angle:g}", train, test))
-    return _domains(name, source, domains, config.validation, seed)
-
-
-def rotate(pictures: _Array, angle: float) -> _Array:
-    """Rotate pictures (N, C, H, W) uint8 counter-clockwise about their centre by `angle` degrees; the rim is black.
-
-    Bilinear in integer arithmetic, so that the bytes are the same on every machine.
+    Raises:
+        ValueError: they cannot be divided so; says which numbers of experiences can.
     """
-    count, channels, height, width = pictures.shape
-    neighbours, weights = _bilinear(height, width, math.radians(angle))
-    flat = np.zeros((count * channels, height * width + 1), dtype=np.uint8)  # the last column is the black outside
-    flat[:, :-1] = pictures.reshape(count * channels, -1)
-    result = np.empty((count * channels, height * width), dtype=np.uint8)
-    for start in range(0, len(flat), 1024):
-        chunk = flat[start : start + 1024]
-        total = sum(np.take(chunk, n, axis=1) * w for n, w in zip(neighbours, weights, strict=True))
-        result[start : start + 1024] = (total + 2**19) >> 20
-    return result.reshape(pictures.shape)
+    before = 0 if first is None else 1
+    rest, steps = num_classes - (first or 0), num_experiences - before
+    if rest < 1:
+        raise ValueError(f"first={first}: must be less than {num_classes}, the number of classes")
+    if not 1 <= steps <= rest:
+        what = "the number of classes" if first is None else f"1 and the {rest} classes left by first={first}"
+        raise ValueError(f"num_experiences={num_experiences}: must be between {1 + before} and {rest + before}, {what}")
+    if rest % steps:
+        allowed = ", ".join(str(number + before) for number in range(1, rest + 1) if rest % number == 0)
+        what = f"divide the number of classes, {num_classes}" if first is None else f"divide the {rest} classes left"
+        raise ValueError(f"num_experiences={num_experiences}: must {what}: {allowed}")
+    return ([] if first is None else [first]) + [rest // steps] * steps
 
 
-def _bilinear(height: int, width: int, turn: float) -> tuple[_Array, _Array]:
-    """For each pixel of the result: its four source pixels (4, H * W) and their weights, which sum to 2**20."""
-    rows, columns = np.indices((height, width)).reshape(2, -1) - np.array([[(height - 1) / 2], [(width - 1) / 2]])
-    # rows go down: a counter-clockwise turn of the picture looks up its source by this clockwise one
-    y = rows * math.cos(turn) + columns * math.sin(turn) + (height - 1) / 2
-    x = columns * math.cos(turn) - rows * math.sin(turn) + (width - 1) / 2
-    places, weights = [], []
-    for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        (row, in_row), (column, in_column) = (_side(at, up) for at, up in zip((y, x), step, strict=True))
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        places.append(np.where(inside, row * width + column, height * width))
-        weights.append(in_row * in_column)
-    return np.stack(places), np.stack(weights).astype(np.int32)
+def ordered(given: Sequence[int | str] | None, class_names: tuple[str, ...]) -> list[int] | None:
+    """Numbers of the classes in the order given by number or by name; None: none is given.
+
+    Raises:
+        ValueError: a class is unknown, missing or named twice.
+    """
+    if given is None:
+        return None
+    found = [_number(one, class_names) for one in given]
+    if sorted(found) != list(range(len(class_names))):
+        missing = [class_names[label] for label in range(len(class_names)) if found.count(label) != 1]
+        wrong = f"once; missing or twice: {', '.join(missing[:_SHOWN])}"
+        raise ValueError(f"class_order={list(given)}: must hold each class from 0 to {len(class_names) - 1} {wrong}")
+    return found
 
 
-def _side(at: _Array, up: int) -> tuple[_Array, _Array]:
-    """The grid line below (`up` 0) or above (1) each coordinate, and its weight in 1024ths."""
-    fine = np.round(at * 1024).astype(np.int64)
-    line, rest = fine // 1024, fine % 1024
-    return (line + 1, rest) if up else (line, 1024 - rest)
+def _number(given: int | str, class_names: tuple[str, ...]) -> int:
+    if isinstance(given, int) and 0 <= given < len(class_names):
+        return given
+    if given in class_names:
+        return class_names.index(str(given))
+    known = f"the numbers 0 to {len(class_names) - 1}, or the names of the classes"
+    raise ValueError(f"class_order: {given!r} is no class: {known}.{nearest(str(given), class_names)}")
 
 
-def _rotated_pictures(source: DataSet, angle: float, data: DataFolders) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training and test pictures at an angle."""
-    if angle % 360 == 0:
-        return source.train.x, source.test.x
-    parts = {"train_x": source.train.x, "test_x": source.test.x}
-    made = prepared(
-        f"{source.key}-rotated{angle % 360!r}",
-        lambda: {part: rotate(x.numpy(), angle) for part, x in parts.items()},
-        data.cache,
-    )
-    return made["train_x"], made["test_x"]
+def by_class(name: str, source: DataSet, config: TaskSplit, seed: int, scenario: Scenario = "class") -> Stream:
+    """Build a stream of new classes, each in one experience; the data set's domains, where it has some, are pooled.
 
-
-def _permute(pictures: torch.Tensor, pixels: _Array) -> torch.Tensor:
-    """Put the pixels of pictures (N, C, H, W) into another order, the same in each channel."""
-    moved = np.take(pictures.flatten(2).numpy(), pixels, axis=2)  # 3 times as fast as indexing in torch
-    return torch.from_numpy(moved).view(pictures.shape)
-
-
-def _domains(
-    name: str, source: DataSet, domains: Sequence[tuple[str, torch.Tensor, torch.Tensor]], validation: float, seed: int
-) -> Stream:
-    """Build a stream of domains (name, training pictures, test pictures): all classes, and the same split, in each."""
-    fit, held = _validation_split(source, validation, seed)
-    every = torch.arange(len(source.test.y))
-    classes = tuple(range(len(source.class_names)))
+    Raises:
+        UserError: the data set's classes cannot be divided or ordered as the settings say.
+    """
+    try:
+        steps = sizes(len(source.class_names), config.num_experiences, config.first)
+        order = ordered(config.class_order, source.class_names)
+    except ValueError as error:
+        raise refusal(name, error) from None
+    found = renumbered(source, order or drawn_order(source, seed))
+    fit, held = divide(source, config, seed)
+    home = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))  # of each class
+    place = home[found.train.y[fit]]
+    blurry = config.blurry if isinstance(config, ClassSplit) else 0.0
+    if blurry:
+        place = spread(place, source.train.y[fit], blurry, len(steps), seed)
     experiences = []
-    for title, train_x, test_x in domains:
-        train, test = Arrays(train_x, source.train.y), Arrays(test_x, source.test.y)
-        experiences.append(Experience(title, classes, Part(train, fit), Part(train, held), Part(test, every)))
-    return _stream(name, "domain", source, experiences, source.class_names)
+    for number in range(len(steps)):
+        classes = tuple(torch.nonzero(home == number).flatten().tolist())
+        parts = (
+            Part(found.train, shots_of(source, config, fit[place == number], number, seed)),
+            Part(found.train, of_classes(found.train.y, held, classes)),
+            Part(found.test, of_classes(found.test.y, torch.arange(len(found.test.y)), classes)),
+        )
+        experiences.append(Experience("classes " + names_of(found, classes), classes, *parts))
+    return stream_of(name, scenario, found, experiences)
 
 
-def _stream(
-    name: str,
-    scenario: Literal["class", "domain"],
-    source: DataSet,
-    experiences: list[Experience],
-    class_names: tuple[str, ...],
-) -> Stream:
+def refusal(name: str, error: ValueError) -> UserError:
+    """What does not fit the data set, with the key's full path."""
+    text = f"benchmark.{name}.{error}"
+    return UserError(text if text.endswith((".", "?")) else f"{text}.")
+
+
+def drawn_order(source: DataSet, seed: int) -> list[int]:
+    """The classes in the order that the seed gives."""
+    return [int(label) for label in draws(seed, ORDER).permutation(len(source.class_names))]
+
+
+def renumbered(source: DataSet, order: Sequence[int]) -> DataSet:
+    """The data set with its classes numbered by their place in `order`; the pictures are the same."""
+    label_of = torch.empty(len(order), dtype=torch.int64)
+    label_of[list(order)] = torch.arange(len(order))
+    train, test = (Arrays(part.x, label_of[part.y]) for part in (source.train, source.test))
+    return replace(source, train=train, test=test, class_names=tuple(source.class_names[label] for label in order))
+
+
+def of_classes(y: torch.Tensor, indices: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Those of the positions `indices` (n,) whose label in `y` (N,) is among the classes."""
+    return indices[torch.isin(y[indices], torch.tensor(list(classes)))]
+
+
+def shots_of(source: DataSet, config: Variants, indices: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+    """What experience `number` (0-based) trains on of the positions `indices` (n,): all, or a few shots of each class."""
+    if config.shots is None or number < config.shots_from:
+        return indices
+    return few(indices, source.train.y[indices], config.shots, seed)
+
+
+def names_of(source: DataSet, classes: Sequence[int]) -> str:
+    """The names of the classes, for an experience's name; of many, the first."""
+    names = [source.class_names[label] for label in classes]
+    if len(names) <= _SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def stream_of(name: str, scenario: Scenario, source: DataSet, experiences: Sequence[Experience]) -> Stream:
     """Put the experiences together with what the data set says of its pictures."""
-    return Stream(name, scenario, tuple(experiences), class_names, source.shape, source.mean, source.std)
-
-
-def _of_classes(arrays: Arrays, indices: torch.Tensor | None, classes: tuple[int, ...]) -> Part:
-    """Those of the indices (None: all) whose label is among the classes."""
-    chosen = torch.arange(len(arrays.y)) if indices is None else indices
-    return Part(arrays, chosen[torch.isin(arrays.y[chosen], torch.tensor(classes))])
-
-
-def _validation_split(source: DataSet, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split the training part into indices to fit on and indices held out, `fraction` of each class, both ascending."""
-    held = torch.zeros(len(source.train.y), dtype=torch.bool)
-    for label in range(len(source.class_names)):
-        members = torch.nonzero(source.train.y == label).flatten()
-        count = min(round(fraction * len(members)), len(members) - 1)  # a class is never held out whole
-        chosen = _generator(seed, _VALIDATION, label).permutation(len(members))[:count]
-        held[members[torch.from_numpy(chosen)]] = True
-    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
-
-
-def _generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Make the generator of one purpose."""
-    return np.random.default_rng([seed, *purpose])
+    return Stream(name, scenario, tuple(experiences), source.class_names, source.shape, source.mean, source.std)

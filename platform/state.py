@@ -18,6 +18,7 @@ from .files import VIEWS
 from .interruption import Interruption, Watchdog
 from .learner import Learner
 from .ledger import TrialLedger
+from .probe import Probes
 from .seeding import seed_globals
 from .settings import Experiment, seconds
 
@@ -48,6 +49,7 @@ class TrialState:
     def __init__(self, config: Experiment, parts: Parts, ledger: TrialLedger, around: Around) -> None:
         self.config, self.parts, self.stream, self.ledger, self.around = config, parts, parts.stream, ledger, around
         self.learner = parts.learner(self.on_epoch, self.on_note, self.on_iteration)
+        self.probes = Probes(parts.probes(ledger.folder / "probes"))
         num_experiences = len(parts.stream.experiences)
         self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
         self.seconds = 0.0  # of the experiences that are done
@@ -69,6 +71,7 @@ class TrialState:
                 checkpoint.pass_over(path, str(error))
                 continue
             self.learner.load_state_dict(state["learner"])
+            self.probes.load_state_dict(state["probes"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
             self._newest = path.name
@@ -90,16 +93,24 @@ class TrialState:
         """Train on experience `number` (0-based), or what is left of it."""
         if not self.learner.is_inside:
             seed_globals(self.parts.seeds.data, "experience", number)
+            self.probes.before_experience(self.learner, number)
         self._since = self._epoch_started = time.perf_counter()
         self.learner.train_experience(number)
         self._train_seconds += time.perf_counter() - self._since
         self.around.watchdog.alive()
 
     def on_iteration(self, learner: Learner) -> None:
-        """Between two iterations: say that the trial lives, checkpoint when it is time, stop when asked to."""
+        """Between two iterations: what `_pause` does, when it is time; then the probes, which a trial that goes on asks again."""
         now = time.monotonic()
-        if now < self._look and self.around.interruption.signal is None:
-            return
+        if now >= self._look or self.around.interruption.signal is not None:
+            self._pause(learner, now)
+        spent = self.probes.spent
+        for event in self.probes.between_iterations(learner):
+            self._append("probe", event)
+        self._leave_out(self.probes.spent - spent)
+
+    def _pause(self, learner: Learner, now: float) -> None:
+        """Say that the trial lives, checkpoint when it is time, stop when asked to."""
         self.around.watchdog.alive()
         stop = self.around.interruption.wanted()
         due = now - self._saved >= self._every and not self.around.writer.busy
@@ -125,6 +136,7 @@ class TrialState:
             "seconds": self.seconds,
             "train_seconds": self._train_seconds,
             "learner": self.learner.state_dict(),
+            "probes": self.probes.state_dict(),
         }
         self.around.writer.save(name, state)
         self._newest, self._saved = name, time.monotonic()
@@ -150,6 +162,9 @@ class TrialState:
         iteration = self.learner.clock.train_iterations
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, usage(self.learner.device))
+        for event in self.probes.after_experience(self.learner, experience - 1):
+            self.ledger.append("probe", experience, iteration, event)
+            self.around.watchdog.alive()
         self._write_matrix()
         if self._resumable:
             self._save(experience)
@@ -171,11 +186,18 @@ class TrialState:
         event = {
             "epoch": learner.clock.train_exp_epochs,
             "loss": learner.epoch_loss,
-            "lr": learner.optimizer.param_groups[0]["lr"],
+            "lr": learner.optimizer.param_groups[-1]["lr"],  # the last group is the one without factors
         }
         event["seconds"], self._epoch_started = now - self._epoch_started, now
-        event |= learner.measured
-        self._append("epoch", event)
+        spent = self.probes.spent
+        found = self.probes.after_epoch(learner)
+        self._leave_out(self.probes.spent - spent)
+        self._append("epoch", found | event | learner.measured)
+
+    def _leave_out(self, seconds: float) -> None:
+        """Probes are no part of the training's time."""
+        self._since += seconds
+        self._epoch_started += seconds
 
     def on_note(self, text: str) -> None:
         """A sentence from a strategy."""

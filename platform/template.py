@@ -56,7 +56,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
         super().__init__(
             model=model.to(device),
-            optimizer=make_optimizer(training.optimizer, model.parameters(), 0),
+            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0),
             train_mb_size=1,
             plugins=list(plugins),
             evaluator=None,
@@ -147,7 +147,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         self.model = self.model_adaptation()
         number, config = self.experience.current_experience, self.training.optimizer
         if config.reset or self.optimized_param_id is None:
-            self.optimizer = make_optimizer(config, self.model.parameters(), number)
+            self.optimizer = make_optimizer(config, self.model.named_parameters(), number)
         else:
             update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
         self.optimized_param_id = dict(self.model.named_parameters())
@@ -158,14 +158,18 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 
         Task-incremental: among the classes of each sample's own task, as with a head for each.
         """
-        output, y = self.mb_output, self.mb_y
-        if self._heads is not None:
-            output = output.masked_fill(~self._heads[self.mb_task_id][:, : output.shape[1]], -torch.inf)
+        output, y = self.own_outputs(self.mb_output, self.mb_task_id), self.mb_y
         if not self.is_training:
             known = y < output.shape[1]
             output, y = output[known], y[known]
         loss: torch.Tensor = self._criterion(output, y)
         return loss
+
+    def own_outputs(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+        """Logits (n, K) of samples of the `tasks` (n,): where the task is given, those of other tasks' classes are -inf."""
+        if self._heads is None:
+            return logits
+        return logits.masked_fill(~self._heads[tasks][:, : logits.shape[1]], -torch.inf)
 
     def forward(self) -> Any:
         """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""

@@ -1,7 +1,7 @@
 """Early stopping: few iterations forget little; each experience ends at its best epoch on its own validation split.
 
     stop after epoch e  when  e - b >= patience;  b: the last epoch whose score is above the best so far by > min_delta
-    score = validation accuracy (over all outputs of the head), or minus the mean validation cross-entropy
+    score = validation accuracy (over all outputs of the head, or of the given task), or minus the mean validation cross-entropy
 
 Whenever the training of an experience ends, by patience or because its epochs ran out, parameters and buffers of epoch
 b are put back (the optimizer's state is not); the last epoch counts, a tie keeps the earlier one, and each experience
@@ -66,19 +66,18 @@ def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> flo
     return -math.inf if math.isnan(loss) else -loss
 
 
-def validation_data(strategy: Any) -> tuple[Tensor, Tensor]:
-    """Inputs (n, *shape) and labels (n,) of the validation splits of the data trained on; a UserError without any."""
+def validation_data(strategy: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (n, *shape), labels (n,), task labels (n,) of the validation splits of the data trained on; UserError if none."""
     experience = strategy.experience
     cumulative = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
     of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
     datasets = [dataset for dataset in map(plugins.validation, of) if dataset is not None]
     if not datasets:
-        raise UserError(
-            "strategies.early_stopping.patience: needs validation data, and there are none: set the benchmark's "
-            "`validation` above 0, or patience: null"
-        )
-    x, y = zip(*map(plugins.samples, datasets), strict=True)
-    return torch.cat(x).to(strategy.device), torch.cat(y).to(strategy.device)
+        reason = "needs validation data, and has none: set the benchmark's `validation` above 0, or patience: null"
+        raise UserError("strategies.early_stopping.patience: " + reason)
+    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(plugins.samples, datasets), strict=True))
+    tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
+    return x, y, torch.tensor(tasks, device=strategy.device)
 
 
 class EarlyStoppingPlugin(plugins.Plugin):
@@ -91,7 +90,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
     def _reset(self) -> None:
         self._epoch, self._best_epoch, self._best = 0, 0, -math.inf
         self._weights: dict[str, Any] | None = None
-        self._data: tuple[Tensor, Tensor] | None = None
+        self._data: tuple[Tensor, Tensor, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Empty between experiences; inside one, the count of epochs and the best weights."""
@@ -122,10 +121,11 @@ class EarlyStoppingPlugin(plugins.Plugin):
         if self.config.patience is None:
             return
         self._data = self._data or validation_data(strategy)
-        x, y = self._data
-        value = score(logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size))), y, self.config.metric)
-        shown = value if self.config.metric == "accuracy" else -value
-        plugins.measure(strategy, f"validation_{self.config.metric}", shown)
+        x, y, tasks = self._data
+        logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
+        own = strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
+        value = score(own, y, self.config.metric)
+        plugins.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..platform.errors import UserError, listed
+from ..platform.heads import layers_of
 from ..platform.plugins import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"layers": []}
@@ -69,7 +70,7 @@ def check_model(config: Config, model: nn.Module) -> None:
     """Refuse patterns that match no parameter of `model`, and a choice that leaves nothing to learn."""
     names = [name for name, _ in model.named_parameters()]
     key = f"strategies.freezing.layers={list(config.layers) if isinstance(config.layers, tuple) else config.layers}"
-    known = listed({name.rpartition(".")[0] or name for name in names})
+    known = layers_of(names)
     for pattern in config.layers if isinstance(config.layers, tuple) else ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"{key}: '{pattern}' matches no parameter. Layers of this network: {known}.")

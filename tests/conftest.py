@@ -23,6 +23,16 @@ Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
 
 
+_RAY = ("test_ray_faults", "test_sweep", "test_cluster")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A process takes whole files, whose fixtures are made once, and one takes all with Ray's clusters."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in _RAY else item.path.stem))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -102,13 +112,16 @@ def _make_experiment(
     benchmark: str = "split", strategies: dict[str, Any] | None = None, seed: int = 0, **training: Any
 ) -> Experiment:
     """`split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm."""
-    cnn = {"small_cnn": {"channels": [4], "hidden": 16, "batch_norm": True}}
+    cnn = {"small_cnn": {"channels": [4], "hidden": 16, "norm": "batch"}}
     kinds: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         "split": ({"split_digits": {}}, {"mlp": {"hidden": [16]}}, {"epochs": 2, "batch_size": 32}),
         "pair": ({"split_digits": {"num_experiences": 2}}, {"mlp": {"hidden": [16]}}, {"epochs": 1, "batch_size": 64}),
         "rotated": ({"rotated_digits": {"angles": [0, 45, 90]}}, cnn, {"epochs": 1, "batch_size": 64}),
     }
     stream, model, defaults = kinds[benchmark]
+    recomputed = (strategies or {}).get("recompute_batchnorm", {"batches": 0})
+    if recomputed != {"batches": 0}:  # is refused without such a layer
+        model = cnn
     return from_dict(
         {
             "name": "test",

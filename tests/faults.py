@@ -58,7 +58,7 @@ STRATEGIES: list[dict[str, Any]] = [
     {"lwf": {}, "replay": {"memory": 20}, "early_stopping": {"patience": 1}, "freezing": {}},
 ]
 MLP = {"mlp": {"hidden": [16], "dropout": 0.2}}
-CNN = {"small_cnn": {"channels": [4], "hidden": 16, "batch_norm": True}}
+CNN = {"small_cnn": {"channels": [4], "hidden": 16, "norm": "batch"}}
 STREAMS: list[dict[str, Any]] = [
     {"benchmark": {"split_digits": {}}, "model": MLP},
     {"benchmark": {"split_digits": {"num_experiences": 2}}, "model": MLP},

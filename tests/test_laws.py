@@ -385,6 +385,7 @@ def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Pat
     return outcome(folder)
 
 
+GROUPS = {"name": "adam", "lr": 0.01, "weight_decay": 0.1, "groups": {"head.*": {"lr": 3, "weight_decay": 0}}}
 RESUMED = [pytest.param(case.values[0], stream, {}, id=f"{case.id}-{stream}") for case in CASES for stream in STREAMS]
 RESUMED += [
     pytest.param({}, "split", {}, id="naive"),
@@ -393,6 +394,8 @@ RESUMED += [
         TOGETHER, "split", {"optimizer": {"name": "adam", "lr": 0.01, "reset": False}}, id="adam kept-together"
     ),
     pytest.param({}, "rotated", {"optimizer": {"name": "sgd", "reset": False}}, id="momentum kept"),
+    pytest.param({}, "split", {"optimizer": GROUPS, "schedule": {"name": "cosine"}}, id="groups"),
+    pytest.param({}, "split", {"optimizer": GROUPS | {"reset": False}}, id="groups kept"),
     pytest.param({}, "split", {"iterations": 13, "schedule": {"name": "cosine", "warmup": 0.2}}, id="cosine"),
     pytest.param({"lawtest.noisy": {}}, "rotated", {}, id="global generators"),
     pytest.param({"lawtest.keeper": {}}, "split", {}, id="mutable state"),

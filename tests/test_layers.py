@@ -20,7 +20,10 @@ LAYERS: list[set[str]] = [
     {
         "loader",
         "loading",
+        "entries",
         "cache",
+        "decoding",
+        "pictures",
         "data_set",
         "sources",
         "reader",
@@ -28,10 +31,21 @@ LAYERS: list[set[str]] = [
         "encoding",
         "checkpoint",
         "disk",
+        "variants",
         "splits",
+        "domains",
+        "rotation",
+        "kernels",
+        "corruptions",
+        "styles",
+        "transformed",
         "evaluation",
+        "probe",
+        "representation",
         "environment",
         "config",
+        "augmentation",
+        "transforms",
     },
     {"networks", "datasets", "benchmarks", "strategies", "probes"},
     {"optimization", "bridge", "foreign", "template", "snapshot", "learner", "assembly"},
@@ -49,10 +63,12 @@ LAYERS: list[set[str]] = [
         "projector",
         "comparison",
         "charts",
+        "probe_charts",
         "pieces",
         "report",
+        "gallery",
     },
-    {"display", "cli"},
+    {"display", "outcome", "prepare", "cli"},
 ]
 ONLY = {  # who may import what
     "ray": {"platform.tuning", "platform.cluster"},
@@ -60,9 +76,10 @@ ONLY = {  # who may import what
     "tensorboard": {"platform.runs"},
     "omegaconf": {"platform.loading"},
     "avalanche": {"platform.template", "platform.bridge"},
-    "torchvision": {"platform.datasets._idx"},
+    "torchvision": {"platform.datasets._download", "platform.networks.torchvision"},
+    "timm": {"platform.networks.timm"},
     "sklearn": {"platform.datasets.digits"},
-    "typer": {"platform.cli"},
+    "typer": {"platform.cli", "platform.outcome"},
 }
 
 
@@ -240,7 +257,7 @@ def test_importing_retain_loads_nothing_heavy() -> None:
 
 def test_strategies_benchmarks_and_networks_load_torch_at_most() -> None:
     modules = [f"retain.{name}" for name in NAMES if name.split(".")[0] in ("strategies", "benchmarks")]
-    modules += [f"retain.{name}" for name in NAMES if name.startswith("platform.networks")]
+    modules += [f"retain.{name}" for name in NAMES if name.startswith(("platform.networks", "platform.probes"))]
     assert len(modules) > 10
     assert loaded(modules, "avalanche,torchvision,sklearn,ray,wandb,plotly,pandas,jax,torch") == "['torch']"
 

@@ -42,7 +42,7 @@ def network(stream: Stream, kind: str = "mlp", num_classes: int = 2) -> nn.Modul
     draw = generator(5, "network")
     if kind == "mlp":
         return mlp.build(mlp.Config(hidden=(12,)), stream.shape, num_classes, draw)
-    config = small_cnn.Config(channels=(3,), hidden=8, batch_norm=kind == "cnn with batch norm")
+    config = small_cnn.Config(channels=(3,), hidden=8, norm="batch" if kind == "cnn with batch norm" else None)
     return small_cnn.build(config, stream.shape, num_classes, draw)
 
 

@@ -19,8 +19,8 @@ README = (ROOT / "README.md").read_text()
 COMMAND = [sys.executable, "-c", "from retain.platform.cli import main; main()"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_the_package_s_doctest_runs_a_trial(request: pytest.FixtureRequest) -> None:
@@ -31,9 +31,19 @@ def test_the_package_s_doctest_runs_a_trial(request: pytest.FixtureRequest) -> N
 
 
 def test_the_config_is_accepted_and_planned() -> None:
-    (text,) = blocks("yaml")
+    text, *_ = blocks("yaml")
     experiment = check_plugins(from_dict(yaml.safe_load(text)))
     assert len(plan(experiment)) == 5 * 2 * 4
+
+
+FRAGMENTS = [*blocks("yaml")[1:], *(b for page in sorted((ROOT / "docs").glob("*.md")) for b in blocks("yaml", page))]
+
+
+@pytest.mark.parametrize("text", FRAGMENTS, ids=lambda text: text.split(":")[0] + str(len(text)))
+def test_the_parts_of_configs_are_accepted(text: str) -> None:
+    """Those of the README and of docs/, each put into a config of its own."""
+    base = {"name": "part", "benchmark": "split_digits", "model": "mlp"}
+    check_plugins(from_dict({**base, **yaml.safe_load(text)}))
 
 
 def test_the_python_example_runs(

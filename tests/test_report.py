@@ -376,7 +376,7 @@ def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: 
     assert figure is not None
     assert list(figure["data"][0]["x"]) == [0.5, 1.0, 1.5, 2.0]
     np.testing.assert_allclose(figure["data"][0]["y"], [1, 0.5, 0.33333, 0.25])
-    assert charts.training(variants, charts.looks(results), "validation_accuracy") is None
+    assert charts.training(variants, charts.looks(results), "accuracy") is None
 
 
 def test_the_command_line_can_have_the_table_without_plotly() -> None:

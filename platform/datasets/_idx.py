@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from ..cache import DataFolders
 from ..errors import UserError
+from ._download import fetch
+from ._files import places
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,7 +39,6 @@ _FILES = {
     "test_x": ("t10k-images", "idx3-ubyte"),
     "test_y": ("t10k-labels", "idx1-ubyte"),
 }
-_SAMPLE = 65536  # bytes at either end of a file that go into its identity; a .gz file's end holds its content's CRC
 
 
 def read_idx(path: Path, dimensions: int) -> _Array:
@@ -87,35 +87,23 @@ def read_set(files: dict[str, Path]) -> dict[str, _Array]:
     return arrays
 
 
-def identity(files: dict[str, Path]) -> str:
-    """Name the content of the files cheaply: sizes, times and both ends of each."""
-    digest = hashlib.sha256()
-    for path in files.values():
-        status = path.stat()
-        with path.open("rb") as file:
-            start = file.read(_SAMPLE)
-            file.seek(max(0, status.st_size - _SAMPLE))
-            digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode() + start + file.read())
-    return digest.hexdigest()[:16]
-
-
 def find(wanted: IdxSet, folders: DataFolders) -> dict[str, Path]:
     """Return the four files: from the data folder, a package, an earlier download, or a download now.
 
     A folder with some of the four is refused, not passed over: the user meant it.
     """
-    places = [] if folders.root is None else [folders.root / name for name in wanted.folders]
-    places.append(DEBIAN / wanted.folders[0])
-    for folder in places:
+    tried = [*places(folders, wanted.folders), DEBIAN / wanted.folders[0]]
+    for folder in tried:
         files = files_in(folder)
         if len(files) == len(_FILES) and not _is_another(wanted, files["train_y"]):
             return files
         if 0 < len(files) < len(_FILES):
             lacking = next(f"{a}-{b}.gz" for part, (a, b) in _FILES.items() if part not in files)
             raise UserError(f"{folder}: has {len(files)} of the four files of {wanted.title}; {lacking} is missing.")
-    downloaded = folders.cache / "downloads" / wanted.torchvision / "raw"
+    downloads = folders.cache / "downloads"
+    downloaded = downloads / wanted.torchvision / "raw"
     if len(files_in(downloaded)) < len(_FILES):
-        _download(wanted, folders.cache / "downloads", places)
+        fetch(wanted.title, wanted.torchvision, downloads, tried, _advice(wanted))
     return files_in(downloaded)
 
 
@@ -132,19 +120,10 @@ def _is_another(wanted: IdxSet, labels: Path) -> bool:
     return found in _LABELS_MD5.values() and found != _LABELS_MD5[wanted.torchvision]
 
 
-def _download(wanted: IdxSet, downloads: Path, places: list[Path]) -> None:
-    """Let torchvision fetch the files, which checks their md5 sums."""
-    from torchvision import datasets
-
-    try:
-        downloads.mkdir(parents=True, exist_ok=True)
-        with FileLock(downloads / f"{wanted.torchvision}.lock"):
-            getattr(datasets, wanted.torchvision)(downloads, download=True)
-    except (OSError, RuntimeError) as error:  # no network; a mirror's wrong file
-        reason = " ".join(str(error).split())
-        names = ", ".join(f"{a}-{b}.gz" for a, b in _FILES.values())
-        raise UserError(
-            f"{wanted.title} was not found in {', '.join(map(str, places))}, nor could it be downloaded ({reason}). "
-            f"Do one of these: {wanted.install}put {names} into a folder {wanted.folders[0]} and set data.root or "
-            f"RETAIN_DATA to the folder that holds it."
-        ) from error
+def _advice(wanted: IdxSet) -> str:
+    """How else to get the files."""
+    names = ", ".join(f"{a}-{b}.gz" for a, b in _FILES.values())
+    return (
+        f"{wanted.install}put {names} into a folder {wanted.folders[0]} and set data.root or RETAIN_DATA to the folder "
+        f"that holds it."
+    )

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from ..cache import DataFolders, prepared
 from ..data_set import DataSet, data_set
-from ._idx import IdxSet, find, identity, read_set
+from ._files import identity
+from ._idx import IdxSet, find, read_set
 
 FILES = IdxSet("MNIST", "MNIST", ("mnist", "MNIST/raw", "MNIST", "."), "")
 
@@ -21,6 +22,6 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: the files are nowhere to be found, or one is damaged.
     """
     files = find(FILES, folders)
-    key = f"mnist-{identity(files)}"
+    key = f"mnist-{identity(files.values())}"
     arrays = prepared(key, lambda: read_set(files), folders.cache)
     return data_set(key, arrays, tuple("0123456789"), (0.1307,), (0.3081,))

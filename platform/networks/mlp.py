@@ -1,7 +1,4 @@
-"""A multilayer perceptron.
-
-Shapes: B batch, D features of the last hidden layer, C classes.
-"""
+"""A multilayer perceptron: flatten, hidden layers (linear, normalisation, activation, dropout), growing head."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,15 +8,24 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..heads import Head, Init, initialise
+from ..heads import Classifier, Init, initialise
+from ._layers import Activation, activation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Multilayer perceptron: `hidden` widths, `activation` relu or tanh, `dropout` after each layer, `init` kaiming or xavier."""
+    """Multilayer perceptron.
+
+    hidden: the widths of its hidden layers.
+    activation: relu, tanh, gelu or leaky_relu.
+    norm: batch or layer normalisation before each activation; null: none.
+    dropout: after each activation.
+    init: kaiming (He 2015, for ReLU) or xavier (Glorot 2010, for tanh).
+    """
 
     hidden: tuple[int, ...] = (256, 256)
-    activation: Literal["relu", "tanh"] = "relu"
+    activation: Activation = "relu"
+    norm: Literal["batch", "layer"] | None = None
     dropout: float = 0.0
     init: Init = "kaiming"
 
@@ -30,29 +36,17 @@ class Config:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
 
-class MLP(nn.Module):
-    """Flatten, hidden layers (`features`), growing head."""
-
-    def __init__(self, config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Flatten()]
-        for num_in, num_out in pairwise((prod(shape), *config.hidden)):
-            layers += [nn.Linear(num_in, num_out), nn.ReLU() if config.activation == "relu" else nn.Tanh()]
-            if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
-        self.trunk = nn.Sequential(*layers)
-        initialise(self.trunk, config.init, generator)
-        self.head = Head(config.hidden[-1], num_classes, generator)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, *shape) -> features (B, D)."""
-        return self.trunk(x)  # type: ignore[no-any-return]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, *shape) -> logits (B, C)."""
-        return self.head(self.trunk(x))  # type: ignore[no-any-return]
-
-
+@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for samples of `shape` (channels first) with `num_classes` outputs to begin with."""
-    return MLP(config, shape, num_classes, generator)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for num_in, num_out in pairwise((prod(shape), *config.hidden)):
+        layers.append(nn.Linear(num_in, num_out))
+        if config.norm is not None:
+            layers.append(nn.BatchNorm1d(num_out) if config.norm == "batch" else nn.LayerNorm(num_out))
+        layers.append(activation(config.activation))
+        if config.dropout:
+            layers.append(nn.Dropout(config.dropout))
+    trunk = nn.Sequential(*layers)
+    initialise(trunk, config.init, generator)
+    return Classifier(trunk, config.hidden[-1], num_classes, generator)

@@ -1,7 +1,4 @@
-"""A small convolutional network: blocks of 3x3 convolution, ReLU and 2x2 max-pooling, then one hidden layer.
-
-Shapes: B batch, C channels, H height, W width, D features of the hidden layer.
-"""
+"""A small convolutional network: blocks of 3x3 convolution, ReLU and 2x2 max-pooling, then one hidden layer."""
 
 from dataclasses import dataclass
 
@@ -9,16 +6,23 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..heads import Head, Init, initialise
+from ..heads import Classifier, Init, initialise
+from ._layers import Norm, norm2d
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Small CNN: `channels` of its conv + pool blocks, width of the `hidden` layer, `batch_norm`, `init` kaiming or xavier."""
+    """Small CNN: blocks of convolution and max-pooling, then a hidden layer.
+
+    channels: of the blocks; each block halves height and width.
+    hidden: width of the hidden layer.
+    norm: batch, group or layer normalisation after each convolution; null: none.
+    init: kaiming (He 2015) or xavier (Glorot 2010).
+    """
 
     channels: tuple[int, ...] = (16, 32)
     hidden: int = 128
-    batch_norm: bool = False
+    norm: Norm | None = None
     init: Init = "kaiming"
 
     def __post_init__(self) -> None:
@@ -28,33 +32,7 @@ class Config:
             raise ValueError(f"hidden={self.hidden}: must be at least 1")
 
 
-class SmallCNN(nn.Module):
-    """Convolutional blocks and a hidden layer (`features`), growing head."""
-
-    def __init__(self, config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> None:
-        super().__init__()
-        channels, height, width = shape
-        layers: list[nn.Module] = []
-        for num_out in config.channels:
-            layers.append(nn.Conv2d(channels, num_out, 3, padding=1))
-            if config.batch_norm:
-                layers.append(nn.BatchNorm2d(num_out))
-            layers += [nn.ReLU(), nn.MaxPool2d(2)]
-            channels, height, width = num_out, height // 2, width // 2
-        layers += [nn.Flatten(), nn.Linear(channels * height * width, config.hidden), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        initialise(self.trunk, config.init, generator)
-        self.head = Head(config.hidden, num_classes, generator)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, C, H, W) -> features (B, D)."""
-        return self.trunk(x)  # type: ignore[no-any-return]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, C, H, W) -> logits (B, classes)."""
-        return self.head(self.trunk(x))  # type: ignore[no-any-return]
-
-
+@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for pictures of `shape` (C, H, W); each block halves them.
 
@@ -66,4 +44,15 @@ def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: t
             f"model.small_cnn.channels={list(config.channels)}: {len(config.channels)} blocks need pictures of at least "
             f"{2 ** len(config.channels)} pixels a side; these samples have the shape {list(shape)}."
         )
-    return SmallCNN(config, shape, num_classes, generator)
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for num_out in config.channels:
+        layers.append(nn.Conv2d(channels, num_out, 3, padding=1))
+        if config.norm is not None:
+            layers.append(norm2d(config.norm, num_out))
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        channels, height, width = num_out, height // 2, width // 2
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, config.hidden), nn.ReLU()]
+    trunk = nn.Sequential(*layers)
+    initialise(trunk, config.init, generator)
+    return Classifier(trunk, config.hidden, num_classes, generator)

@@ -1,0 +1,28 @@
+"""New classes in each experience, which is given in training and testing (multi-head), over any data set."""
+
+from dataclasses import dataclass
+
+from ..platform import sources, splits
+from ..platform.cache import DataFolders
+from ..platform.streams import Stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(splits.TaskSplit):
+    """New classes in each experience, which is given in training and testing (multi-head), over any data set.
+
+    The loss and the prediction pick among the classes of a sample's own experience, as with a head for each.
+
+    data: the data set: a name, or one name with its settings.
+    """
+
+    data: sources.Source
+
+    def __post_init__(self) -> None:
+        splits.TaskSplit.__post_init__(self)
+        object.__setattr__(self, "data", sources.checked(self.data))
+
+
+def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+    """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
+    return splits.by_class("task_incremental", sources.load(config.data, folders), config, seed, "task")

@@ -1,0 +1,142 @@
+"""Policies that choose among many operations, for each sample its own: RandAugment and AugMix. Shapes: see base.py."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .affine import matrices, rotation, warp
+from .base import Transformation, check_within, per_sample, picked, positions, replaced, uniform
+from .colour import brightness, colour, contrast
+from .tones import autocontrast, equalize, posterize, sharpness, solarize
+
+Operation = Callable[[Tensor, Tensor], Tensor]  # pictures (n, C, H, W), strengths (n,) in [-1, 1]
+_WIDTH, _DEPTH = 3, 3  # AugMix: chains, and operations of one at most
+
+
+def _shear_x(x: Tensor, by: Tensor) -> Tensor:
+    return warp(x, matrices(1, by, 0, 0, 1, 0))
+
+
+def _shear_y(x: Tensor, by: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, 0, by, 1, 0))
+
+
+def _move_x(x: Tensor, by: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, by * x.shape[3], 0, 1, 0))
+
+
+def _move_y(x: Tensor, by: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, 0, 0, 1, by * x.shape[2]))
+
+
+RANDAUGMENT: Mapping[str, Operation] = {
+    "identity": lambda x, s: x,
+    "shear_x": lambda x, s: _shear_x(x, 0.3 * s),
+    "shear_y": lambda x, s: _shear_y(x, 0.3 * s),
+    "translate_x": lambda x, s: _move_x(x, 150 / 331 * s),
+    "translate_y": lambda x, s: _move_y(x, 150 / 331 * s),
+    "rotate": lambda x, s: warp(x, rotation(30 * s)),
+    "brightness": lambda x, s: brightness(x, 1 + 0.9 * s),
+    "colour": lambda x, s: colour(x, 1 + 0.9 * s),
+    "contrast": lambda x, s: contrast(x, 1 + 0.9 * s),
+    "sharpness": lambda x, s: sharpness(x, 1 + 0.9 * s),
+    "posterize": lambda x, s: posterize(x, 8 - (4 * s.abs()).round()),
+    "solarize": lambda x, s: solarize(x, 255 * (1 - s.abs())),
+    "autocontrast": lambda x, s: autocontrast(x),
+    "equalize": lambda x, s: equalize(x),
+}
+AUGMIX: Mapping[str, Operation] = {
+    "autocontrast": lambda x, s: autocontrast(x),
+    "equalize": lambda x, s: equalize(x),
+    "posterize": lambda x, s: posterize(x, 4 - (4 * s.abs()).floor()),
+    "rotate": lambda x, s: warp(x, rotation(30 * s)),
+    "solarize": lambda x, s: solarize(x, 256 - (256 * s.abs()).floor()),
+    "shear_x": lambda x, s: _shear_x(x, 0.3 * s),
+    "shear_y": lambda x, s: _shear_y(x, 0.3 * s),
+    "translate_x": lambda x, s: _move_x(x, s / 3),
+    "translate_y": lambda x, s: _move_y(x, s / 3),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandAugment(Transformation):
+    """Operations chosen at random among fourteen, each of one strength (Cubuk et al. 2020); torchvision's ranges.
+
+    Shears are about the picture's centre and resampling is bilinear; on grey pictures `colour` changes nothing.
+    num_ops: how many, one after another.
+    magnitude: the strength, 0..30.
+    """
+
+    num_ops: int = 2
+    magnitude: int = 9
+
+    def __post_init__(self) -> None:
+        check_within("num_ops", self.num_ops, 1, 14)
+        check_within("magnitude", self.magnitude, 0, 30)
+
+    @property
+    def num_draws(self) -> int:
+        """Which, and either way, for each."""
+        return 2 * self.num_ops
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """One operation after another."""
+        for draw in u.view(len(u), -1, 2).unbind(1):
+            strength = _either_way(draw[:, 1], torch.full((len(u),), self.magnitude / 30))
+            x = by_choice(x, RANDAUGMENT, draw[:, 0], strength)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugMix(Transformation):
+    """Three chains of one to three operations, mixed with one another and with the picture (Hendrycks et al. 2020).
+
+    Without the paper's consistency loss. The mixing weights are uniform (the paper's alpha = 1).
+    severity: an operation's strength is drawn from 0.1..severity, of 10.
+    """
+
+    severity: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_within("severity", self.severity, 0.1, 10)
+
+    @property
+    def num_draws(self) -> int:
+        """For each operation which, how strong and either way; the length of a chain; weights of chains and picture."""
+        return _WIDTH * (3 * _DEPTH + 2) + 1
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """Mix chain by chain."""
+        chains = u[:, 1:].view(len(u), _WIDTH, -1)
+        weights = -torch.log1p(-chains[:, :, 0])  # exponential: over their sum, a uniform Dirichlet distribution
+        weights = weights / weights.sum(1, keepdim=True)
+        mixed = torch.zeros_like(x)
+        for weight, chain in zip(weights.unbind(1), chains.unbind(1), strict=True):
+            mixed += per_sample(weight, x) * self._chain(x, chain[:, 1], chain[:, 2:].view(len(u), _DEPTH, 3))
+        return torch.lerp(x, mixed, per_sample(u[:, 0], x))
+
+    def _chain(self, x: Tensor, length: Tensor, draws: Tensor) -> Tensor:
+        """As many operations, one after another, as each sample's `length` (B,) in [0, 1) says."""
+        for number, draw in enumerate(draws.unbind(1)):
+            chosen = positions((length * _DEPTH).long() >= number)
+            which, level, sign = draw[chosen].unbind(1)
+            strength = _either_way(sign, uniform(level, 0.1, self.severity) / 10)
+            x = replaced(x, chosen, by_choice(picked(x, chosen), AUGMIX, which, strength))
+        return x
+
+
+def by_choice(x: Tensor, operations: Mapping[str, Operation], which: Tensor, strength: Tensor) -> Tensor:
+    """Apply to each sample one of the operations, by its number `which` (B,) in [0, 1), with its `strength` (B,)."""
+    numbers = (which * len(operations)).long()
+    out = x.clone()
+    for number, operation in enumerate(operations.values()):
+        chosen = positions(numbers == number)
+        if len(chosen):
+            out.index_copy_(0, chosen.to(x.device), operation(picked(x, chosen), strength[chosen]))
+    return out
+
+
+def _either_way(sign: Tensor, strength: Tensor) -> Tensor:
+    return torch.where(sign < 0.5, -strength, strength)

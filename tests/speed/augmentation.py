@@ -1,0 +1,251 @@
+"""Samples a second of each augmentation, from stored bytes to the network's input, against loaders that do it per sample.
+
+    uv run python tests/speed/augmentation.py [--rounds 5] [--only crop cifar] [--sides 32 64] [--no-training]
+
+Ours gathers, normalises and augments a mini-batch of 128 colour pictures. The others: a DataLoader (no workers) with
+torchvision's transforms on PIL pictures, or its v2 transforms on tensors, each picture by itself; kornia on whole
+mini-batches, where it is installed. All in one thread, in turn within a round, by CPU time (whatever else runs takes none of
+it); a ratio is taken within its round. At the end: what augmentation costs the learner. Nothing is asserted.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from retain.platform.augmentation import Augmentation
+from retain.platform.config import from_dict, transformations_of
+from retain.platform.learner import Learner
+from retain.platform.networks import small_cnn
+from retain.platform.seeding import generator
+from retain.platform.settings import Optimizer, Training
+from retain.platform.streams import Arrays, Experience, Part, Stream
+
+try:
+    import kornia.augmentation as K
+except ImportError:
+    K = None
+
+BATCH, MEAN, STD = 128, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+Run = Callable[[], Any]
+BILINEAR = v2.InterpolationMode.BILINEAR
+
+
+def theirs(side: int, T: Any) -> dict[str, list[Any]]:
+    """torchvision's transforms (`T`: its first module of them or v2) for each of ours, with the same settings."""
+    single = {
+        "crop": T.RandomCrop(side, padding=4),
+        "flip": T.RandomHorizontalFlip(),
+        "random_resized_crop": T.RandomResizedCrop(side),
+        "rotation": T.RandomRotation(15, BILINEAR),
+        "scale": T.RandomAffine(0, scale=(0.9, 1.1), interpolation=BILINEAR),
+        "translation": T.RandomAffine(0, translate=(0.1, 0.1), interpolation=BILINEAR),
+        "elastic": T.ElasticTransform(50.0, 5.0),
+        "brightness": T.ColorJitter(brightness=0.4),
+        "contrast": T.ColorJitter(contrast=0.4),
+        "colour": T.ColorJitter(saturation=0.4),
+        "hue": T.ColorJitter(hue=0.1),
+        "greyscale": T.RandomGrayscale(0.2),
+        "blur": T.RandomApply([T.GaussianBlur(9, (0.1, 1.0))]),
+        "randaugment": T.RandAugment(interpolation=BILINEAR),
+        "augmix": T.AugMix(interpolation=BILINEAR, all_ops=False),
+    }
+    affine = T.RandomAffine(7.5, scale=(0.85, 1.15), translate=(0.07, 0.07), interpolation=BILINEAR)
+    jitter = T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
+    return {
+        **{name: [one] for name, one in single.items()},
+        "cutout": [],  # needs a tensor: below
+        "cifar": [single["crop"], single["flip"]],
+        "digits": [affine],
+        "fashion": [T.RandomCrop(side, padding=2), single["flip"]],
+        "natural": [T.RandomResizedCrop(side, scale=(0.25, 1)), single["flip"], jitter],
+        "emoji": [
+            T.RandomResizedCrop(side, scale=(0.5, 1)),
+            single["flip"],
+            T.ColorJitter(brightness=0.2, saturation=0.2),
+        ],
+    }
+
+
+def kornias(side: int) -> dict[str, list[Any]]:
+    """kornia's, where it has the like."""
+    if K is None:
+        return {}
+    size = (side, side)
+    crop, flip = K.RandomCrop(size, padding=4), K.RandomHorizontalFlip()
+    jitter = [K.RandomBrightness((0.6, 1.4)), K.RandomContrast((0.6, 1.4)), K.RandomSaturation((0.6, 1.4))]
+    for one in jitter:
+        one.p = 1.0
+    return {
+        "crop": [crop],
+        "flip": [flip],
+        "random_resized_crop": [K.RandomResizedCrop(size)],
+        "rotation": [K.RandomRotation(15.0, p=1.0)],
+        "scale": [K.RandomAffine(0.0, scale=(0.9, 1.1), p=1.0)],
+        "translation": [K.RandomAffine(0.0, translate=(0.1, 0.1), p=1.0)],
+        "elastic": [K.RandomElasticTransform(p=1.0)],
+        "brightness": jitter[:1],
+        "contrast": jitter[1:2],
+        "colour": jitter[2:],
+        "hue": [K.RandomHue((-0.1, 0.1), p=1.0)],
+        "greyscale": [K.RandomGrayscale(p=0.2)],
+        "blur": [K.RandomGaussianBlur((9, 9), (0.1, 1.0), p=0.5)],
+        "cifar": [crop, flip],
+        "digits": [K.RandomAffine(7.5, scale=(0.85, 1.15), translate=(0.07, 0.07), p=1.0)],
+        "natural": [K.RandomResizedCrop(size, scale=(0.25, 1.0)), flip, *jitter],
+    }
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Stored pictures, transformed one by one."""
+
+    def __init__(self, x: Tensor, transform: Callable[[Any], Tensor], as_pil: bool) -> None:
+        self.x, self.transform, self.as_pil = x, transform, as_pil
+        self.arrays = x.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.arrays[index]) if self.as_pil else self.x[index]), 0
+
+
+def loader(x: Tensor, name: str, as_pil: bool) -> Run:
+    """One pass over a shuffled loader."""
+    T: Any = v1 if as_pil else v2
+    erase = [T.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))] if name == "cutout" else []
+    to_float = v1.ToTensor() if as_pil else v2.ToDtype(torch.float32, scale=True)
+    whole = T.Compose([*theirs(x.shape[2], T)[name], to_float, *erase, T.Normalize(MEAN, STD)])
+    batches = DataLoader(Pictures(x, whole, as_pil), BATCH, shuffle=True)
+    return lambda: [None for _ in batches]
+
+
+def ours(stream: Stream, name: str) -> Run:
+    """One pass over shuffled indices of the resident bytes."""
+    x = stream.experiences[0].train.arrays.x
+    augment = augmentation(stream, name)
+
+    def run() -> None:
+        for number, index in enumerate(torch.randperm(len(x)).split(BATCH)):
+            augment(stream.normalise(x.index_select(0, index)), (0, 0, number))
+
+    return run
+
+
+def kornia_run(x: Tensor, name: str) -> Run | None:
+    """The same with kornia's transforms on each mini-batch."""
+    if name not in kornias(x.shape[2]):
+        return None
+    whole = nn.Sequential(*kornias(x.shape[2])[name], K.Normalize(torch.tensor(MEAN), torch.tensor(STD)))
+
+    def run() -> None:
+        for index in torch.randperm(len(x)).split(BATCH):
+            whole(x.index_select(0, index).float().div_(255))
+
+    return run
+
+
+def augmentation(stream: Stream, name: str) -> Augmentation:
+    """A preset, or one transformation with its defaults."""
+    chosen: Any = name if name in PRESET_NAMES else [name]
+    config = from_dict({"name": "t", "benchmark": "split_digits", "model": "mlp", "training": {"augmentation": chosen}})
+    return Augmentation(stream, [built for _, built in transformations_of(config)], seed=0)
+
+
+PRESET_NAMES = ("cifar", "digits", "fashion", "natural", "emoji")
+
+
+def stream_of(side: int, size: int) -> Stream:
+    """One experience of smooth random colour pictures (noise would be unlike any picture, for histograms)."""
+    coarse = torch.rand(size, 3, 8, 8, generator=generator(0, "pictures"))
+    x = nn.functional.interpolate(coarse, (side, side), mode="bilinear").mul(255).to(torch.uint8)
+    part = Part(Arrays(x, torch.arange(size) % 10), torch.arange(size))
+    few = Part(part.arrays, torch.arange(10))
+    names = tuple("abcdefghij")
+    return Stream(
+        "pictures", "class", (Experience("all", tuple(range(10)), part, few, few),), names, (3, side, side), MEAN, STD
+    )
+
+
+def seconds(run: Run) -> float:
+    """CPU time of one pass."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> None:
+    """Print samples/s of each, and how many times as fast ours is."""
+    stream = stream_of(side, size)
+    x = stream.experiences[0].train.arrays.x
+    print(f"\n{side}x{side}x3: samples/s; in brackets: ours is so many times as fast (median of {rounds} rounds)")
+    print(f"{'':20} {'ours':>10} {'PIL loader':>20} {'torchvision v2':>20} {'kornia':>20}")
+    for name in names:
+        runs = {"ours": ours(stream, name), "pil": loader(x, name, True), "v2": loader(x, name, False)}
+        batched = kornia_run(x, name)
+        runs |= {"kornia": batched} if batched else {}
+        for run in runs.values():
+            run()  # warm
+        found = [{way: seconds(run) for way, run in runs.items()} for _ in range(rounds)]
+        cells = [f"{size / statistics.median(one['ours'] for one in found):10,.0f}"]
+        for way in ("pil", "v2", "kornia"):
+            if way in runs:
+                rate = size / statistics.median(one[way] for one in found)
+                cells.append(f"{rate:10,.0f} ({statistics.median(one[way] / one['ours'] for one in found):6.1f})")
+            else:
+                cells.append(f"{'-':>19}")
+        print(f"{name:20} {' '.join(f'{cell:>20}' if i else cell for i, cell in enumerate(cells))}", flush=True)
+
+
+def training(names: Sequence[str], rounds: int, size: int) -> None:
+    """Print what augmentation costs the learner on the small CNN."""
+    stream = stream_of(32, size)
+    settings = Training(epochs=1, batch_size=BATCH, optimizer=Optimizer(lr=0.01))
+
+    def run(name: str | None) -> None:
+        network = small_cnn.build(small_cnn.Config(), stream.shape, 10, generator(0))
+        augment = augmentation(stream, name) if name else None
+        Learner(model=network, stream=stream, training=settings, augment=augment).train_experience(0)
+
+    ways = [None, *names]
+    run(None)
+    found = [{name: seconds(lambda name=name: run(name)) for name in ways} for _ in range(rounds)]
+    rate = size / statistics.median(one[None] for one in found)
+    print(f"\nthe learner with small_cnn on 32x32x3, batch {BATCH}: {rate:,.0f} samples/s")
+    for name in names:
+        ratios = sorted(one[name] / one[None] for one in found)
+        print(
+            f"with {name:15} takes {statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f}) of the time without"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    names = list(theirs(32, v2))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=names, choices=names)
+    parser.add_argument("--sides", nargs="+", type=int, default=[32, 64])
+    parser.add_argument("--size", type=int, default=4 * BATCH, help="pictures in a pass")
+    parser.add_argument("--no-training", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, kornia {'yes' if K else 'not installed'}")
+    for side in arguments.sides:
+        transformations(arguments.only, side, arguments.rounds, arguments.size)
+    if not arguments.no_training:
+        training(["cifar", "digits", "natural", "randaugment"], arguments.rounds, 40 * BATCH)
+
+
+if __name__ == "__main__":
+    main()

