@@ -11,7 +11,7 @@ from ..platform.streams import Stream
 class Config(domains.DomainSplit):
     """All classes in each experience, in one of the data set's own domains (styles, sources, sessions).
 
-    A domain without test pictures (CORe50) is tested on the domains that only the test part has.
+    Where no domain has both training and test pictures (CORe50), each is tested on all of the latter.
 
     data: the data set: a name, or one name with its settings.
     """

@@ -1,5 +1,6 @@
 """From a checked config to the parts of a trial: stream, network, plugins, learner; and the checks that need them."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .cache import DataFolders
 from .config import settings_of, transformations_of
 from .errors import UserError, listed, nearest
 from .foreign import stream_of
-from .optimization import parameter_groups, value_at
+from .optimization import num_iterations, parameter_groups, value_at
 from .plugins import EVENTS, Plugin
 from .probe import Context, Probe
 from .seeding import derive, generator
@@ -127,6 +128,7 @@ def assemble(config: Experiment, *, planning: bool = False, stream: Stream | Non
     parts = Parts(config, stream, seeds, device)
     network = parts.network()
     parameter_groups(config.training.optimizer, network.named_parameters())  # refuses patterns that fit nothing
+    _check_last_batches(config, stream, network)
     num_trained = parts.num_trained()
     for module, strategy in settings_of(config, "strategies"):
         _check_stream(module, strategy, stream, num_trained)
@@ -215,6 +217,23 @@ def _check_lengths(config: Experiment, num_experiences: int) -> None:
             value_at(value, num_experiences - 1, key)
             if len(value) > num_experiences:
                 raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
+
+
+def _check_last_batches(config: Experiment, stream: Stream, network: torch.nn.Module) -> None:
+    """Refuse a last mini-batch of one sample where BatchNorm cannot take it, rather than hours later."""
+    for number, experience in enumerate(stream.experiences):
+        size = value_at(config.training.batch_size, number, "training.batch_size")
+        length = -(-len(experience.train) // size)
+        if len(experience.train) % size != 1 or num_iterations(config.training, number, length) < length:
+            continue
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                copy.deepcopy(network).train()(torch.zeros(1, *stream.shape))
+        except ValueError as error:  # torch: expected more than 1 value per channel when training
+            raise UserError(
+                f"training.batch_size={size}: leaves one sample for the last mini-batch of '{experience.name}' "
+                f"({len(experience.train)} samples), which this network cannot be trained on ({error}): choose another."
+            ) from None
 
 
 def _plugin(module: Any, config: Any, seed: int) -> Any:

@@ -178,7 +178,10 @@ def show(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[strategies|benchmarks|networks|configs]", help="What to list.")
+        str | None,
+        typer.Argument(
+            metavar="[KIND]", help="strategies, benchmarks, datasets, networks, augmentation, probes or configs."
+        ),
     ] = None,
 ) -> None:
     """List what there is: each with one line and its settings."""

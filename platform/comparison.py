@@ -176,8 +176,17 @@ def _settings(results: Sequence[Result]) -> list[str]:
     differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in known}) > 1]
     short = {key: key.rpartition(".")[2] for key in differing}
     shown = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
-    texts = [", ".join(f"{shown[key]}={settings[key]}" for key in differing if key in settings) for settings in flat]
+    texts = [
+        ", ".join(f"{shown[key]}={_said(settings[key])}" for key in differing if key in settings) for settings in flat
+    ]
     return [f" {text}" if text else "" for text in texts]
+
+
+def _said(value: Any) -> str:
+    """A setting's value; of a list of named things, such as transformations, the names."""
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) and len(one) == 1 for one in value):
+        return "+".join(str(next(iter(one))) for one in value)
+    return "none" if value is None else str(value)
 
 
 def _flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:

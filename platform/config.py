@@ -191,6 +191,8 @@ def _resolved(kind: plugins.Kind, name: str, settings: Settings) -> tuple[Any, A
     if not hasattr(module, "Config"):
         return module, settings
     path, (_, in_the_name) = f"{plugins.KEYS[kind]}.{name}", parted(name)
+    if in_the_name and "name" not in [field.name for field in fields(module.Config)]:
+        raise UserError(f"{path}: '{parted(name)[0]}' takes no name after a colon; give it settings.")
     if twice := in_the_name.keys() & settings.keys():
         raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
     return module, build(module.Config, {**settings, **in_the_name}, path)

@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
+VERSION = 1  # part of the cache's keys: to be raised when what is decoded changes
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _FORMATS = (
     "JPEG",

@@ -12,7 +12,7 @@ import torch
 from . import sources
 from .data_set import DataSet
 from .errors import UserError, nearest
-from .splits import drawn_order, names_of, of_classes, ordered, refusal, renumbered, shots_of, stream_of
+from .splits import check_shots, drawn_order, names_of, of_classes, ordered, refusal, renumbered, shots_of, stream_of
 from .streams import Experience, Part, Stream
 from .variants import PAIRS, Variants, divide, draws
 
@@ -58,13 +58,14 @@ class MixedSplit(DomainSplit):
 def by_domain(name: str, source: DataSet, config: DomainSplit, seed: int) -> Stream:
     """Build a stream over the data set's own domains, all classes in each.
 
-    A domain that has training pictures only is tested on those of the domains that only the test part has: the one fixed
-    test set of CORe50's protocols (Lomonaco & Maltoni 2017), whose sessions 3, 7 and 10 are no training session's.
+    Where no domain has both training and test pictures, each is tested on all of the latter: the one fixed test set of CORe50's
+    protocols (Lomonaco & Maltoni 2017), whose sessions 3, 7 and 10 are no training session's.
 
     Raises:
         UserError: the data set has no domains, or not those that are named.
     """
     domains = _chosen(name, source, config)
+    check_shots(name, config, len(domains))
     pool = _Pool(name, source, config, seed, *divide(source, config, seed))
     classes = tuple(range(len(source.class_names)))
     experiences = []
@@ -92,6 +93,7 @@ def by_class_and_domain(name: str, source: DataSet, config: MixedSplit, seed: in
     ]
     appearing = dict.fromkeys([*(group for group, _ in pairs), *range(len(groups))])  # labels follow from it
     found = renumbered(source, [label for group in appearing for label in groups[group]])
+    check_shots(name, config, len(pairs))
     pool = _Pool(name, source, config, seed, *divide(source, config, seed))
     experiences = []
     for number, (group, domain) in enumerate(pairs):
@@ -119,13 +121,11 @@ class _Pool:
         trained, tested = self.source.train_domains, self.source.test_domains
         assert trained is not None and tested is not None
         test = _members(tested, domain)
-        if not len(test):
-            test = torch.nonzero(~torch.isin(tested, trained.unique())).flatten()
+        if not torch.isin(tested, trained.unique()).any():  # the test set is of domains of its own
+            test = torch.arange(len(tested))
         if not len(test):
             what = f"the domain '{self.source.domain_names[domain]}'"
-            raise UserError(
-                f"benchmark.{self.name}.data: {what} has no test pictures, and no domain is for testing only."
-            )
+            raise UserError(f"benchmark.{self.name}.data: {what} has training pictures and no test pictures.")
         fit = self.fit[trained[self.fit] == domain]
         return shots_of(self.source, self.config, fit, number, self.seed), self.held[trained[self.held] == domain], test
 

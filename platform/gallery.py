@@ -149,7 +149,7 @@ class _Pen:
     def write(self, text: str, x: int, y: int, room: int, size: int, colour: str = "black") -> None:
         """A line of text with its upper left corner at (x, y)."""
         font = ImageFont.load_default(size)
-        shown = text
+        text = shown = " ".join(text.split())
         while shown and self._draw.textlength(shown, font) > room:
             shown = shown[:-2].rstrip("…") + "…" if len(shown) > 2 else ""
         self._draw.text((x, y), shown, fill=colour, font=font)

@@ -147,7 +147,7 @@ class _Whole:
 
 def _is_dotted(key: str, name: str) -> bool:
     """Whether a module's dotted path begins there: under one of these keys, with no shipped name (those have nested settings)."""
-    kinds: dict[str, plugins.Kind] = {"strategies": "strategies", "benchmark": "benchmarks", "model": "networks"}
+    kinds: dict[str, plugins.Kind] = {key: kind for kind, key in plugins.KEYS.items() if kind != "datasets"}
     return key in kinds and name not in plugins.names(kinds[key])
 
 

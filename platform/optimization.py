@@ -79,6 +79,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * _factor(group, "lr")
 
 
+def base_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate without the groups' factors; NaN where all of them are 0."""
+    groups = [group for group in reversed(optimizer.param_groups) if _factor(group, "lr")]
+    return groups[0]["lr"] / _factor(groups[0], "lr") if groups else math.nan
+
+
 def _factor(group: dict[str, Any], key: str) -> float:
     factor: float = group.get("factors", {}).get(key, 1.0)
     return factor

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .cache import DataFolders, filled
-from .decoding import UnreadableError, decode, printable
+from .decoding import VERSION, UnreadableError, decode, printable
 from .entries import Writer
 from .errors import UserError
 
@@ -82,7 +82,7 @@ def pictures(
 
 def identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
     """Name files cheaply, for a key: their paths below `root`, sizes, times, labels, domains; and the settings."""
-    found = hashlib.sha256(repr(settings).encode())
+    found = hashlib.sha256(repr((VERSION, *settings)).encode())
     for part, listing in parts.items():
         domains = listing.domains or [0] * len(listing.paths)
         for path, label, domain in zip(listing.paths, listing.y, domains, strict=True):

@@ -6,6 +6,7 @@ of ordinary size, as data of the page, which runs nothing.
 
 import base64
 import math
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -72,6 +73,8 @@ def _found(result: Result) -> _Found:
             if isinstance(value, int | float) and math.isfinite(value):
                 of = (found.after if after else found.during).setdefault((str(event.get("probe")), str(name)), {})
                 of[int(place)] = float(value)
+                if after and (str(event.get("probe")), str(name)) in found.during:  # where the training of it ends
+                    found.during[str(event.get("probe")), str(name)][int(event["iteration"])] = float(value)
     return found
 
 
@@ -121,7 +124,9 @@ def _first_curves(which: tuple[str, str], found: Mapping[str, Sequence[_Found]],
         if values:
             line = {"color": style[label].colour, "width": 1.2, "dash": style[label].dash}
             x, y = list(values), [round(value, 5) for value in values.values()]
-            figure.add_scatter(x=x, y=y, name=escape(label, quote=False), mode="lines", line=line)
+            figure.add_scatter(
+                x=x, y=y, name=escape(label, quote=False), mode="lines+markers", line=line, marker={"size": 3}
+            )
     return _small(figure, which[0], "iteration")
 
 
@@ -146,24 +151,33 @@ def _sheet(label: str, result: Result) -> str:
         if data:
             caption = f"<b>{escape(label)}</b> seed {result.seed}"
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            picture = f'<img alt="{escape(_text(path))}" src="{source}">'
-            return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
+            text = escape(_text(path))
+            told = f"<details><summary>in words</summary>{text}</details>"  # names in any letters, and whole
+            return f'<figure><figcaption>{caption}</figcaption><img alt="{text}" src="{source}">{told}</figure>'
     return ""
 
 
 def _picture(path: Path) -> bytes:
     """A PNG's bytes; none of a link, of another kind of file or of one that is too large."""
-    if path.is_symlink() or path.parent.is_symlink() or path.stat().st_size > _MOST_BYTES:
+    if path.parent.is_symlink() or not _is_plain(path):
         return b""
     data = path.read_bytes()
     return data if data.startswith(_PNG) else b""
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether it is a file of its own, no link and no pipe, and not too large."""
+    status = path.lstat()
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES
+
+
 def _text(path: Path) -> str:
     """What is on a sheet, in words."""
     try:
+        if not _is_plain(path.with_suffix(".json")):
+            raise ValueError("is no plain file")
         told = read_json(path.with_suffix(".json"))
         errors = [f"{one['true']} taken for {one['predicted']} ({one['probability']:.1%})" for one in told["errors"]]
         return f"Worst errors after experience {told['experience']}: " + ("; ".join(errors) or "none")
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, OSError, KeyError, TypeError, ValueError):
         return "Worst errors: the text beside the picture cannot be read"

@@ -3,6 +3,7 @@
 Shapes: n samples, D and E features of two layers, C classes.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
@@ -22,8 +23,9 @@ _PLACES = 4  # a side: maps are averaged to so many places
 def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> list[str]:
     """Names of the modules that fit any of the patterns, in the model's order; "features": what the head is given.
 
-    None: the blocks of the trunk that hold weights, five of them at most, and the features. The trunk's blocks are the
-    children of the first module, from the outermost on, that has more than one with weights (the head left out).
+    A pattern with wildcards stands for modules that hold weights. None: the blocks of the trunk that hold weights, five of them
+    at most, and the features. The trunk's blocks are the children of the first module, from the outermost on, that has more than
+    one with weights (the head left out).
 
     Raises:
         UserError: a pattern fits no module; `key` is that of the patterns.
@@ -40,7 +42,12 @@ def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> lis
                 f"{key}={list(patterns)}: '{pattern}' fits no layer of the network.{nearest(pattern, known)} "
                 f"Known: {listed([FEATURES, *known])}."
             )
-    found = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    weighty = {name for name, module in model.named_modules() if next(module.parameters(), None) is not None}
+    found = [
+        name
+        for name in known
+        if name in patterns or (name in weighty and any(fnmatchcase(name, pattern) for pattern in patterns))
+    ]
     return found + [FEATURES] * (FEATURES in patterns)
 
 
@@ -61,16 +68,18 @@ def _blocks(model: nn.Module) -> list[str]:
 def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """What each of the layers gives for the samples, (n, D) float64, by forward hooks that are gone afterwards.
 
-    Maps (n, C, H, W) are averaged to at most 4 x 4 places and flattened, sequences (n, length, D) averaged over their length.
+    Maps (n, C, H, W) are averaged to at most 4 x 4 places and flattened, sequences (n, length, D) averaged over their length. Of
+    a layer that is run several times in a pass it is the last output; one that is never run is left out.
     """
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    now: dict[str, Tensor] = {}  # of the present pass
     modules = dict(model.named_modules())
 
     def keep(layer: str, module: nn.Module, given: Any, output: Any) -> None:
-        found[layer].append(_flat(output[0] if isinstance(output, tuple) else output))
+        now[layer] = _flat(output[0] if isinstance(output, tuple) else output)
 
     def keep_input(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found[FEATURES].append(_flat(given[0]))
+        now[FEATURES] = _flat(given[0])
 
     with ExitStack() as stack:
         for layer in layers:
@@ -81,7 +90,10 @@ def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) 
             stack.callback(handle.remove)
         for x in batches:
             model(x)
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+            for layer, output in now.items():
+                found[layer].append(output)
+            now.clear()
+    return {layer: torch.cat(parts) for layer, parts in found.items() if parts}
 
 
 def _last(model: nn.Module) -> nn.Module:
@@ -117,10 +129,12 @@ def linear_cka(one: Tensor, other: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the singular values of (n, D), as shares of their sum: k for k equal ones; NaN where all are 0.
+    """exp of the entropy of the singular values of (n, D), as shares of their sum: k for k equal ones.
 
-    Roy & Vetterli 2007.
+    NaN where all are 0, and where a feature is no finite number (a network that diverged). Roy & Vetterli 2007.
     """
+    if not bool(features.isfinite().all()):
+        return math.nan
     values = torch.linalg.svdvals(features)
     shares = values / values.sum()
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))

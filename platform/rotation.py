@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+VERSION = "v1"  # part of the cache's keys: to be raised when the pictures change
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -101,6 +101,10 @@ def ordered(given: Sequence[int | str] | None, class_names: tuple[str, ...]) -> 
 
 
 def _number(given: int | str, class_names: tuple[str, ...]) -> int:
+    if isinstance(given, int) and str(given) in class_names and class_names.index(str(given)) != given:
+        raise ValueError(
+            f"class_order: {given} is a class's name and another's number: write names in quotes, '{given}'"
+        )
     if isinstance(given, int) and 0 <= given < len(class_names):
         return given
     if given in class_names:
@@ -120,6 +124,7 @@ def by_class(name: str, source: DataSet, config: TaskSplit, seed: int, scenario:
         order = ordered(config.class_order, source.class_names)
     except ValueError as error:
         raise refusal(name, error) from None
+    check_shots(name, config, len(steps))
     found = renumbered(source, order or drawn_order(source, seed))
     fit, held = divide(source, config, seed)
     home = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))  # of each class
@@ -168,6 +173,14 @@ def shots_of(source: DataSet, config: Variants, indices: torch.Tensor, number: i
     if config.shots is None or number < config.shots_from:
         return indices
     return few(indices, source.train.y[indices], config.shots, seed)
+
+
+def check_shots(name: str, config: Variants, num_experiences: int) -> None:
+    """Refuse few shots from an experience on that the stream does not have."""
+    if config.shots is not None and config.shots_from >= num_experiences:
+        raise UserError(
+            f"benchmark.{name}.shots_from={config.shots_from}: must be below {num_experiences}, the number of experiences."
+        )
 
 
 def names_of(source: DataSet, classes: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from .files import VIEWS
 from .interruption import Interruption, Watchdog
 from .learner import Learner
 from .ledger import TrialLedger
+from .optimization import base_lr
 from .probe import Probes
 from .seeding import seed_globals
 from .settings import Experiment, seconds
@@ -186,7 +187,7 @@ class TrialState:
         event = {
             "epoch": learner.clock.train_exp_epochs,
             "loss": learner.epoch_loss,
-            "lr": learner.optimizer.param_groups[-1]["lr"],  # the last group is the one without factors
+            "lr": base_lr(learner.optimizer),
         }
         event["seconds"], self._epoch_started = now - self._epoch_started, now
         spent = self.probes.spent

@@ -169,7 +169,10 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         """Logits (n, K) of samples of the `tasks` (n,): where the task is given, those of other tasks' classes are -inf."""
         if self._heads is None:
             return logits
-        return logits.masked_fill(~self._heads[tasks][:, : logits.shape[1]], -torch.inf)
+        own = logits.new_zeros(len(self._heads), logits.shape[1], dtype=torch.bool)
+        shared = min(own.shape[1], self._heads.shape[1])  # a foreign head may be wider than the stream
+        own[:, :shared] = self._heads[:, :shared]
+        return logits.masked_fill(~own[tasks], -torch.inf)
 
     def forward(self) -> Any:
         """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""

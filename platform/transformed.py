@@ -12,14 +12,14 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from . import corruptions, styles
+from . import corruptions, rotation, styles
 from .cache import DataFolders, filled
 from .corruptions import Corruption
 from .data_set import DataSet
 from .entries import Writer
 from .errors import UserError
 from .rotation import rotate
-from .splits import shots_of
+from .splits import check_shots, shots_of
 from .streams import Arrays, Experience, Part, Stream
 from .styles import Style
 from .variants import PIXELS, Variants, divide, draws
@@ -108,8 +108,8 @@ def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: Dat
     """Build a stream of domains: the pictures under each rotation."""
     found: list[_Domain] = []
     for angle in map(float, config.angles):
-        key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}"
-        found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle), folders)))
+        key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{rotation.VERSION}"
+        found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
     return _stream(name, source, found, config, seed)
 
 
@@ -155,6 +155,7 @@ def _check_different(key: str, given: Sequence[str], known: Sequence[str]) -> No
 
 def _stream(name: str, source: DataSet, domains: Sequence[_Domain], config: Variants, seed: int) -> Stream:
     """A stream of domains: all classes, and the same split, in each."""
+    check_shots(name, config, len(domains))
     fit, held = divide(source, config, seed)
     every, classes = torch.arange(len(source.test.y)), tuple(range(len(source.class_names)))
     experiences = []

@@ -26,7 +26,7 @@ class Variants:
     validation: fraction of each class's training pictures kept for validation (0: none).
     imbalance: long-tailed: how many pictures the rarest class keeps for one of the largest, as 0.01; the seed draws which
         class is how rare; null: as the data are. Training and validation part, not the test part.
-    shots: few-shot: training pictures of each class in the experiences from `shots_from` on; null: all.
+    shots: few-shot: training (not validation) pictures of each class in the experiences from `shots_from` on; null: all.
     shots_from: the first experience with few shots, counted from 0: the ones before it have all of theirs.
     """
 

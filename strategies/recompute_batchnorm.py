@@ -17,6 +17,7 @@ Peers: torch.optim.swa_utils.update_bn and fvcore's update_bn_stats are the same
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -57,7 +58,13 @@ def norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
-    """Set the statistics of all BatchNorm layers to their cumulative average over `batches` (B, *shape each), B >= 2."""
+    """Set the statistics of all BatchNorm layers to their cumulative average over `batches` (B, *shape each), B >= 2.
+
+    Without any they stay as they are.
+    """
+    first = next(batches, None)
+    if first is None:  # nothing to compute them from: they stay
+        return
     layers = norms(model)
     momenta = [layer.momentum for layer in layers]
     with evaluating(model):  # dropout is off, modes are put back
@@ -65,7 +72,7 @@ def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
             layer.reset_running_stats()
             layer.momentum = None  # torch's way to say: cumulative average
             layer.train()
-        for x in batches:
+        for x in chain([first], batches):
             model(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

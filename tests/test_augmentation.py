@@ -318,7 +318,7 @@ def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experime
     stored = {one.tobytes() for one in parts.stream.experiences[0].train.arrays.x.numpy()}
     shown = [(row.pictures * 255).round().to(torch.uint8).numpy() for row in rows]
     assert all(one[0].tobytes() in stored for one in shown)
-    assert all(one[1:].tobytes() != one[:-1].tobytes() and len(one) == 9 for one in shown)
+    assert all(len({version.tobytes() for version in one}) == 9 for one in shown)
     enlarged = shown[0][1][0].repeat(10, 0).repeat(10, 1)
     places = [
         (y, x)

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from torch.nn import functional
 
 from retain.platform import loader, trial
 from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins
+from retain.platform.config import check_plugins, from_dict
 from retain.platform.errors import UserError
 from retain.platform.evaluation import TestSet
 from retain.platform.learner import Learner
 from retain.platform.ledger import Trial
 from retain.platform.networks import mlp, small_cnn
-from retain.platform.optimization import factor
+from retain.platform.optimization import base_lr, factor, make_optimizer
 from retain.platform.plugins import EVENTS, Plugin
 from retain.platform.seeding import generator
 from retain.platform.settings import Experiment, Optimizer, Schedule, Training
@@ -630,3 +631,32 @@ def test_arguments_of_avalanches_plugins_are_checked(
 ) -> None:
     with pytest.raises(UserError, match=message):
         assemble(check_plugins(make_experiment(strategies={"avalanche.training.plugins.EWCPlugin": arguments})))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "refused"), [("mlp", 261, True), ("mlp", 260, False), ("small_cnn", 261, False)]
+)
+def test_a_last_mini_batch_of_one_sample_that_batch_norm_cannot_take(
+    model: str, batch_size: int, refused: bool
+) -> None:
+    """The first experience has 262 samples; a CNN's maps have several places even of one sample."""
+    config = {"name": "x", "benchmark": "split_digits", "model": {model: {"norm": "batch"}}, "seed": 0}
+    experiment = check_plugins(from_dict({**config, "training": {"batch_size": batch_size}}))
+    if not refused:
+        assemble(experiment)
+        return
+    with pytest.raises(
+        UserError, match=r"training\.batch_size=261: leaves one sample for the last mini-batch of 'classes "
+    ):
+        assemble(experiment)
+
+
+def test_the_learning_rate_that_is_written_down_is_without_factors() -> None:
+    layer = torch.nn.Linear(2, 2)
+    for groups, expected in (
+        ({}, 0.01),
+        ({"weight": {"lr": 10.0}, "bias": {"lr": 0.5}}, 0.01),
+        ({"*": {"lr": 0.0}}, math.nan),
+    ):
+        found = base_lr(make_optimizer(Optimizer(lr=0.01, groups=groups), layer.named_parameters(), 0))
+        assert found == pytest.approx(expected, nan_ok=True)

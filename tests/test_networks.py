@@ -478,6 +478,19 @@ def test_wrong_weights_are_refused(
     assert all(part in str(caught.value) for part in (f"shufflenet_v2_x0_5.pretrained='{path}'", *said))
 
 
+def test_weights_from_before_torch_0_4_1(folders: DataFolders) -> None:
+    """Without the counters that BatchNorm has had since, and without versions of the layers."""
+    assert folders.root is not None
+    state = torch.load(folders.root / "weights" / "shufflenet.pth", weights_only=True)
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    torch.save(old, folders.root / "old.pth")
+    stream, x = stream_of(PICTURE, (0.5,) * 3, (0.5,) * 3), torch.randn(2, *PICTURE)
+    networks = [loaded({"pretrained": name}, stream, folders) for name in ("old.pth", "weights/shufflenet.pth")]
+    old_features, new_features = (network.eval().features(x) for network in networks)
+    assert torch.equal(old_features, new_features)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "wrapped", "absolute", "home", "working folder"])
 def test_where_and_how_weights_are_found(
     kind: str, folders: DataFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -611,7 +624,7 @@ def test_overrides_reach_a_librarys_network() -> None:
         ("torchvison:resnet18", ("model.torchvison:resnet18", "'torchvision'?")),
         ("torchvision", ("model.torchvision.name", "missing")),
         ({"torchvision:resnet18": {"name": "a"}}, ("model.torchvision:resnet18.name", "after the colon")),
-        ("mlp:resnet18", ("model.mlp:resnet18.name", "unknown key")),
+        ("mlp:resnet18", ("model.mlp:resnet18: 'mlp' takes no name after a colon",)),
     ],
 )
 def test_wrong_names_are_refused(model: Any, said: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ import base64
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -417,6 +418,37 @@ def test_outputs_are_those_of_the_layers_and_no_hook_is_left() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+class Odd(nn.Module):
+    """One activation that runs twice in a pass, and a layer that never does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.never, self.again = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.again(self.two(self.again(self.one(x))))
+
+
+def test_layers_that_run_twice_or_never() -> None:
+    model, x = Odd(), torch.rand(6, 4, generator=generator(0, "x"))
+    assert layers_of(model, ["*"], "layers") == ["one", "two", "never"]
+    found = outputs(model, ["one", "never", "again"], x.split(4))
+    assert set(found) == {"one", "again"}
+    torch.testing.assert_close(found["again"], model(x).detach().double())
+
+
+def test_a_network_that_diverged_has_no_numbers(make_experiment: Make) -> None:
+    assert math.isnan(effective_rank(torch.tensor([[1.0, math.inf], [0.0, 1.0]])))
+    learner, context = learner_of(make_experiment)
+    learner.train_experience(0)
+    with torch.no_grad():
+        learner.model.trunk[1].bias.fill_(math.inf)
+    probe = plugins.resolve("probes", "linear_probe")
+    with evaluating(learner.model):
+        found = probe.build(probe.Config(samples=20), context).after_experience(learner, 0)
+    assert [math.isnan(value) for value in found.values()] == [True]
+
+
 def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, Context]:
     """A learner before its first experience, and what its probes are built for."""
     parts = assemble(check_plugins(make_experiment(stream, **training)))
@@ -648,7 +680,7 @@ def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None
     assert figure["data"][-1]["y"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("what", ["text", "large", "link", "odd json", "no json"])
+@pytest.mark.parametrize("what", ["text", "large", "link", "pipe", "odd json", "no json"])
 def test_a_sheet_that_is_none_is_not_shown(what: str, reported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(reported, copy)
@@ -662,12 +694,15 @@ def test_a_sheet_that_is_none_is_not_shown(what: str, reported: Path, tmp_path: 
             secret = tmp_path / f"secret-{number}.png"
             path.rename(secret)
             path.symlink_to(secret)
+        elif what == "pipe":
+            path.unlink()
+            os.mkfifo(path)
         elif what == "odd json":
             path.with_suffix(".json").write_text("[1]")
         else:
             path.with_suffix(".json").unlink()
     page = report([copy], tmp_path / "page.html").read_text()
-    assert (page.count("<img alt=") == 0) is (what in ("text", "large", "link"))
+    assert (page.count("<img alt=") == 0) is (what in ("text", "large", "link", "pipe"))
     assert ("cannot be read" in page) is ("json" in what)
 
 

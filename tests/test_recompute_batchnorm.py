@@ -63,6 +63,13 @@ def test_nothing_else_changes(training: bool) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_without_samples_they_stay() -> None:
+    model = network()
+    before = [buffer.clone() for buffer in model.buffers()]
+    recompute(model, iter(()))
+    assert all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True))
+
+
 def test_a_network_without_batchnorm_is_refused() -> None:
     plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
     with pytest.raises(UserError, match=r"strategies\.recompute_batchnorm: the network has no BatchNorm layer"):

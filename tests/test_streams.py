@@ -1,6 +1,7 @@
 """Streams over any data set: how classes and domains are divided, the variants on top, and learning where the task is given."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,36 @@ def test_blurry_boundaries() -> None:
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "num"), [("class_incremental", 3), ("domain_incremental", 3), ("classes_and_domains", 9), ("rotated", 5)]
+)
+def test_few_shots_from_an_experience_that_is_not_there(name: str, num: int) -> None:
+    settings: dict[str, Any] = {"class_incremental": {"num_experiences": 3}, "classes_and_domains": {"num_groups": 3}}
+    build(name, shots=2, shots_from=num - 1, **settings.get(name, {}))
+    with pytest.raises(UserError, match=rf"benchmark\.{name}\.shots_from={num}: must be below {num}"):
+        build(name, shots=2, shots_from=num, **settings.get(name, {}))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(("11", "2", "1"), [1, 2, 0]), ((0, "11", "2"), [0, 1, 2])])
+def test_names_that_are_numbers(given: tuple[Any, ...], expected: list[int]) -> None:
+    names = ("1", "11", "2")  # as folders are sorted
+    assert splits.ordered(given, names) == expected
+    with pytest.raises(ValueError, match=r"class_order: 1 is a class's name and another's number: .*'1'"):
+        splits.ordered((0, 1, 2), names)
+
+
+def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> None:
+    source = animal_set()
+    assert source.test_domains is not None
+    keep = torch.nonzero(source.test_domains != 1).flatten()
+    test = Arrays(source.test.x[keep], source.test.y[keep])
+    source = replace(source, test=test, test_domains=source.test_domains[keep])
+    with pytest.raises(
+        UserError, match=r"benchmark\.x\.data: the domain 'paint' has training pictures and no test pictures"
+    ):
+        domains.by_domain("x", source, domains.DomainSplit(), 0)
 
 
 # --- errors with their full path ---

@@ -94,6 +94,15 @@ def test_affine_ones_together_are_torchvisions_one_resampling(x: Tensor) -> None
     assert not torch.allclose(alone[-1], moved, atol=0.01)  # resampled three times: blurred
 
 
+def test_what_stands_between_affine_ones_keeps_its_place(x: Tensor) -> None:
+    ways = [affine.Rotation(degrees=90), spatial.Crop(padding=6), affine.Scale(low=0.5, high=1.5), colour.Brightness()]
+    draws = draw(B, 5, seed=8).split([1, 2, 1, 1], 1)
+    wanted = x
+    for way, u in zip(ways, draws, strict=True):
+        wanted = way.apply(wanted, u)
+    torch.testing.assert_close(transformed(x, ways, draws), wanted, atol=1e-6, rtol=0)
+
+
 def test_rotation_is_counter_clockwise(x: Tensor) -> None:
     square = x[:, :, :, :H]
     turned = affine.warp(square, affine.rotation(torch.full((B,), 90.0)))
@@ -110,10 +119,11 @@ def test_elastic_moves_the_corners_by_their_points(x: Tensor) -> None:
     """Every point draws 1/2, which is no way, but the one at the upper left: what is far from it stays."""
     u = torch.full((B, 2 * 16), 0.5, dtype=torch.float64)
     assert torch.allclose(affine.Elastic().apply(x, u), x, atol=1e-5)
-    u[:, 0] = 0.0  # `amount` of the side to the left is where the corner's pixel comes from: outside
-    moved = affine.Elastic(amount=0.1).apply(x, u)
-    assert moved[:, :, 0, 0].abs().max() == 0
-    torch.testing.assert_close(moved[:, :, 18:, 24:], x[:, :, 18:, 24:], atol=1e-4, rtol=0)
+    u[:, 0] = 1.0  # the corner's pixel comes from `amount` of the side to the right
+    ramp = (torch.arange(W) / (W - 1)).expand(B, C, H, W)
+    moved = affine.Elastic(amount=0.1).apply(ramp, u)
+    torch.testing.assert_close(moved[:, 0, 0, 0], torch.full((B,), 0.1 * W / (W - 1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved[:, :, 18:, 24:], ramp[:, :, 18:, 24:], atol=1e-4, rtol=0)
 
 
 FACTORS = torch.tensor([0.2, 0.7, 1.0, 1.3, 1.9, 0.0], dtype=torch.float64)
@@ -190,27 +200,47 @@ def test_randaugment_applies_each_samples_own_operations(x: Tensor) -> None:
         torch.testing.assert_close(made[sample : sample + 1], wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "theirs"),
-    [
-        ("rotate", lambda x: F.rotate(x, 15.0, interpolation=F.InterpolationMode.BILINEAR)),
-        ("shear_x", lambda x: _sheared(x, [-math.degrees(math.atan(0.15)), 0.0])),
-        ("shear_y", lambda x: _sheared(x, [0.0, -math.degrees(math.atan(0.15))])),
-        ("brightness", lambda x: F.adjust_brightness(x, 1.45)),
-        ("colour", lambda x: F.adjust_saturation(x, 1.45)),
-        ("posterize", lambda x: F.posterize((x * 255).round().to(torch.uint8), 6) / 255),
-        ("solarize", lambda x: F.solarize(x, 127.5 / 255)),
-    ],
-)
-def test_randaugments_strengths_are_torchvisions(name: str, theirs: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """At half of the highest magnitude, 30; torchvision's table, shears about the centre and the other way first."""
-    made = policies.RANDAUGMENT[name](x, torch.full((B,), 0.5, dtype=torch.float64))
-    torch.testing.assert_close(made, theirs(x), atol=2e-4, rtol=0)
+BILINEAR = F.InterpolationMode.BILINEAR
+STRENGTHS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    "randaugment": {
+        "rotate": lambda x: F.rotate(x, 15.0, interpolation=BILINEAR),
+        "shear_x": lambda x: _sheared(x, [-math.degrees(math.atan(0.15)), 0.0]),
+        "shear_y": lambda x: _sheared(x, [0.0, -math.degrees(math.atan(0.15))]),
+        "translate_x": lambda x: _moved(x, [W * 75 / 331, 0.0]),
+        "translate_y": lambda x: _moved(x, [0.0, H * 75 / 331]),
+        "brightness": lambda x: F.adjust_brightness(x, 1.45),
+        "colour": lambda x: F.adjust_saturation(x, 1.45),
+        "contrast": lambda x: F.adjust_contrast(x, 1.45),
+        "sharpness": lambda x: F.adjust_sharpness(x, 1.45),
+        "posterize": lambda x: F.posterize((x * 255).round().to(torch.uint8), 6) / 255,
+        "solarize": lambda x: F.solarize(x, 127.5 / 255),
+    },
+    "augmix": {
+        "rotate": lambda x: F.rotate(x, 15.0, interpolation=BILINEAR),
+        "shear_x": lambda x: _sheared(x, [-math.degrees(math.atan(0.15)), 0.0]),
+        "shear_y": lambda x: _sheared(x, [0.0, -math.degrees(math.atan(0.15))]),
+        "translate_x": lambda x: _moved(x, [W / 6, 0.0]),
+        "translate_y": lambda x: _moved(x, [0.0, H / 6]),
+        "posterize": lambda x: F.posterize((x * 255).round().to(torch.uint8), 2) / 255,
+        "solarize": lambda x: F.solarize((x * 255).round().to(torch.uint8), 128.0) / 255,
+    },
+}
+
+
+@pytest.mark.parametrize(("policy", "name"), [(policy, name) for policy in STRENGTHS for name in STRENGTHS[policy]])
+def test_strengths_are_those_of_the_sources(policy: str, name: str, x: Tensor) -> None:
+    """At half of the highest: torchvision's table (its shears about the centre, the other way first); AugMix's own."""
+    operations = policies.RANDAUGMENT if policy == "randaugment" else policies.AUGMIX
+    made = operations[name](x, torch.full((B,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(made, STRENGTHS[policy][name](x), atol=2e-4, rtol=0)
+
+
+def _moved(x: Tensor, by: list[float]) -> Tensor:
+    return F.affine(x, 0.0, by, 1.0, [0.0, 0.0], interpolation=BILINEAR)
 
 
 def _sheared(x: Tensor, degrees: list[float]) -> Tensor:
-    bilinear = F.InterpolationMode.BILINEAR
-    return F.affine(x, 0.0, [0.0, 0.0], 1.0, degrees, interpolation=bilinear)
+    return F.affine(x, 0.0, [0.0, 0.0], 1.0, degrees, interpolation=BILINEAR)
 
 
 def test_augmix_mixes_what_its_draws_say(x: Tensor) -> None:
@@ -251,7 +281,7 @@ def test_every_transformation(name: str, shape: tuple[int, ...], x: Tensor) -> N
     assert made.shape == pictures.shape and made.dtype == torch.float32
     assert made.min() >= -1e-5 and made.max() <= 1 + 1e-5
     assert len({picture.numpy().tobytes() for picture in made}) >= (2 if hasattr(one, "p") else 25)
-    for rows in (torch.tensor([7]), torch.tensor([39, 2, 7])):
+    for rows in (torch.tensor([7]), torch.arange(39, -1, -1)):
         torch.testing.assert_close(one.apply(pictures[rows], u[rows]), made[rows], atol=2e-5, rtol=0)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..cache import DataFolders
 from ..data_set import DataSet, data_set
+from ..decoding import VERSION
 from ..errors import UserError
 from ..pictures import Listing, pictures
 from ._files import folder_with, places
@@ -64,7 +65,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     root = folder_with(
         "s1", "CORe50", places(folders, ("core50_128x128", "core50/core50_128x128", "core50", ".")), _ADVICE
     )
-    key = f"core50-{config.size}-{_identity(root)}"
+    key = f"core50-{config.size}-{VERSION}-{_identity(root)}"
     arrays = pictures(key, lambda: _listed(root), config.size, folders)
     mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
     if config.level == "category":
@@ -81,7 +82,10 @@ def _cells(root: Path) -> list[tuple[Path, int, int]]:
 
 
 def _identity(root: Path) -> str:
-    """Name the files by their folders' times, which change when a file comes or goes: there are too many for more."""
+    """Name the files by their folders' times, which change when a file comes or goes: there are too many for more.
+
+    A file that is mended in its place is not noticed: delete the cache's entry then.
+    """
     found = hashlib.sha256()
     for folder, _, _ in _cells(root):
         if not folder.is_dir():

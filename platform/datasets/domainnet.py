@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..cache import DataFolders
 from ..data_set import DataSet, data_set
+from ..decoding import VERSION
 from ..errors import UserError
 from ..pictures import Listing, pictures
 from ._files import folder_with, identity, places
@@ -47,7 +48,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     lacking = [path for path in lists if not path.is_file()]
     if lacking:
         raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
-    key = f"domainnet{config.size}-{identity(lists)}"
+    key = f"domainnet{config.size}-{VERSION}-{identity(lists)}"
     classes = _classes(lists[0])
     arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
     mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())

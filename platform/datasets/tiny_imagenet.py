@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..cache import DataFolders
 from ..data_set import DataSet, data_set
+from ..decoding import VERSION
 from ..errors import UserError
 from ..pictures import Listing, pictures
 from ._files import folder_with, identity, places
@@ -45,7 +46,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     lacking = [root / name for name in _LISTS if not (root / name).is_file()]
     if lacking:
         raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
-    key = f"tiny_imagenet{config.size}-{identity(root / name for name in _LISTS)}"
+    key = f"tiny_imagenet{config.size}-{VERSION}-{identity(root / name for name in _LISTS)}"
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
     arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)

@@ -68,6 +68,9 @@ def load(key: str, network: nn.Module, state: State, without: tuple[str, ...]) -
     known = network.state_dict()
     versions = getattr(state, "_metadata", None) or getattr(known, "_metadata", None)  # of layers; some networks ask
     state = OrderedDict((name, value) for name, value in state.items() if not name.startswith(without))
+    for name in known.keys() - state.keys():  # files from before torch 0.4.1 have no such counter
+        if name.endswith(".num_batches_tracked"):
+            state[name] = known[name]
     shapes = [
         f"{name} ({list(state[name].shape)} instead of {list(known[name].shape)})"
         for name in known.keys() & state.keys()

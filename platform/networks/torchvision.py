@@ -3,6 +3,7 @@
 model: {"torchvision:mobilenet_v2": {pretrained: weights/mobilenet_v2-b0353104.pth, resize: 96}}
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,4 +77,7 @@ def _downloaded(key: str, weights: Any) -> dict[str, torch.Tensor]:
             f"{key}.pretrained=true: its weights cannot be downloaded from {weights.url}: {error}. Without a network: put the "
             f"file somewhere and give its path as `pretrained`."
         ) from None
-    return state
+    # files of DenseNets are from when their layers had other names: norm.1 is norm1
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name): value for name, value in state.items()
+    }

@@ -1,7 +1,7 @@
 """The vision transformer (Dosovitskiy 2021, 2010.11929): patches, a class token, learned positions, pre-norm blocks.
 
-Sizes as in DeiT (Touvron 2021, 2012.12877). Weights start as there: truncated normal of 0.02, biases 0. Names of layers:
-trunk.patches.*, trunk.blocks.0.attention.*, ... for `freezing` and parameter groups.
+Sizes as in DeiT (Touvron 2021, 2012.12877). Weights start as there: truncated normal of 0.02, biases 0; so does the class
+token, which DeiT draws. Names of layers: trunk.patches.*, trunk.blocks.0.attention.*, ... for `freezing` and parameter groups.
 
 Shapes: B batch, C channels, H height, W width, N tokens (the class token first), D width of a token, M heads.
 """

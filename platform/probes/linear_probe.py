@@ -8,6 +8,7 @@ signs (representation.linear_probe): closed form, hence deterministic.
 Source: Davari et al. 2022 (2203.13381), who train theirs by gradient descent.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,11 @@ class LinearProbe(Probe):
         sides = old_and_new(learner, number, samples, self.seed, "linear_probe")
         tests = {side: outputs(learner.model, layers, batches(learner, subset)) for side, subset in sides.items()}
         found: dict[str, float] = {}
-        for layer in layers:
+        for layer in known:
             features = torch.cat([test[layer] for test in tests.values()])
+            if not bool(known[layer].isfinite().all() and features.isfinite().all()):  # the network has diverged
+                found |= {f"{layer}/{side}": math.nan for side in sides}
+                continue
             predicted = linear_probe(known[layer], train.y, features, PENALTY)
             for side, part in zip(sides, predicted.split([len(subset) for subset in sides.values()]), strict=True):
                 found[f"{layer}/{side}"] = (part == sides[side].y).double().mean().item()

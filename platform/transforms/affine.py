@@ -112,8 +112,10 @@ class Elastic(Transformation):
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """Bicubic between the points."""
-        moved = uniform(u, -2 * self.amount, 2 * self.amount).to(x).view(-1, 2, self.points, self.points)
-        rows, columns = (_bicubic(self.points, side).to(x) for side in x.shape[2:])
+        moved = (
+            uniform(u, -2 * self.amount, 2 * self.amount).to(x, non_blocking=True).view(-1, 2, self.points, self.points)
+        )
+        rows, columns = (_bicubic(self.points, side).to(x, non_blocking=True) for side in x.shape[2:])
         return displace(x, torch.einsum("hi,bdij,wj->bhwd", rows, moved, columns))
 
 
@@ -135,7 +137,9 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
     height, width = x.shape[2:]
     half = torch.tensor([width / 2, height / 2], dtype=torch.float64)  # torch's own positions are -1 .. 1
     source = torch.linalg.inv(matrix)[:, :2] * torch.cat([half, torch.ones(1, dtype=torch.float64)]) / half[:, None]
-    by_column, by_row, constant = source.to(x)[:, None, None].unbind(4)  # (B, 1, 1, 2) each; faster than affine_grid
+    by_column, by_row, constant = source.to(x, non_blocking=True)[:, None, None].unbind(
+        4
+    )  # (B, 1, 1, 2) each; faster than affine_grid
     columns, rows = _centres(width, x).view(1, 1, -1, 1), _centres(height, x).view(1, -1, 1, 1)
     return _sampled(x, by_column * columns + (by_row * rows + constant))
 

@@ -31,7 +31,7 @@ class Transformation:
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """One number for each sample (B,) -> (B, 1, 1, 1), of the pictures' type and on their device."""
-    return values.to(x).view(-1, 1, 1, 1)
+    return values.to(x, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def uniform(u: Tensor, low: float, high: float) -> Tensor:
@@ -41,12 +41,12 @@ def uniform(u: Tensor, low: float, high: float) -> Tensor:
 
 def replaced(x: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
     """The pictures with those at the positions `chosen` (n,) replaced by `new` (n, C, H, W)."""
-    return x.index_copy(0, chosen.to(x.device), new)
+    return x.index_copy(0, chosen.to(x.device, non_blocking=True), new)
 
 
 def picked(x: Tensor, chosen: Tensor) -> Tensor:
     """The pictures at the positions `chosen` (n,)."""
-    return x.index_select(0, chosen.to(x.device))
+    return x.index_select(0, chosen.to(x.device, non_blocking=True))
 
 
 def positions(chosen: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     steps = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
     weights = weights / weights.sum(1, keepdim=True)
-    rows, columns = (_mirrored(weights, steps, side).to(x) for side in x.shape[2:])
+    rows, columns = (_mirrored(weights, steps, side).to(x, non_blocking=True) for side in x.shape[2:])
     return separable(x, rows, columns)
 
 

@@ -134,7 +134,7 @@ def by_choice(x: Tensor, operations: Mapping[str, Operation], which: Tensor, str
     for number, operation in enumerate(operations.values()):
         chosen = positions(numbers == number)
         if len(chosen):
-            out.index_copy_(0, chosen.to(x.device), operation(picked(x, chosen), strength[chosen]))
+            out.index_copy_(0, chosen.to(x.device, non_blocking=True), operation(picked(x, chosen), strength[chosen]))
     return out
 
 

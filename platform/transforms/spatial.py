@@ -130,7 +130,7 @@ def crop(x: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
     """Cut (H, W) out of the pictures padded with black, the corner at (top, left), each (B,) in 0 .. 2 padding."""
     height, width = x.shape[2:]
     windows = F.pad(x, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # views
-    samples, rows, columns = (where.to(x.device) for where in (torch.arange(len(x)), top, left))
+    samples, rows, columns = (where.to(x.device, non_blocking=True) for where in (torch.arange(len(x)), top, left))
     return windows[samples, :, rows, columns]
 
 
@@ -147,7 +147,7 @@ def cutout(x: Tensor, row: Tensor, column: Tensor, size: int, value: float) -> T
 def resized_crop(x: Tensor, corner: Tensor, size: Tensor) -> Tensor:
     """Resize a rectangle, `corner` and `size` (B, 2) for rows and columns in pixels, to (H, W) bilinearly, edges repeated."""
     rows, columns = (_resizing(side, corner[:, i], size[:, i]) for i, side in enumerate(x.shape[2:]))
-    return separable(x, rows.to(x), columns.to(x))
+    return separable(x, rows.to(x, non_blocking=True), columns.to(x, non_blocking=True))
 
 
 def _resizing(side: int, start: Tensor, length: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ def equalize(x: Tensor) -> Tensor:
     channels = x.shape[0] * x.shape[1]
     pixels = levels(x).long().view(channels, -1)
     places = pixels + 256 * torch.arange(channels, device=x.device)[:, None]
-    histogram = torch.bincount(places.flatten(), minlength=256 * channels).view(channels, 256)
+    empty = torch.zeros(256 * channels, dtype=torch.int64, device=x.device)  # bincount would wait for a GPU
+    histogram = empty.scatter_add_(0, places.flatten(), torch.ones_like(places).flatten()).view(channels, 256)
     below = histogram.cumsum(1) - histogram
     highest = pixels.amax(1, keepdim=True)
     step = below.gather(1, highest) // 255  # all pixels but those of the highest level, over 255
