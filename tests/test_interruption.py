@@ -1,5 +1,6 @@
 """Signals, clocks, hangs and full disks: what reaches a trial from outside, and what it leaves for the next in its process."""
 
+import gc
 import importlib
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 import yaml
 from bits import assert_same, outcome
 
-from retain.platform import checkpoint, schedule, trial
+from retain.platform import checkpoint, schedule, trial, worker
 from retain.platform.config import to_dict
 from retain.platform.errors import UserError
 from retain.platform.interruption import Interruption, Stopped
@@ -423,3 +425,20 @@ def interrupting(learner: Any) -> None:
     """Ctrl-C in the third experience."""
     if learner.clock.train_exp_counter == 2:
         raise KeyboardInterrupt
+
+
+def test_a_worker_frees_what_the_trial_before_held_in_cycles() -> None:
+    """As a learner and its plugins know each other: hundreds of MB, and few objects for Python's collector to count."""
+
+    class Node:
+        def __init__(self) -> None:
+            self.itself, self.tensor = self, torch.zeros(10)
+
+    try:
+        for _ in range(2):
+            left = weakref.ref(Node())
+            assert left() is not None
+            worker._collect()
+            assert left() is None
+    finally:
+        gc.unfreeze()
