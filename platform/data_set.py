@@ -40,10 +40,15 @@ def data_set(
     key: str,
     arrays: Mapping[str, torch.Tensor],
     class_names: tuple[str, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     domain_names: tuple[str, ...] = (),
 ) -> DataSet:
-    """Put a data set together from a cache entry: `train_x`, `train_y`, `test_x`, `test_y`; with domains, `train_d`, `test_d`."""
+    """Put a data set together from a cache entry: `train_x`, `train_y`, `test_x`, `test_y`; with domains, `train_d`, `test_d`.
+
+    Without `mean` and `std` they are those of the entry, as `pictures` computes them.
+    """
+    mean = tuple(arrays["mean"].tolist()) if mean is None else mean
+    std = tuple(arrays["std"].tolist()) if std is None else std
     train, test = Arrays(arrays["train_x"], arrays["train_y"]), Arrays(arrays["test_x"], arrays["test_y"])
     return DataSet(key, class_names, mean, std, train, test, domain_names, arrays.get("train_d"), arrays.get("test_d"))

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import DataFolders
+from ..cache import DataFolders, prepared
+from ..data_set import DataSet, data_set
 from ..errors import UserError
 from ._download import fetch
-from ._files import places
+from ._files import identity, places
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,6 +40,19 @@ _FILES = {
     "test_x": ("t10k-images", "idx3-ubyte"),
     "test_y": ("t10k-labels", "idx1-ubyte"),
 }
+
+
+def idx_set(
+    name: str, files: IdxSet, class_names: tuple[str, ...], mean: float, std: float, folders: DataFolders
+) -> DataSet:
+    """Open a set of idx files, prepared.
+
+    Raises:
+        UserError: the files are nowhere to be found, or one is damaged.
+    """
+    found = find(files, folders)
+    key = f"{name}-{identity(found.values())}"
+    return data_set(key, prepared(key, lambda: read_set(found), folders.cache), class_names, (mean,), (std,))
 
 
 def read_idx(path: Path, dimensions: int) -> _Array:

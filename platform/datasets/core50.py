@@ -67,11 +67,10 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     )
     key = f"core50-{config.size}-{VERSION}-{_identity(root)}"
     arrays = pictures(key, lambda: _listed(root), config.size, folders)
-    mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
     if config.level == "category":
         key += "-category"
         arrays |= {name: arrays[name] // 5 for name in ("train_y", "test_y")}
-    return data_set(key, arrays, CLASSES[config.level], mean, std, SESSIONS)
+    return data_set(key, arrays, CLASSES[config.level], domain_names=SESSIONS)
 
 
 def _cells(root: Path) -> list[tuple[Path, int, int]]:

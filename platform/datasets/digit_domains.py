@@ -54,8 +54,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     settings = repr((config.size, config.balance, [source.key for source in built]))
     key = f"digit_domains{config.size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     arrays = prepared(key, lambda: _join(sources, config), folders.cache)
-    mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
-    return data_set(key, arrays, tuple("0123456789"), mean, std, DOMAINS)
+    return data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS)
 
 
 def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:

@@ -51,8 +51,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     key = f"domainnet{config.size}-{VERSION}-{identity(lists)}"
     classes = _classes(lists[0])
     arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
-    mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
-    return data_set(key, arrays, classes, mean, std, DOMAINS)
+    return data_set(key, arrays, classes, domain_names=DOMAINS)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:

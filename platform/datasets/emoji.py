@@ -43,8 +43,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     parts, categories = _listed(root)
     key = f"emoji{config.size}-{identity(parts, root, config.size)}"
     arrays = pictures(key, parts, config.size, folders)
-    mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
-    return data_set(key, arrays, categories, mean, std, tuple(STYLES))
+    return data_set(key, arrays, categories, domain_names=tuple(STYLES))
 
 
 def _find(folders: DataFolders) -> Path:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..cache import DataFolders, prepared
-from ..data_set import DataSet, data_set
-from ._files import identity
-from ._idx import IdxSet, find, read_set
+from ..cache import DataFolders
+from ..data_set import DataSet
+from ._idx import IdxSet, idx_set
 
 FILES = IdxSet(
     "Fashion-MNIST",
@@ -38,7 +37,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     Raises:
         UserError: the files are nowhere to be found, or one is damaged.
     """
-    files = find(FILES, folders)
-    key = f"fashion_mnist-{identity(files.values())}"
-    arrays = prepared(key, lambda: read_set(files), folders.cache)
-    return data_set(key, arrays, _CLOTHES, (0.2860,), (0.3530,))
+    return idx_set("fashion_mnist", FILES, _CLOTHES, 0.2860, 0.3530, folders)

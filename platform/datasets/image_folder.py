@@ -81,7 +81,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     for part in parts:
         left = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
         _check_classes(root, part, left, classes)  # what was skipped may have been all of a class
-    return data_set(key, arrays, classes, tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist()), domains)
+    return data_set(key, arrays, classes, domain_names=domains)
 
 
 def _found(root: Path, pattern: str) -> list[_Row]:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..cache import DataFolders, prepared
-from ..data_set import DataSet, data_set
-from ._files import identity
-from ._idx import IdxSet, find, read_set
+from ..cache import DataFolders
+from ..data_set import DataSet
+from ._idx import IdxSet, idx_set
 
 FILES = IdxSet("MNIST", "MNIST", ("mnist", "MNIST/raw", "MNIST", "."), "")
 
@@ -21,7 +20,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     Raises:
         UserError: the files are nowhere to be found, or one is damaged.
     """
-    files = find(FILES, folders)
-    key = f"mnist-{identity(files.values())}"
-    arrays = prepared(key, lambda: read_set(files), folders.cache)
-    return data_set(key, arrays, tuple("0123456789"), (0.1307,), (0.3081,))
+    return idx_set("mnist", FILES, tuple("0123456789"), 0.1307, 0.3081, folders)

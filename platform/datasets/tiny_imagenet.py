@@ -50,8 +50,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
     arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
-    mean, std = tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist())
-    return data_set(key, arrays, names, mean, std)
+    return data_set(key, arrays, names)
 
 
 def _names(path: Path, classes: list[str]) -> tuple[str, ...]:
