@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from .learner import Learner
 
 
+_ROLES = {  # what only one strategy of a trial can do; a module names its own in ROLES
+    "criterion": "put a loss of their own in the place of the cross-entropy",
+    "predictions": "replace how predictions are made",
+    "memory": "keep a memory of old samples",
+    "head": "replace the network's head",
+    "data": "replace the data that are trained on",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TrialSeeds:
     """The three seeds of a trial, each the trial's own `seed` unless set apart."""
@@ -82,6 +91,11 @@ class Parts:
             network = module.build_for(settings, self.stream, _folders(self.config), num_classes, draws)
         else:
             network = module.build(settings, self.stream.shape, num_classes, draws)
+        for name, (strategy, config) in zip(
+            self.config.strategies, settings_of(self.config, "strategies"), strict=True
+        ):
+            if hasattr(strategy, "adapt"):  # it has parts of its own in the network: another head, other norms, prompts
+                network = strategy.adapt(config, network, generator(self.seeds.initialisation, "adapt", name))
         return network
 
     def plugins(self) -> list[Any]:
@@ -183,6 +197,8 @@ def check_combination(config: Experiment) -> None:
         (name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)
     ]
     for (first, one), (second, other) in combinations(named, 2):
+        for role in sorted(set(getattr(one, "ROLES", ())) & set(getattr(other, "ROLES", ()))):
+            raise UserError(f"strategies: {first} and {second} cannot run together: both {_ROLES[role]}; choose one")
         reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
         if reason:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")

@@ -3,7 +3,7 @@
 Shapes: N test samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,10 +89,14 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def logits_of(model: torch.nn.Module, batches: Iterator[torch.Tensor]) -> torch.Tensor:
-    """Logits (N, K) of a model over batches, in evaluation mode."""
+def logits_of(
+    model: torch.nn.Module,
+    batches: Iterator[torch.Tensor],
+    predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Logits (N, K) of a model over batches, in evaluation mode; `predict`: what strategies make of it."""
     with evaluating(model):
-        return torch.cat([model(x) for x in batches])
+        return torch.cat([(predict or model)(x) for x in batches])
 
 
 class _Collector(Plugin):

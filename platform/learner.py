@@ -44,7 +44,8 @@ class Learner(Template):
                 self.eval(self.benchmark.test_stream)
             self._collect_hooks()
             return self.test_set.row(torch.cat(logits))
-        return self.test_set.row(logits_of(self.model, self.test_set.batches(self.training.evaluation_batch_size)))
+        batches = self.test_set.batches(self.training.evaluation_batch_size)
+        return self.test_set.row(logits_of(self.model, batches, self.predict))
 
     def trains_on(self, number: int) -> bool:
         """Whether every plugin wants training on experience `number` (0-based)."""

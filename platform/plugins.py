@@ -1,4 +1,4 @@
-"""Where strategies, benchmarks and networks are found by name, and the base of our own plugins.
+"""Where strategies, benchmarks and networks are found by name, and what strategies ask of whatever runs them.
 
 A module of one of these kinds has a frozen dataclass `Config` and a function `build`; its file's name is its name in the YAML.
 A colon (``torchvision:resnet18``) gives the module its setting `name`.
@@ -10,14 +10,21 @@ This file imports no torch at the top: names are checked before anything heavy i
 
 import importlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UserError, listed, nearest
 from .files import run_folder_of
+from .hooks import EVAL_EVENTS as EVAL_EVENTS
+from .hooks import EVENTS as EVENTS
+from .hooks import Plugin as Plugin
+from .hooks import hooks_of as hooks_of
+from .hooks import name_of as name_of
+from .hooks import overrides as overrides
+from .hooks import predictor as predictor
+from .hooks import replace_criterion as replace_criterion
 from .importing import import_path, parted
 
 if TYPE_CHECKING:
@@ -40,35 +47,6 @@ KEYS: dict[Kind, str] = {  # the key of each kind in the YAML; data sets stand i
     "datasets": "data",
     "probes": "probes",
 }
-EVENTS = (
-    "before_training",
-    "before_train_dataset_adaptation",
-    "after_train_dataset_adaptation",
-    "before_training_exp",
-    "before_training_epoch",
-    "before_training_iteration",
-    "before_forward",
-    "after_forward",
-    "before_backward",
-    "after_backward",
-    "before_update",
-    "after_update",
-    "after_training_iteration",
-    "after_training_epoch",
-    "after_training_exp",
-    "after_training",
-    "before_eval",
-    "before_eval_dataset_adaptation",
-    "after_eval_dataset_adaptation",
-    "before_eval_exp",
-    "before_eval_iteration",
-    "before_eval_forward",
-    "after_eval_forward",
-    "after_eval_iteration",
-    "after_eval_exp",
-    "after_eval",
-)
-EVAL_EVENTS = tuple(event for event in EVENTS if "_eval" in event)
 
 
 def names(kind: Kind) -> list[str]:
@@ -121,114 +99,6 @@ def module_path(path: Sequence[str]) -> list[str]:
     if run_folder_of(Path(here)) is None:
         return list(dict.fromkeys([here, *path]))
     return [entry for entry in path if entry and run_folder_of(Path(entry)) is None]
-
-
-class Plugin:
-    """Base of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with state.
-
-    Each hook is called as ``hook(strategy)`` in Avalanche's order; `strategy` is an Avalanche template or our `Learner`. A
-    subclass overrides the hooks that it needs: our learner calls only those.
-
-    One that has a method ``state_dict() -> dict`` can be gone on with after a stop, between experiences and amid one: it
-    returns the tensors, numbers, strings, lists and dicts that make a fresh plugin go on where this one stopped ({} where there
-    is nothing). A trial with a plugin that has none starts again from its first experience.
-    """
-
-    accumulates = False  # whether it makes the training data those of all experiences so far
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another instance's `state_dict` returned; to be overridden where that is anything."""
-        if state:
-            raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
-
-    def on_resume(self, strategy: Any) -> None:
-        """Amid an experience, after a stop: the state is loaded, the data are chosen, and training goes on.
-
-        The hooks ``before_*`` are not called again: what they did to the network (flags, hooks) or made of it is to be made
-        here. `after_train_dataset_adaptation` is: what it chooses must follow from the state.
-        """
-
-    def trains_on(self, experience: int, num_experiences: int) -> bool:
-        """Whether training happens on this experience (0-based); `joint` waits for the last one."""
-        return True
-
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Before a call to train."""
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Before the experience's training data are chosen; the head has not grown yet."""
-
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """The training data are chosen (`strategy.adapted_dataset`); the head has not grown yet."""
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Head, optimizer and loader are ready."""
-
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Before an epoch."""
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The mini-batch is on the device."""
-
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Before the forward pass."""
-
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """`strategy.mb_output` is there."""
-
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """`strategy.loss` holds the criterion: the place to add a term."""
-
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Gradients are there."""
-
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Before the optimizer's step."""
-
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """After the optimizer's step."""
-
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """End of an iteration."""
-
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """End of an epoch."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Training of the experience has ended."""
-
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        """End of a call to train."""
-
-
-def name_of(plugin: Any) -> str:
-    """What a strategy is called in the YAML: the name of a shipped file, or a dotted path."""
-    module: str = type(plugin).__module__
-    ours = f"{__package__.rpartition('.')[0]}.strategies."
-    if module.startswith(ours):
-        return module.removeprefix(ours)
-    return module if hasattr(sys.modules[module], "build") else f"{module}.{type(plugin).__qualname__}"
-
-
-def overrides(plugin: Any, event: str) -> bool:
-    """Whether `plugin` really does something at `event`: not the no-op of our base or of Avalanche's bases."""
-    method = getattr(type(plugin), event, None)
-    if method is None:
-        return False
-    return (method.__module__, method.__qualname__.partition(".")[0]) not in _NO_OPS
-
-
-def hooks_of(plugins: Sequence[Any]) -> dict[str, list[Callable[..., None]]]:
-    """For each event, the methods of the plugins that really do something, in order."""
-    return {event: [getattr(plugin, event) for plugin in plugins if overrides(plugin, event)] for event in EVENTS}
-
-
-_NO_OPS = {
-    (__name__, "Plugin"),
-    ("avalanche.core", "BasePlugin"),
-    ("avalanche.core", "BaseSGDPlugin"),
-    ("avalanche.core", "SupervisedPlugin"),
-}
 
 
 def note(strategy: Any, text: str) -> None:

@@ -211,7 +211,8 @@ def batches(learner: Any, subset: Subset) -> Iterator[torch.Tensor]:
 
 def logits(learner: Any, subset: Subset) -> torch.Tensor:
     """Logits (n, K); in a task-incremental stream -inf outside of the classes of each sample's experience."""
-    found = torch.cat([learner.model(x) for x in batches(learner, subset)])
+    predict = learner.predict
+    found = torch.cat([predict(x) for x in batches(learner, subset)])
     if learner.stream.scenario != "task":
         return found
     own = learner.stream.own.to(found.device)[subset.experience]

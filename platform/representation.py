@@ -84,7 +84,7 @@ def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) 
     with ExitStack() as stack:
         for layer in layers:
             if layer == FEATURES:
-                handle = _last(model).register_forward_pre_hook(keep_input)
+                handle = head_of(model).register_forward_pre_hook(keep_input)
             else:
                 handle = modules[layer].register_forward_hook(partial(keep, layer))
             stack.callback(handle.remove)
@@ -96,8 +96,12 @@ def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) 
     return {layer: torch.cat(parts) for layer, parts in found.items() if parts}
 
 
-def _last(model: nn.Module) -> nn.Module:
-    """The head, or the last linear layer."""
+def head_of(model: nn.Module) -> nn.Module:
+    """The head, or the last linear layer.
+
+    Raises:
+        UserError: the network has neither.
+    """
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     head: nn.Module | None = getattr(model, "head", None) or (linear[-1] if linear else None)
     if head is None:

@@ -103,6 +103,11 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         """The plugins but for the clock."""
         return [plugin for plugin in self.plugins if plugin is not self.clock]
 
+    @property
+    def predict(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """How samples (B, *shape) are classified: logits (B, K) of the network, or of what a strategy has in its place."""
+        return plugins.predictor(self, self.strategies)
+
     # Avalanche's steps, where ours differ.
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
@@ -176,7 +181,9 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 
     def forward(self) -> Any:
         """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""
-        if self._autocast is None or not self.is_training:
+        if not self.is_training:
+            return self.predict(self.mb_x)
+        if self._autocast is None:
             return self.model(self.mb_x)
         with self._autocast:
             return self.model(self.mb_x).float()

@@ -13,16 +13,15 @@ leave T^2 out: Avalanche's alpha (KL), PyCIL's lamda and FACIL's lamb (cross-ent
 smooths by 1e-5) all convert as weight = theirs / T^2.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..platform import plugins
 from ..platform.errors import UserError
+from ..platform.teacher import Teacher
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 
@@ -68,40 +67,35 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 
 
 class LwFPlugin(plugins.Plugin):
-    """Adds weight * L_KD to the loss from the second trained experience on. Where the learner tells `mb_index` and does
-    not augment, the teacher sees each sample once an experience, and appended rows (a memory) as they come."""
+    """Adds weight * L_KD to the loss from the second trained experience on."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._num_trained = 0
-        self._teacher: nn.Module | None = None
-        self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` makes it of them
-        self._logits: Tensor | None = None  # the teacher's on strategy.adapted_dataset, (n, K)
+        self._teacher = Teacher()
 
     def state_dict(self) -> dict[str, Any]:
         """Number of trained experiences and, inside one, the teacher's tensors."""
-        saved = self._saved if self._teacher is None else dict(self._teacher.state_dict())
-        return {"num_trained": self._num_trained} | ({} if saved is None else {"teacher": saved})
+        return {"num_trained": self._num_trained} | self._teacher.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The teacher itself is made in `on_resume`."""
         self._num_trained = state["num_trained"]
-        self._teacher, self._saved, self._logits = None, state.get("teacher"), None
+        self._teacher.load_state_dict(state)
 
     def on_resume(self, strategy: Any) -> None:
         """Make the teacher from its tensors."""
-        if self._saved is not None:
-            self._teacher, self._saved = _rebuilt(strategy.model, self._saved), None
+        self._teacher.on_resume(strategy)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
         if self._weight() > 0:
-            self._teacher = copy.deepcopy(strategy.model).eval().requires_grad_(False)
+            self._teacher.take(strategy.model)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the distillation term to the loss."""
-        if self._teacher is not None:
-            teacher = self._target(strategy, self._teacher)
+        if self._teacher:
+            teacher = self._teacher.logits(strategy)
             student = strategy.mb_output[:, : teacher.shape[1]].float()
             term = distillation(student, teacher, self.config.temperature, self.config.loss)
             strategy.loss = strategy.loss + self._weight() * term
@@ -109,7 +103,7 @@ class LwFPlugin(plugins.Plugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""
         self._num_trained += 1
-        self._teacher, self._logits = None, None
+        self._teacher.drop()
 
     def _weight(self) -> float:
         """Lambda of the experience being trained; the first has no teacher."""
@@ -119,32 +113,7 @@ class LwFPlugin(plugins.Plugin):
             weight = weight[self._num_trained]
         return weight if self._num_trained else 0.0
 
-    def _target(self, strategy: Any, teacher: nn.Module) -> Tensor:
-        """The teacher's logits (B, K) on the current mini-batch."""
-        index = strategy.mb_index if plugins.is_cacheable(strategy) else None
-        if index is None:  # another loader, or augmented samples
-            return _logits(teacher, strategy.mb_x)
-        if self._logits is None:
-            batches = plugins.batches(strategy.adapted_dataset, strategy.train_mb_size)
-            self._logits = torch.cat([_logits(teacher, x.to(strategy.device)) for x, _ in batches])
-        known, appended = self._logits.index_select(0, index), strategy.mb_x[len(index) :]
-        return torch.cat([known, _logits(teacher, appended)]) if len(appended) else known
-
 
 def build(config: Config, seed: int) -> LwFPlugin:
     """The plugin; it draws no random numbers."""
     return LwFPlugin(config)
-
-
-@torch.no_grad()
-def _logits(teacher: nn.Module, x: Tensor) -> Tensor:
-    return teacher(x).float()  # type: ignore[no-any-return]
-
-
-def _rebuilt(model: nn.Module, saved: dict[str, Tensor]) -> nn.Module:
-    """A teacher from its tensors: the model's structure, with the saved (smaller) head put into it."""
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    own = dict(teacher.named_parameters(remove_duplicate=False)) | dict(teacher.named_buffers(remove_duplicate=False))
-    for name, tensor in saved.items():
-        own[name].data = tensor.to(own[name].device)
-    return teacher

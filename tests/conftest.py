@@ -108,20 +108,31 @@ def make_experiment() -> Make:
     return _make_experiment
 
 
+_CNN = {"small_cnn": {"channels": [4], "hidden": 16, "norm": "batch"}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "recompute_batchnorm": _CNN
+}  # of strategies that are refused without such layers
+
+
 def _make_experiment(
-    benchmark: str = "split", strategies: dict[str, Any] | None = None, seed: int = 0, **training: Any
+    benchmark: str = "split",
+    strategies: dict[str, Any] | None = None,
+    seed: int = 0,
+    network_for: str = "",
+    **training: Any,
 ) -> Experiment:
-    """`split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm."""
-    cnn = {"small_cnn": {"channels": [4], "hidden": 16, "norm": "batch"}}
+    """`split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm.
+
+    `network_for`: a strategy that is to be compared with this trial, whose network it takes.
+    """
     kinds: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         "split": ({"split_digits": {}}, {"mlp": {"hidden": [16]}}, {"epochs": 2, "batch_size": 32}),
         "pair": ({"split_digits": {"num_experiences": 2}}, {"mlp": {"hidden": [16]}}, {"epochs": 1, "batch_size": 64}),
-        "rotated": ({"rotated_digits": {"angles": [0, 45, 90]}}, cnn, {"epochs": 1, "batch_size": 64}),
+        "rotated": ({"rotated_digits": {"angles": [0, 45, 90]}}, _CNN, {"epochs": 1, "batch_size": 64}),
     }
     stream, model, defaults = kinds[benchmark]
-    recomputed = (strategies or {}).get("recompute_batchnorm", {"batches": 0})
-    if recomputed != {"batches": 0}:  # is refused without such a layer
-        model = cnn
+    for name in [network_for, *(strategies or {})]:
+        model = NETWORKS.get(name, model)
     return from_dict(
         {
             "name": "test",

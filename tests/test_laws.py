@@ -257,7 +257,7 @@ def test_neutral_settings_or_the_reason_is_stated() -> None:
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("name", [name for name in NAMES if module(name).NEUTRAL is not None])
 def test_neutral_settings_give_the_naive_bits(name: str, stream: str, runs: Runs, make_experiment: Make) -> None:
-    naive = runs(make_experiment(stream))
+    naive = runs(make_experiment(stream, network_for=name))
     neutral = runs(make_experiment(stream, strategies={name: dict(module(name).NEUTRAL)}))
     for view in VIEWS:
         np.testing.assert_array_equal(neutral.matrices[view], naive.matrices[view])
@@ -269,7 +269,8 @@ def test_neutral_settings_give_the_naive_bits(name: str, stream: str, runs: Runs
 def test_default_settings_do_something(name: str, runs: Runs, make_experiment: Make) -> None:
     """Else the law above would hold of a strategy that never acts. Enough epochs for patience to run out."""
     training = {"epochs": 6, "optimizer": {"lr": 0.2}}
-    naive, with_it = runs(make_experiment(**training)), runs(make_experiment(strategies={name: {}}, **training))
+    naive = runs(make_experiment(network_for=name, **training))
+    with_it = runs(make_experiment(strategies={name: {}}, **training))
     assert not same(with_it.weights, naive.weights)
 
 

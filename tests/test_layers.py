@@ -16,7 +16,7 @@ FILES = [ROOT / "__init__.py"] + [path for folder in FOLDERS for path in sorted(
 
 # A module may import modules of lower layers, and of its own layer as long as there is no cycle.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "settings", "metrics", "seeding", "streams", "importing", "plugins", "heads"},
+    {"errors", "files", "settings", "metrics", "seeding", "streams", "importing", "hooks", "plugins", "heads"},
     {
         "loader",
         "loading",
@@ -42,6 +42,9 @@ LAYERS: list[set[str]] = [
         "evaluation",
         "probe",
         "representation",
+        "capture",
+        "teacher",
+        "memory",
         "environment",
         "config",
         "augmentation",

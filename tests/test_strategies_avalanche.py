@@ -372,8 +372,8 @@ def _teacher_rows(plugins: list[Plugin], cls: type[Learner]) -> int:
         """Hooks the teacher once it is there."""
 
         def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            if plugins[-1]._teacher is not None:  # type: ignore[attr-defined]
-                plugins[-1]._teacher.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))  # type: ignore[attr-defined]
+            if plugins[-1]._teacher:  # type: ignore[attr-defined]
+                plugins[-1]._teacher.model.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))  # type: ignore[attr-defined]
 
     learn([*plugins, Count()], cls)
     return sum(rows)
