@@ -56,6 +56,7 @@ def _connect(address: str | None) -> None:
     """Join a cluster, or start a local one without a dashboard; Ray's chatter stays in its own logs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _no_uv_run()
     if not address:
         _start()
         return
@@ -69,6 +70,18 @@ def _connect(address: str | None) -> None:
             f"ray.address={address}: no Ray cluster can be joined there: {str(error).strip()} (One that wants a token "
             f"takes it from RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token.)"
         ) from None
+
+
+def _no_uv_run() -> None:
+    """Workers are started with this Python.
+
+    Ray would start them by the driver's `uv run ...` and pack up the working folder for it; where uv was called by a
+    relative path, they would never come up.
+    """
+    if "RAY_ENABLE_UV_RUN_RUNTIME_ENV" not in os.environ:
+        from ray._private import ray_constants
+
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def _start() -> None:

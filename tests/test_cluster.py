@@ -1,6 +1,7 @@
 """An existing Ray cluster of two nodes: found through RAY_ADDRESS, used on both nodes, left running."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,3 +46,17 @@ def test_a_trial_that_no_node_can_hold_is_refused_before_it_starts(address: str,
     assert done.returncode == 2
     assert "resources.cpus=2" in done.stderr
     assert not folder.exists(), "nothing was written"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not on the PATH")
+def test_workers_come_up_where_uv_was_called_by_a_relative_path(tmp_path: Path) -> None:
+    """Ray would start its workers by that path, from another folder, and wait for them for ever."""
+    uv = os.path.relpath(str(shutil.which("uv")), tmp_path)
+    project = Path(__file__).resolve().parent.parent
+    arguments = ["sweep", "quickstart", "sweep.streams={}", "sweep.variants={naive: {}}", "sweep.seeds=[0]"]
+    arguments += ["training.epochs=1", "wandb.mode=disabled", "--folder", "sweep"]
+    command = [uv, "run", "--no-sync", "--project", str(project), "retain", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert [trial.status().status for trial in trials_of(tmp_path / "sweep")] == ["done"]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from retain.platform import memory, plugins
+from retain.platform import plugins
 from retain.platform.errors import UserError
+from retain.platform.memory import kept, quotas
 from retain.platform.seeding import generator
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
@@ -419,9 +420,9 @@ def test_early_stopping_needs_validation_data() -> None:
 
 
 def test_quotas_by_hand() -> None:
-    assert memory.quotas(10, 3) == [4, 3, 3]
-    assert memory.quotas(4, 4) == [1, 1, 1, 1]
-    assert all(sum(memory.quotas(m, c)) == m for m in range(20) for c in range(1, 9))
+    assert quotas(10, 3) == [4, 3, 3]
+    assert quotas(4, 4) == [1, 1, 1, 1]
+    assert all(sum(quotas(m, c)) == m for m in range(20) for c in range(1, 9))
 
 
 @pytest.mark.parametrize("stages", [(12,), (5, 7), (1, 2, 9)])
@@ -436,7 +437,7 @@ def test_reservoir_is_uniform(stages: tuple[int, ...]) -> None:
             fresh = torch.rand(size, generator=generator(seed, "replay keys", number), dtype=torch.float64)
             start = sum(stages[:number])
             keys, held = torch.cat([keys, fresh]), torch.cat([held, torch.arange(start, start + size)])
-            keep = memory.kept(keys, torch.zeros(len(keys)), memory, "reservoir")
+            keep = kept(keys, torch.zeros(len(keys)), memory, "reservoir")
             keys, held = keys[keep], held[keep]
         counts[held] += 1
     expected = trials * memory / total
@@ -452,7 +453,7 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
     pairs = {"ours": torch.zeros(total, total), "vitter": torch.zeros(total, total)}
     for seed in range(trials):
         keys = torch.rand(total, generator=generator(seed, "keys"), dtype=torch.float64)
-        pair = memory.kept(keys, torch.zeros(total), memory, "reservoir").tolist()
+        pair = kept(keys, torch.zeros(total), memory, "reservoir").tolist()
         pairs["ours"][pair[0], pair[1]] += 1
         draw, held = generator(seed, "vitter"), [0, 1]
         for index in range(memory, total):
@@ -468,13 +469,13 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
 def test_balanced_memory_is_balanced_nested_and_uniform_within_a_class() -> None:
     y = torch.tensor([0] * 20 + [1] * 20 + [2] * 2 + [3] * 20)
     keys = torch.rand(len(y), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    two = memory.kept(keys[:40], y[:40], 10, "class_balanced")
+    two = kept(keys[:40], y[:40], 10, "class_balanced")
     assert torch.bincount(y[two]).tolist() == [5, 5]
-    four = memory.kept(keys, y, 10, "class_balanced")
+    four = kept(keys, y, 10, "class_balanced")
     assert torch.bincount(y[four]).tolist() == [3, 3, 2, 2]
     assert set(four[four < 40].tolist()) <= set(two.tolist())
     # a second way: a class's share is that of a reservoir of its own
-    alone = memory.kept(keys[20:40], y[20:40], 3, "reservoir") + 20
+    alone = kept(keys[20:40], y[20:40], 3, "reservoir") + 20
     assert alone.tolist() == four[(four >= 20) & (four < 40)].tolist()
 
 

@@ -1,0 +1,172 @@
+"""What each strategy's paper says it improves, checked on real streams: `python tests/behaviour.py [NAME ...]`.
+
+A claim compares a strategy with what it builds on (naive finetuning, where nothing is said) on one stream and one metric, over
+three seeds. The table goes to docs/strategies.md by `make behaviour`; tests/test_behaviour.py (slow) asserts the directions.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SEEDS = (0, 1, 2)
+MLP = {"mlp": {"hidden": [200, 200]}}
+CNN = {"small_cnn": {"channels": [16, 32], "hidden": 64, "norm": "batch"}}
+VIT = {"vit": {"dim": 48, "depth": 4, "heads": 4, "patch": 7, "mlp_ratio": 2}}
+TRAINING = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05}}
+STREAMS: dict[str, dict[str, Any]] = {
+    "split": {"class_incremental": {"data": "mnist", "num_experiences": 5}},  # all ten classes are told apart
+    "tasks": {"task_incremental": {"data": "mnist", "num_experiences": 5}},  # two classes, the task is given
+    "permuted": {"permuted": {"data": "mnist", "num_experiences": 5}},
+    "rotated": {"rotated": {"data": "mnist", "angles": [0, 30, 60, 90, 120]}},
+}
+# metric -> (view, key of summary.json, whether more is better)
+METRICS = {
+    "ACC": ("task_agnostic", "average_accuracy", True),
+    "ACC, task-aware": ("task_aware", "average_accuracy", True),
+    "learning accuracy": ("task_agnostic", "learning_accuracy", True),
+    "forgetting": ("task_agnostic", "forgetting_max", False),
+    "forgetting, task-aware": ("task_aware", "forgetting_max", False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`strategies` improves `metric` on `stream` against `against`, as its paper says.
+
+    name: the file in strategies/ that it is about.
+    margin: by how much at least the mean over the seeds is better; the least that is not noise.
+    model, training: other than the defaults above, for both sides.
+    """
+
+    name: str
+    strategies: dict[str, Any]
+    stream: str
+    metric: str = "ACC"
+    against: dict[str, Any] = field(default_factory=dict)
+    margin: float = 0.01
+    model: dict[str, Any] = field(default_factory=lambda: MLP)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, strategies: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The experiment of one side."""
+        return {
+            "name": f"behaviour-{self.name}",
+            "benchmark": STREAMS[self.stream],
+            "model": self.model,
+            "strategies": strategies,
+            "training": TRAINING | self.training,
+            "probes": {"curves": None},
+            "seed": seed,
+        }
+
+
+CLAIMS: list[Claim] = [
+    Claim(name="replay", strategies={"replay": {"memory": 500}}, stream="split", margin=0.4),
+    Claim(name="lwf", strategies={"lwf": {"weight": 1.0}}, stream="tasks", margin=0.02),
+    Claim(name="freezing", strategies={"freezing": {}}, stream="rotated", metric="forgetting", margin=0.02),
+    Claim(name="joint", strategies={"joint": {}}, stream="split", margin=0.5),
+    Claim(name="cumulative", strategies={"cumulative": {}}, stream="split", margin=0.5),
+]
+
+
+def value(config: dict[str, Any], metric: str) -> float:
+    """The metric of one trial."""
+    from retain.platform import trial
+    from retain.platform.config import from_dict
+
+    view, key, _ = METRICS[metric]
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        result = trial.run(from_dict(config), Path(folder) / "trial")
+    return float(result.summary[view][key])
+
+
+def sides(claim: Claim) -> list[tuple[str, str]]:
+    """(config as JSON, metric) of each trial: the strategy's by seed, then the other side's."""
+    return [
+        (json.dumps(claim.config(strategies, seed), sort_keys=True), claim.metric)
+        for strategies in (claim.strategies, claim.against)
+        for seed in SEEDS
+    ]
+
+
+def _value(task: tuple[str, str]) -> float:
+    return value(json.loads(task[0]), task[1])
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim with what came of it: the metric by seed, with the strategy and against what."""
+
+    claim: Claim
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def gain(self) -> float:
+        """How much better the mean is."""
+        sign = 1 if METRICS[self.claim.metric][2] else -1
+        return sign * (mean(self.ours) - mean(self.theirs))
+
+    @property
+    def holds(self) -> bool:
+        """Whether it moved as the paper says."""
+        return self.gain >= self.claim.margin
+
+    def row(self) -> str:
+        """A line of the table."""
+        claim = self.claim
+        settings, against = (
+            json.dumps(each).replace('"', "")[1:-1] or "naive" for each in (claim.strategies, claim.against)
+        )
+        ours, theirs = (f"{100 * mean(each):.1f} ± {100 * stdev(each):.1f}" for each in (self.ours, self.theirs))
+        sign = "yes" if self.holds else "**no**"
+        return f"| {claim.name} | `{settings}` | {claim.stream} | {claim.metric} | {against} | {theirs} | {ours} | {sign} |"
+
+
+def check(claims: list[Claim], jobs: int) -> list[Found]:
+    """Run the trials of the claims, each once, and compare."""
+    tasks = list(dict.fromkeys(task for claim in claims for task in sides(claim)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver")) as pool:
+        values = dict(zip(tasks, pool.map(_value, tasks), strict=True))
+    found = []
+    for claim in claims:
+        got = [values[task] for task in sides(claim)]
+        found.append(Found(claim, got[: len(SEEDS)], got[len(SEEDS) :]))
+    return found
+
+
+HEADER = """| strategy | settings | stream | metric | against | its % | ours % | as the paper says |
+| --- | --- | --- | --- | --- | ---: | ---: | --- |"""
+
+
+def main() -> int:
+    """Check the named strategies, or all; print the table; with --write put it into docs/strategies.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="strategies; default: all")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/strategies.md")
+    arguments = parser.parse_args()
+    claims = [claim for claim in CLAIMS if not arguments.names or claim.name in arguments.names]
+    found = check(claims, arguments.jobs)
+    table = "\n".join([HEADER, *(each.row() for each in sorted(found, key=lambda each: each.claim.name))])
+    print(table)
+    if arguments.write:
+        page = Path(__file__).resolve().parent.parent / "docs" / "strategies.md"
+        before, _, rest = page.read_text().partition("<!-- behaviour -->\n")
+        _, _, after = rest.partition("<!-- /behaviour -->")
+        page.write_text(f"{before}<!-- behaviour -->\n{table}\n<!-- /behaviour -->{after}")
+    return 0 if all(each.holds for each in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
