@@ -1,5 +1,5 @@
 # Everything that takes longer than the tests, and what CI runs.
-.PHONY: check types test slow speed faults data behaviour
+.PHONY: check types test slow speed faults data behaviour published
 
 check: types
 	uv run ruff check .
@@ -40,3 +40,7 @@ faults:
 	uv run python tests/faults.py --runs 240
 	uv run python tests/ray_campaign.py --runs 18
 	uv run pytest -q -n 0 -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py
+
+# Published figures and ours: runs what docs/published.json lacks (hours; goes on where it was stopped), writes docs/published.md.
+published:
+	uv run python tests/published.py

@@ -15,7 +15,7 @@ from .cache import DataFolders
 from .config import settings_of, transformations_of
 from .errors import UserError, listed, nearest
 from .foreign import stream_of
-from .optimization import num_iterations, parameter_groups, value_at
+from .optimization import depths_of, num_iterations, parameter_groups, value_at
 from .plugins import EVENTS, Plugin
 from .probe import Context, Probe
 from .seeding import derive, generator
@@ -32,6 +32,7 @@ _ROLES = {  # what only one strategy of a trial can do; a module names its own i
     "memory": "keep a memory of old samples",
     "head": "replace the network's head",
     "data": "replace the data that are trained on",
+    "norms": "replace the network's BatchNorm layers",
 }
 
 
@@ -82,9 +83,10 @@ class Parts:
         return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
 
     def network(self) -> torch.nn.Module:
-        """A new network whose head has the classes of the first experience."""
+        """A new network whose head has the classes of the first experience, or all of them (`training.full_head`)."""
         (module, settings), *_ = settings_of(self.config, "networks")
-        num_classes = 1 + max(self.stream.experiences[0].classes)
+        full = self.config.training.full_head
+        num_classes = len(self.stream.class_names) if full else 1 + max(self.stream.experiences[0].classes)
         draws = generator(self.seeds.initialisation, "network")
         network: torch.nn.Module
         if hasattr(module, "build_for"):  # one that must know how the stream normalises, and where files are
@@ -141,7 +143,8 @@ def assemble(config: Experiment, *, planning: bool = False, stream: Stream | Non
     check_stream(transformations_of(config), stream)
     parts = Parts(config, stream, seeds, device)
     network = parts.network()
-    parameter_groups(config.training.optimizer, network.named_parameters())  # refuses patterns that fit nothing
+    # refuses patterns that fit nothing
+    parameter_groups(config.training.optimizer, network.named_parameters(), depths_of(network))
     _check_last_batches(config, stream, network)
     num_trained = parts.num_trained()
     for module, strategy in settings_of(config, "strategies"):
@@ -202,6 +205,10 @@ def check_combination(config: Experiment) -> None:
         reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
         if reason:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
+    for name, module in named:
+        if config.training.label_smoothing > 0 and "criterion" in getattr(module, "ROLES", ()):
+            key = f"training.label_smoothing={config.training.label_smoothing}"
+            raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")
 
 
 def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) -> None:

@@ -151,6 +151,17 @@ def report(
 
 
 @app.command()
+def ensemble(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of finished sweeps or trials.")],
+) -> None:
+    """Let the seeds of each variant vote: accuracy of their mean probabilities beside that of each."""
+    from .ensemble import ensembles, table
+
+    for found in ensembles(folders):
+        console.print(table(found))
+
+
+@app.command()
 def show(
     config: _Config,
     overrides: _Overrides = None,

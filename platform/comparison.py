@@ -30,7 +30,9 @@ COLUMNS = (
     "backward_transfer",
 )
 # Parts of a config that do not make it another variant: its seeds, and where and how it ran.
-_NOT_SETTINGS = "schema name seed seeds probes output wandb tensorboard ray sweep checkpoint data resources".split()
+_NOT_SETTINGS = (
+    "schema name seed seeds probes output wandb tensorboard ray sweep published checkpoint data resources".split()
+)
 _BOUNDS = ("joint", "cumulative")  # trained on the past's data too: what the others are measured against
 Value = tuple[float, float, int]
 

@@ -48,7 +48,12 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
             raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known) or 'none'}.")
-        _check_keys(hints[key], value, where)
+        _check_keys(_section(hints[key]), value, where)
+
+
+def _section(hint: Any) -> Any:
+    """The dataclass of a section that may be null."""
+    return next((member for member in get_args(hint) if is_dataclass(member)), hint)
 
 
 def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
@@ -84,7 +89,7 @@ def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
     hint: Any = cls
     for part in location:
         if is_dataclass(hint) and part in get_type_hints(hint):
-            hint = get_type_hints(hint)[part]
+            hint = _section(get_type_hints(hint)[part])
         elif get_origin(hint) is Mapping:
             hint = get_args(hint)[1]
         elif not isinstance(part, int):

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from .assembly import Parts, assemble
-from .optimization import make_optimizer, num_iterations, value_at
+from .optimization import depths_of, make_optimizer, num_iterations, value_at
 from .plan import PlannedTrial
 
 _START = 20.0  # seconds for Ray and the workers' imports, on 2 cores
@@ -47,7 +47,7 @@ def _trial(parts: Parts) -> tuple[float, float]:
     batch = value_at(config.training.batch_size, 0, "training.batch_size")
     x = torch.randn(batch, *stream.shape)
     y = torch.zeros(batch, dtype=torch.int64)
-    optimizer = make_optimizer(config.training.optimizer, model.named_parameters(), 0)
+    optimizer = make_optimizer(config.training.optimizer, model.named_parameters(), 0, depths_of(model))
     started = time.perf_counter()
     for _ in range(_STEPS):
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .errors import listed
 
-Init = Literal["kaiming", "xavier"]
+Init = Literal["kaiming", "xavier", "torch"]
 _SHOWN = 30  # layers in a message
 
 
@@ -81,9 +81,17 @@ def layers_of(names: Iterable[str]) -> str:
 
 
 def initialise(module: nn.Module, init: Init, generator: torch.Generator) -> None:
-    """Draw the weights of linear and convolutional layers: Kaiming (He 2015, for ReLU) or Xavier (Glorot 2010); biases 0."""
+    """Draw the weights of linear and convolutional layers: Kaiming (He 2015, for ReLU) or Xavier (Glorot 2010); biases 0.
+
+    "torch": torch's own default, weights and biases uniform in +-1/sqrt(fan-in).
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
+            if init == "torch":
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+                continue
             if init == "kaiming":
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             else:

@@ -38,14 +38,18 @@ class Learner(Template):
 
     def evaluate(self) -> Row:
         """Accuracy on the test set of every experience; changes no state of the trial."""
+        return self.test_set.row(self.logits())
+
+    def logits(self) -> torch.Tensor:
+        """Logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
         if any(plugins.overrides(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
             with collecting(self.plugins, self.clock) as logits:
                 self._collect_hooks()
                 self.eval(self.benchmark.test_stream)
             self._collect_hooks()
-            return self.test_set.row(torch.cat(logits))
+            return torch.cat(logits)
         batches = self.test_set.batches(self.training.evaluation_batch_size)
-        return self.test_set.row(logits_of(self.model, batches, self.predict))
+        return logits_of(self.model, batches, self.predict)
 
     def trains_on(self, number: int) -> bool:
         """Whether every plugin wants training on experience `number` (0-based)."""

@@ -3,6 +3,7 @@
 Shapes: B new samples, M remembered in a mini-batch, m in memory, n new in an experience, D features.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,10 @@ from .seeding import generator
 from .streams import resident
 
 Policy = Literal["reservoir", "class_balanced"]
+NEEDLESS = {  # CONFLICTS of what has a memory
+    "cumulative": "cumulative trains on all old data already: a memory would only count some of them twice",
+    "joint": "joint trains once on all data, so there is never a memory of old ones",
+}
 
 
 def quotas(memory: int, num_classes: int) -> list[int]:
@@ -32,7 +37,7 @@ def kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
     chosen = []
     for label, places in zip(labels, quotas(memory, len(labels)), strict=True):
         positions = (y == label).nonzero().flatten()
-        chosen.append(positions[keys[positions].argsort()[:places]])
+        chosen.append(positions[keys[positions].argsort(stable=True)[:places]])
     return torch.cat(chosen).sort().values
 
 
@@ -77,19 +82,31 @@ class MemoryPlugin(plugins.Plugin):
         """Positions, rising, of the candidates (old ones first, columns as those of the memory) that stay."""
         return kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
 
+    def source(self, strategy: Any) -> Any:
+        """The dataset whose samples compete for places when the training of an experience has ended."""
+        return strategy.experience.dataset
+
     def draw(self, strategy: Any) -> Tensor:
         """Positions (M,) in memory of the samples for this mini-batch; they depend on (seed, experience, iteration) alone."""
+        return self.drawn(strategy, self.batch_size or strategy.train_mb_size)
+
+    def drawn(self, strategy: Any, size: int) -> Tensor:
+        """Positions (min(size, m),) at random, without replacement."""
         where = (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
         order = torch.randperm(len(self), generator=generator(self.seed, f"{self.name} draw", *where))
-        return order[: self.batch_size or strategy.train_mb_size].to(strategy.device)
+        return order[:size].to(strategy.device)
 
     def inputs(self, strategy: Any) -> Tensor:
         """The whole memory as the network takes it, (m, *shape) on the device; kept during an experience."""
         if self._x is None:
             self.columns = {name: tensor.to(strategy.device) for name, tensor in self.columns.items()}
-            found = resident(strategy.experience.dataset)
-            self._x = self.columns["x"] if found is None else found.stream.normalise(self.columns["x"])
+            self._x = to_inputs(strategy)(self.columns["x"])
         return self._x
+
+    def minibatch(self, strategy: Any, index: Tensor) -> list[Tensor]:
+        """Remembered samples as a mini-batch of their own: x (M, *shape), augmented as new ones are, y (M,), t (M,)."""
+        x = augmented(strategy, self.inputs(strategy)[index])
+        return [x, self.columns["y"][index], self.columns["t"][index]]
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Append the drawn samples."""
@@ -108,7 +125,7 @@ class MemoryPlugin(plugins.Plugin):
         if self.memory == 0:
             return
         draw = generator(self.seed, f"{self.name} keys", strategy.experience.current_experience)
-        new = {name: tensor.to(strategy.device) for name, tensor in stored(strategy.experience.dataset).items()}
+        new = {name: tensor.to(strategy.device) for name, tensor in stored(self.source(strategy)).items()}
         new["key"] = torch.rand(len(new["y"]), generator=draw, dtype=torch.float64).to(strategy.device)
         self.remember(strategy, new)
 
@@ -129,3 +146,32 @@ def stored(dataset: Any) -> dict[str, Tensor]:
     x, y = plugins.samples(dataset.eval())
     labels = getattr(dataset, "targets_task_labels", None)
     return {"x": x, "y": y, "t": torch.zeros_like(y) if labels is None else torch.tensor(list(labels))}
+
+
+def to_inputs(strategy: Any) -> Callable[[Tensor], Tensor]:
+    """What makes samples as `stored` gives them (m, ...) into what the network takes (m, *shape)."""
+    found = resident(strategy.experience.dataset)
+    return (lambda x: x) if found is None else found.stream.normalise
+
+
+def augmented(strategy: Any, x: Tensor) -> Tensor:
+    """Remembered samples (M, *shape) that are not in the mini-batch, augmented as that is, by random numbers of their own."""
+    augment = getattr(strategy, "augment", None)
+    if augment is None:
+        return x
+    clock = strategy.clock
+    # a position that no mini-batch of new samples has
+    position = (strategy.experience.current_experience, clock.train_exp_epochs, -1 - clock.train_epoch_iterations)
+    return augment(x, position)  # type: ignore[no-any-return]
+
+
+def logits_apart(strategy: Any, minibatch: list[Tensor]) -> Tensor:
+    """Logits (M, K) of another mini-batch [x, y, t] in a pass of its own; of each sample's own task where that is given.
+
+    To be called before the mini-batch's own pass (until `before_forward`), so that what others captured in that stays theirs.
+    """
+    own = strategy.mbatch
+    strategy.mbatch = minibatch
+    logits = plugins.own_outputs(strategy, strategy.forward(), minibatch[2])
+    strategy.mbatch = own
+    return logits

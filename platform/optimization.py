@@ -1,13 +1,16 @@
 """Optimizer, learning-rate schedule and values given per experience, as pure functions."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
+from .blocks import block_numbers, blocks_of
 from .errors import UserError
 from .heads import layers_of
 from .plugins import name_of
@@ -31,25 +34,34 @@ def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
     return value[experience]
 
 
-def make_optimizer(config: Optimizer, named: Iterable[tuple[str, Parameter]], experience: int) -> torch.optim.Optimizer:
-    """A new optimizer over the `named` parameters with the rates of an experience (0-based)."""
+def make_optimizer(
+    config: Optimizer, named: Iterable[tuple[str, Parameter]], experience: int, depths: Mapping[str, int] | None = None
+) -> torch.optim.Optimizer:
+    """A new optimizer over the `named` parameters with the rates of an experience (0-based); `depths`: see `parameter_groups`."""
     optimizer: torch.optim.Optimizer
+    groups = parameter_groups(config, named, depths)
     if config.name == "sgd":
-        optimizer = torch.optim.SGD(parameter_groups(config, named), lr=0.0, momentum=config.momentum)
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)
     else:
         cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-        optimizer = cls(parameter_groups(config, named))
+        optimizer = cls(groups)
     set_rates(optimizer, config, experience)
     return optimizer
 
 
-def parameter_groups(config: Optimizer, named: Iterable[tuple[str, Parameter]]) -> list[dict[str, Any]]:
+def parameter_groups(
+    config: Optimizer, named: Iterable[tuple[str, Parameter]], depths: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
     """The parameters of each pattern in `config.groups` and, last, the rest; each with its factors in `factors`.
 
+    With `config.layer_decay` each of these falls into one group for each of the `depths` (name -> blocks from the head, 0 for the
+    head itself; those of `depths_of`).
+
     Raises:
-        UserError: a pattern fits no parameter that the ones before it have left.
+        UserError: a pattern fits no parameter that the ones before it have left, or no layer can have a lower rate.
     """
-    left = dict(named)
+    everything = dict(named)
+    left = dict(everything)
     known = layers_of(left)
     groups: list[dict[str, Any]] = []
     for pattern, factors in config.groups.items():
@@ -62,7 +74,34 @@ def parameter_groups(config: Optimizer, named: Iterable[tuple[str, Parameter]]) 
         groups.append({"params": [left.pop(name) for name in names], "factors": dict(factors)})
     if left or not groups:
         groups.append({"params": list(left.values())})
-    return groups
+    if config.layer_decay == 1.0:
+        return groups
+    if not depths:
+        raise UserError(
+            f"training.optimizer.layer_decay={config.layer_decay}: the network has no trunk of blocks with weights."
+        )
+    name_of_each = {parameter: name for name, parameter in everything.items()}
+    return [part for group in groups for part in _by_depth(group, config.layer_decay, name_of_each, depths)]
+
+
+def _by_depth(
+    group: dict[str, Any], decay: float, names: Mapping[Parameter, str], depths: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """A group as one for each depth, the deepest first."""
+    parts: dict[int, list[Parameter]] = {}
+    for parameter in group["params"]:
+        parts.setdefault(depths.get(names[parameter], 0), []).append(parameter)
+    factors = group.get("factors", {})
+    return [
+        {"params": parts[depth], "factors": {**factors, "lr": factors.get("lr", 1.0) * decay**depth}}
+        for depth in sorted(parts, reverse=True)
+    ]
+
+
+def depths_of(model: torch.nn.Module) -> dict[str, int]:
+    """How many blocks each of the trunk's parameters is below the head: 1 in the last block; {} where there are no blocks."""
+    num_blocks = len(blocks_of(model))
+    return {name: num_blocks - number for name, number in block_numbers(model).items()} if num_blocks else {}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: int) -> None:
@@ -126,3 +165,21 @@ def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
     if schedule.name == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1.0, num_iterations - warm)))
     return 1.0
+
+
+def criterion_of(training: Training) -> Callable[[Tensor, Tensor], Tensor]:
+    """The cross-entropy, with smoothed labels where asked: (logits (B, C), y (B,)) -> a scalar."""
+    if training.label_smoothing == 0:
+        return torch.nn.CrossEntropyLoss()
+    return partial(smoothed_cross_entropy, smoothing=training.label_smoothing)
+
+
+def smoothed_cross_entropy(logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with targets (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016, 1512.00567), a scalar.
+
+    C counts the classes whose logit is not -inf: those of the sample's own task.
+    """
+    own = logits > -torch.inf
+    log_p = logits.log_softmax(1)
+    of_all = log_p.masked_fill(~own, 0.0).sum(1) / own.sum(1)
+    return -((1 - smoothing) * log_p.gather(1, y[:, None])[:, 0] + smoothing * of_all).mean()

@@ -18,7 +18,7 @@ from .settings import Experiment, Settings, Sweep
 from .streams import Stream
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
-_WHOLE = ("sweep", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
+_WHOLE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
         UserError: a stream's, variant's or point's overrides give a config that is refused.
     """
     sweep = experiment.sweep
-    base = to_dict(replace(experiment, sweep=Sweep()))
+    base = to_dict(replace(experiment, sweep=Sweep(), published=None))
     streams: Mapping[str, Settings] = sweep.streams or {next(iter(experiment.benchmark)): {}}
     variants: Mapping[str, Settings] = sweep.variants or {experiment.name: {}}
     trials: list[PlannedTrial] = []

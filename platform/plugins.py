@@ -113,6 +113,18 @@ def measure(strategy: Any, name: str, value: float) -> None:
         strategy.measured[name] = value
 
 
+def own_outputs(strategy: Any, logits: "torch.Tensor", tasks: "torch.Tensor") -> "torch.Tensor":
+    """Logits (n, K): where the task is given, those of other tasks' classes are -inf; as they are in a plain Avalanche script."""
+    return strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
+
+
+def own_heads(strategy: Any, num_outputs: int) -> "list[torch.Tensor]":
+    """Where the task is given: positions among the first `num_outputs` of each experience's own outputs, if any; else []."""
+    heads = getattr(strategy, "heads", None)
+    found = [] if heads is None else [own.nonzero().flatten() for own in heads[:, :num_outputs]]
+    return [own for own in found if len(own)]
+
+
 def validation(experience: Any) -> Any | None:
     """The validation dataset of a training experience, from its benchmark's ``valid`` stream; None where there is none.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .blocks import outer_blocks
 from .errors import UserError, listed, nearest
 
 FEATURES = "features"  # what the head, or the last linear layer, is given
@@ -31,7 +32,7 @@ def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> lis
         UserError: a pattern fits no module; `key` is that of the patterns.
     """
     if patterns is None:
-        blocks = _blocks(model)
+        blocks = outer_blocks(model)
         last = len(blocks) - 1
         kept = blocks if last < _MOST else [blocks[round(i * last / (_MOST - 1))] for i in range(_MOST)]
         return [*kept, FEATURES]
@@ -49,20 +50,6 @@ def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> lis
         if name in patterns or (name in weighty and any(fnmatchcase(name, pattern) for pattern in patterns))
     ]
     return found + [FEATURES] * (FEATURES in patterns)
-
-
-def _blocks(model: nn.Module) -> list[str]:
-    """The trunk's blocks that hold weights."""
-    prefix, module = "", model
-    while True:
-        children = [
-            (name, child)
-            for name, child in module.named_children()
-            if not (module is model and name == "head") and any(p.ndim > 1 for p in child.parameters())
-        ]
-        if len(children) != 1 or not list(children[0][1].children()):
-            return [prefix + name for name, _ in children]
-        prefix, module = f"{prefix}{children[0][0]}.", children[0][1]
 
 
 def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ class Optimizer:
 
     `groups`: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head.*": {lr: 10}}; the first pattern
     that fits a parameter holds for it, the rest have factors of 1.
+    `layer_decay`: the learning rate of a trunk of L blocks is multiplied by layer_decay^(L - l) in block l = 0 .. L - 1, so by
+    layer_decay in the last; the head keeps its own (1: no decay; BEiT 0.65-0.75, ULMFiT 1 / 2.6).
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -50,10 +52,14 @@ class Optimizer:
     weight_decay: PerExperience = 0.0
     clip: PerExperience | None = None
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layer_decay: float = 1.0
     reset: bool = True
 
     def __post_init__(self) -> None:
         _positive("lr", self.lr)
+        _positive("layer_decay", self.layer_decay)
+        if self.layer_decay > 1:
+            raise ValueError(f"layer_decay={self.layer_decay}: must be at most 1, which is no decay")
         _positive("weight_decay", self.weight_decay, zero=True)
         _positive("clip", self.clip)
         if not 0 <= self.momentum < 1:
@@ -93,6 +99,9 @@ class Training:
 
     `precision`: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
     `augmentation`: a preset's name, or a list of transformations, each a mapping of a name to its settings; null: none.
+    `full_head`: outputs for all of the stream's classes from the start, as most peers have them, in place of a head that grows;
+    the loss is over all of them, and `lwf` holds all of them to the old network's.
+    `label_smoothing`: this share of each target is spread over the classes (of a task-incremental stream, those of its task).
     """
 
     epochs: IntPerExperience = 10
@@ -103,8 +112,12 @@ class Training:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: str | tuple[str | Settings, ...] | None = None
+    full_head: bool = False
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: must be in [0, 1)")
         _positive("epochs", self.epochs)
         _positive("iterations", self.iterations)
         _positive("batch_size", self.batch_size)
@@ -225,6 +238,25 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What others report for variants of the sweep: average accuracies at the end, in [0, 1], as means over seeds.
+
+    `figures`: variant -> [their value, how far ours may be from it], the latter stated before ours was known. `note`: what is
+    known of the protocol's differences. Trials do not look at this section; `make published` compares.
+    """
+
+    source: str
+    figures: Mapping[str, tuple[float, float]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, (value, tolerance) in self.figures.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"figures.{name}={value}: must be in [0, 1]")
+            _positive(f"figures.{name} (tolerance)", tolerance)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
     """A whole experiment. `benchmark` and `model` hold one name with its settings, `strategies` and `probes` any number."""
 
@@ -244,6 +276,12 @@ class Experiment:
     ray: Ray = field(default_factory=Ray)
     output: str = "runs"
     sweep: Sweep = field(default_factory=Sweep)
+    published: Published | None = None
 
     def __post_init__(self) -> None:
         _seed("seed", self.seed)
+        unknown = [
+            name for name in (self.published.figures if self.published else ()) if name not in self.sweep.variants
+        ]
+        if unknown:
+            raise ValueError(f"published.figures.{unknown[0]}: is no variant of the sweep")

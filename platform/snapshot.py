@@ -10,7 +10,7 @@ import torch
 
 from . import seeding
 from .bridge import adapt_heads
-from .optimization import make_optimizer
+from .optimization import depths_of, make_optimizer
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -82,7 +82,9 @@ def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
         learner.scaler.load_state_dict(state["scaler"])
     if state["optimizer"] is None:
         return
-    learner.optimizer = make_optimizer(learner.training.optimizer, learner.model.named_parameters(), 0)
+    learner.optimizer = make_optimizer(
+        learner.training.optimizer, learner.model.named_parameters(), 0, depths_of(learner.model)
+    )
     # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
     learner.optimized_param_id = dict(learner.model.named_parameters())
     learner.optimizer.load_state_dict(state["optimizer"])

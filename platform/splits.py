@@ -144,6 +144,26 @@ def by_class(name: str, source: DataSet, config: TaskSplit, seed: int, scenario:
     return stream_of(name, scenario, found, experiences)
 
 
+def by_group(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream:
+    """Build a stream of groups of classes that share their labels: the first class of each group is 0, the second is 1, ...
+
+    Raises:
+        UserError: the data set's classes cannot be divided or ordered as the settings say.
+    """
+    stream = by_class(name, source, config, seed)
+    size = len(stream.experiences[0].classes)
+    labels = tuple(range(size))
+    first = stream.experiences[0]
+    train, test = (Arrays(part.arrays.x, part.arrays.y % size) for part in (first.train, first.test))
+    experiences = []
+    for one in stream.experiences:
+        parts = Part(train, one.train.indices), Part(train, one.validation.indices), Part(test, one.test.indices)
+        experiences.append(Experience(one.name, labels, *parts))
+    found = replace(source, class_names=stream.class_names)
+    names = tuple(names_of(found, range(label, len(found.class_names), size)) for label in labels)
+    return stream_of(name, "domain", replace(source, class_names=names), experiences)
+
+
 def refusal(name: str, error: ValueError) -> UserError:
     """What does not fit the data set, with the key's full path."""
     text = f"benchmark.{name}.{error}"

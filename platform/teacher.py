@@ -4,7 +4,7 @@ Shapes: B batch, K outputs of the teacher, n samples of the experience.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,15 @@ _CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
 class Teacher:
     """A frozen copy of the network; its outputs for a sample are computed once an experience where its input never changes.
 
-    `layers`: what is given beside the logits, names of modules or `representation.FEATURES`. Take it in
-    `before_train_dataset_adaptation`, where the head has not grown yet; drop it in `after_training_exp`; pass on `on_resume`.
+    `layers`: what is given beside the logits, names of modules or `representation.FEATURES`; `reduce`: what is kept of a layer
+    (name, float32 output (B, ...)) -> (B, ...). Take it in `before_train_dataset_adaptation`, where the head has not grown yet;
+    drop it in `after_training_exp`; pass on `on_resume`.
     """
 
-    def __init__(self, layers: Sequence[str] = ()) -> None:
-        self.layers = tuple(layers)
+    def __init__(
+        self, layers: Sequence[str] = (), reduce: Callable[[str, Tensor], Tensor] = lambda layer, output: output
+    ) -> None:
+        self.layers, self.reduce = tuple(layers), reduce
         self.model: nn.Module | None = None
         self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` makes it of them
         self._cached: dict[str, Tensor] | None = None  # outputs for strategy.adapted_dataset, each (n, ...)
@@ -74,11 +77,12 @@ class Teacher:
         (a memory) are seen as they come.
         """
         index = strategy.mb_index if plugins.is_cacheable(strategy) else None
+        size = getattr(strategy, "train_mb_size", 0)
         if index is None or not self._is_small(strategy):  # another loader, augmented samples, large maps
-            return self.of(strategy.mb_x)
+            return self._filled(strategy.mb_x, size)
         if self._cached is None:
-            batches = plugins.batches(strategy.adapted_dataset, strategy.train_mb_size)
-            parts = [self.of(x.to(strategy.device)) for x, _ in batches]
+            batches = plugins.batches(strategy.adapted_dataset, size)
+            parts = [self._filled(x.to(strategy.device), size) for x, _ in batches]
             self._cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         known = {name: kept.index_select(0, index) for name, kept in self._cached.items()}
         appended = strategy.mb_x[len(index) :]
@@ -92,7 +96,15 @@ class Teacher:
         """The same for any samples (B, *shape)."""
         assert self.model is not None, "there is no teacher"
         logits, found = outputs_of(self.model, x, self.layers) if self.layers else (self.model(x), {})
-        return {LOGITS: logits.float()} | {name: output.float() for name, output in found.items()}
+        return {LOGITS: logits.float()} | {name: self.reduce(name, output.float()) for name, output in found.items()}
+
+    def _filled(self, x: Tensor, size: int) -> dict[str, Tensor]:
+        """The same in a pass of `size` samples at least: fewer may give other bits, and then cached would not be recomputed."""
+        missing = size - len(x)
+        if missing <= 0:
+            return self.of(x)
+        found = self.of(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
+        return {name: output[: len(x)] for name, output in found.items()}
 
     def _is_small(self, strategy: Any) -> bool:
         """Whether the outputs for the whole experience may be kept; tried with one sample, once."""

@@ -7,6 +7,7 @@ overrides are called, the head grows in training only, each experience can have 
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from avalanche.training.templates import SupervisedTemplate
 from . import plugins
 from .bridge import avalanche_benchmark
 from .evaluation import TestSet
+from .frozen_features import FrozenFeatures
 from .loader import ResidentLoader
-from .optimization import make_optimizer, set_rates
+from .optimization import criterion_of, depths_of, make_optimizer, set_rates
 from .plugins import EVENTS
 from .seeding import generator
 from .settings import Training
@@ -56,7 +58,8 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
         super().__init__(
             model=model.to(device),
-            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0),
+            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0, depths_of(model)),
+            criterion=criterion_of(training),
             train_mb_size=1,
             plugins=list(plugins),
             evaluator=None,
@@ -79,6 +82,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         low = training.precision != "float32"
         self._autocast = torch.autocast(self.device.type, getattr(torch, training.precision)) if low else None
         self._own_loader: ResidentLoader | None = None
+        self._frozen_features = FrozenFeatures()
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._collect_hooks()
 
@@ -97,6 +101,11 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
     def note(self, text: str) -> None:
         """Put a sentence into the ledger."""
         self.on_note(text)
+
+    @property
+    def heads(self) -> torch.Tensor | None:
+        """Which outputs are each experience's own, (E, C) bool, where the task is given; None elsewhere."""
+        return self._heads
 
     @property
     def strategies(self) -> list[Any]:
@@ -152,7 +161,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         self.model = self.model_adaptation()
         number, config = self.experience.current_experience, self.training.optimizer
         if config.reset or self.optimized_param_id is None:
-            self.optimizer = make_optimizer(config, self.model.named_parameters(), number)
+            self.optimizer = make_optimizer(config, self.model.named_parameters(), number, depths_of(self.model))
         else:
             update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
         self.optimized_param_id = dict(self.model.named_parameters())
@@ -183,10 +192,10 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""
         if not self.is_training:
             return self.predict(self.mb_x)
-        if self._autocast is None:
-            return self.model(self.mb_x)
-        with self._autocast:
-            return self.model(self.mb_x).float()
+        with self._autocast or nullcontext():
+            features = self._frozen_features.of(self)
+            output = self.model(self.mb_x) if features is None else self.model.head(features)
+        return output if self._autocast is None else output.float()
 
     def backward(self) -> None:
         """Gradients of the loss, as they are: where float16 needs the loss scaled, they are scaled back at once."""

@@ -22,11 +22,12 @@ from .rotation import rotate
 from .splits import check_shots, shots_of
 from .streams import Arrays, Experience, Part, Stream
 from .styles import Style
-from .variants import PIXELS, Variants, divide, draws
+from .variants import ANGLES, PIXELS, Variants, divide, draws
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Change = Callable[[_Array, str, int], _Array]  # (pictures, part, position of the first) -> pictures
 _CHUNK = 1024  # pictures that are changed at a time
+_ANGLES = (0.0, 30.0, 60.0, 90.0, 120.0)
 _Domain = tuple[str, torch.Tensor, torch.Tensor]  # name, training pictures, test pictures
 
 
@@ -50,9 +51,11 @@ class Rotated(Variants):
     """Settings of a stream of domains that differ by a rotation of the pictures.
 
     angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
+    drawn: in place of `angles`, so many that the seed draws from [0, 180), as in DER's and GEM's rotated MNIST; null: none.
     """
 
-    angles: tuple[float, ...] = (0.0, 30.0, 60.0, 90.0, 120.0)
+    angles: tuple[float, ...] = _ANGLES
+    drawn: int | None = None
 
     def __post_init__(self) -> None:
         Variants.__post_init__(self)
@@ -60,6 +63,10 @@ class Rotated(Variants):
             raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
         if len({angle % 360 for angle in self.angles}) < len(self.angles):
             raise ValueError(f"angles={self.angles}: must differ from each other (360 degrees is 0)")
+        if self.drawn is not None and self.drawn < 1:
+            raise ValueError(f"drawn={self.drawn}: must be at least 1, or null for the angles given")
+        if self.drawn is not None and self.angles != _ANGLES:
+            raise ValueError(f"angles={self.angles}: are not used with drawn={self.drawn}: leave them out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +114,10 @@ def permuted(name: str, source: DataSet, config: Permuted, seed: int) -> Stream:
 def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: DataFolders) -> Stream:
     """Build a stream of domains: the pictures under each rotation."""
     found: list[_Domain] = []
-    for angle in map(float, config.angles):
+    angles = config.angles
+    if config.drawn is not None:
+        angles = tuple(draws(seed, ANGLES).uniform(0, 180, config.drawn).round(3).tolist())
+    for angle in map(float, angles):
         key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{rotation.VERSION}"
         found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
     return _stream(name, source, found, config, seed)

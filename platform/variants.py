@@ -16,7 +16,7 @@ import torch
 
 from .data_set import DataSet
 
-ORDER, VALIDATION, PIXELS, RARE, SHOTS, BLURRY, PAIRS = range(7)  # the purposes of random numbers
+ORDER, VALIDATION, PIXELS, RARE, SHOTS, BLURRY, PAIRS, ANGLES = range(8)  # the purposes of random numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

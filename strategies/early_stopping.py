@@ -19,13 +19,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..platform import plugins
 from ..platform.errors import UserError
-from ..platform.evaluation import logits_of
+from ..platform.validation import Samples, accuracy, gathered, own_logits
 
 NEUTRAL: dict[str, Any] | None = {"patience": None}
 
@@ -61,23 +60,21 @@ def needs_validation(config: Config) -> bool:
 def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> float:
     """What is to rise: accuracy, or minus the cross-entropy (-inf where it is not a number); logits (n, C), y (n,)."""
     if metric == "accuracy":
-        return (logits.argmax(1) == y).sum().item() / len(y)
+        return accuracy(logits, y)
     loss = F.cross_entropy(logits, y).item()
     return -math.inf if math.isnan(loss) else -loss
 
 
-def validation_data(strategy: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs (n, *shape), labels (n,), task labels (n,) of the validation splits of the data trained on; UserError if none."""
+def validation_data(strategy: Any) -> Samples:
+    """The validation splits of the data trained on; UserError if there are none."""
     experience = strategy.experience
     cumulative = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
     of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
-    datasets = [dataset for dataset in map(plugins.validation, of) if dataset is not None]
-    if not datasets:
+    found = gathered(strategy, of)
+    if found is None:
         reason = "needs validation data, and has none: set the benchmark's `validation` above 0, or patience: null"
         raise UserError("strategies.early_stopping.patience: " + reason)
-    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(plugins.samples, datasets), strict=True))
-    tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
-    return x, y, torch.tensor(tasks, device=strategy.device)
+    return found
 
 
 class EarlyStoppingPlugin(plugins.Plugin):
@@ -90,7 +87,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
     def _reset(self) -> None:
         self._epoch, self._best_epoch, self._best = 0, 0, -math.inf
         self._weights: dict[str, Any] | None = None
-        self._data: tuple[Tensor, Tensor, Tensor] | None = None
+        self._data: Samples | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Empty between experiences; inside one, the count of epochs and the best weights."""
@@ -121,10 +118,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
         if self.config.patience is None:
             return
         self._data = self._data or validation_data(strategy)
-        x, y, tasks = self._data
-        logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
-        own = strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
-        value = score(own, y, self.config.metric)
+        value = score(own_logits(strategy, self._data), self._data[1], self.config.metric)
         plugins.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:

@@ -2,144 +2,142 @@
 
 No formula: a frozen parameter has no gradient, so that no optimizer changes it by a bit, whatever its momentum or
 weight decay. A BatchNorm layer all of whose parameters are frozen also keeps its running statistics and normalises
-with them; FACIL's fix_bn lets gamma and beta learn on, and what Avalanche's freeze_up_to sets to eval mode is set free
-again by the next train().
+with them; `norm` chooses for the normalisation layers apart from the others.
 
-Peers: FACIL's freezing trains the first task and then freezes the trunk for good (our defaults); Avalanche's
-freeze_up_to takes the name of a layer, where we take patterns. Everything is undone when the training of an experience
-ends, so the network is always handed on as it came.
+`layers` as a number counts the trunk's blocks from the input on: layers of an MLP or a small CNN, residual blocks,
+transformer blocks (platform/blocks.py). What stands between two blocks belongs to the one before.
+
+Peers: FACIL's freezing trains the first task and then freezes the trunk for good (our defaults); its fix_bn, the statistics
+of all BatchNorm layers with gamma and beta learning on, is {layers: [], norm: [statistics]}. Avalanche's freeze_up_to takes
+the name of a layer, where we take patterns or a number of blocks; what it sets to eval mode is set free again by the next
+train(). Everything is undone when the training of an experience ends, so the network is always handed on as it came.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from ..platform.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
 from ..platform.errors import UserError, listed
+from ..platform.frozen import FreezingPlugin as Base
+from ..platform.frozen import Part, check_start, frozen_norms
 from ..platform.heads import layers_of
-from ..platform.plugins import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"layers": []}
-HEADS = ("head", "heads", "classifier", "fc")  # how a parameter's name starts: ours, Avalanche's, torchvision's
+Layers = Literal["trunk"] | int | tuple[str, ...]
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Freeze layers, and the statistics of their BatchNorms, after the first experiences.
 
-    layers: "trunk" (all but the head), or a list of patterns on parameter names, e.g. ["conv1.*", "*.bias"].
+    layers: "trunk" (all but the head and what lora or adapters add), a number n (the first n blocks of the trunk, from the
+        input on), or a list of patterns on parameter names, e.g. ["conv1.*", "*.bias"].
+    norm: null: normalisation layers are frozen as `layers` says; a list: all of them whatever `layers` says: "statistics"
+        (BatchNorm's running ones) and/or "affine" (gamma and beta); what is not in the list learns on.
     from_experience: how many experiences are trained with everything free before; 0 (for a network that comes with
         good weights) freezes from the start.
     """
 
-    layers: Literal["trunk"] | tuple[str, ...] = "trunk"
+    layers: Layers = "trunk"
+    norm: tuple[Literal["statistics", "affine"], ...] | None = None
     from_experience: int = 1
 
     def __post_init__(self) -> None:
-        layers, from_experience = self.layers, self.from_experience
+        layers, norm, from_experience = self.layers, self.norm, self.from_experience
         if isinstance(layers, str) and layers != "trunk":
-            raise ValueError(f"{layers=}: must be 'trunk' or a list of patterns on parameter names")
-        if not isinstance(layers, str) and not all(layers):
+            raise ValueError(f"{layers=}: must be 'trunk', a number of blocks or a list of patterns on parameter names")
+        if isinstance(layers, int) and layers < 0:
+            raise ValueError(f"{layers=}: must be >= 0 blocks")
+        if isinstance(layers, tuple) and not all(layers):
             raise ValueError(f"layers={list(layers)}: holds an empty pattern")
+        if norm is not None and not set(norm) <= {"statistics", "affine"}:
+            raise ValueError(f"norm={list(norm)}: must hold 'statistics', 'affine', both or nothing; or be null")
         if from_experience < 0:
             raise ValueError(f"{from_experience=}: must be >= 0")
 
 
-def selector(layers: str | tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a parameter of that name is to be frozen."""
+def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callable[[str], bool]:
+    """Whether a parameter of that name is to be frozen; `numbers`: the block of each of the trunk's (for a number of blocks)."""
     if layers == "trunk":
-        return lambda name: name.partition(".")[0] not in HEADS
+        return lambda name: not is_head(name) and not is_added(name)
+    if isinstance(layers, int):
+        return lambda name: name in (numbers or {}) and (numbers or {})[name] < layers
     return lambda name: any(fnmatchcase(name, pattern) for pattern in layers)
 
 
-def frozen_norms(model: nn.Module, selected: Callable[[str], bool]) -> list[nn.Module]:
-    """The BatchNorm layers all of whose parameters are selected (one without any goes by its ``running_mean``)."""
-    found: list[nn.Module] = []
-    for path, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            names = [name for name, _ in module.named_parameters()] or ["running_mean"]
-            if all(selected(f"{path}.{name}" if path else name) for name in names):
-                found.append(module)
-    return found
+def names_of_norms(model: nn.Module) -> set[str]:
+    """The parameters of the normalisation layers."""
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, _NORMS)]
+    return {f"{path}.{name}" if path else name for path, module in layers for name, _ in module.named_parameters()}
+
+
+def frozen_names(config: Config, model: nn.Module) -> set[str]:
+    """The parameters that are to be frozen."""
+    selected = selector(config.layers, block_numbers(model))
+    names = {name for name, _ in model.named_parameters() if selected(name)}
+    if config.norm is None:
+        return names
+    affine = names_of_norms(model)
+    return names | affine if "affine" in config.norm else names - affine
+
+
+def frozen_part(config: Config, model: nn.Module) -> Part:
+    """The parameters that are to be frozen, and the BatchNorm layers whose statistics are."""
+    names = frozen_names(config, model)
+    parameters = [parameter for name, parameter in model.named_parameters() if name in names]
+    if config.norm is None:
+        return parameters, frozen_norms(model, selector(config.layers, block_numbers(model)))
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return parameters, layers if "statistics" in config.norm else []
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse patterns that match no parameter of `model`, and a choice that leaves nothing to learn."""
+    """Refuse what fits nothing in `model`, and a choice that leaves nothing to learn."""
     names = [name for name, _ in model.named_parameters()]
-    key = f"strategies.freezing.layers={list(config.layers) if isinstance(config.layers, tuple) else config.layers}"
+    layers, norm = config.layers, config.norm
+    key = f"strategies.freezing.layers={list(layers) if isinstance(layers, tuple) else layers}"
     known = layers_of(names)
-    for pattern in config.layers if isinstance(config.layers, tuple) else ():
+    for pattern in layers if isinstance(layers, tuple) else ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"{key}: '{pattern}' matches no parameter. Layers of this network: {known}.")
-    if all(map(selector(config.layers), names)):
-        hint = f" A head is called one of {listed(HEADS)}; give patterns instead." if config.layers == "trunk" else ""
+    if isinstance(layers, int) and layers > len(blocks_of(model)):
+        blocks = blocks_of(model)
+        raise UserError(f"{key}: the trunk of this network has {len(blocks)} blocks: {', '.join(blocks)}.")
+    if norm and not any(isinstance(module, _NORMS if "affine" in norm else _BatchNorm) for module in model.modules()):
+        raise UserError(f"strategies.freezing.norm={list(norm)}: the network has no such normalisation layers")
+    if set(names) == frozen_names(config, model):
+        hint = f" A head is called one of {listed(HEADS)}; give patterns instead." if layers == "trunk" else ""
         raise UserError(f"{key}: freezes every parameter, so nothing could be learned.{hint} Layers: {known}.")
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to freeze only after the last of the `num_experiences` that are trained on."""
-    if config.layers and config.from_experience >= num_experiences:
-        key = f"strategies.freezing.from_experience={config.from_experience}"
-        raise UserError(f"{key}: must be below {num_experiences}, the experiences trained on; else nothing is frozen")
+    """Refuse to begin only after the last experience that is trained on."""
+    if config.layers or config.norm:
+        check_start("freezing", config.from_experience, num_experiences)
 
 
-class FreezingPlugin(Plugin):
+class FreezingPlugin(Base):
     """Takes the selected parameters out of training while an experience is trained."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
-        self._num_trained = 0
-        self._parameters: list[nn.Parameter] = []
-        self._norms: list[tuple[nn.Module, bool]] = []
 
-    def state_dict(self) -> dict[str, Any]:
-        """Number of trained experiences; what is frozen follows from it."""
-        return {"num_trained": self._num_trained}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inside an experience, `on_resume` freezes again."""
-        self._num_trained = state["num_trained"]
+    def part(self, model: nn.Module) -> Part:
+        """Nothing in the first experiences."""
+        return frozen_part(self.config, model) if self.num_trained >= self.config.from_experience else ([], [])
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The network has its final shape: check the patterns against it and freeze."""
-        if self.config.layers:
+        if self.config.layers or self.config.norm:
             check_model(self.config, strategy.model)
-        self._freeze(strategy.model)
-
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """A call of ``model.train()`` may have set the statistics free."""
-        for module, _ in self._norms:
-            module.eval()
-
-    def on_resume(self, strategy: Any) -> None:
-        """Freeze again."""
-        self._freeze(strategy.model)
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Hand the network on as it came."""
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        for module, was_training in self._norms:
-            module.train(was_training)
-        self._parameters, self._norms = [], []
-        self._num_trained += 1
-
-    def _freeze(self, model: nn.Module) -> None:
-        self._parameters = []
-        if self._num_trained < self.config.from_experience:
-            return
-        selected = selector(self.config.layers)
-        for name, parameter in model.named_parameters():
-            if selected(name) and parameter.requires_grad:
-                parameter.requires_grad_(False)
-                parameter.grad = None  # a gradient of zeros would still let momentum and weight decay act
-                self._parameters.append(parameter)
-        self._norms = [(module, module.training) for module in frozen_norms(model, selected)]
-        for module, _ in self._norms:
-            module.eval()
+        super().before_training_exp(strategy)
 
 
 def build(config: Config, seed: int) -> FreezingPlugin:

@@ -6,17 +6,19 @@
 
 The teacher is the network as the experience found it, before its head grew; K is the number of its outputs, so with a
 head that grows they are the old classes (with a head of fixed size: all of them). The first experience has no teacher.
+Where the task is given, kl is that of each old task's own outputs, added up (a softmax each, as with a head each).
 Shapes: B batch, C classes, K old classes (K <= C), n samples of the experience. All logits are pre-softmax.
 
 Source: Li & Hoiem 2016 (1606.09282), with T^2 as in Hinton et al. 2015, so that `weight` means the same at any T. Peers
 leave T^2 out: Avalanche's alpha (KL), PyCIL's lamda and FACIL's lamb (cross-entropy, whose gradient is KL's; FACIL also
-smooths by 1e-5) all convert as weight = theirs / T^2.
+smooths by 1e-5) all convert as weight = theirs / T^2. LwF.MC, with binary cross-entropies, is lwf_mc.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..platform import plugins
@@ -59,6 +61,12 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float, loss: Lit
     return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
+def headwise(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
+    """The sum of the heads' kl, a scalar: logits (B, K) each, and the positions of each head's outputs."""
+    parts = [distillation(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
+    return torch.stack(parts).sum()
+
+
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse a list of weights that does not fit the number of experiences trained on."""
     if isinstance(config.weight, tuple) and len(config.weight) != num_experiences:
@@ -73,6 +81,7 @@ class LwFPlugin(plugins.Plugin):
         self.config = config
         self._num_trained = 0
         self._teacher = Teacher()
+        self._heads: list[Tensor] | None = None  # of old tasks; looked up once an experience
 
     def state_dict(self) -> dict[str, Any]:
         """Number of trained experiences and, inside one, the teacher's tensors."""
@@ -97,13 +106,21 @@ class LwFPlugin(plugins.Plugin):
         if self._teacher:
             teacher = self._teacher.logits(strategy)
             student = strategy.mb_output[:, : teacher.shape[1]].float()
-            term = distillation(student, teacher, self.config.temperature, self.config.loss)
-            strategy.loss = strategy.loss + self._weight() * term
+            strategy.loss = strategy.loss + self._weight() * self._term(strategy, student, teacher)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""
         self._num_trained += 1
         self._teacher.drop()
+        self._heads = None
+
+    def _term(self, strategy: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        """L_KD, head by head where there are several."""
+        if self._heads is None:
+            self._heads = plugins.own_heads(strategy, teacher.shape[1])
+        if self._heads and self.config.loss == "kl":
+            return headwise(student, teacher, self._heads, self.config.temperature)
+        return distillation(student, teacher, self.config.temperature, self.config.loss)
 
     def _weight(self) -> float:
         """Lambda of the experience being trained; the first has no teacher."""

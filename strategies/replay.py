@@ -2,27 +2,42 @@
 
     L = L_CE over the B new and M remembered samples together,  M = min(batch_size, m), drawn without replacement
 
-What is remembered: every sample met gets a random key once, and the samples with the smallest keys stay. "reservoir"
-keeps the smallest of all, a uniform subset of everything seen, distributed as by Vitter's algorithm R;
-"class_balanced" keeps the smallest of each class, memory // classes of them (the first memory % classes classes one
-more), so that the memory of a class only ever shrinks to a part of itself. A class with fewer samples than its quota
-leaves the rest free. The memory learns from an experience when its training ends, and only from its training data.
-Shapes: B new samples, M remembered in a mini-batch, m in memory (m <= memory), n new in an experience.
+What is remembered (`policy`): every sample met gets a random key once. "reservoir" keeps the smallest of all, a uniform subset
+of everything seen, distributed as by Vitter's algorithm R; "class_balanced" keeps the smallest of each class,
+memory // classes of them (the first memory % classes classes one more), so that the memory of a class only ever shrinks to a
+part of itself. A class with fewer samples than its quota leaves the rest free. "herding" has the same quotas, and the key of
+a sample is its place in iCaRL's order, by the features of the network that has just been trained; "gss" prefers
+samples whose gradients differ from those in memory. The memory learns from an experience when its training ends, and only from
+its training data. What is replayed (`selection`): "random", or "mir": of `candidates` drawn at random those whose loss would
+grow most by a step on the new samples. selection.py has the formulas.
+Shapes: B new samples, M remembered in a mini-batch, m in memory (m <= memory), n candidates.
 
-Sources: Vitter 1985 (reservoir), Chaudhry et al. 2019 (1902.10486, experience replay), Rebuffi et al. 2017 (quotas).
-Peers: Mammoth's ER has buffer_size = memory, minibatch_size = batch_size, policy reservoir, but fills its buffer
-during training; Avalanche's ReplayPlugin has mem_size = memory, batch_size_mem = batch_size.
+Sources: Vitter 1985 (reservoir), Chaudhry et al. 2019 (1902.10486, experience replay), Rebuffi et al. 2017 (1611.07725:
+quotas, herding), Aljundi et al. 2019 (1903.08671: GSS; 1908.04742: MIR). Peers: Mammoth's ER has buffer_size = memory,
+minibatch_size = batch_size, policy reservoir, but fills its buffer during training; Avalanche's ReplayPlugin has
+mem_size = memory, batch_size_mem = batch_size, its MIRPlugin subsample = candidates.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
 
-from ..platform.memory import MemoryPlugin, Policy, check_places, kept
+from ..platform import plugins
+from ..platform.capture import outputs_of
+from ..platform.evaluation import evaluating
+from ..platform.exemplars import dataset_features, herding_ranks
+from ..platform.memory import MemoryPlugin, check_places, kept, to_inputs
+from ..platform.representation import FEATURES
+from ..platform.seeding import generator
+from ..platform.selection import greedy, interference
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory",)
+Policy = Literal["reservoir", "class_balanced", "herding", "gss"]
+_EACH = 5  # candidates for each sample that MIR chooses, as in its paper: 50 for 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,27 +45,39 @@ class Config:
     """Experience replay: train on remembered old samples along with the new ones.
 
     memory: how many samples are remembered in all, >= 0.
-    policy: "class_balanced" (as many of each class) or "reservoir" (a uniform subset of all seen).
+    policy: "class_balanced" (as many of each class), "herding" (the same, those nearest to its mean), "reservoir" (a
+        uniform subset of all seen) or "gss" (whose gradients differ most).
     batch_size: remembered samples in a mini-batch; null: as many as new ones.
+    selection: which are replayed: "random", or "mir" (those that the new ones would harm most).
+    candidates: how many "mir" chooses from, more than are replayed; null: five times as many.
     """
 
     memory: int = 200
     policy: Policy = "class_balanced"
     batch_size: int | None = None
+    selection: Literal["random", "mir"] = "random"
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         memory, policy, batch_size = self.memory, self.policy, self.batch_size
+        selection, candidates = self.selection, self.candidates
         if memory < 0:
             raise ValueError(f"{memory=}: must be >= 0 samples")
-        if policy not in ("reservoir", "class_balanced"):
-            raise ValueError(f"{policy=}: must be 'reservoir' or 'class_balanced'")
+        if policy not in ("reservoir", "class_balanced", "herding", "gss"):
+            raise ValueError(f"{policy=}: must be 'class_balanced', 'herding', 'reservoir' or 'gss'")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the training batch size")
+        if selection not in ("random", "mir"):
+            raise ValueError(f"{selection=}: must be 'random' or 'mir'")
+        if candidates is not None and selection == "random":
+            raise ValueError(f"{candidates=}: is not used by selection 'random': leave it out")
+        if candidates is not None and candidates <= (batch_size or 0):
+            raise ValueError(f"{candidates=}: must be more than are replayed (batch_size={batch_size})")
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse a balanced memory that cannot hold one sample of each of the stream's classes."""
-    if config.policy == "class_balanced" and config.memory > 0:
+    if config.policy in ("class_balanced", "herding") and config.memory > 0:
         check_places("strategies.replay.memory", config.memory, num_classes, ", or policy: reservoir")
 
 
@@ -61,12 +88,53 @@ class ReplayPlugin(MemoryPlugin):
         super().__init__(config.memory, config.batch_size, seed, "replay")
         self.config = config
 
+    def remember(self, strategy: Any, new: dict[str, Tensor]) -> None:
+        """Herding puts the new samples in order, and GSS gives each a score, before they compete."""
+        if self.config.policy == "herding":
+            features = dataset_features(strategy, strategy.experience.dataset)
+            new["key"] = herding_ranks(features, new["y"], self.memory)
+        if self.config.policy == "gss":
+            new["score"] = torch.full_like(new["key"], torch.nan)
+        super().remember(strategy, new)
+
     def keep(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
         """By the policy."""
-        if self.config.policy == "class_balanced":
-            num_classes = len(candidates["y"].unique())
-            check_places("strategies.replay.memory", self.memory, num_classes, ", or policy: reservoir")
-        return kept(candidates["key"], candidates["y"], self.memory, self.config.policy)
+        if self.config.policy == "gss":
+            return self._greedy(strategy, candidates)
+        if self.config.policy == "reservoir":
+            return kept(candidates["key"], candidates["y"], self.memory, "reservoir")
+        num_classes = len(candidates["y"].unique())
+        check_places("strategies.replay.memory", self.memory, num_classes, ", or policy: reservoir")
+        return kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
+
+    def draw(self, strategy: Any) -> Tensor:
+        """At random, or of some at random those that a step on the new samples would harm most."""
+        if self.config.selection == "random":
+            return super().draw(strategy)
+        size = self.batch_size or strategy.train_mb_size
+        drawn = self.drawn(strategy, self.config.candidates or _EACH * size)
+
+        def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
+            return cross_entropy(plugins.own_outputs(strategy, logits, t), y, reduction="none")
+
+        x, y, *rest = strategy.mbatch
+        new = (x, y, rest[0] if rest else torch.zeros_like(y))
+        candidates = (self.inputs(strategy)[drawn], self.columns["y"][drawn], self.columns["t"][drawn])
+        grown = interference(strategy.model, losses, new, candidates, strategy.optimizer.param_groups[0]["lr"])
+        return drawn[grown.argsort(descending=True, stable=True)[:size]]
+
+    def _greedy(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
+        """GSS, by what the network makes of old and new samples now."""
+        batches = zip(*(candidates[name].split(strategy.eval_mb_size) for name in ("x", "y", "t")), strict=True)
+        residuals, features, inputs = [], [], to_inputs(strategy)
+        with evaluating(strategy.model):
+            for x, y, t in batches:
+                logits, found = outputs_of(strategy.model, inputs(x))
+                probabilities = plugins.own_outputs(strategy, logits, t).softmax(1)
+                residuals.append(probabilities - one_hot(y, logits.shape[1]))
+                features.append(found[FEATURES])
+        draw = generator(self.seed, "replay gss", strategy.experience.current_experience)
+        return greedy(torch.cat(residuals), torch.cat(features), candidates["score"], self.memory, draw)
 
 
 def build(config: Config, seed: int) -> ReplayPlugin:

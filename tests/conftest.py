@@ -109,7 +109,15 @@ def make_experiment() -> Make:
 
 
 _CNN = {"small_cnn": {"channels": [4], "hidden": 16, "norm": "batch"}}
+_VIT = {"vit": {"dim": 16, "depth": 2, "heads": 2, "patch": 4, "mlp_ratio": 2}}
 NETWORKS: dict[str, dict[str, Any]] = {
+    "l2p": _VIT,
+    "coda_prompt": _VIT,
+    "swap_norm": _CNN,
+    "continual_norm": _CNN,
+    "batchnorm_per_experience": _CNN,
+    "attention_distillation": _CNN,
+    "podnet": _CNN,
     "recompute_batchnorm": _CNN
 }  # of strategies that are refused without such layers
 

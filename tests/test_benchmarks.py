@@ -23,6 +23,7 @@ from idx_sets import REAL_ROOT, is_real, write_set
 from retain.platform import plugins, transformed
 from retain.platform.cache import DataFolders
 from retain.platform.datasets import mnist
+from retain.platform.errors import UserError
 from retain.platform.rotation import rotate
 from retain.platform.streams import Part, Stream
 
@@ -33,7 +34,7 @@ GENERIC = [
     n for n in BENCHMARKS if "data" in {f.name for f in dataclasses.fields(plugins.resolve("benchmarks", n).Config)}
 ]
 OWN_DOMAINS = ["domain_incremental", "classes_and_domains"]
-DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS]  # of pictures changed
+DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS + ["shared_labels"]]  # of pictures changed
 
 
 @pytest.fixture(scope="module")
@@ -279,12 +280,54 @@ _CLASS, _PERMUTED, _ROTATED = (
         (_ROTATED, {"angles": ()}, r"^angles=\(\): must be one or more"),
         (_ROTATED, {"angles": (0.0, float("inf"))}, r"^angles=\(0.0, inf\): "),
         (_ROTATED, {"angles": (0.0, 360.0)}, r"^angles=\(0.0, 360.0\): must differ"),
+        (_ROTATED, {"drawn": 0}, r"^drawn=0: must be at least 1"),
+        (_ROTATED, {"drawn": 3, "angles": (0.0, 1.0)}, r"^angles=\(0.0, 1.0\): are not used with drawn=3"),
     ],
 )
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
     """A wrong setting is refused with its name first, its value, and what is allowed."""
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_groups_share_their_labels(tiny: DataFolders) -> None:
+    """The same pictures in the same experiences as class by class; the label is the place in the group."""
+    order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
+    shared = build("shared_labels", tiny, class_order=order)
+    split = build("class_incremental", tiny, class_order=order)
+    assert (shared.scenario, shared.class_names) == ("domain", ("3, 4, 5, 2, 8", "1, 0, 9, 6, 7"))
+    for ours, theirs in zip(shared.experiences, split.experiences, strict=True):
+        assert ours.classes == (0, 1)
+        for part, base in zip(_parts(ours), _parts(theirs), strict=True):
+            assert torch.equal(part.indices, base.indices)
+            assert torch.equal(part.y, base.y % 2)
+
+
+def test_groups_are_of_one_size(tiny: DataFolders) -> None:
+    with pytest.raises(ValueError, match=r"^first=4: all groups must be of one size"):
+        config_of("shared_labels", first=4)
+    with pytest.raises(UserError, match=r"^benchmark.shared_labels.num_experiences=3: must divide"):
+        build("shared_labels", tiny, num_experiences=3)
+
+
+def test_drawn_angles(tiny: DataFolders) -> None:
+    """So many as are asked for, in [0, 180), of the seed's own; the pictures are those of the angles given."""
+    names = [[e.name for e in build("rotated_mnist", tiny, seed, drawn=4).experiences] for seed in (0, 0, 1)]
+    assert names[0] == names[1]
+    assert not set(names[0]) & set(names[2])
+    angles = [float(name.removeprefix("rotation ")) for name in names[0]]
+    assert len(set(angles)) == 4
+    assert all(0 <= angle < 180 for angle in angles)
+    drawn = build("rotated_mnist", tiny, 0, drawn=4).experiences[1].train.arrays.x
+    found = rotate(mnist.build(mnist.Config(), tiny).train.x.numpy(), angles[1])
+    assert np.abs(drawn.numpy().astype(int) - found.astype(int)).max() <= 1  # the name has fewer digits
+
+
+def test_pictures_as_they_are(tiny: DataFolders) -> None:
+    stream = build("class_incremental", tiny, data={"mnist": {"normalise": False}})
+    part = stream.experiences[0].train
+    stored = part.arrays.x[part.indices[:3]]
+    torch.testing.assert_close(stream.normalise(stored), stored / 255)
 
 
 # --- transformations ---

@@ -34,11 +34,28 @@ NAMES = plugins.names("strategies")
 STREAMS = ("split", "rotated")
 # Beside the defaults: settings that take other branches. A new strategy needs no entry.
 MORE: dict[str, list[Settings]] = {
+    "adapters": [{"width": None}],
+    "gradual_unfreezing": [{"per": "experience"}],
+    "bic": [{"memory": 0, "weight": 0.5}],
+    "budget": [{"accuracy": None, "loss": 0.3}],
+    "attention_distillation": [{"kind": "gradcam"}],
+    "feature_distillation": [{"loss": "mse", "layers": ["trunk.1", "features"]}],
     "der": [{"memory": 20, "beta": 0.0, "batch_size": 7}],
     "early_stopping": [{"patience": 1, "metric": "loss"}],
+    "ewc": [{"mode": "online", "decay": 0.9, "fisher": "sampled", "num_samples": 20}],
+    "l2_sp": [{"reference": "pretrained"}],
+    "mas": [{"alpha": 0.5, "num_samples": 20}],
+    "si": [{"gradient": "total", "clip": False}],
+    "eeil": [{"memory": 0}],
     "freezing": [{"layers": ["trunk.1.*"], "from_experience": 0}],
+    "head_init": [{"rows": "mean"}],
     "lwf": [{"loss": "mse"}],
-    "replay": [{"memory": 30, "policy": "reservoir", "batch_size": 7}],
+    "old_validation": [{"tolerance": 0.5, "every": 4}],
+    "replay": [
+        {"memory": 30, "policy": "reservoir", "batch_size": 7},
+        {"memory": 30, "policy": "gss", "batch_size": 7, "selection": "mir"},
+        {"policy": "herding"},
+    ],
 }
 TOGETHER: Settings = {"lwf": {}, "replay": {"memory": 20}, "early_stopping": {"patience": 1}, "freezing": {}}
 CASES: list[Any] = [pytest.param({name: {}}, id=name) for name in NAMES]
@@ -273,7 +290,20 @@ def test_neutral_settings_or_the_reason_is_stated() -> None:
     for name, reason in without.items():
         print(f"no neutral settings: {name}: {reason}")
     assert all(len(reason) > 20 for reason in without.values())
-    assert set(without) == {"cumulative", "joint"}
+    assert set(without) == {
+        "cosine_head",
+        "cumulative",
+        "fecam",
+        "icarl",
+        "joint",
+        "lucir",
+        "lwf_mc",
+        "ncm",
+        "ranpac",
+        "slda",
+        "ss_il",
+        "wa",
+    }
 
 
 @pytest.mark.parametrize(("name", "stream"), spread([name for name in NAMES if module(name).NEUTRAL is not None]))

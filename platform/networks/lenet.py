@@ -19,7 +19,7 @@ class Config:
 
     activation: relu, tanh (as in the paper), gelu or leaky_relu.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015, for ReLU) or xavier (Glorot 2010, for tanh).
+    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch's own default.
     """
 
     activation: Activation = "relu"

@@ -20,7 +20,7 @@ class Config:
     activation: relu, tanh, gelu or leaky_relu.
     norm: batch or layer normalisation before each activation; null: none.
     dropout: after each activation.
-    init: kaiming (He 2015, for ReLU) or xavier (Glorot 2010, for tanh).
+    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch's own default.
     """
 
     hidden: tuple[int, ...] = (256, 256)

@@ -29,7 +29,7 @@ class Config:
     stem: "cifar", a 3x3 convolution, or "imagenet", a 7x7 one of stride 2 and max-pooling, for large pictures.
     width: channels of the first stage; null: 16 with three stages, 64 with four.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015) or xavier (Glorot 2010).
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
     """
 
     depth: Literal[18, 20, 32, 34, 44, 50, 56, 110] = 18

@@ -17,7 +17,7 @@ class Config:
     channels: of the blocks; each block halves height and width.
     hidden: width of the hidden layer.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015) or xavier (Glorot 2010).
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
     """
 
     channels: tuple[int, ...] = (16, 32)

@@ -118,12 +118,18 @@ class _Transformer(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) -> all tokens behind the last block, normalised, (B, N, D); called as in timm."""
+        return self.norm(self._tokens(x))  # type: ignore[no-any-return]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W) -> features (B, D)."""
+        return self.norm(self._tokens(x)[:, 0])  # type: ignore[no-any-return]
+
+    def _tokens(self, x: torch.Tensor) -> torch.Tensor:
         patches = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], dim=1) + self.positions
-        tokens = self.blocks(self.dropout(tokens))
-        return self.norm(tokens[:, 0])  # type: ignore[no-any-return]
+        return self.blocks(self.dropout(tokens))  # type: ignore[no-any-return]
 
 
 @torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator

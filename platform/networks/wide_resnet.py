@@ -22,7 +22,7 @@ class Config:
     widen: factor of its stages' 16, 32 and 64 channels.
     dropout: between the two convolutions of each block.
     norm: batch, group or layer normalisation before each convolution; null: none.
-    init: kaiming (He 2015) or xavier (Glorot 2010).
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
     """
 
     depth: int = 16

@@ -1,0 +1,133 @@
+"""Attention distillation: where the network looks is held to where the old one looked.
+
+    L = L_CE + weight * mean_layers L_layer,   q = Q / |Q|,   over the H * W places of a layer's maps A
+    activation: Q = sum_channels A^2,                              L_layer = mean_B |q(s) - q(t)|_2
+    gradcam:    Q = relu(sum_channels alpha A),                    L_layer = mean_B |q(s) - q(t)|_1
+                alpha = the mean over places of d logit_c / d A,   c = the teacher's class for the sample
+
+s, t: network and teacher, which is the network as the experience found it; the first experience has none. With "gradcam"
+the maps are those of the evidence for a class (alpha is taken as a constant), and joined by `lwf` it is Learning without
+Memorizing. A map that is 0 everywhere stays 0. Shapes: B batch, maps A (B, channels, H, W).
+
+Sources: Zagoruyko & Komodakis 2017 (1612.03928, attention transfer, p = 2), Dhar et al. 2019 (1811.08051, LwM: L_AD;
+Selvaraju et al. 2017 for Grad-CAM). Peers: FACIL's lwm has gamma = weight, beta = the weight of lwf * T^2 (its T is 2) and
+gradcam_layer = layers; but it detaches the maps, so that its L_AD has no gradient.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..platform.capture import outputs_of
+from ..platform.distillation import LayerDistillation, check_maps, map_layers
+from ..platform.teacher import LOGITS, Teacher
+
+NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
+CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
+_KEY = "strategies.attention_distillation.layers"
+Kind = Literal["activation", "gradcam"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Hold attention maps of convolutional layers to those of the old network.
+
+    weight: of the term, >= 0.
+    kind: "activation" (squares, summed over channels) or "gradcam" (evidence for the old network's class, as LwM).
+    layers: patterns on names of layers that give maps; null: the blocks of the trunk that hold convolutions, with "gradcam"
+        the last of them.
+    """
+
+    weight: float = 1.0
+    kind: Kind = "activation"
+    layers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        weight, kind = self.weight, self.kind
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+        if kind not in ("activation", "gradcam"):
+            raise ValueError(f"{kind=}: must be 'activation' or 'gradcam'")
+        if self.layers is not None and not (self.layers and all(self.layers)):
+            raise ValueError(f"layers={list(self.layers)}: must hold at least one pattern, none empty, or be null")
+
+
+def activation_map(maps: Tensor) -> Tensor:
+    """q (B, H * W) of maps (B, channels, H, W)."""
+    return nn.functional.normalize(maps.square().sum(1).flatten(1))
+
+
+def gradcam_maps(logits: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """q (B, H * W) of each layer's maps, for the classes (B,); the logits (B, C) come of the maps, and their graph stays."""
+    scores = logits.gather(1, classes.unsqueeze(1)).sum()
+    slopes = torch.autograd.grad(scores, list(maps.values()), retain_graph=True)
+    alphas = [slope.mean((2, 3), keepdim=True) for slope in slopes]
+    evidence = [(alpha * each).sum(1).relu().flatten(1) for alpha, each in zip(alphas, maps.values(), strict=True)]
+    return {layer: nn.functional.normalize(each.float()) for layer, each in zip(maps, evidence, strict=True)}
+
+
+def chosen(config: Config, model: nn.Module) -> list[str]:
+    """Names of the layers whose maps are compared."""
+    found = map_layers(model, config.layers, _KEY)
+    return found[-1:] if config.kind == "gradcam" and config.layers is None else found
+
+
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse patterns that fit no layer or one without convolutions, and a network without."""
+    chosen(config, model)
+
+
+class GradCAMTeacher(Teacher):
+    """A teacher that gives the maps of evidence for its own class of each sample."""
+
+    def of(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits, and q (B, H * W) of the layers."""
+        assert self.model is not None, "there is no teacher"
+        with torch.enable_grad():
+            logits, maps = outputs_of(self.model, x.detach().clone().requires_grad_(), self.layers)
+            _check(maps)
+            found = gradcam_maps(logits, logits.argmax(1), maps)
+        return {LOGITS: logits.detach().float()} | {layer: each.detach() for layer, each in found.items()}
+
+
+def _check(maps: dict[str, Tensor]) -> None:
+    for layer, output in maps.items():
+        check_maps(layer, output, _KEY)
+
+
+class AttentionDistillationPlugin(LayerDistillation):
+    """Adds weight * the mean over the layers to the loss from the second trained experience on."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.weight > 0, GradCAMTeacher() if config.kind == "gradcam" else None)
+        self.config = config
+
+    def layers(self, model: nn.Module) -> list[str]:
+        """Those that fit the patterns."""
+        return chosen(self.config, model)
+
+    def reduced(self, layer: str, output: Tensor) -> Tensor:
+        """Where it needs no gradients, the map already."""
+        check_maps(layer, output, _KEY)
+        return activation_map(output) if self.config.kind == "activation" else output
+
+    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """The mean over the layers."""
+        order = 2
+        if self.config.kind == "gradcam":
+            student, order = gradcam_maps(strategy.mb_output, teacher[LOGITS].argmax(1), self.found), 1
+        return self.config.weight * attention_distance(student, teacher, order)
+
+
+def attention_distance(student: dict[str, Tensor], teacher: dict[str, Tensor], order: int) -> Tensor:
+    """The mean over layers of L_layer: maps q (B, H * W) by layer, the norm's order."""
+    terms = [torch.linalg.vector_norm(q - teacher[layer], order, dim=1).mean() for layer, q in student.items()]
+    return torch.stack(terms).mean()
+
+
+def build(config: Config, seed: int) -> AttentionDistillationPlugin:
+    """The plugin; it draws no random numbers."""
+    return AttentionDistillationPlugin(config)

@@ -1,0 +1,80 @@
+"""BitFit: after the first experiences only the biases learn, and the head.
+
+No formula: of each layer W x + b the matrix W stays and b learns; of a normalisation layer gamma stays and beta, its bias,
+learns. As the weights stay, the running statistics of BatchNorm layers stay with them, which are then normalised with.
+
+Source: Ben Zaken, Goldberg & Ravfogel 2022 (2106.10199), for transformers, whose head is trained as well. Convolutions followed
+by BatchNorm often have no bias: in a ResNet what learns are the betas. Peers: PEFT's and LAMDA-PILOT's BitFit are the same
+selection by name; in ours experience 1, which has nothing to keep yet, is trained as a whole.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..platform.blocks import is_head
+from ..platform.errors import UserError
+from ..platform.frozen import FreezingPlugin, Part, check_start, part_beside
+
+NEUTRAL: dict[str, Any] | None = {"from_experience": None}
+CONFLICTS = {
+    "lora": "each freezes what the other lets learn, so only the head would be left",
+    "adapters": "each freezes what the other lets learn, so only the head would be left",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """BitFit: only biases and the head learn after the first experiences.
+
+    from_experience: how many experiences are trained with everything free before; 0 (for a network that comes with
+        good weights) begins at once; null: never.
+    """
+
+    from_experience: int | None = 1
+
+    def __post_init__(self) -> None:
+        from_experience = self.from_experience
+        if from_experience is not None and from_experience < 0:
+            raise ValueError(f"{from_experience=}: must be >= 0, or null for never")
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter of that name is a bias (attention of torch's own has an ``in_proj_bias``)."""
+    return name.rpartition(".")[2].endswith("bias")
+
+
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse a network whose trunk has no bias: only its head would learn."""
+    names = [name for name, _ in model.named_parameters() if not is_head(name)]
+    if config.from_experience is not None and not any(map(is_bias, names)):
+        raise UserError(
+            "strategies.bitfit: the trunk of this network has no parameter called bias, so only its head would learn; "
+            "use strategies.freezing for that."
+        )
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse to begin only after the last experience that is trained on."""
+    if config.from_experience is not None:
+        check_start("bitfit", config.from_experience, num_experiences)
+
+
+class BitFitPlugin(FreezingPlugin):
+    """Takes all but the biases and the head out of training."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def part(self, model: nn.Module) -> Part:
+        """Nothing in the first experiences."""
+        if self.config.from_experience is None or self.num_trained < self.config.from_experience:
+            return [], []
+        return part_beside(model, is_bias)
+
+
+def build(config: Config, seed: int) -> BitFitPlugin:
+    """The plugin; it draws no random numbers."""
+    return BitFitPlugin(config)

@@ -1,0 +1,134 @@
+"""Budget: an experience ends as soon as its training data are learnt well enough, or its time is over; no validation data.
+
+    stop after the first epoch with   accuracy >= `accuracy`   or   loss <= `loss`   (means over the epoch's mini-batches)
+    stop after the first iteration at which training has taken `seconds`
+
+Both means are those of training: each mini-batch is scored before its update, rows of a memory and the terms that other
+strategies add to the loss count. Iterations and epochs are settings of training (``training.iterations``, ``training.epochs``,
+a list for one per experience). With `seconds` results depend on the machine and its load: the same seed no longer gives the
+same bits; after a stop amid an experience it has what was left. The weights stay as they are; `early_stopping` keeps the best.
+Shapes: B mini-batch, C classes.
+
+Source: fewer updates forget less (Goodfellow et al. 2014, 1312.6211, choose when to stop by the new task); the budgets are
+those of training frameworks. Peers: Lightning's `max_time` and `stopping_threshold`; FACIL and Mammoth have iterations only.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..platform import plugins
+
+NEUTRAL: dict[str, Any] | None = {"accuracy": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """End an experience when its training accuracy or loss is reached, or its time is over.
+
+    accuracy: of an epoch's mini-batches, in (0, 1]; null: not looked at.
+    loss: of an epoch's mini-batches, with the terms of other strategies; null: not looked at.
+    seconds: of training each experience; null: no limit. Results then depend on the machine.
+    """
+
+    accuracy: float | None = 0.98
+    loss: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        accuracy, loss, seconds = self.accuracy, self.loss, self.seconds
+        if accuracy is not None and not 0 < accuracy <= 1:
+            raise ValueError(f"{accuracy=}: must be in (0, 1], or null")
+        if loss is not None and not math.isfinite(loss):
+            raise ValueError(f"{loss=}: must be finite, or null")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"{seconds=}: must be > 0 and finite, or null")
+
+
+def reached(config: Config, accuracy: float, loss: float) -> str:
+    """Which target an epoch of this accuracy and loss has reached, in words; empty for none."""
+    if config.accuracy is not None and accuracy >= config.accuracy:
+        return f"training accuracy {accuracy:.4f}"
+    if config.loss is not None and loss <= config.loss:
+        return f"training loss {loss:.4f}"
+    return ""
+
+
+class BudgetPlugin(plugins.Plugin):
+    """Adds up hits and losses of the epoch; asks the clock after each iteration where there is a limit."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._spent, self._since = 0.0, 0.0  # seconds of this experience up to `_since`
+        self._reset()
+
+    def _reset(self) -> None:
+        self._hits: Tensor | float = 0.0
+        self._losses: Tensor | float = 0.0
+        self._rows = self._iterations = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch's sums and, with a limit, the seconds that were spent on the experience."""
+        spent = 0.0 if self.config.seconds is None else self._spent + time.perf_counter() - self._since
+        return {
+            "hits": float(self._hits),
+            "losses": float(self._losses),
+            "counts": [self._rows, self._iterations],
+            "spent": spent,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the epoch."""
+        self._hits, self._losses = state["hits"], state["losses"]
+        (self._rows, self._iterations), self._spent = state["counts"], state["spent"]
+
+    def on_resume(self, strategy: Any) -> None:
+        """The clock runs again."""
+        self._since = time.perf_counter()
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The clock starts."""
+        self._spent, self._since = 0.0, time.perf_counter()
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Nothing is counted yet."""
+        self._reset()
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Count; the loss has all of its terms now. Nothing waits for a GPU here."""
+        if self.config.accuracy is None and self.config.loss is None:
+            return
+        output = strategy.mb_output
+        if hasattr(strategy, "own_outputs"):
+            output = strategy.own_outputs(output, strategy.mb_task_id)
+        self._hits = self._hits + (output.argmax(1) == strategy.mb_y).sum()
+        self._losses = self._losses + strategy.loss.detach().double()
+        self._rows, self._iterations = self._rows + len(output), self._iterations + 1
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Stop when the time is over."""
+        seconds = self.config.seconds
+        if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
+            strategy.stop_training()
+            plugins.note(strategy, f"budget: stopped after {seconds:g} seconds")
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Stop when a target is reached."""
+        if self._rows:
+            words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
+            if words:
+                strategy.stop_training()
+                plugins.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""
+        self._reset()
+        strategy._stop_training = False
+
+
+def build(config: Config, seed: int) -> BudgetPlugin:
+    """The plugin; it draws no random numbers."""
+    return BudgetPlugin(config)

@@ -1,0 +1,150 @@
+"""CODA-Prompt: prompts of a frozen vision transformer as weighted sums of components; each experience learns some of its own.
+
+    w_m(x) = cos(q * a_m, k_m),   p(x) = sum_m w_m(x) p_m,   in each of the first five blocks with its own a, k, p
+    L = L_CE + weight * sum over these blocks of [R(k) + R(a) + R(p)],   R(t) = mean of the squared elements of t t^T - I
+
+q (the query): the transformer's features for a picture without prompts; m: components; *: elementwise, a_m the attention to parts
+of the query. p(x): its first half are keys, its second half values, which the tokens of that block attend to beside each
+other's (prefix tuning). The `pool` is divided into `experiences` equal parts; experience t weighs the components of the parts
+1..t and learns those of part t: older ones do not change by a bit. Everything else but the head is frozen from `from_experience`
+on. As in `l2p`, the loss looks at the outputs of the experience's own classes (and those that a memory brings) only.
+Shapes: B batch, M components, n of a part, D width of a token.
+
+Source: Smith et al. 2023 (2211.13218). Peers: the authors' code and LAMDA-PILOT: prompt_param [100, 8, mu] is pool, length and
+weight (there R is scaled by 1e-6). Components start as rows of one orthogonal matrix; later versions' Gram-Schmidt is left out.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..platform import prompts
+from ..platform.errors import UserError
+from ..platform.frozen import Part, check_start
+
+NEUTRAL: dict[str, Any] | None = {"length": 0}
+ROLES = ("criterion",)
+_KINDS = ("prompts", "prompt_keys", "prompt_attention")  # p, k and a, each of a part of the pool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """CODA-Prompt: prompts for a frozen vision transformer, weighted sums of components that experiences add.
+
+    pool: components in all, a multiple of `experiences`.
+    experiences: how many parts the pool has; at least the stream's experiences.
+    length: of a prompt, keys and values together: even; 0: no prompts, and nothing is frozen.
+    weight: of the components' distance from being orthogonal, >= 0.
+    from_experience: how many experiences are trained with everything free before; 0 for a pretrained network.
+    """
+
+    pool: int = 100
+    experiences: int = 10
+    length: int = 8
+    weight: float = 0.1
+    from_experience: int = 0
+
+    def __post_init__(self) -> None:
+        pool, experiences, length = self.pool, self.experiences, self.length
+        prompts.check_settings(length, self.weight, self.from_experience)
+        if experiences < 1:
+            raise ValueError(f"{experiences=}: must be >= 1")
+        if pool < 1 or pool % experiences:
+            raise ValueError(f"{pool=}: must be a multiple of experiences={experiences}, >= 1")
+        if length % 2:
+            raise ValueError(f"{length=}: must be even, keys and values")
+
+
+def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
+    """w (B, M) of this file's formula: query (B, D), keys k (M, D), attention a (M, D)."""
+    attended = functional.normalize(query.unsqueeze(1) * attention, dim=2)
+    return (attended * functional.normalize(keys)).sum(2)
+
+
+def redundancy(rows: Tensor) -> Tensor:
+    """R of this file's formula, a scalar, of rows (M, ...)."""
+    flat = rows.flatten(1)
+    return (flat @ flat.T - torch.eye(len(flat), device=flat.device)).square().mean()
+
+
+class CodaTrunk(prompts.PromptedTrunk):
+    """A transformer with the pool; parameters of a kind are prompts_0, prompts_1, ..., each (layers, n, ...) of a part."""
+
+    active: Tensor  # (experiences,) 1 for the parts that are weighed, else 0
+
+    def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
+        super().__init__(trunk)
+        dim, self.attentions = prompts.width(trunk), prompts.add_prefixes(trunk.blocks[:5])
+        self.register_buffer("active", torch.arange(config.experiences).eq(0).float())
+        for kind, shape in zip(_KINDS, ((config.length, dim), (dim,), (dim,)), strict=True):
+            rows = [nn.init.orthogonal_(torch.empty(config.pool, *shape), generator=generator) for _ in self.attentions]
+            for number, part in enumerate(torch.stack(rows).chunk(config.experiences, 1)):
+                self.register_parameter(f"{kind}_{number}", nn.Parameter(part.clone()))
+
+    def components(self, kind: str, num_parts: int) -> Tensor:
+        """Those of the first parts, (layers, M, ...)."""
+        return torch.cat([self.get_parameter(f"{kind}_{number}") for number in range(num_parts)], 1)
+
+    def prompted(self, x: Tensor, query: Tensor) -> Tensor:
+        """Features (B, D) of pictures (B, C, H, W)."""
+        values, keys, attention = (self.components(kind, len(self.active)) for kind in _KINDS)
+        counted = self.active.repeat_interleave(values.shape[1] // len(self.active))
+        weighed = [weights(query, *each) * counted for each in zip(keys, attention, strict=True)]
+        prefixes = torch.einsum("ebm,emld->ebld", torch.stack(weighed), values)
+        with prompts.prefixed(self.attentions, prefixes):
+            return self.trunk(x)  # type: ignore[no-any-return]
+
+
+def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Put the pool into a vision transformer (UserError for others); with length 0 it stays as it is."""
+    trunk = prompts.transformer_of(network, "coda_prompt")
+    if config.length:
+        network.trunk = CodaTrunk(trunk, config, generator)
+    return network
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse more experiences than the pool has parts, and to begin only after the last that is trained on."""
+    if config.length:
+        check_start("coda_prompt", config.from_experience, num_experiences)
+        if num_experiences > config.experiences:
+            key = f"strategies.coda_prompt.experiences={config.experiences}"
+            raise UserError(f"{key}: must be at least {num_experiences}, the experiences trained on")
+
+
+class CodaPromptPlugin(prompts.PromptPlugin):
+    """Opens a part of the pool for each experience; the components themselves are the network's."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__("coda_prompt", config.from_experience, config.length > 0)
+        self.config = config
+
+    def num_parts(self) -> int:
+        """Parts that are weighed now."""
+        return min(self.num_trained + 1, self.config.experiences)
+
+    def part(self, model: Any) -> Part:
+        """The trunk, and the components that are not of this experience's part."""
+        parameters, norms = super().part(model)
+        components = model.trunk.named_parameters(recurse=False) if self.is_there else ()
+        now = f"_{self.num_parts() - 1}"
+        return [*parameters, *(each for name, each in components if not name.endswith(now))], norms
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Weigh one more part."""
+        super().before_training_exp(strategy, **kwargs)
+        if self.is_there:
+            strategy.model.trunk.active[: self.num_parts()] = 1
+
+    def penalty(self, trunk: Any) -> Tensor:
+        """Of the components so far, layer by layer."""
+        each = [redundancy(rows) for kind in _KINDS for rows in trunk.components(kind, self.num_parts())]
+        return self.config.weight * torch.stack(each).sum()
+
+
+def build(config: Config, seed: int) -> CodaPromptPlugin:
+    """The plugin; it draws no random numbers."""
+    return CodaPromptPlugin(config)

@@ -1,0 +1,150 @@
+"""End-to-end incremental learning: a cross-distilled loss on new and old samples, then finetuning on as many of each class.
+
+    L = L_CE + weight * sum_e mean_B KL_e,   e: the experiences before
+    KL_e = sum_c p log(p / q) over the classes c that e brought new,  p = softmax(teacher / T),  q = softmax(student / T)
+
+Balanced finetuning, from the second experience on, when its training has ended: the memory takes in the new classes (as many
+places for each, by herding) and the network is trained on it for `epochs` with the same loss at `lr_factor` times the learning
+rate the experience began with, by a new optimizer of the same kind. There the classes that the experience brought are distilled
+too, from the network as its training left it. What was frozen in the last epoch stays so. It runs in float32, without
+augmentation, schedule or clipping. The teacher is the network as the experience found it; new are the classes that no
+experience before had. A stream of domains brings none after the first: all classes are distilled, and finetuned as well.
+Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher, m in memory.
+
+Source: Castro et al. 2018 (1807.09536), without T^2, as there; without its noise on gradients, and new exemplars are chosen
+before the finetuning. Peers: FACIL's eeil has lamb = weight, nepochs_finetuning = epochs, lr_finetuning_factor = lr_factor.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..platform.evaluation import logits_of
+from ..platform.exemplars import DistilledMemory
+from ..platform.finetuning import Finetuning
+from ..platform.memory import NEEDLESS, check_places
+from ..platform.plugins import own_outputs
+from ..platform.teacher import LOGITS
+from .lwf import headwise
+
+NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
+ROLES = ("memory",)
+CONFLICTS = NEEDLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """EEIL: distil each experience's classes, remember by herding, finetune on a balanced set.
+
+    memory: how many samples are remembered in all; 0: none, and nothing is finetuned.
+    batch_size: remembered samples in a mini-batch; null: their share, as if they were shuffled into the new data.
+    weight: of the distillation, >= 0.
+    temperature: T > 0 of the distillation.
+    epochs: of the balanced finetuning, over the memory; 0: none.
+    lr_factor: its learning rate, in units of that of the experience.
+    """
+
+    memory: int = 200
+    batch_size: int | None = None
+    weight: float = 1.0
+    temperature: float = 2.0
+    epochs: int = 30
+    lr_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        memory, batch_size, weight, temperature = self.memory, self.batch_size, self.weight, self.temperature
+        epochs, lr_factor = self.epochs, self.lr_factor
+        if memory < 0:
+            raise ValueError(f"{memory=}: must be >= 0 samples")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{temperature=}: must be > 0 and finite")
+        if epochs < 0:
+            raise ValueError(f"{epochs=}: must be >= 0 epochs")
+        if not 0 < lr_factor < math.inf:
+            raise ValueError(f"{lr_factor=}: must be > 0 and finite")
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
+    if config.memory > 0:
+        check_places("strategies.eeil.memory", config.memory, num_classes)
+
+
+def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int]], temperature: float) -> Tensor:
+    """sum_e mean_B KL_e, a scalar: logits (B, >= K) of student and teacher, the classes of each experience."""
+    heads = [torch.as_tensor(group, device=student.device) for group in groups if group]
+    return headwise(student, teacher, heads, temperature) / temperature**2
+
+
+class EEILPlugin(DistilledMemory):
+    """Distils while an experience is trained, and finetunes afterwards."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config.memory, config.batch_size, seed, "eeil")
+        self.config, self._finetuning = config, Finetuning(seed, "eeil")
+
+    def has_teacher(self, strategy: Any) -> bool:
+        """From the second experience on, unless nothing is distilled."""
+        return self.config.weight > 0 and bool(self.met.all)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learning rates the experience began with too."""
+        return super().state_dict() | {"rates": self._finetuning.rates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        super().load_state_dict(state)
+        self._finetuning.rates = state["rates"]
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The optimizer is ready."""
+        self._finetuning.begin(strategy)
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the distillation of the classes met."""
+        if self.teacher:
+            student, teacher = strategy.mb_output.float(), self.teacher.logits(strategy)
+            term = distillation(student, teacher, self.met.groups, self.config.temperature)
+            strategy.loss = strategy.loss + self.config.weight * term
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """See what is frozen."""
+        self._finetuning.look(strategy)
+
+    def finish(self, strategy: Any) -> None:
+        """Finetune on the memory."""
+        config = self.config
+        if not len(self) or not self.met.all or not config.epochs:
+            return
+        x, y, tasks = self.inputs(strategy), self.columns["y"], self.columns["t"]
+        soft = self._soft_targets(strategy, x) if self.teacher else None
+        groups = [*self.met.groups, self.met.new(strategy)]
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            value = functional.cross_entropy(own_outputs(strategy, logits, tasks[index]), y[index])
+            if soft is None:
+                return value
+            return value + config.weight * distillation(logits, soft[index], groups, config.temperature)
+
+        self._finetuning.run(strategy, x, loss, config.epochs, config.lr_factor)
+
+    def _soft_targets(self, strategy: Any, x: Tensor) -> Tensor:
+        """Logits (m, C): the teacher's for the classes met, the present network's for the others."""
+        soft = logits_of(strategy.model, iter(x.split(strategy.eval_mb_size)))
+        old = torch.cat([self.teacher.of(each)[LOGITS] for each in x.split(strategy.eval_mb_size)])
+        soft[:, self.met.all] = old[:, self.met.all]
+        return soft
+
+
+def build(config: Config, seed: int) -> EEILPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return EEILPlugin(config, seed)

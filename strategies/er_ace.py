@@ -1,0 +1,101 @@
+"""ER-ACE: experience replay in which new samples do not push the outputs of old classes down.
+
+    L = L_CE(new; outputs of P) + L_CE(remembered; all outputs)
+
+P are the classes in the new mini-batch: its softmax is over their outputs alone, so that only the remembered samples tell new
+classes from old ones. Both mini-batches have a pass of their own. The memory is a reservoir filled during training, as in
+`der`, so it holds new classes from early on. In the first experience, which has no old classes, the loss is the plain
+cross-entropy and nothing is replayed. On a task-incremental stream both are also limited to each sample's own task.
+Shapes: B new samples, M remembered in a mini-batch, C outputs.
+
+Source: Caccia et al. 2022 (2104.05025). Peers: Mammoth's er_ace has buffer_size = memory and minibatch_size = batch_size
+(beside P it leaves in the outputs of classes that have not come yet, which a head that grows has not); Avalanche's ER_ACE
+takes half of the sum, so the same steps at half of the learning rate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..platform.memory import NEEDLESS, logits_apart
+from ..platform.plugins import replace_criterion
+from ..platform.reservoir import ReservoirPlugin
+
+NEUTRAL: dict[str, Any] | None = {"memory": 0}
+ROLES = ("criterion", "memory")
+CONFLICTS = NEEDLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """ER-ACE: replay with a softmax over the present classes alone for new samples.
+
+    memory: how many samples are remembered in all, >= 0.
+    batch_size: remembered samples in a mini-batch; null: as many as new ones.
+    """
+
+    memory: int = 200
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        memory, batch_size = self.memory, self.batch_size
+        if memory < 0:
+            raise ValueError(f"{memory=}: must be >= 0 samples")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the training batch size")
+
+
+def asymmetric(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy, a scalar, of logits (B, C) among the outputs of the classes that are in y (B,)."""
+    present = torch.zeros(logits.shape[1], dtype=torch.bool, device=y.device)
+    present[y] = True
+    return cross_entropy(logits.masked_fill(~present, -torch.inf), y)
+
+
+class ERACEPlugin(ReservoirPlugin):
+    """From the second trained experience on: the asymmetric loss, and that of a remembered mini-batch."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config.memory, config.batch_size, seed, "er_ace")
+        self._num_trained = 0
+        self._undo: Callable[[], None] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the number of trained experiences."""
+        return super().state_dict() | {"num_trained": self._num_trained}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The criterion is replaced in `on_resume`."""
+        super().load_state_dict(state)
+        self._num_trained = state["num_trained"]
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Replace the criterion where there are old classes."""
+        if self._num_trained and self.memory > 0:
+            self._undo = replace_criterion(strategy, asymmetric)
+
+    def on_resume(self, strategy: Any) -> None:
+        """Again."""
+        self.before_training_exp(strategy)
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """The remembered mini-batch, in a pass of its own."""
+        if self._num_trained and len(self):
+            remembered = self.minibatch(strategy, self.draw(strategy))
+            strategy.loss = strategy.loss + cross_entropy(logits_apart(strategy, remembered), remembered[1])
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Give the criterion back."""
+        self._num_trained += 1
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+
+def build(config: Config, seed: int) -> ERACEPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return ERACEPlugin(config, seed)

@@ -1,0 +1,123 @@
+"""Elastic Weight Consolidation: parameters that the old experiences depend on are held where those left them.
+
+    L = L_CE + weight * sum_t sum_i F_t,i (theta_i - theta_t,i)^2                   mode: separate
+    L = L_CE + weight * sum_i F_i (theta_i - theta*_i)^2,  F <- decay * F + F_t     mode: online, theta*: the newest
+    F_t,i = mean over samples of E_c [(d log p(c | x) / d theta_i)^2]               the diagonal Fisher information
+
+p is the network's own softmax (of a task-incremental stream, over the sample's own task), in evaluation mode, without
+augmentation, and the gradient that of each sample alone. E_c is taken over the network's predictions ("exact"), over one
+label drawn from them ("sampled"), or is the true label ("empirical"), which shrinks to nothing as the training set is fitted.
+"separate" is kept as one quadratic (the sum of two is one, Huszar 2018): memory and time do not grow with the stream.
+F is measured where this strategy's turn comes at an experience's end: name `early_stopping`, which restores weights, before it.
+
+Sources: Kirkpatrick et al. 2017 (1612.00796); online: Schwarz et al. 2018 (1805.06370); on ways to compute F: van de Ven 2025
+(2502.11756). There is no factor 1/2 here. Peers: Kirkpatrick's and van de Ven's lambda have it, weight = lambda / 2 (his EWC
+is separate and exact on all samples; online, his and Schwarz's penalty has one decay more: weight = lambda * gamma / 2);
+FACIL's too. Avalanche's ewc_lambda = weight with fisher empirical, but it squares the mean gradient of a mini-batch of B,
+which makes F about B times smaller. Mammoth's ewc_on: e_lambda = weight, gamma = decay, empirical, each square times p(y | x).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..platform.importance import Named, PenaltyPlugin, gradient_sums, own_samples, predictions, summed
+from ..platform.seeding import generator
+
+NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
+CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
+Fisher = Literal["exact", "sampled", "empirical"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Elastic Weight Consolidation: hold the parameters that old experiences depend on (Fisher information).
+
+    weight: lambda without the factor 1/2, >= 0.
+    mode: "separate" (a penalty around each experience's end) or "online" (one, around the newest).
+    decay: gamma, in [0, 1], what is left of the old importances at each new one; online only.
+    fisher: "exact" (over the network's predictions), "sampled" (a label drawn from them) or "empirical" (the true label).
+    num_samples: of each experience, drawn at random, on which it is measured; null: all.
+    """
+
+    weight: float = 10.0
+    mode: Literal["separate", "online"] = "separate"
+    decay: float = 1.0
+    fisher: Fisher = "exact"
+    num_samples: int | None = 1000
+
+    def __post_init__(self) -> None:
+        weight, mode, decay, fisher, num_samples = self.weight, self.mode, self.decay, self.fisher, self.num_samples
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+        if mode not in ("separate", "online"):
+            raise ValueError(f"{mode=}: must be 'separate' or 'online'")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"{decay=}: must be in [0, 1]")
+        if mode == "separate" and decay != 1:
+            raise ValueError(f"{decay=}: is not used by mode 'separate': leave it out")
+        if fisher not in ("exact", "sampled", "empirical"):
+            raise ValueError(f"{fisher=}: must be 'exact', 'sampled' or 'empirical'")
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"{num_samples=}: must be >= 1, or null for all")
+
+
+def label_weights(logits: Tensor, y: Tensor, fisher: Fisher, draw: torch.Generator) -> Tensor:
+    """What each class counts in E_c, (B, C); of `logits` (B, C), -inf counts nothing."""
+    p = logits.softmax(1)
+    if fisher == "exact":
+        return p
+    labels = y if fisher == "empirical" else torch.multinomial(p.cpu(), 1, generator=draw)[:, 0].to(y.device)
+    return nn.functional.one_hot(labels, logits.shape[1]).to(p.dtype)
+
+
+def fisher_sums(model: nn.Module, x: Tensor, weights: Tensor, own: Tensor) -> Named:
+    """sum_b sum_c weights_bc (d log p(c | x_b) / d theta)^2 for each parameter; `own` (B, C) bool: the classes of p."""
+    columns = (weights > 0).any(0).nonzero().flatten()
+    single = bool(((weights == 0) | (weights == 1)).all())  # one label for each sample: one value is enough
+
+    def values(logits: Tensor, rows: Tensor) -> Tensor:
+        counts, mine = rows.unbind(1)
+        log_p = logits.masked_fill(mine == 0, -torch.inf).log_softmax(1).masked_fill(counts == 0, 0.0)
+        weighted = counts.sqrt() * log_p
+        return weighted.sum(1, keepdim=True) if single else weighted[:, columns]
+
+    return gradient_sums(model, x, torch.stack([weights, own.to(weights.dtype)], 1), values, 2)
+
+
+class EWCPlugin(PenaltyPlugin):
+    """Adds weight * penalty to the loss, and measures the Fisher information when an experience ends."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config.weight)
+        self.config, self.seed = config, seed
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The experience that ends is one of those to be kept."""
+        if self.config.weight == 0:
+            return
+        importances = self.fisher(strategy)
+        if self.config.mode == "separate":
+            self.penalty.add(strategy.model, importances)
+        else:
+            self.penalty.anchor(strategy.model, summed(self.penalty.importances, importances, self.config.decay))
+
+    def fisher(self, strategy: Any) -> Named:
+        """The diagonal Fisher information of the network on the experience's training samples."""
+        number, length = strategy.experience.current_experience, len(strategy.experience.dataset)
+        order = torch.randperm(length, generator=generator(self.seed, "ewc samples", number))[: self.config.num_samples]
+        draw = generator(self.seed, "ewc labels", number)
+        total: Named = {}
+        for x, y, t in own_samples(strategy, order):
+            logits = predictions(strategy, x, t)
+            weights = label_weights(logits, y, self.config.fisher, draw)
+            total = summed(total, fisher_sums(strategy.model, x, weights, logits > -torch.inf))
+        return {name: tensor / len(order) for name, tensor in total.items()}
+
+
+def build(config: Config, seed: int) -> EWCPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return EWCPlugin(config, seed)

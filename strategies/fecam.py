@@ -1,0 +1,116 @@
+"""FeCAM: a sample is of the class whose mean is nearest in that class's own Mahalanobis distance.
+
+    d_c(f) = (t/|t| - m_c/|m_c|)^T R_c^-1 (t/|t| - m_c/|m_c|),   t = sign(f) |f|^tukey   (0: log)
+    S_c = Cov_c + gamma1 V1 I + gamma2 V2 (1 - I),   R_c(i, j) = S_c(i, j) / sqrt(S_c(i, i) S_c(j, j))
+
+f: the features, what the head is given; t: Tukey's transformation, which makes them more normal; m_c, Cov_c: mean and covariance
+(n - 1) of t over the training samples of class c; V1, V2: means of the diagonal and of the elements beside it that are not 0.
+Taken in evaluation mode, without augmentation, when an experience ends, exactly for a class that comes again; no data are kept,
+but a D x D matrix of each class is. What is kept grows stale while the trunk learns on: the paper freezes it after the
+first experience, which is `freezing` with its defaults.
+Shapes: B batch, D features, C classes.
+
+Source: Goswami et al. 2023 (2309.14062). The authors' code (and Avalanche's FeCAMClassifier) shrinks twice in a row, which
+equals once with gamma (2 + gamma): their alpha1 = alpha2 = 1 (LAMDA-PILOT: the same) is our default 3. beta = tukey.
+What differs: their m_c transforms the mean, Avalanche's and ours is the mean of the transformed; the sign lets features below
+0 through (MLPs without ReLU, ViTs), where theirs give NaN and the paper leaves the transformation out (tukey: 1); they classify
+by the head's weights in the first experience.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..platform.classifiers import FeatureClassifier, added, class_means, class_sums
+
+NEUTRAL: dict[str, Any] | None = None
+NEUTRAL_REASON = "it classifies in the place of the head: no setting leaves the head's predictions"
+ROLES = ("predictions",)
+_LEAST = 1e-8  # variance of a class whose samples are all the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """FeCAM: classify by the Mahalanobis distance to each class, with its own covariance, in the place of the head.
+
+    tukey: power of the features, in [0, 1]; 1 leaves them as they are, 0 is their logarithm (ReLU features above 0 only).
+    gamma1, gamma2: shrinkage of a covariance, in multiples of the mean of its diagonal and of the elements beside it; >= 0.
+    """
+
+    tukey: float = 0.5
+    gamma1: float = 3.0
+    gamma2: float = 3.0
+
+    def __post_init__(self) -> None:
+        tukey, gamma1, gamma2 = self.tukey, self.gamma1, self.gamma2
+        if not 0 <= tukey <= 1:
+            raise ValueError(f"{tukey=}: must be in [0, 1]")
+        if not gamma1 >= 0:
+            raise ValueError(f"{gamma1=}: must be >= 0")
+        if not gamma2 >= 0:
+            raise ValueError(f"{gamma2=}: must be >= 0")
+
+
+def transformed(features: Tensor, tukey: float) -> Tensor:
+    """t of this file's formula, elementwise."""
+    if tukey == 0:
+        return features.clamp(min=1e-12).log()
+    return features.sign() * features.abs().pow(tukey)
+
+
+def shrunk(covariance: Tensor, gamma1: float, gamma2: float) -> Tensor:
+    """S (C, D, D) of this file's formula from covariances (C, D, D)."""
+    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
+    beside = covariance * (1 - identity)
+    mean = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=_LEAST)
+    mean_beside = beside.sum((1, 2)) / (beside != 0).sum((1, 2)).clamp(min=1)
+    return covariance + gamma1 * mean.view(-1, 1, 1) * identity + gamma2 * mean_beside.view(-1, 1, 1) * (1 - identity)
+
+
+def correlation(covariance: Tensor) -> Tensor:
+    """R (C, D, D) of this file's formula from covariances (C, D, D)."""
+    deviation = covariance.diagonal(dim1=1, dim2=2).clamp(min=_LEAST**2).sqrt()
+    return covariance / (deviation.unsqueeze(2) * deviation.unsqueeze(1))
+
+
+def distances(transformed: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
+    """d (B, C) of this file's formula: transformed features (B, D), means (C, D), inverses of R (C, D, D)."""
+    unit, centres = functional.normalize(transformed), functional.normalize(means)
+    each = [((unit - centre) @ inverse * (unit - centre)).sum(1) for centre, inverse in zip(centres, inverses, strict=True)]
+    return torch.stack(each, 1)
+
+
+class FeCAMPlugin(FeatureClassifier):
+    """Keeps the number of samples, the sum of t and the sum of t t^T of each class."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def update(self, features: Tensor, y: Tensor, experience: int) -> None:
+        """Add to the sums."""
+        t = transformed(features, self.config.tukey)
+        new = class_sums(t, y)
+        products = t.new_zeros(*new["sums"].shape, t.shape[1])
+        for label in y.unique().tolist():
+            products[label] = t[y == label].T @ t[y == label]
+        self.statistics = added(self.statistics, new | {"products": products})
+
+    def classifier(self) -> Callable[[Tensor], Tensor]:
+        """Invert the matrices of all classes."""
+        config, statistics = self.config, self.statistics
+        means, counts = class_means(statistics), statistics["counts"].view(-1, 1, 1)
+        scatter = statistics["products"] - counts * means.unsqueeze(2) * means.unsqueeze(1)
+        covariance = scatter / (counts - 1).clamp(min=1)
+        matrices = correlation(shrunk(covariance, config.gamma1, config.gamma2))
+        inverses = torch.linalg.pinv(matrices, hermitian=True)
+        return lambda features: -distances(transformed(features.double(), config.tukey), means, inverses)
+
+
+def build(config: Config, seed: int) -> FeCAMPlugin:
+    """The plugin; it draws no random numbers."""
+    return FeCAMPlugin(config)

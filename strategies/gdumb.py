@@ -1,0 +1,123 @@
+"""GDumb: a memory with as many samples of each class, and a network trained on it alone, from its initial weights each time.
+
+    L = L_CE over the memory
+
+When an experience begins, its training samples compete for places with those in memory, as in `replay` with policy
+"class_balanced": a random key each, the smallest of each class stay, memory // classes of them. Then the network
+gets the weights that it had before the first experience, and is trained on the memory as on any training data; the new
+samples that have no place are not trained on. Rows by which the head has grown since are drawn anew (biases are 0). With an
+optimizer that is kept between experiences, its momentum is kept too.
+
+Source: Prabhu et al. 2020 (ECCV, "GDumb: A Simple Approach that Questions Our Progress in Continual Learning"). The
+paper fills places that a rare class leaves free with others' samples; here they stay free. Peers: Avalanche's GDumb has
+mem_size = memory; Mammoth's buffer_size is a reservoir, trained on once after the last task, with a schedule and cutmix
+of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..platform.memory import NEEDLESS, check_places, kept
+from ..platform.plugins import Plugin
+from ..platform.seeding import generator
+from .cumulative import data_so_far
+
+NEUTRAL: dict[str, Any] | None = {"memory": 0}
+ROLES = ("data", "memory")
+CONFLICTS = NEEDLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """GDumb: train from scratch on a balanced memory alone.
+
+    memory: how many samples are remembered in all, >= 0; 0 trains on the new data as they are.
+    """
+
+    memory: int = 200
+
+    def __post_init__(self) -> None:
+        memory = self.memory
+        if memory < 0:
+            raise ValueError(f"{memory=}: must be >= 0 samples")
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
+    if config.memory > 0:
+        check_places("strategies.gdumb.memory", config.memory, num_classes)
+
+
+@torch.no_grad()
+def reset(model: nn.Module, initial: dict[str, Tensor], draw: torch.Generator) -> None:
+    """Give a network its `initial` tensors; of what has more rows by now, new ones are uniform in +-1/sqrt(D), biases 0."""
+    for name, tensor in model.state_dict().items():
+        saved = initial[name]
+        if tensor.ndim and not tensor.is_floating_point():
+            continue  # no weights: Avalanche's heads mark the outputs in use
+        if tensor.shape == saved.shape:
+            tensor.copy_(saved)
+            continue
+        tensor[: len(saved)].copy_(saved)
+        added = tensor[len(saved) :]
+        bound = added[0].numel() ** -0.5 if added.ndim > 1 else 0.0
+        added.copy_((torch.rand(added.shape, generator=draw) * 2 - 1) * bound)
+
+
+class GDumbPlugin(Plugin):
+    """Resets the network before each experience, and replaces its training data by the memory."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._initial: dict[str, Tensor] = {}
+        self._filled = -1  # the last experience whose samples competed
+        # position (m,) among the training samples of all experiences so far, label y (m,), key (m,)
+        self.columns: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The initial tensors, what is in memory, and after which experience."""
+        return {"initial": dict(self._initial), "columns": dict(self.columns), "filled": self._filled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a memory."""
+        self._initial, self.columns = dict(state["initial"]), dict(state["columns"])
+        self._filled = state["filled"]
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Back to the weights from before the first experience."""
+        if self.config.memory == 0:
+            return
+        if not self._initial:
+            self._initial = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
+        number = strategy.experience.current_experience
+        reset(strategy.model, self._initial, generator(self.seed, "gdumb rows", number))
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Fill the memory, once an experience, and train on it."""
+        if self.config.memory == 0:
+            return
+        number = strategy.experience.current_experience
+        if number != self._filled:
+            self._fill(strategy.experience)
+            self._filled = number
+        positions = self.columns["position"].tolist()
+        strategy.adapted_dataset = data_so_far(strategy.experience).subset(positions).train()
+
+    def _fill(self, experience: Any) -> None:
+        """Let the experience's samples compete for places."""
+        number, y = experience.current_experience, torch.tensor(list(experience.dataset.targets))
+        start = sum(len(past.dataset) for past in experience.origin_stream[:number])
+        keys = torch.rand(len(y), generator=generator(self.seed, "gdumb keys", number), dtype=torch.float64)
+        new = {"position": start + torch.arange(len(y)), "y": y, "key": keys}
+        candidates = {name: torch.cat([self.columns.get(name, column[:0]), column]) for name, column in new.items()}
+        check_places("strategies.gdumb.memory", self.config.memory, len(candidates["y"].unique()))
+        keep = kept(candidates["key"], candidates["y"], self.config.memory, "class_balanced")
+        self.columns = {name: column[keep] for name, column in candidates.items()}
+
+
+def build(config: Config, seed: int) -> GDumbPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return GDumbPlugin(config, seed)

@@ -1,0 +1,110 @@
+"""Gradual unfreezing: at first only the head learns, then one more block of the trunk after the other, from the head down.
+
+In epoch e (from 0) of an experience the last  start + floor(e / every)  blocks are free, those before them frozen; or, per
+experience, e counts the experiences since `from_experience`. A frozen block changes by no bit, BatchNorm's statistics included.
+Blocks: layers of an MLP or a small CNN, residual blocks, transformer blocks (platform/blocks.py).
+
+Source: Howard & Ruder 2018 (1801.06146, ULMFiT): starting from pretrained weights, the last layer first, one more each epoch.
+Its discriminative learning rates are training.optimizer.layer_decay (theirs: 1 / 2.6), which goes with this. Peers: fastai's
+freeze_to(-n) by hand, n = 1 + the free blocks, the head being one of its layer groups.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from ..platform.blocks import block_numbers, blocks_of
+from ..platform.errors import UserError
+from ..platform.frozen import FreezingPlugin, Part, check_start, part_of
+
+NEUTRAL: dict[str, Any] | None = {"start": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Gradual unfreezing (ULMFiT): blocks of the trunk learn one after the other, from the head down.
+
+    start: blocks that are free at first, beside the head; null: all, so nothing is frozen.
+    per: "epoch" (anew in each experience) or "experience" of `every` which one more is free.
+    every: so many epochs or experiences for each block.
+    from_experience: how many experiences are trained with everything free before; 0 for a network with good weights.
+    """
+
+    start: int | None = 0
+    per: Literal["epoch", "experience"] = "epoch"
+    every: int = 1
+    from_experience: int = 1
+
+    def __post_init__(self) -> None:
+        start, per, every, from_experience = self.start, self.per, self.every, self.from_experience
+        if start is not None and start < 0:
+            raise ValueError(f"{start=}: must be >= 0 blocks, or null for all")
+        if per not in ("epoch", "experience"):
+            raise ValueError(f"{per=}: must be 'epoch' or 'experience'")
+        if every < 1:
+            raise ValueError(f"{every=}: must be >= 1")
+        if from_experience < 0:
+            raise ValueError(f"{from_experience=}: must be >= 0")
+
+
+def num_frozen(num_blocks: int, start: int, passed: int, every: int) -> int:
+    """Blocks that are frozen after `passed` epochs or experiences, counted from the input."""
+    return max(0, num_blocks - start - passed // every)
+
+
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse a start with all of the trunk's blocks, or more, free."""
+    blocks = blocks_of(model)
+    if config.start is not None and config.start >= len(blocks):
+        key = f"strategies.gradual_unfreezing.start={config.start}"
+        raise UserError(
+            f"{key}: must be below {len(blocks)}, the trunk's blocks ({', '.join(blocks)}); null freezes none"
+        )
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse to begin only after the last experience that is trained on."""
+    if config.start is not None:
+        check_start("gradual_unfreezing", config.from_experience, num_experiences)
+
+
+class GradualUnfreezingPlugin(FreezingPlugin):
+    """Freezes the first blocks, fewer as training goes on."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self._epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers of trained experiences, and of epochs of this one."""
+        return super().state_dict() | {"epoch": self._epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inside an experience, `on_resume` freezes again."""
+        super().load_state_dict(state)
+        self._epoch = state["epoch"]
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """The next epoch may free a block."""
+        self._epoch += 1
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Everything is free, and epochs are counted anew."""
+        super().after_training_exp(strategy)
+        self._epoch = 0
+
+    def part(self, model: nn.Module) -> Part:
+        """The first blocks with what stands before and between them."""
+        config, since = self.config, self.num_trained - self.config.from_experience
+        if config.start is None or since < 0:
+            return [], []
+        passed = self._epoch if config.per == "epoch" else since
+        frozen, numbers = num_frozen(len(blocks_of(model)), config.start, passed, config.every), block_numbers(model)
+        return part_of(model, lambda name: name in numbers and numbers[name] < frozen)
+
+
+def build(config: Config, seed: int) -> GradualUnfreezingPlugin:
+    """The plugin; it draws no random numbers."""
+    return GradualUnfreezingPlugin(config)

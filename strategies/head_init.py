@@ -1,0 +1,105 @@
+"""Where the head's rows for new classes start: at zero, at the mean of the old rows, or at the means of their classes' features.
+
+    zero:       w_c = 0,  b_c = 0
+    mean:       w_c = mean_old w,  b_c = mean_old b
+    imprinted:  w_c = mean_old ||w|| * mu_c / ||mu_c||,  b_c = mean_old b;  mu_c = mean of f / ||f|| over the class's samples
+
+New are the classes that no experience before had, old are those; w_c, b_c: the row (D,) of class c in the head and its bias, f:
+features of the experience's training samples under the network as the experience found it. It happens once, before the training
+of an experience, and not in the first one, which has no old rows; nor where an experience brings no new class. In its place a
+head that grows draws its rows at random. A bias that the head has not is left out.
+Shapes: n samples, D features, C classes.
+
+Sources: Qi et al. 2018 (1712.07136, imprinted weights, there with features and rows of length 1 and a scale: see cosine_head).
+Peers: LUCIR's code imprints at the mean length of old rows, as here; FACIL and PyCIL draw at random.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..platform.errors import UserError
+from ..platform.exemplars import ClassesMet, dataset_features
+from ..platform.memory import stored
+from ..platform.plugins import Plugin
+from ..platform.representation import head_of
+
+Rows = Literal["random", "zero", "mean", "imprinted"]
+NEUTRAL: dict[str, Any] | None = {"rows": "random"}
+CONFLICTS = {"joint": "joint trains once on all data, so no class is newer than another"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How the head's rows for new classes are initialised.
+
+    rows: "random" (as the head draws them), "zero", "mean" (of the old rows) or "imprinted" (mean features of the new classes).
+    """
+
+    rows: Rows = "imprinted"
+
+    def __post_init__(self) -> None:
+        rows = self.rows
+        if rows not in ("random", "zero", "mean", "imprinted"):
+            raise ValueError(f"{rows=}: must be 'random', 'zero', 'mean' or 'imprinted'")
+
+
+def imprinted(features: Tensor, y: Tensor, classes: Sequence[int], length: Tensor) -> Tensor:
+    """Rows (C, D) of this length in the direction of the classes' mean features; features (n, D), labels y (n,)."""
+    scaled = functional.normalize(features, dim=1)
+    means = torch.stack([scaled[y == label].mean(0) for label in classes])
+    return length * functional.normalize(means, dim=1)
+
+
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse a head that has no row of weights for each class."""
+    if config.rows != "random" and getattr(head_of(model), "weight", None) is None:
+        kind = type(head_of(model)).__name__
+        raise UserError(f"strategies.head_init.rows={config.rows}: needs a linear head with rows; this is a {kind}.")
+
+
+class HeadInitPlugin(Plugin):
+    """Initialises when the head has its rows and nothing is trained yet."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._met = ClassesMet()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes met."""
+        return {"met": self._met.groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        self._met.groups = state["met"]
+
+    @torch.no_grad()
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Write the new rows; in place, so that the optimizer's parameters stay the same."""
+        old, new = self._met.all, self._met.new(strategy)
+        if self.config.rows == "random" or not old or not new:
+            return
+        head: Any = head_of(strategy.model)
+        if self.config.rows == "imprinted":
+            y = stored(strategy.experience.dataset)["y"].to(strategy.device)
+            new = [label for label in new if (y == label).any()]
+            length = head.weight[old].norm(dim=1).mean()
+            features = dataset_features(strategy, strategy.experience.dataset)
+            head.weight[new] = imprinted(features, y, new, length)
+        else:
+            head.weight[new] = 0.0 if self.config.rows == "zero" else head.weight[old].mean(0)
+        if getattr(head, "bias", None) is not None:
+            head.bias[new] = 0.0 if self.config.rows == "zero" else head.bias[old].mean()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """These classes are old from now on."""
+        self._met.add(strategy)
+
+
+def build(config: Config, seed: int) -> HeadInitPlugin:
+    """The plugin; it draws no random numbers."""
+    return HeadInitPlugin(config)

@@ -1,0 +1,142 @@
+"""iCaRL: binary cross-entropies that distil the old classes, a herded memory, and the nearest mean of exemplars as classifier.
+
+    L = mean over samples of  sum over outputs c of  BCE(sigmoid(g_c), target_c)
+    target_c = sigmoid(teacher_c / T)  for the classes that are gone,  1 if c is the sample's class else 0  for all others
+    predicted class = argmin_c || f - mu_c ||,   mu_c = mean of the exemplars' f, scaled to length 1
+
+g: logits, f: features scaled to length 1, teacher: the network as the experience found it. Gone is a class that was met before
+and that the experience does not have: none in a stream of domains, where what is left is replay with this loss and classifier.
+In a task-incremental stream only the outputs of a sample's own task count.
+Exemplars are chosen by herding when an experience ends, by the network as it is then (name strategies that change it there
+before this one), and join the mini-batches, by default as if shuffled into the new data. Amid an experience the outputs classify.
+Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher, D features.
+
+Source: Rebuffi et al. 2017 (1611.07725); T = 1, the sum over samples and outputs there only scales the learning rate.
+Peers: Avalanche's ICaRL (memory_size = memory; fixed_memory=False: per_class) and Mammoth's average over the outputs (ours / C);
+"Three types of incremental learning" (van de Ven 2022): memory 100, per_class, T = 2.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..platform.capture import outputs_of
+from ..platform.exemplars import DistilledMemory, batched_features, class_means, nearness
+from ..platform.memory import NEEDLESS, check_places
+from ..platform.plugins import replace_criterion
+from ..platform.representation import FEATURES
+
+NEUTRAL: dict[str, Any] | None = None
+NEUTRAL_REASON = "its loss (binary) and its classifier (means) differ from the naive ones whatever is set"
+ROLES = ("criterion", "predictions", "memory")
+CONFLICTS = NEEDLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """iCaRL: distil by binary cross-entropy, remember by herding, classify by the nearest mean of exemplars.
+
+    memory: how many samples are remembered in all, >= 1 for each class.
+    per_class: whether `memory` is the number of each class instead.
+    batch_size: remembered samples in a mini-batch; null: their share, as if they were shuffled into the new data.
+    temperature: T > 0 of the distilled outputs.
+    """
+
+    memory: int = 200
+    per_class: bool = False
+    batch_size: int | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        memory, batch_size, temperature = self.memory, self.batch_size, self.temperature
+        if memory < 1:
+            raise ValueError(f"{memory=}: must be >= 1 sample: without exemplars nothing could be classified")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{temperature=}: must be > 0 and finite")
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
+    if not config.per_class:
+        check_places("strategies.icarl.memory", config.memory, num_classes)
+
+
+def targets(y: Tensor, num_outputs: int, teacher: Tensor | None, gone: Sequence[int], temperature: float) -> Tensor:
+    """What each output's sigmoid is to be, (B, C), for labels y (B,): the teacher's (logits (B, K)) where `gone`."""
+    found = functional.one_hot(y, num_outputs).float()
+    if teacher is not None and gone:
+        columns = torch.as_tensor(gone, device=y.device)
+        found[:, columns] = teacher[:, columns].div(temperature).sigmoid()
+    return found
+
+
+def binary_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """L of this file's formula, a scalar: logits (B, C), targets (B, C); outputs of other tasks (-inf) are left out."""
+    others = logits == -torch.inf
+    losses = functional.binary_cross_entropy_with_logits(logits.masked_fill(others, 0.0), targets, reduction="none")
+    return losses.masked_fill(others, 0.0).sum(1).mean()
+
+
+class ICaRLPlugin(DistilledMemory):
+    """Puts the loss and the classifier in their places."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config.memory, config.batch_size, seed, "icarl", config.per_class)
+        self.config = config
+        self._means: Tensor | None = None  # (classes in memory, D); None while an experience is trained
+        self._undo: Callable[[], None] = lambda: None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Between experiences the means too."""
+        return super().state_dict() | ({} if self._means is None else {"means": self._means})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the means."""
+        super().load_state_dict(state)
+        self._means = state.get("means")
+
+    def predict(self, strategy: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """The nearest mean; the network where there are none. A class without exemplars has -inf."""
+        if self._means is None:
+            return network(x)
+        logits, found = outputs_of(strategy.model, x)
+        scores = torch.full_like(logits, -torch.inf)
+        scores[:, self.columns["y"].unique().to(x.device)] = nearness(found[FEATURES], self._means.to(x.device))
+        return scores
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """From here on the loss is this one."""
+        self._means = None
+        self._replace(strategy)
+
+    def on_resume(self, strategy: Any) -> None:
+        """The same again."""
+        super().on_resume(strategy)
+        self._replace(strategy)
+
+    def finish(self, strategy: Any) -> None:
+        """Compute the means of the exemplars."""
+        self._undo()
+        batches = self.inputs(strategy).split(strategy.eval_mb_size)
+        self._means = class_means(batched_features(strategy.model, batches), self.columns["y"])
+
+    def _replace(self, strategy: Any) -> None:
+        self._undo = replace_criterion(strategy, partial(self._criterion, strategy))
+
+    def _criterion(self, strategy: Any, logits: Tensor, y: Tensor) -> Tensor:
+        teacher = self.teacher.logits(strategy) if self.teacher and strategy.is_training else None
+        wanted = targets(y, logits.shape[1], teacher, self.met.gone(strategy), self.config.temperature)
+        return binary_loss(logits, wanted)
+
+
+def build(config: Config, seed: int) -> ICaRLPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return ICaRLPlugin(config, seed)

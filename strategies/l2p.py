@@ -1,0 +1,135 @@
+"""Learning to Prompt: a pool of prompts on a frozen vision transformer; each picture takes those whose keys are nearest.
+
+    q = f(x),   S(x) = the top_k of the keys k_1..k_pool by cos(q, k_s),   features = mean over prompt tokens of f([P_S(x); x])
+    L = L_CE + weight * mean over the mini-batch of sum_{s in S(x)} (1 - cos(q, k_s))
+
+f: the transformer; q (the query): its features for a picture without prompts; P_s: `length` tokens in front of those of the
+picture, before the first block. Prompts, keys and head are learned, everything else is frozen from `from_experience` on.
+The loss looks at the outputs of the experience's own classes only (and of those that a memory brings), as in the published
+class-incremental results: where all experiences have the same classes it changes nothing.
+Shapes: B batch, D width of a token.
+
+Source: Wang et al. 2022 (2112.08654). Peers: l2p-pytorch, LAMDA-PILOT, Mammoth and Avalanche's LearningToPrompt: size = pool,
+prompt_length = length, pull_constraint_coeff = weight (0.1; the paper: 0.5); their loss subtracts the cosine, which differs by
+a constant. They let a mini-batch vote for one set of prompts (batchwise_prompt), so that a test picture's class depends on its
+neighbours: here each picture chooses, as in the paper. The paper's optional penalty on prompts used often is left out.
+Drawn from [-1, 1] as there. Give the optimizer a rate that fits prompts (Adam, 0.001 to 0.03): the frozen trunk needs none.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..platform.frozen import check_start
+from ..platform.prompts import PrependedBlocks, PromptedTrunk, PromptPlugin, check_settings, transformer_of, width
+
+NEUTRAL: dict[str, Any] | None = {"length": 0}
+ROLES = ("criterion",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """L2P: a pool of prompts for a frozen vision transformer, chosen by their keys.
+
+    pool: prompts, >= top_k.
+    length: tokens of a prompt; 0: no prompts, and nothing is frozen.
+    top_k: prompts for a picture, >= 1.
+    weight: of the pull of the chosen keys towards the query, >= 0.
+    readout: features are the mean of the "prompts" after the last block, or the class "token".
+    from_experience: how many experiences are trained with everything free before; 0 for a pretrained network.
+    """
+
+    pool: int = 10
+    length: int = 5
+    top_k: int = 5
+    weight: float = 0.1
+    readout: Literal["prompts", "token"] = "prompts"
+    from_experience: int = 0
+
+    def __post_init__(self) -> None:
+        top_k, pool, readout = self.top_k, self.pool, self.readout
+        check_settings(self.length, self.weight, self.from_experience)
+        if top_k < 1:
+            raise ValueError(f"{top_k=}: must be >= 1")
+        if pool < top_k:
+            raise ValueError(f"{pool=}: must be >= top_k={top_k}")
+        if readout not in ("prompts", "token"):
+            raise ValueError(f"{readout=}: must be 'prompts' or 'token'")
+
+
+def cosines(query: Tensor, keys: Tensor) -> Tensor:
+    """cos(q, k_s), (B, pool): query (B, D), keys (pool, D)."""
+    similar: Tensor = functional.normalize(query) @ functional.normalize(keys).T
+    return similar
+
+
+def chosen(query: Tensor, keys: Tensor, prompts: Tensor, top_k: int) -> Tensor:
+    """The tokens (B, top_k * length, D) of the prompts (pool, length, D) whose keys (pool, D) are nearest, nearest first."""
+    which = cosines(query, keys.detach()).topk(top_k).indices
+    # a product, whose gradient is summed in one order, and not an index
+    taken: Tensor = functional.one_hot(which, len(prompts)).to(prompts.dtype) @ prompts.flatten(1)
+    return taken.unflatten(2, prompts.shape[1:]).flatten(1, 2)
+
+
+def pull(query: Tensor, keys: Tensor, top_k: int) -> Tensor:
+    """The second term of the loss without its weight, a scalar: query (B, D), keys (pool, D)."""
+    return (1 - cosines(query, keys).topk(top_k).values).sum(1).mean()
+
+
+class L2PTrunk(PromptedTrunk):
+    """A transformer with the pool."""
+
+    def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
+        super().__init__(trunk)
+        trunk.blocks = PrependedBlocks(*trunk.blocks)
+        self.config = config
+        self.prompts = nn.Parameter(torch.rand(config.pool, config.length, width(trunk), generator=generator) * 2 - 1)
+        self.prompt_keys = nn.Parameter(torch.rand(config.pool, width(trunk), generator=generator) * 2 - 1)
+
+    def prompted(self, x: Tensor, query: Tensor) -> Tensor:
+        """Features (B, D) of pictures (B, C, H, W)."""
+        tokens = chosen(query, self.prompt_keys, self.prompts, self.config.top_k)
+        at_prompts = self.config.readout == "prompts"
+        with self.trunk.blocks.prepended(tokens, keeps=at_prompts):
+            if not at_prompts:
+                return self.trunk(x)  # type: ignore[no-any-return]
+            found = self.trunk.forward_features(x)[:, : tokens.shape[1]].mean(1)
+        return getattr(self.trunk, "fc_norm", nn.Identity())(found)  # type: ignore[no-any-return]
+
+
+def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Put the pool into a vision transformer; with length 0 it stays as it is.
+
+    Raises:
+        UserError: the network is none.
+    """
+    trunk = transformer_of(network, "l2p")
+    if config.length:
+        network.trunk = L2PTrunk(trunk, config, generator)
+    return network
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse to begin only after the last experience that is trained on."""
+    if config.length:
+        check_start("l2p", config.from_experience, num_experiences)
+
+
+class L2PPlugin(PromptPlugin):
+    """Pulls the chosen keys; the prompts themselves are the network's."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__("l2p", config.from_experience, config.length > 0)
+        self.config = config
+
+    def penalty(self, trunk: Any) -> Tensor:
+        """The pull of the last pass's queries."""
+        return self.config.weight * pull(trunk.query, trunk.prompt_keys, self.config.top_k)
+
+
+def build(config: Config, seed: int) -> L2PPlugin:
+    """The plugin; it draws no random numbers."""
+    return L2PPlugin(config)

@@ -1,0 +1,114 @@
+"""LwF.MC: every class has a binary classifier, new ones learn from labels and old ones from what the old network says.
+
+    L = 1 / (B C) * sum_B (sum_{c in N} bce(student_c, [y = c]) + weight * sum_{k < K} bce(student_k, sigmoid(teacher_k)))
+    bce(s, p) = -p log sigmoid(s) - (1 - p) log(1 - sigmoid(s)) = log(1 + exp(s)) - p s
+
+N are the classes of the experience; the teacher is the network as the experience found it, K its outputs. It takes the
+place of the cross-entropy, from the first experience on. A sample of an old class (from a memory) is a negative for N and
+has no other label than what the teacher says: that is iCaRL's loss. Where classes come again (a stream of domains) their
+outputs have both terms. The mean over the C outputs makes the loss small: it wants a larger learning rate.
+Shapes: B batch, C classes, K old outputs (K <= C). All logits are pre-sigmoid.
+
+Source: Rebuffi et al. 2017 (1611.07725), where LwF.MC is iCaRL's network without its memory. Peers: Avalanche's
+ICaRLLossPlugin is weight = 1 (same scale), as the authors' code; FACIL's icarl keeps the cross-entropy and adds only the
+second sum, not divided by C (its lamb).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..platform import plugins
+from ..platform.teacher import Teacher
+
+NEUTRAL: dict[str, Any] | None = None
+NEUTRAL_REASON = "its classification loss is binary cross-entropy: with weight 0 that is not naive finetuning either"
+ROLES = ("criterion",)
+CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """LwF.MC: binary cross-entropy with labels for new classes and with the old network's outputs for old ones.
+
+    weight: of the old outputs' part, >= 0.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        weight = self.weight
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+
+
+def binary(logits: Tensor, targets: Tensor) -> Tensor:
+    """bce of this file's formula, elementwise; a logit of -inf with target 0 costs nothing."""
+    return nn.functional.softplus(logits) - torch.where(targets > 0, targets * logits, 0.0)
+
+
+def classification(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:
+    """The first sum / (B C), a scalar: logits (B, C), labels (B,), N as `classes` (n,)."""
+    targets = (y.unsqueeze(1) == classes).to(logits.dtype)
+    return binary(logits[:, classes], targets).sum() / logits.numel()
+
+
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """The second sum / (B C), a scalar: logits (B, C) and the teacher's (B, K)."""
+    return binary(logits[:, : teacher.shape[1]], teacher.sigmoid()).sum() / logits.numel()
+
+
+class LwFMCPlugin(plugins.Plugin):
+    """Replaces the criterion, and adds the old outputs' part from the second trained experience on."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._num_trained = 0
+        self._teacher = Teacher()
+        self._undo: Callable[[], None] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Number of trained experiences and, inside one, the teacher's tensors."""
+        return {"num_trained": self._num_trained} | self._teacher.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The teacher itself is made in `on_resume`."""
+        self._num_trained = state["num_trained"]
+        self._teacher.load_state_dict(state)
+
+    def on_resume(self, strategy: Any) -> None:
+        """Make the teacher from its tensors, and replace the criterion."""
+        self._teacher.on_resume(strategy)
+        self.before_training_exp(strategy)
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """The network has not met the new experience yet: it becomes the teacher."""
+        if self._num_trained and self.config.weight > 0:
+            self._teacher.take(strategy.model)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Replace the criterion."""
+        classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
+        self._undo = plugins.replace_criterion(strategy, lambda logits, y: classification(logits, y, classes))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the old outputs' part."""
+        if self._teacher:
+            term = distillation(strategy.mb_output.float(), self._teacher.logits(strategy))
+            strategy.loss = strategy.loss + self.config.weight * term
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The teacher has done its work; the criterion is the old one again."""
+        assert self._undo is not None
+        self._undo()
+        self._num_trained, self._undo = self._num_trained + 1, None
+        self._teacher.drop()
+
+
+def build(config: Config, seed: int) -> LwFMCPlugin:
+    """The plugin; it draws no random numbers."""
+    return LwFMCPlugin(config)

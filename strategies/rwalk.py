@@ -1,0 +1,139 @@
+"""Riemannian Walk: parameters are held by their Fisher information, and by how much they helped for the way they went.
+
+    L = L_CE + weight * sum_i (F_i / max F + max(0, s_i) / max s) (theta_i - theta*_i)^2,  theta*: the newest
+    F <- alpha * g^2 + (1 - alpha) * F              at each iteration, g: gradient of the mini-batch's loss, from the first on
+    s_t,i = sum over intervals of dL_i / (F_i dtheta_i^2 / 2 + damping),  dL_i = - sum in the interval of g_i (step of i)
+    s <- s_t after the first experience, (s + s_t) / 2 after others
+
+g is without this penalty, before clipping; the maxima are over the whole network. F is a running mean of squares of mini-batch
+gradients (EWC++), which needs no pass of its own; an interval that is cut off by an experience's end counts as it is.
+
+Source: Chaudhry et al. 2018 (1801.10112), equations 6-8. Peers: Avalanche's ewc_lambda = weight, ewc_alpha = alpha, delta_t =
+interval; its damping is 1e-7, it computes g in a pass of its own in evaluation mode, and drops what is cut off. FACIL's
+lamb = 2 * weight (it has a factor 1/2) and damping are ours, its F is measured after training. The paper replays old samples
+beside it in class-incremental streams: add `replay`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..platform.importance import Named, PathPlugin, copies, grown, moved_to
+
+NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
+CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Riemannian Walk: hold parameters by Fisher information and by how much they brought the loss down.
+
+    weight: lambda, >= 0; importances are between 0 and 2.
+    alpha: what the newest mini-batch counts in the running mean F, in (0, 1].
+    interval: iterations after which the way of the parameters is scored.
+    damping: epsilon, > 0, beside the squared way.
+    """
+
+    weight: float = 1.0
+    alpha: float = 0.9
+    interval: int = 10
+    damping: float = 0.1
+
+    def __post_init__(self) -> None:
+        weight, alpha, interval, damping = self.weight, self.alpha, self.interval, self.damping
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+        if not 0 < alpha <= 1:
+            raise ValueError(f"{alpha=}: must be in (0, 1]")
+        if interval < 1:
+            raise ValueError(f"{interval=}: must be >= 1 iteration")
+        if not 0 < damping < math.inf:
+            raise ValueError(f"{damping=}: must be > 0 and finite")
+
+
+def scaled(named: Named) -> Named:
+    """Divided by the largest of all, what is below 0 left out: values in [0, 1]."""
+    largest = torch.stack([tensor.max() for tensor in named.values()]).max().clamp(min=torch.finfo(torch.float32).tiny)
+    return {name: tensor.relu() / largest for name, tensor in named.items()}
+
+
+def importances(fisher: Named, scores: Named) -> Named:
+    """F / max F + max(0, s) / max s."""
+    f, s = scaled(fisher), scaled(scores)
+    return {n: grown(f[n], s[n].shape) + s[n] if n in s else f[n] for n in f}
+
+
+class RWalkPlugin(PathPlugin):
+    """Adds weight * penalty to the loss and follows the parameters through each iteration."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.weight, with_penalty=False)
+        self.config = config
+        # F; s of the experiences so far; of this one: s, dL since the interval began, and the parameters then
+        self._named: dict[str, Named] = {key: {} for key in ("fisher", "scores", "score", "gain", "start")}
+        self._count = 0  # iterations of the interval
+
+    def state_dict(self) -> dict[str, Any]:
+        """Beside anchors and importances, all that is kept by parameter's name and the place in the interval."""
+        return super().state_dict() | self._named | {"count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it over."""
+        super().load_state_dict(state)
+        self._named = {key: dict(state[key]) for key in self._named}
+        self._count = state["count"]
+
+    def on_resume(self, strategy: Any) -> None:
+        """Bring everything to the device."""
+        super().on_resume(strategy)
+        self._named = {key: moved_to(named, strategy.device) for key, named in self._named.items()}
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The walk begins here."""
+        super().before_training_exp(strategy, **kwargs)
+        if self.weight > 0:
+            self._named = {key: moved_to(named, strategy.device) for key, named in self._named.items()}
+            self._named["score"] = {n: torch.zeros_like(p) for n, p in copies(strategy.model).items()}
+            self._begin(strategy)
+
+    def _begin(self, strategy: Any) -> None:
+        self._named["start"], self._count = copies(strategy.model), 0
+        self._named["gain"] = {name: torch.zeros_like(p) for name, p in self._named["start"].items()}
+
+    def follow(self, strategy: Any, gradients: Named, steps: Named) -> None:
+        """Go an iteration on; score the way at the end of an interval."""
+        fisher, gain, alpha = self._named["fisher"], self._named["gain"], self.config.alpha
+        for name, g in gradients.items():
+            new = g.square()
+            fisher[name] = alpha * new + (1 - alpha) * grown(fisher[name], new.shape) if name in fisher else new
+            gain[name] = gain[name] - g * steps[name]
+        self._count += 1
+        if self._count == self.config.interval:
+            self._score(strategy)
+
+    def _score(self, strategy: Any) -> None:
+        score, fisher, gain = (self._named[key] for key in ("score", "fisher", "gain"))
+        for name, parameter in copies(strategy.model).items():
+            if name in fisher:
+                way = (parameter - self._named["start"][name]).square()
+                f = grown(fisher[name], way.shape)
+                score[name] = score[name] + gain[name] / (0.5 * f * way + self.config.damping)
+        self._begin(strategy)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The walk becomes importances, around the parameters as they are now."""
+        if self._named["fisher"] and self.weight > 0:
+            if self._count:
+                self._score(strategy)
+            old, new = self._named["scores"], self._named["score"]
+            self._named["scores"] = {n: (grown(old[n], s.shape) + s) / 2 if n in old else s for n, s in new.items()}
+            omega = importances(self._named["fisher"], self._named["scores"])
+            self.penalty.anchor(strategy.model, omega)
+        self._named |= {"score": {}, "gain": {}, "start": {}}
+
+
+def build(config: Config, seed: int) -> RWalkPlugin:
+    """The plugin; it draws no random numbers."""
+    return RWalkPlugin(config)

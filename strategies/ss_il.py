@@ -1,0 +1,115 @@
+"""SS-IL: a softmax for the old classes and one for the new, so that new samples do not push old logits down.
+
+    L = (sum over samples of old classes  -log softmax_old(logits)_y  +  sum over the others  -log softmax_new(logits)_y) / B
+      + weight * sum_e T^2 mean_B KL_e,   e: the experiences before
+    KL_e = sum_c p log(p / q) over the classes c that e brought new,  p = softmax(teacher / T),  q = softmax(student / T)
+
+Old are the classes that experiences before had, new all other outputs; softmax_old, softmax_new: among theirs alone. The teacher
+is the network as the experience found it. The memory is filled by herding and joins the mini-batches. In the first experience
+the loss is the cross-entropy. In a stream of domains all classes are old after it: replay, distilled as by `lwf`. On a
+task-incremental stream both softmaxes are also limited to a sample's own task.
+Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher.
+
+Source: Ahn et al. 2021 (2003.13947): T = 2, weight 1, 128 new and 32 remembered samples in a mini-batch (its code's
+replay_batch_size = batch_size).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..platform.exemplars import DistilledMemory
+from ..platform.memory import NEEDLESS, check_places
+from ..platform.plugins import replace_criterion
+from .lwf import headwise
+
+NEUTRAL: dict[str, Any] | None = None
+NEUTRAL_REASON = "without a memory and distillation new samples still have a softmax of their own"
+ROLES = ("criterion", "memory")
+CONFLICTS = NEEDLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """SS-IL: separate the softmax of old and new classes, distil each experience's classes, remember.
+
+    memory: how many samples are remembered in all; 0: none.
+    batch_size: remembered samples in a mini-batch; null: their share, as if they were shuffled into the new data.
+    weight: of the distillation, >= 0.
+    temperature: T > 0 of the distillation.
+    """
+
+    memory: int = 200
+    batch_size: int | None = 32
+    weight: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        memory, batch_size, weight, temperature = self.memory, self.batch_size, self.weight, self.temperature
+        if memory < 0:
+            raise ValueError(f"{memory=}: must be >= 0 samples")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{weight=}: must be >= 0 and finite")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{temperature=}: must be > 0 and finite")
+
+
+def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
+    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
+    if config.memory > 0:
+        check_places("strategies.ss_il.memory", config.memory, num_classes)
+
+
+def separated(logits: Tensor, y: Tensor, old: Sequence[int]) -> Tensor:
+    """The cross-entropy, a scalar, of logits (B, C) and labels y (B,), each among the old classes or among the others."""
+    is_old = torch.zeros(logits.shape[1], dtype=torch.bool, device=y.device)
+    is_old[list(old)] = True
+    others = is_old[y].unsqueeze(1) != is_old
+    return functional.cross_entropy(logits.masked_fill(others, -torch.inf), y)
+
+
+class SSILPlugin(DistilledMemory):
+    """Puts the separated softmax in the place of the cross-entropy, and distils."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config.memory, config.batch_size, seed, "ss_il")
+        self.config = config
+        self._undo: Callable[[], None] = lambda: None
+
+    def has_teacher(self, strategy: Any) -> bool:
+        """From the second experience on, unless nothing is distilled."""
+        return self.config.weight > 0 and bool(self.met.all)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """From here on the loss is this one."""
+        self._undo = replace_criterion(strategy, partial(separated, old=self.met.all))
+
+    def on_resume(self, strategy: Any) -> None:
+        """The same again."""
+        super().on_resume(strategy)
+        self._undo = replace_criterion(strategy, partial(separated, old=self.met.all))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the distillation of the classes met."""
+        if self.teacher:
+            student, teacher = strategy.mb_output.float(), self.teacher.logits(strategy)
+            heads = [torch.as_tensor(group, device=student.device) for group in self.met.groups if group]
+            term = headwise(student, teacher, heads, self.config.temperature)
+            strategy.loss = strategy.loss + self.config.weight * term
+
+    def finish(self, strategy: Any) -> None:
+        """The loss is the plain one again."""
+        self._undo()
+
+
+def build(config: Config, seed: int) -> SSILPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return SSILPlugin(config, seed)

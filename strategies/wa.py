@@ -1,0 +1,91 @@
+"""Weight aligning: after each experience the head's new rows are scaled to the length that its old rows have.
+
+    w_c <- gamma * w_c  for the new classes c,   gamma = mean_old ||w|| / mean_new ||w||
+
+New are the classes that no experience before had, old are those; w_c is the row of class c in the head's weights (C, D). Biases
+stay as they are. Trained on many new samples and few old ones, new rows grow longer than old ones, and their logits with them.
+Nothing happens in the first experience, nor where an experience brings no new class (a stream of domains).
+The paper's method is three strategies in this order: `replay` (or another memory), `lwf` (its loss is (1 - l) L_CE + l L_KD with
+l = old / all classes, T = 2) and this one; a teacher is taken from the aligned network. Name it after what changes the weights at
+the end of an experience (early_stopping) and before what uses the network there (icarl).
+
+Source: Zhao et al. 2020 (1911.07053). Peers: PyCIL's WA and LAMDA-PILOT's align the same way, without `clip`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..platform.errors import UserError
+from ..platform.exemplars import ClassesMet
+from ..platform.plugins import Plugin, note
+from ..platform.representation import head_of
+
+NEUTRAL: dict[str, Any] | None = None
+NEUTRAL_REASON = "it has no strength: new rows have the length of old ones or are left as they are"
+CONFLICTS = {"joint": "joint trains once on all data, so no class is newer than another"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Weight aligning: scale the new classes' rows of the head to the length of the old ones.
+
+    clip: whether the head's weights are kept >= 0 after each step, as in the paper, so that longer means larger logits (where
+        features are >= 0 too).
+    """
+
+    clip: bool = False
+
+
+def alignment(weight: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """gamma, a scalar, for weights (C, D) and the rows of old and new classes, at least one of each."""
+    of_old, of_new = (torch.linalg.vector_norm(weight[list(rows)], dim=1).mean() for rows in (old, new))
+    return of_old / of_new
+
+
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse a head that has no row of weights for each class."""
+    if getattr(head_of(model), "weight", None) is None:
+        raise UserError(f"strategies.wa: aligns a linear head's rows; this head is a {type(head_of(model)).__name__}.")
+
+
+class WeightAligningPlugin(Plugin):
+    """Aligns when the training of an experience has ended."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._met = ClassesMet()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes met."""
+        return {"met": self._met.groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        self._met.groups = state["met"]
+
+    @torch.no_grad()
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """No weight of the head below 0."""
+        if self.config.clip:
+            weight: Any = head_of(strategy.model).weight
+            weight.clamp_(min=0.0)
+
+    @torch.no_grad()
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Scale the new rows."""
+        old, new = self._met.all, self._met.new(strategy)
+        self._met.add(strategy)
+        if old and new:
+            weight: Any = head_of(strategy.model).weight
+            gamma = alignment(weight, old, new)
+            weight[new] *= gamma
+            note(strategy, f"wa: scaled the rows of {len(new)} new classes by {gamma:.3f}")
+
+
+def build(config: Config, seed: int) -> WeightAligningPlugin:
+    """The plugin; it draws no random numbers."""
+    return WeightAligningPlugin(config)

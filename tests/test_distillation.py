@@ -1,0 +1,634 @@
+"""The strategies that distil: formulas against oracles, what they leave alone, the same bits cached and recomputed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from avalanche.training.losses import ICaRLLossPlugin
+from avalanche.training.regularization import LearningWithoutForgetting
+from avalanche.training.templates import SupervisedTemplate
+from test_strategies_avalanche import Bits, benchmark, same
+from torch import Tensor, nn
+
+from retain.platform import trial
+from retain.platform.assembly import assemble
+from retain.platform.config import check_plugins
+from retain.platform.distillation import growth
+from retain.platform.errors import UserError
+from retain.platform.heads import Classifier
+from retain.platform.learner import Learner
+from retain.platform.plugins import Plugin
+from retain.platform.representation import FEATURES
+from retain.platform.settings import Experiment, Optimizer, Training
+from retain.platform.streams import Stream
+from retain.strategies import (
+    attention_distillation,
+    cosine_head,
+    feature_distillation,
+    lucir,
+    lwf,
+    lwf_mc,
+    podnet,
+    replay,
+)
+
+Make = Callable[..., Experiment]
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class CNN(nn.Sequential):
+    """Pictures of 16 places -> 4 maps of 2 x 2, pooled from 4 x 4 -> 16 features."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        )
+
+
+def network(kind: str = "mlp", adapt: Callable[[nn.Module], nn.Module] = lambda model: model) -> nn.Module:
+    """A network for the tiny stream, or as `adapt` makes it."""
+    draw = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Flatten(), CNN() if kind == "cnn" else nn.Sequential(nn.Linear(16, 16), nn.ReLU()))
+    return adapt(Classifier(trunk, 16, 2, draw))
+
+
+def learn(
+    stream: Stream, model: nn.Module, plugins: Sequence[Plugin], cls: type[Learner] = Learner, **training: Any
+) -> Learner:
+    """Train the stream, two epochs an experience."""
+    settings = {"epochs": 2, "batch_size": 16, "optimizer": Optimizer(lr=0.1)} | training
+    learner = cls(model=model, stream=stream, training=Training(**settings), plugins=plugins)
+    for number in range(len(stream.experiences)):
+        learner.train_experience(number)
+    return learner
+
+
+class Terms(Plugin):
+    """Calls a function before and after the next strategy's `before_backward`, as (learner, added to the loss)."""
+
+    def __init__(self, plugin: Plugin, look: Callable[[Any, Tensor], None]) -> None:
+        self.plugin, self.look = plugin, look
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        before = strategy.loss
+        self.plugin.before_backward(strategy)
+        self.look(strategy, (strategy.loss - before).detach())
+        strategy.loss = before
+
+
+# Bad values, and what does not fit the network.
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "message"),
+    [
+        (lwf_mc, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
+        (feature_distillation, {"weight": math.inf}, "weight=inf: must be >= 0"),
+        (feature_distillation, {"layers": ()}, "layers=[]: must hold at least one"),
+        (feature_distillation, {"loss": "l1"}, "loss='l1': must be 'cosine' or 'mse'"),
+        (attention_distillation, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
+        (attention_distillation, {"kind": "cam"}, "kind='cam': must be 'activation' or 'gradcam'"),
+        (attention_distillation, {"layers": ("",)}, "layers=['']: must hold at least one"),
+        (podnet, {"spatial_weight": -1.0}, "spatial_weight=-1.0: must be >= 0"),
+        (podnet, {"flat_weight": math.nan}, "flat_weight=nan: must be >= 0"),
+        (podnet, {"layers": ()}, "layers=[]: must hold at least one"),
+        (lucir, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
+        (lucir, {"margin_weight": -1.0}, "margin_weight=-1.0: must be >= 0"),
+        (lucir, {"margin": 2.5}, "margin=2.5: must be in (0, 2]"),
+        (lucir, {"negatives": 0}, "negatives=0: must be >= 1"),
+        (lucir, {"scale": 0.0}, "scale=0.0: must be > 0"),
+        (cosine_head, {"scale": 0.0}, "scale=0.0: must be > 0"),
+    ],
+)
+def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        module.Config(**settings)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("module", "layers", "kind", "message"),
+    [
+        (feature_distillation, ("trnk.*",), "mlp", "feature_distillation.layers=['trnk.*']: 'trnk.*' fits no layer"),
+        (podnet, ("conv",), "cnn", "podnet.layers=['conv']: 'conv' fits no layer"),
+        (
+            podnet,
+            ("trunk.1.0", "trunk.1.1"),
+            "cnn",
+            "podnet.layers=['trunk.1.0', 'trunk.1.1']: ['trunk.1.0'] hold no conv",
+        ),
+        (podnet, None, "mlp", "podnet.layers=null: this network has no block with convolutions"),
+        (attention_distillation, None, "mlp", "attention_distillation.layers=null: this network has no block"),
+    ],
+)
+def test_layers_are_checked_against_the_network(module: Any, layers: Any, kind: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        module.check_model(module.Config(layers=layers), network(kind))
+    assert str(caught.value).startswith(f"strategies.{message}")
+    module.check_model(module.Config(), network("cnn"))
+
+
+@pytest.mark.parametrize("module", [podnet, attention_distillation])
+def test_a_layer_that_flattens_its_maps_is_refused_when_it_runs(module: Any, tiny_stream: Any) -> None:
+    plugin = module.build(module.Config(layers=("trunk",)), 0)
+    with pytest.raises(UserError, match=r"'trunk' gives \[16\] for a sample, no maps"):
+        learn(tiny_stream(), network("cnn"), [plugin])
+
+
+@pytest.mark.parametrize("name", ["cosine_head", "lucir"])
+def test_a_network_without_a_linear_head_is_refused(name: str) -> None:
+    module = {"cosine_head": cosine_head, "lucir": lucir}[name]
+    with pytest.raises(UserError, match=f"strategies.{name}: needs a network with a linear layer called `head`"):
+        module.adapt(module.Config(), nn.Sequential(nn.Linear(2, 2)), torch.Generator())
+
+
+# Learning without Forgetting.
+
+
+def test_heads_are_distilled_apart_as_avalanches_are_with_a_head_each() -> None:
+    student, teacher = draws(2, 16, 5)
+    heads = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
+    theirs = LearningWithoutForgetting(alpha=1, temperature=3.0)
+    expected = 9 * sum(theirs._distillation_loss(student, teacher, own) for own in heads)
+    torch.testing.assert_close(lwf.headwise(student, teacher, heads, 3.0), expected)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any) -> None:
+    plugin = lwf.build(lwf.Config(weight=0.5), 0)
+    seen: list[int] = []
+
+    def look(strategy: Any, added: Tensor) -> None:
+        number = strategy.experience.current_experience
+        if number:
+            teacher, student = plugin._teacher.of(strategy.mb_x)["logits"], strategy.mb_output[:, : 2 * number]
+            heads = (
+                [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
+            )
+            parts = [lwf.distillation(student[:, own], teacher[:, own], 2.0, "kl") for own in heads]
+            torch.testing.assert_close(added, 0.5 * torch.stack(parts).sum().detach(), rtol=1e-4, atol=1e-6)
+            seen.append(number)
+
+    class Whole(Terms):
+        """The strategy's other hooks too."""
+
+        def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+            plugin.before_train_dataset_adaptation(strategy)
+
+        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+            plugin.after_training_exp(strategy)
+
+    learn(replace(tiny_stream(), scenario=scenario), network(), [Whole(plugin, look)])
+    assert set(seen) == {1, 2}
+
+
+def test_a_list_of_weights_is_one_for_each_experience(
+    make_experiment: Make, quick_folder: Any, tiny_stream: Any
+) -> None:
+    one, listed, other = (
+        learn(tiny_stream(), network(), [lwf.build(lwf.Config(weight=weight), 0)]).model.state_dict()
+        for weight in (2.0, (7.0, 2.0, 2.0), (7.0, 2.0, 1.0))
+    )
+    assert same(one, listed) and not same(one, other)
+    alpha = [0, 0.5, 4 / 3, 2.25, 3.2]  # as a list in the YAML: Avalanche's, divided by T^2
+    config = make_experiment(strategies={"lwf": {"weight": [each / 4 for each in alpha]}})
+    trial.run(config, quick_folder / "alpha")
+
+
+# LwF.MC.
+
+
+def test_lwf_mc_is_avalanches_icarl_loss() -> None:
+    logits, teacher = draws(16, 5), draws(16, 3, seed=1)
+    y = torch.randint(5, (16,), generator=torch.Generator().manual_seed(2))  # of old classes too: samples of a memory
+    theirs = ICaRLLossPlugin()
+    theirs.old_logits, theirs.old_classes = teacher, [0, 1, 2]
+    ours = lwf_mc.classification(logits, y, torch.tensor([3, 4])) + lwf_mc.distillation(logits, teacher)
+    torch.testing.assert_close(ours, theirs(logits, y))
+
+
+def test_lwf_mc_by_hand_where_other_tasks_classes_are_masked() -> None:
+    logits = torch.tensor([[0.0, -torch.inf], [-torch.inf, math.log(3)]], requires_grad=True)
+    loss = lwf_mc.classification(logits, torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 4, abs=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.5, 0.0], [0.0, -0.25]]) / 4)
+
+
+def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None:
+    plugin = lwf_mc.build(lwf_mc.Config(weight=2.0), 0)
+    losses: list[tuple[float, float]] = []
+
+    class Look(Plugin):
+        """Compares the loss with the formula."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            number, logits = strategy.experience.current_experience, strategy.mb_output
+            new = torch.tensor([2 * number, 2 * number + 1])
+            expected = lwf_mc.classification(logits, strategy.mb_y, new)
+            if number:
+                teacher = plugin._teacher.of(strategy.mb_x)["logits"]
+                assert teacher.shape[1] == 2 * number
+                expected = expected + 2.0 * lwf_mc.distillation(logits, teacher)
+            losses.append((strategy.loss.item(), expected.item()))
+
+    learner = learn(tiny_stream(), network(), [plugin, Look()])
+    ours, expected = torch.tensor(losses).T
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert isinstance(learner._criterion, nn.CrossEntropyLoss)
+
+
+# Cosine head.
+
+
+def test_cosines_by_hand() -> None:
+    head = cosine_head.CosineHead(torch.tensor([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]]), 4.0)
+    logits = head(torch.tensor([[5.0, 0.0]]))
+    torch.testing.assert_close(logits, torch.tensor([[4.0, 4 / math.sqrt(2), 0.0]]))
+
+
+def test_a_cosine_head_grows_and_shrinks_as_the_linear_one() -> None:
+    head = cosine_head.CosineHead(draws(3, 8), 10.0, learned=False)
+    assert [name for name, _ in head.named_parameters()] == ["weight"]
+    old = head.weight.detach().clone()
+    head.grow(5, torch.Generator().manual_seed(0))
+    assert (
+        head.num_classes == 5 and torch.equal(head.weight[:3], old) and head.weight[3:].abs().max() < 1 / math.sqrt(8)
+    )
+    head.grow(4, torch.Generator())
+    assert head.num_classes == 5
+    head.shrink(3)
+    assert torch.equal(head.weight, old)
+
+
+def test_the_cosine_head_takes_the_rows_of_the_linear_one() -> None:
+    linear, x = network(), draws(7, 16)
+    features, rows = linear.features(x), linear.head.weight.detach().clone()  # type: ignore[operator, union-attr]
+    adapted = cosine_head.adapt(cosine_head.Config(scale=3.0), linear, torch.Generator())
+    expected = 3 * nn.functional.cosine_similarity(features.unsqueeze(1), rows.unsqueeze(0), dim=2)
+    torch.testing.assert_close(adapted(x), expected)
+
+
+# Feature distillation.
+
+
+def test_cosine_is_torchs_embedding_loss_and_mse_is_by_hand() -> None:
+    student, teacher = draws(2, 9, 6)
+    theirs = nn.functional.cosine_embedding_loss(student, teacher, torch.ones(9))
+    torch.testing.assert_close(feature_distillation.feature_distillation(student, teacher, "cosine"), theirs)
+    one, other = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.0], [4.0]]])
+    assert feature_distillation.feature_distillation(one, other, "mse").item() == (1 + 4) / 2
+    assert feature_distillation.feature_distillation(one, -one, "cosine").item() == pytest.approx(2)
+
+
+def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
+    """A second way: the teacher is kept by hand, and the layers are computed in passes of their own."""
+    plugin = feature_distillation.build(feature_distillation.Config(weight=3.0, layers=("trunk.1.0", "features")), 0)
+    seen: list[float] = []
+
+    class Look(Plugin):
+        """Compares the loss with the formula."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if plugin.teacher.model is None:
+                return
+            layers = []
+            for model in (strategy.model, plugin.teacher.model):
+                first = model.trunk[1][0](strategy.mb_x.flatten(1))
+                layers.append((first, model.features(strategy.mb_x)))
+            parts = [1 - nn.functional.cosine_similarity(s, t).mean() for s, t in zip(*layers, strict=True)]
+            loss = strategy._criterion(strategy.mb_output, strategy.mb_y) + 3.0 * (parts[0] + parts[1]) / 2
+            torch.testing.assert_close(strategy.loss.squeeze(), loss, rtol=1e-4, atol=1e-6)
+            seen.append(loss.item())
+
+    learn(tiny_stream(), network(), [plugin, Look()])
+    assert len(seen) == 2 * 2 * 3
+
+
+# LUCIR.
+
+
+def test_margin_ranking_is_torchs_over_old_samples_and_their_hardest_new_classes() -> None:
+    """FACIL's way: select, repeat, MarginRankingLoss."""
+    cosines, num_old = draws(20, 7).tanh(), 4
+    y = torch.arange(20) % 7
+    old = y < num_old
+    truth = cosines[old].gather(1, y[old].unsqueeze(1)).repeat(1, 2)
+    hardest = cosines[old, num_old:].topk(2, dim=1).values
+    theirs = nn.MarginRankingLoss(margin=0.5)(truth.flatten(), hardest.flatten(), torch.ones(2 * int(old.sum())))
+    torch.testing.assert_close(lucir.margin_ranking(cosines, y, num_old, 0.5, 2), theirs)
+
+
+def test_margin_ranking_by_hand() -> None:
+    cosines = torch.tensor([[0.6, 0.5, 0.3], [0.9, 0.8, 0.0]])
+    assert lucir.margin_ranking(cosines, torch.tensor([0, 1]), 1, 0.5, 1).item() == pytest.approx(0.4)
+    assert lucir.margin_ranking(cosines, torch.tensor([0, 1]), 1, 0.5, 9).item() == pytest.approx((0.4 + 0.2) / 2)
+    assert lucir.margin_ranking(cosines, torch.tensor([1, 2]), 1, 0.5, 2).item() == 0  # no old sample
+    assert lucir.margin_ranking(cosines, torch.tensor([0, 1]), 3, 0.5, 2).item() == 0  # no new class
+
+
+def test_margin_ranking_leaves_masked_classes_alone() -> None:
+    logits = torch.tensor([[0.6, 0.5, 0.3]], requires_grad=True)
+    masked = logits.masked_fill(torch.tensor([[False, True, True]]), -torch.inf)
+    loss = lucir.margin_ranking(masked, torch.tensor([0]), 1, 0.5, 2)
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and torch.equal(logits.grad, torch.zeros(1, 3))
+
+
+def cosines(config: lucir.Config) -> nn.Module:
+    """The network that `lucir` makes of ours."""
+    return network(adapt=lambda model: lucir.adapt(config, model, torch.Generator()))
+
+
+def test_lucir_without_weights_is_the_cosine_head(tiny_stream: Any) -> None:
+    config = lucir.Config(weight=0.0, margin_weight=0.0, scale=7.0)
+    ours = learn(tiny_stream(), cosines(config), [lucir.build(config, 0)])
+    head = network(adapt=lambda model: cosine_head.adapt(cosine_head.Config(scale=7.0), model, torch.Generator()))
+    plain = learn(tiny_stream(), head, [cosine_head.build(cosine_head.Config(scale=7.0), 0)])
+    assert same(ours.model.state_dict(), plain.model.state_dict())
+    assert ours.model.head.scale.item() != 7.0
+
+
+def test_lucirs_loss_is_the_formula_with_a_memory(tiny_stream: Any) -> None:
+    config = lucir.Config(weight=2.0, margin_weight=3.0)
+    plugin = lucir.build(config, 0)
+    margins: list[float] = []
+
+    class Look(Plugin):
+        """Compares the loss with the formula, in passes of its own."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if plugin.teacher.model is None:
+                return
+            old, x = plugin.teacher.model, strategy.mb_x
+            num_old = 2 * strategy.experience.current_experience
+            turned = 1 - nn.functional.cosine_similarity(strategy.model.features(x), old.features(x)).mean()  # type: ignore[operator]
+            bare = strategy.mb_output / strategy.model.head.scale
+            margin = lucir.margin_ranking(bare, strategy.mb_y, num_old, 0.5, 2)
+            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            expected = loss + 2.0 * math.sqrt(num_old / 2) * turned + 3.0 * margin
+            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            margins.append(margin.item())
+
+    learn(tiny_stream(), cosines(config), [replay.build(replay.Config(memory=10), 0), plugin, Look()])
+    assert len(margins) == 12 and max(margins) > 0
+
+
+@pytest.mark.parametrize("weight", [5.0, 0.0])
+def test_old_classes_weights_are_fixed_while_the_constraint_acts(weight: float, tiny_stream: Any) -> None:
+    """With momentum and weight decay, to the bit."""
+    config = lucir.Config(weight=weight)
+    rows: list[Tensor] = []
+
+    class Look(Plugin):
+        """Keeps the head's rows."""
+
+        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+            rows.append(strategy.model.head.weight.detach().clone())
+
+    optimizer = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.1)
+    learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], optimizer=optimizer)
+    fixed = [torch.equal(rows[1][:2], rows[0]), torch.equal(rows[2][:4], rows[1])]
+    assert fixed == [weight > 0] * 2 and [len(each) for each in rows] == [2, 4, 6]
+
+
+# PODNet.
+
+
+def test_pooled_by_hand() -> None:
+    maps = torch.tensor([[[[1.0, 2.0], [0.0, -1.0]]]])
+    sums = torch.tensor([[1.0 + 4, 0 + 1, 1 + 0, 4 + 1]])  # over the width, then over the height
+    torch.testing.assert_close(podnet.pooled(maps), sums / math.sqrt(25 + 1 + 1 + 25))
+
+
+def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
+    """A second way: place by place in Python, with torch's embedding loss for the features."""
+    plugin = podnet.build(podnet.Config(spatial_weight=2.0, flat_weight=3.0), 0)
+    seen: list[int] = []
+
+    def pool(maps: Tensor) -> list[list[float]]:
+        vectors = []
+        for channels in maps.tolist():
+            rows = [sum(value**2 for value in row) for channel in channels for row in channel]
+            columns = [
+                sum(value**2 for value in column) for channel in channels for column in zip(*channel, strict=True)
+            ]
+            norm = math.sqrt(sum(value**2 for value in rows + columns))
+            vectors.append([value / norm for value in rows + columns])
+        return vectors
+
+    class Look(Plugin):
+        """Compares the loss with the formula."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if plugin.teacher.model is None or seen.count(strategy.experience.current_experience) == 2:
+                return
+            pair = (strategy.model, plugin.teacher.model)
+            vectors = [pool(model.trunk[1][1](strategy.mb_x)) for model in pair]
+            spatial = sum(map(math.dist, *vectors)) / len(strategy.mb_x)
+            features = [model.features(strategy.mb_x) for model in pair]
+            flat = nn.functional.cosine_embedding_loss(*features, torch.ones(len(strategy.mb_x)))
+            number = strategy.experience.current_experience
+            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            expected = loss + math.sqrt((2 * number + 2) / 2) * (2.0 * spatial + 3.0 * flat)
+            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            seen.append(number)
+
+    learn(tiny_stream(), network("cnn"), [plugin, Look()])
+    assert seen == [1, 1, 2, 2]
+
+
+def test_growth_by_hand() -> None:
+    strategy = SimpleNamespace(experience=SimpleNamespace(classes_in_this_experience=[4, 5]))
+    assert growth(8, strategy) == 2.0
+
+
+# Attention distillation.
+
+
+def test_activation_map_by_hand() -> None:
+    maps = torch.tensor([[[[1.0, 2.0]], [[2.0, -2.0]]]])
+    torch.testing.assert_close(attention_distillation.activation_map(maps), torch.tensor([[5.0, 8.0]]) / math.sqrt(89))
+
+
+def test_grad_cam_is_cam_where_the_head_stands_on_pooled_maps() -> None:
+    """Zhou 2016: with mean pooling and a linear head, the maps weighted with the class's row (Selvaraju 2017, 3.1)."""
+    torch.manual_seed(0)
+    convolution, head = nn.Conv2d(1, 5, 3), nn.Linear(5, 3)
+    maps = convolution(draws(8, 1, 6, 6))
+    logits, classes = head(maps.mean((2, 3))), torch.arange(8) % 3
+    ours = attention_distillation.gradcam_maps(logits, classes, {"a": maps})["a"]
+    cam = torch.einsum("bk,bkhw->bhw", head.weight[classes], maps).relu().flatten(1)
+    torch.testing.assert_close(ours, nn.functional.normalize(cam))
+    (slope,) = torch.autograd.grad(ours.sum(), convolution.weight)  # the maps learn, which FACIL's do not
+    assert slope.abs().max() > 0
+
+
+@pytest.mark.parametrize(("kind", "order"), [("activation", 2), ("gradcam", 1)])
+def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any) -> None:
+    config = attention_distillation.Config(weight=2.0, kind=kind)
+    plugin = attention_distillation.build(config, 0)
+    added: list[float] = []
+
+    def maps_of(model: Any, x: Tensor, classes: Tensor) -> Tensor:
+        maps = model.trunk[1][1](x)
+        if kind == "activation":
+            return attention_distillation.activation_map(maps)
+        logits = model.head(model.trunk[1][4](model.trunk[1][3](model.trunk[1][2](maps))))
+        return attention_distillation.gradcam_maps(logits, classes, {"": maps})[""]
+
+    class Look(Plugin):
+        """Compares the loss with the formula."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if plugin.teacher.model is None:
+                return
+            x = strategy.mb_x.clone().requires_grad_()
+            classes = plugin.teacher.model(x).argmax(1)
+            student, teacher = (maps_of(model, x, classes) for model in (strategy.model, plugin.teacher.model))
+            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            expected = loss + 2.0 * torch.linalg.vector_norm(student - teacher, order, dim=1).mean()
+            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            added.append((strategy.loss - loss).item())
+
+    learn(tiny_stream(), network("cnn"), [plugin, Look()])
+    assert len(added) == 12 and max(added) > 0.01
+
+
+def test_grad_cam_takes_the_last_block_unless_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2))
+    config = attention_distillation.Config
+    assert attention_distillation.chosen(config(kind="gradcam"), model) == ["1"]
+    assert attention_distillation.chosen(config(), model) == ["0", "1"]
+    assert attention_distillation.chosen(config(kind="gradcam", layers=("0", "1")), model) == ["0", "1"]
+
+
+# All of them.
+
+ALL: dict[str, tuple[str, Callable[[], Plugin]]] = {
+    "lwf": ("mlp", lambda: lwf.build(lwf.Config(), 0)),
+    "lwf_mc": ("mlp", lambda: lwf_mc.build(lwf_mc.Config(), 0)),
+    "features": ("mlp", lambda: feature_distillation.build(feature_distillation.Config(), 0)),
+    "mse": (
+        "cnn",
+        lambda: feature_distillation.build(feature_distillation.Config(layers=("trunk.1.1",), loss="mse"), 0),
+    ),
+    "activation": ("cnn", lambda: attention_distillation.build(attention_distillation.Config(), 0)),
+    "gradcam": ("cnn", lambda: attention_distillation.build(attention_distillation.Config(kind="gradcam"), 0)),
+    "podnet": ("cnn", lambda: podnet.build(podnet.Config(), 0)),
+    "lucir": ("cosine", lambda: lucir.build(lucir.Config(), 0)),
+}
+
+
+class _Augmenting(Learner):
+    """A learner that says that it augments, so that nothing may be cached."""
+
+    augments = True
+
+
+def _bits(name: str, config: Experiment, cls: type[Learner]) -> Bits:
+    """The network after two experiences of a trial with the strategy."""
+    parts, (_, make) = assemble(check_plugins(config)), ALL[name]
+    model = lucir.adapt(lucir.Config(), parts.network(), torch.Generator()) if name == "lucir" else parts.network()
+    learner = cls(model=model, stream=parts.stream, training=config.training, plugins=[make()])
+    for number in (0, 1):
+        learner.train_experience(number)
+    bits: Bits = learner.model.state_dict()
+    return bits
+
+
+@pytest.mark.parametrize(
+    ("name", "network_for", "batch_size"),
+    [
+        ("lwf", "", 32),  # 262 and 258 samples: the last mini-batches have 6 and 2
+        ("lwf", "podnet", 32),
+        ("features", "", 32),
+        ("lucir", "", 10),
+        ("activation", "podnet", 32),
+        ("gradcam", "podnet", 32),
+        ("podnet", "podnet", 32),
+    ],
+)
+def test_cached_teacher_outputs_have_the_bits_of_recomputed_ones(
+    name: str, network_for: str, batch_size: int, make_experiment: Make
+) -> None:
+    config = make_experiment(network_for=network_for, batch_size=batch_size)
+    assert same(_bits(name, config, Learner), _bits(name, config, _Augmenting))
+
+
+class Fixed(nn.Module):
+    """For Avalanche's loop: pictures of 8 numbers, maps or none in the trunk, a head of fixed size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        maps = nn.Sequential(nn.Unflatten(1, (1, 2, 4)), nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Flatten())
+        self.trunk = nn.Sequential(nn.Identity(), maps if kind == "cnn" else nn.Sequential(nn.Linear(8, 16), nn.Tanh()))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))  # type: ignore[no-any-return]
+
+
+def script(kind: str, plugins: Sequence[Plugin], only: Sequence[int] = (0, 1)) -> list[Bits]:
+    """Train in plain Avalanche; the network's bits after each experience."""
+    torch.manual_seed(0)
+    model: nn.Module = Fixed(kind)
+    model = lucir.adapt(lucir.Config(), model, torch.Generator()) if kind == "cosine" else model
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        train_mb_size=16,
+        train_epochs=2,
+        plugins=list(plugins),
+        evaluator=None,
+    )
+    found, data = [], benchmark()
+    for number in only:
+        strategy.train(data.train_stream[number], eval_streams=[])
+        found.append({name: tensor.clone() for name, tensor in strategy.model.state_dict().items()})
+    return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_a_plain_avalanche_script(name: str) -> None:
+    """It acts from the second experience on (lwf_mc from the first), twice with the same bits, and leaves no hook."""
+    kind, make = ALL[name]
+    plugin = make()
+    one, other, plain = script(kind, [plugin]), script(kind, [make()]), script(kind, [])
+    assert same(one[1], other[1]) and not same(one[1], plain[1])
+    assert same(one[0], plain[0]) == (name != "lwf_mc")
+    assert all(value.isfinite().all() for value in one[1].values())
+
+
+def test_lucir_keeps_the_features_in_direction(tiny_stream: Any) -> None:
+    """What it promises: they turn less with a larger weight."""
+    x = tiny_stream().experiences[0].train.arrays.x.float().sub(102).div(77)
+    turned = []
+    for weight in (0.01, 3.0):
+        kept: list[Tensor] = []
+
+        class Look(Plugin):
+            """Keeps the features."""
+
+            @torch.no_grad()
+            def after_training_exp(self, strategy: Any, _kept: list[Tensor] = kept, **kwargs: Any) -> None:
+                _kept.append(strategy.model.features(x))
+
+        config = lucir.Config(weight=weight)
+        learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], epochs=10)
+        turned.append(1 - nn.functional.cosine_similarity(kept[0], kept[2]).mean().item())
+    assert turned[1] < turned[0] / 2
+
+
+def test_features_are_what_the_head_is_given() -> None:
+    assert lucir.build(lucir.Config(), 0).layers(network()) == [FEATURES]
