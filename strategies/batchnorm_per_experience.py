@@ -53,7 +53,7 @@ class Config:
 def bank_of(model: nn.Module, affine: bool) -> Bank:
     """What the BatchNorm layers hold, copied."""
     kinds = ("running_mean", "running_var", *(("weight", "bias") if affine else ()))
-    found = {}
+    found: Bank = {}
     for name, layer in batch_norms(model).items():
         held = {f"{name}.{kind}": getattr(layer, kind) for kind in kinds}
         found |= {key: tensor.detach().clone() for key, tensor in held.items() if tensor is not None}

@@ -4,7 +4,8 @@
 
 Each network has one vote. One whose head lacks a class gives it probability 0, so an old network's vote on a new class goes to
 old classes: the ensemble is slower to learn new classes, and slower to forget old ones. Where the task is given, softmax is
-taken among the classes of each task, and only networks that have the task's classes vote on it. What is trained does not
+taken among the classes of each task, and only networks that have the task's classes vote on it
+(with training.full_head: all). What is trained does not
 change. A snapshot is the whole network, taken where the next experience begins (with whatever other strategies did to it at
 the end of the last one). With ``training.schedule: cosine`` every experience is one cycle of the paper.
 Shapes: B batch, K outputs of the head, K_m of a snapshot's (K_m <= K), M members.

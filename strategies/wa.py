@@ -43,7 +43,8 @@ class Config:
 def alignment(weight: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """gamma, a scalar, for weights (C, D) and the rows of old and new classes, at least one of each."""
     of_old, of_new = (torch.linalg.vector_norm(weight[list(rows)], dim=1).mean() for rows in (old, new))
-    return of_old / of_new
+    gamma: Tensor = of_old / of_new
+    return gamma
 
 
 def check_model(config: Config, model: nn.Module) -> None:

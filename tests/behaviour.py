@@ -149,13 +149,49 @@ CLAIMS: list[Claim] = [
         training={"iterations": 200},  # twenty-five epochs of the memory
     ),
     Claim(name="eeil", strategies={"eeil": {"memory": 500}}, stream="split", against={"replay": {"memory": 500}}),
-    Claim(name="ss_il", strategies={"ss_il": {"memory": 500}}, stream="split", against={"replay": {"memory": 500}}),
+    Claim(
+        name="ss_il",
+        strategies={"ss_il": {"memory": 500}},
+        stream="split",
+        metric="forgetting",
+        against={"replay": {"memory": 500}},
+    ),
     Claim(name="ewc", strategies={"ewc": {}}, stream="permuted", margin=0.1),
     Claim(name="si", strategies={"si": {}}, stream="permuted", margin=0.1),
     Claim(name="mas", strategies={"mas": {}}, stream="permuted", margin=0.1),
     Claim(name="rwalk", strategies={"rwalk": {}}, stream="permuted", margin=0.1),
     Claim(name="l2_sp", strategies={"l2_sp": {}}, stream="permuted", margin=0.02),
     Claim(name="lfl", strategies={"lfl": {}}, stream="rotated", metric="forgetting", margin=0.02),
+    Claim(name="lwf_mc", strategies={"lwf_mc": {}}, stream="split", margin=0.2),
+    Claim(name="feature_distillation", strategies={"feature_distillation": {}}, stream="tasks", margin=0.005),
+    Claim(
+        name="cosine_head",
+        strategies={"replay": {"memory": 500}, "cosine_head": {}},
+        stream="split",
+        against={"replay": {"memory": 500}},
+    ),
+    Claim(
+        name="lucir",
+        strategies={"replay": {"memory": 500}, "lucir": {}},
+        stream="split",
+        against={"replay": {"memory": 500}},
+        margin=0.02,
+    ),
+    Claim(name="podnet", strategies={"podnet": {}}, stream="tasks", margin=0.1, model=CNN),
+    Claim(
+        name="attention_distillation",
+        strategies={"attention_distillation": {}},
+        stream="tasks",
+        margin=0.03,
+        model=CNN,
+    ),
+    Claim(
+        name="ema",
+        strategies={"replay": {"memory": 500}, "ema": {}},
+        against={"replay": {"memory": 500}},
+        stream="split",
+    ),
+    Claim(name="snapshot_ensemble", strategies={"snapshot_ensemble": {}}, stream="rotated", margin=0.05),
 ]
 
 

@@ -3,8 +3,8 @@
 import copy
 import json
 import math
+import pathlib
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -506,7 +506,7 @@ def test_labels_are_smoothed_over_the_tasks_own_classes() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
 
 
-def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path: Path) -> None:
+def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path: pathlib.Path) -> None:
     """0 is the naive curve; it changes the weights; values and losses that it does not fit are refused."""
     found = {}
     for smoothing in (None, 0.0, 0.1):

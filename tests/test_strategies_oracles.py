@@ -69,7 +69,7 @@ def test_conflicts_name_strategies_that_exist() -> None:
         (early_stopping, {"min_delta": -1e-3}, "min_delta=-0.001: must be >= 0"),
         (early_stopping, {"metric": "f1"}, "metric='f1': must be 'accuracy' or 'loss'"),
         (replay, {"memory": -1}, "memory=-1: must be >= 0"),
-        (replay, {"policy": "herding"}, "policy='herding': must be 'reservoir'"),
+        (replay, {"policy": "newest"}, "policy='newest': must be 'class_balanced'"),
         (replay, {"batch_size": 0}, "batch_size=0: must be >= 1"),
     ],
 )
