@@ -8,7 +8,7 @@ No labels are needed. The gradients are those of each sample alone, in evaluatio
 task-incremental stream f(x) holds the outputs of the sample's own task. Omega_t is measured where this strategy's turn comes
 at an experience's end: name `early_stopping`, which restores weights, before it.
 
-Source: Aljundi et al. 2018 (1711.09601), the global version, which adds Omega up. Peers: Avalanche's lambda_reg = weight, with
+Source: Aljundi et al. 2018 (1711.09601), the global version, which adds Omega up and has no bound (`largest: null`). Peers: Avalanche's lambda_reg = weight, with
 alpha 0.5 by default; it takes the size of the gradient of a mini-batch's mean, in which samples cancel, and trains
 BatchNorm's statistics on the way. FACIL's lamb = 2 * weight (it has a factor 1/2), alpha likewise, of ||f|| instead of its
 square.
@@ -35,11 +35,13 @@ class Config:
     weight: lambda, >= 0.
     alpha: what the old importances count in a mean with the new ones, in [0, 1]; null: they are added up.
     num_samples: of each experience, drawn at random, on which importance is measured; null: all.
+    largest: an importance is at most this; null: no bound, as in the paper. SGD diverges where weight * Omega * lr > 1.
     """
 
-    weight: float = 0.1
+    weight: float = 1.0
     alpha: float | None = None
     num_samples: int | None = 1000
+    largest: float | None = 1.0
 
     def __post_init__(self) -> None:
         weight, alpha, num_samples = self.weight, self.alpha, self.num_samples
@@ -49,6 +51,8 @@ class Config:
             raise ValueError(f"{alpha=}: must be in [0, 1], or null to add up")
         if num_samples is not None and num_samples < 1:
             raise ValueError(f"{num_samples=}: must be >= 1, or null for all")
+        if self.largest is not None and not self.largest > 0:
+            raise ValueError(f"largest={self.largest}: must be > 0, or null for no bound")
 
 
 def squared_norm(logits: Tensor, own: Tensor) -> Tensor:
@@ -73,8 +77,9 @@ class MASPlugin(PenaltyPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The experience that ends is one of those to be kept."""
         if self.weight > 0:
-            new = self.importances(strategy)
-            self.penalty.anchor(strategy.model, mixed(self.penalty.importances, new, self.config.alpha))
+            omega = mixed(self.penalty.importances, self.importances(strategy), self.config.alpha)
+            bound = self.config.largest or math.inf
+            self.penalty.anchor(strategy.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
 
     def importances(self, strategy: Any) -> Named:
         """Omega_t of the network on the experience's training samples."""

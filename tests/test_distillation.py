@@ -190,9 +190,7 @@ def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any)
     assert set(seen) == {1, 2}
 
 
-def test_a_list_of_weights_is_one_for_each_experience(
-    make_experiment: Make, quick_folder: Any, tiny_stream: Any
-) -> None:
+def test_a_list_of_weights_is_one_for_each_experience(make_experiment: Make, tiny_stream: Any) -> None:
     one, listed, other = (
         learn(tiny_stream(), network(), [lwf.build(lwf.Config(weight=weight), 0)]).model.state_dict()
         for weight in (2.0, (7.0, 2.0, 2.0), (7.0, 2.0, 1.0))

@@ -371,7 +371,7 @@ def test_mas_equals_avalanches_with_batches_of_one() -> None:
     """Importances after three experiences, with alpha; a network without statistics, which theirs would train."""
     from avalanche.training.plugins import MASPlugin
 
-    ours, theirs = mas.build(mas.Config(alpha=0.3, num_samples=None), 0), MASPlugin(alpha=0.3)
+    ours, theirs = mas.build(mas.Config(alpha=0.3, num_samples=None, largest=None), 0), MASPlugin(alpha=0.3)
     for number in range(3):
         net, x = mlp(seed=number), draws(8, 4, seed=number)
         step = trained_on(net, x, torch.arange(8) % 3, train_mb_size=1)
@@ -545,6 +545,7 @@ def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path
         (mas, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
         (mas, {"alpha": 1.1}, "alpha=1.1: must be in [0, 1]"),
         (mas, {"num_samples": 0}, "num_samples=0: must be >= 1"),
+        (mas, {"largest": 0.0}, "largest=0.0: must be > 0"),
         (rwalk, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
         (rwalk, {"alpha": 0.0}, "alpha=0.0: must be in (0, 1]"),
         (rwalk, {"interval": 0}, "interval=0: must be >= 1"),
