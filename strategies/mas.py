@@ -8,10 +8,10 @@ No labels are needed. The gradients are those of each sample alone, in evaluatio
 task-incremental stream f(x) holds the outputs of the sample's own task. Omega_t is measured where this strategy's turn comes
 at an experience's end: name `early_stopping`, which restores weights, before it.
 
-Source: Aljundi et al. 2018 (1711.09601), the global version, which adds Omega up and has no bound (`largest: null`). Peers: Avalanche's lambda_reg = weight, with
-alpha 0.5 by default; it takes the size of the gradient of a mini-batch's mean, in which samples cancel, and trains
-BatchNorm's statistics on the way. FACIL's lamb = 2 * weight (it has a factor 1/2), alpha likewise, of ||f|| instead of its
-square.
+Source: Aljundi et al. 2018 (1711.09601), the global version, which adds Omega up and has no bound (`largest: null`).
+Peers (no bound either): Avalanche's lambda_reg = weight, with alpha 0.5 by default; it takes the size of the gradient of a
+mini-batch's mean, in which samples cancel, and trains BatchNorm's statistics on the way. FACIL's lamb = 2 * weight (it has a
+factor 1/2), alpha likewise, of ||f|| instead of its square.
 """
 
 import math

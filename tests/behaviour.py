@@ -29,6 +29,9 @@ STREAMS: dict[str, dict[str, Any]] = {
     "tasks": {"task_incremental": {"data": "mnist", "num_experiences": 5}},  # two classes, the task is given
     "permuted": {"permuted": {"data": "mnist", "num_experiences": 5}},
     "rotated": {"rotated": {"data": "mnist", "angles": [0, 30, 60, 90, 120]}},
+    # scikit-learn's, 8 x 8, for what takes longer
+    "digits": {"rotated_digits": {"angles": [0, 30, 60, 90]}},
+    "digit tasks": {"task_incremental": {"data": "digits", "num_experiences": 5}},
 }
 # metric -> (view, key of summary.json, whether more is better)
 METRICS = {
