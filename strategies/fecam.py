@@ -80,7 +80,9 @@ def correlation(covariance: Tensor) -> Tensor:
 def distances(transformed: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
     """d (B, C) of this file's formula: transformed features (B, D), means (C, D), inverses of R (C, D, D)."""
     unit, centres = functional.normalize(transformed), functional.normalize(means)
-    each = [((unit - centre) @ inverse * (unit - centre)).sum(1) for centre, inverse in zip(centres, inverses, strict=True)]
+    each = [
+        ((unit - centre) @ inverse * (unit - centre)).sum(1) for centre, inverse in zip(centres, inverses, strict=True)
+    ]
     return torch.stack(each, 1)
 
 

@@ -70,8 +70,10 @@ def chosen(query: Tensor, keys: Tensor, prompts: Tensor, top_k: int) -> Tensor:
     """The tokens (B, top_k * length, D) of the prompts (pool, length, D) whose keys (pool, D) are nearest, nearest first."""
     which = cosines(query, keys.detach()).topk(top_k).indices
     # a product, whose gradient is summed in one order, and not an index
-    taken: Tensor = functional.one_hot(which, len(prompts)).to(prompts.dtype) @ prompts.flatten(1)
-    return taken.unflatten(2, prompts.shape[1:]).flatten(1, 2)
+    picked = which.unsqueeze(-1) == torch.arange(len(prompts), device=which.device)
+    taken = picked.to(prompts.dtype) @ prompts.flatten(1)
+    tokens: Tensor = taken.unflatten(2, prompts.shape[1:]).flatten(1, 2)
+    return tokens
 
 
 def pull(query: Tensor, keys: Tensor, top_k: int) -> Tensor:

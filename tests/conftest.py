@@ -118,7 +118,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "batchnorm_per_experience": _CNN,
     "attention_distillation": _CNN,
     "podnet": _CNN,
-    "recompute_batchnorm": _CNN
+    "recompute_batchnorm": _CNN,
 }  # of strategies that are refused without such layers
 
 
