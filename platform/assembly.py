@@ -206,7 +206,8 @@ def check_combination(config: Experiment) -> None:
         if reason:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
     for name, module in named:
-        if config.training.label_smoothing > 0 and "criterion" in getattr(module, "ROLES", ()):
+        own_loss = "criterion" in getattr(module, "ROLES", ()) and not getattr(module, "WRAPS_CRITERION", False)
+        if config.training.label_smoothing > 0 and own_loss:
             key = f"training.label_smoothing={config.training.label_smoothing}"
             raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")
 

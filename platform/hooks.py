@@ -54,6 +54,9 @@ class Plugin:
     """
 
     accumulates = False  # whether it makes the training data those of all experiences so far
+    augments = (
+        False  # whether the network sees a sample differently each time: nothing can be computed once for all passes
+    )
 
     def predict(self, strategy: Any, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
         """Logits (B, C) of samples (B, *shape) in evaluation, where a strategy has its own way; `network`: the usual one.

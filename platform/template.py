@@ -96,7 +96,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
     @property
     def augments(self) -> bool:
         """Whether the network sees a sample differently each time."""
-        return self.augment is not None
+        return self.augment is not None or any(getattr(plugin, "augments", False) for plugin in self.strategies)
 
     def note(self, text: str) -> None:
         """Put a sentence into the ledger."""

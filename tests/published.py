@@ -118,6 +118,7 @@ def run(config: Config, results: dict[str, Results], at_once: int) -> None:
     from retain.platform.schedule import resume, sweep
 
     def keep() -> None:
+        results.update(load_results())  # another of these may run other configs
         results[config.name] = harvest(config, results.get(config.name, {}), RUNS)
         write(results)
 

@@ -1,0 +1,143 @@
+"""Mixup and CutMix: each sample is mixed with another one of its mini-batch, and so is what it is to be called.
+
+    mixup:   x' = r x + (1 - r) x_p,                       r ~ Beta(alpha, alpha)
+    cutmix:  x' = x with a box of x_p in it,               r = 1 - area of the box / area of the picture
+    L = r L(logits(x'), y) + (1 - r) L(logits(x'), y_p),   L the criterion that there was (cross-entropy, smoothed or not)
+
+p is a permutation of the mini-batch; r, p and the box are drawn once for a mini-batch, after its augmentation, from the seed
+and the position. The box has the sides sqrt(1 - r) H and sqrt(1 - r) W before it is cut at the picture's edges. With both alphas
+above 0 one of the two is chosen with equal chances. Remembered samples that others append are mixed too; of a
+task-incremental stream only samples of the same task.
+Shapes: B mini-batch, C outputs, H height, W width.
+
+Sources: Zhang et al. 2018 (1710.09412), Yun et al. 2019 (1905.04899). Peers: timm's Mixup with mixup_alpha = alpha, cutmix_alpha,
+mode "batch" and switch_prob 0.5 flips the mini-batch where ours permutes it; torchvision's v2.MixUp and v2.CutMix roll it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..platform.errors import UserError
+from ..platform.plugins import Plugin, replace_criterion
+from ..platform.seeding import generator
+
+NEUTRAL: dict[str, Any] | None = {"alpha": 0.0, "cutmix_alpha": 0.0}
+ROLES = ("criterion",)
+WRAPS_CRITERION = True
+CONFLICTS = {"der": "der stores the logits of each mini-batch, which would be those of mixed samples"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Mixup and CutMix: train on mixtures of the samples of a mini-batch.
+
+    alpha: of mixup's Beta distribution, >= 0; 0: no mixup.
+    cutmix_alpha: of CutMix's, >= 0; 0: no CutMix.
+    """
+
+    alpha: float = 0.2
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value}: must be >= 0 and finite")
+
+
+def share(alpha: float, draw: torch.Generator) -> float:
+    """r ~ Beta(alpha, alpha); by numpy, since torch's Beta draws from the global generator."""
+    seed = int(torch.randint(2**62, (), generator=draw))
+    return float(np.random.default_rng(seed).beta(alpha, alpha))
+
+
+def box(height: int, width: int, r: float, draw: torch.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a box of (1 - r) of the area, around a place drawn anywhere, cut at the edges."""
+    sides = []
+    for side in (height, width):
+        half = int(side * math.sqrt(1 - r)) // 2
+        centre = int(torch.randint(side, (), generator=draw))
+        sides.append(slice(max(0, centre - half), min(side, centre + half)))
+    return sides[0], sides[1]
+
+
+def cut(x: Tensor, other: Tensor, rows: slice, columns: slice) -> tuple[Tensor, float]:
+    """`x` (B, channels, H, W) with the box of `other`, and r: the share of `x` that is left."""
+    mixed = x.clone()
+    mixed[..., rows, columns] = other[..., rows, columns]
+    area = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, 1 - area / (x.shape[-2] * x.shape[-1])
+
+
+class MixupPlugin(Plugin):
+    """Mixes before the forward pass, and has the criterion asked twice."""
+
+    augments = True
+
+    def __init__(self, config: Config, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._partner: Tensor | None = None  # p (B,) of the present mini-batch
+        self._share = 1.0
+        self._undo: Callable[[], None] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: all follows from the position."""
+        return {}
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the criterion in its place."""
+        if max(self.config.alpha, self.config.cutmix_alpha) > 0:
+            self._undo = replace_criterion(strategy, self._mixed(strategy._criterion))
+
+    def on_resume(self, strategy: Any) -> None:
+        """Again."""
+        self.before_training_exp(strategy)
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Mix the samples."""
+        if self._undo is None:
+            return
+        x, where = strategy.mb_x, (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
+        draw = generator(self.seed, "mixup", *where)
+        partner = torch.randperm(len(x), generator=draw).to(x.device)
+        if len(strategy.mbatch) > 2:
+            tasks = strategy.mbatch[2]
+            partner = torch.where(tasks[partner] == tasks, partner, torch.arange(len(x), device=x.device))
+        strategy.mbatch[0], self._share = self._mix(x, x[partner], draw)
+        self._partner = partner
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Give the criterion back."""
+        if self._undo is not None:
+            self._undo()
+        self._undo, self._partner = None, None
+
+    def _mix(self, x: Tensor, other: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
+        alpha, cutmix = self.config.alpha, self.config.cutmix_alpha
+        if cutmix > 0 and (alpha == 0 or bool(torch.rand((), generator=draw) < 0.5)):
+            if x.ndim != 4:
+                raise UserError(
+                    f"strategies.mixup.cutmix_alpha={cutmix}: needs pictures; samples are {list(x.shape[1:])}"
+                )
+            return cut(x, other, *box(x.shape[-2], x.shape[-1], share(cutmix, draw), draw))
+        r = share(alpha, draw)
+        return torch.lerp(other, x, r), r
+
+    def _mixed(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        def both(logits: Tensor, y: Tensor) -> Tensor:
+            if self._partner is None or len(y) != len(self._partner):  # asked about other samples
+                return criterion(logits, y)
+            return self._share * criterion(logits, y) + (1 - self._share) * criterion(logits, y[self._partner])
+
+        return both
+
+
+def build(config: Config, seed: int) -> MixupPlugin:
+    """The plugin; its random numbers are derived from `seed`."""
+    return MixupPlugin(config, seed)
