@@ -27,3 +27,10 @@ def test_each_promise_names_a_test(file: str, name: str, slow: str) -> None:
     found = decorators(file)
     assert name in found
     assert bool(slow) == any(decorator == "pytest.mark.slow" for decorator in found[name])
+
+
+def test_the_page_of_strategies_has_each_of_them() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    table = page[page.index("## What there is") : page.index("## Does it do")]
+    listed = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "strategies").glob("*.py") if path.stem != "__init__")
