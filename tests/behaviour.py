@@ -74,6 +74,8 @@ class Claim:
         }
 
 
+LONG = {"epochs": 20, "batch_size": 32}  # so that there is something to stop
+STEADY = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}}
 CLAIMS: list[Claim] = [
     Claim(name="replay", strategies={"replay": {"memory": 500}}, stream="split", margin=0.4),
     Claim(name="lwf", strategies={"lwf": {"weight": 1.0}}, stream="tasks", margin=0.02),
@@ -193,6 +195,60 @@ CLAIMS: list[Claim] = [
         strategies={"replay": {"memory": 500}, "ema": {}},
         against={"replay": {"memory": 500}},
         stream="split",
+    ),
+    Claim(
+        name="early_stopping",
+        strategies={"early_stopping": {"patience": 2}},
+        stream="digits",
+        metric="forgetting",
+        training=LONG,
+    ),
+    Claim(name="budget", strategies={"budget": {"accuracy": 0.9}}, stream="digits", metric="forgetting", training=LONG),
+    Claim(
+        name="old_validation",
+        strategies={"old_validation": {"every": 5}},
+        stream="digits",
+        metric="forgetting",
+        training=LONG,
+        margin=0.2,
+    ),
+    Claim(name="swa", strategies={"swa": {}}, stream="digit tasks", training=STEADY, margin=0.02),
+    Claim(name="mixup", strategies={"mixup": {}}, stream="digit tasks", training=STEADY, margin=0.05),
+    Claim(  # ten iterations: running averages of the old domain are still in the statistics
+        name="recompute_batchnorm",
+        strategies={"recompute_batchnorm": {}},
+        stream="digits",
+        metric="learning accuracy",
+        model=CNN,
+        training={"iterations": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}},
+        margin=0.02,
+    ),
+    Claim(
+        name="swap_norm",
+        strategies={"swap_norm": {}},
+        stream="digit tasks",
+        metric="forgetting",
+        model=CNN,
+        training={"epochs": 10, "batch_size": 32},
+        margin=0.02,
+    ),
+    Claim(
+        name="continual_norm",
+        strategies={"continual_norm": {}},
+        stream="digits",
+        metric="forgetting",
+        model=CNN,
+        training={"epochs": 10, "batch_size": 32},
+        margin=0.02,
+    ),
+    Claim(
+        name="batchnorm_per_experience",
+        strategies={"freezing": {"layers": ["*.0.*", "*.4.*"]}, "batchnorm_per_experience": {}},
+        stream="digit tasks",
+        metric="forgetting",
+        against={"freezing": {"layers": ["*.0.*", "*.4.*"]}},
+        model=CNN,
+        training={"epochs": 10, "batch_size": 32},
     ),
     Claim(name="snapshot_ensemble", strategies={"snapshot_ensemble": {}}, stream="rotated", margin=0.05),
 ]

@@ -87,6 +87,7 @@ def store(results: Mapping[str, Results]) -> None:
         + ",\n".join(f"  {json.dumps(variant)}: {json.dumps(one)}" for variant, one in variants.items())
         + "\n }"
         for name, variants in sorted(results.items())
+        if variants
     ]
     RESULTS.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
 
