@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SEEDS = (0, 1, 2)
 MLP = {"mlp": {"hidden": [200, 200]}}
 CNN = {"small_cnn": {"channels": [16, 32], "hidden": 64, "norm": "batch"}}
-VIT = {"vit": {"dim": 48, "depth": 4, "heads": 4, "patch": 7, "mlp_ratio": 2}}
+VIT = {"vit": {"dim": 32, "depth": 2, "heads": 4, "patch": 2, "mlp_ratio": 2}}
 TRAINING = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05}}
 STREAMS: dict[str, dict[str, Any]] = {
     "split": {"class_incremental": {"data": "mnist", "num_experiences": 5}},  # all ten classes are told apart
@@ -249,6 +249,18 @@ CLAIMS: list[Claim] = [
         against={"freezing": {"layers": ["*.0.*", "*.4.*"]}},
         model=CNN,
         training={"epochs": 10, "batch_size": 32},
+    ),
+    *(  # on what the first task has taught the network, in the place of a pretrained one
+        Claim(
+            name=name,
+            strategies={name: {"from_experience": 1}},
+            stream="digit tasks",
+            metric="forgetting",
+            model=VIT,
+            training={"epochs": 15, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.002}},
+            margin=0.1,
+        )
+        for name in ("l2p", "coda_prompt")
     ),
     Claim(name="snapshot_ensemble", strategies={"snapshot_ensemble": {}}, stream="rotated", margin=0.05),
 ]

@@ -81,7 +81,7 @@ def spread(cases: list[Any], others: tuple[Any, ...] = STREAMS) -> list[Any]:
 
 
 def partners() -> list[Any]:
-    """All ordered pairs; slow but for those of each strategy with its neighbours in a seeded order: two after it and two before."""
+    """All ordered pairs; slow but for those of each strategy with its two neighbours on each side in a seeded order."""
     order = sorted(NAMES, key=lambda name: seeding.derive(2, name))
     near = {(one, order[(place + step) % len(order)]) for place, one in enumerate(order) for step in (1, 2)}
     return [pytest.param(*pair, marks=[] if pair in near else [pytest.mark.slow]) for pair in permutations(NAMES, 2)]
