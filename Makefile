@@ -26,6 +26,7 @@ speed:
 	uv run python tests/speed/many_files.py
 	uv run python tests/speed/augmentation.py
 	uv run python tests/speed/prepare.py
+	uv run python tests/speed/frozen.py
 
 # What each strategy's paper says it improves, on MNIST's streams over three seeds; the table goes to docs/strategies.md.
 behaviour:
