@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _ROLES = {  # what only one strategy of a trial can do; a module names its own in ROLES
     "criterion": "put a loss of their own in the place of the cross-entropy",
     "predictions": "replace how predictions are made",
+    "loss of its own": "have a cross-entropy of their own beside that of training",
     "memory": "keep a memory of old samples",
     "head": "replace the network's head",
     "data": "replace the data that are trained on",
@@ -206,7 +207,10 @@ def check_combination(config: Experiment) -> None:
         if reason:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
     for name, module in named:
-        own_loss = "criterion" in getattr(module, "ROLES", ()) and not getattr(module, "WRAPS_CRITERION", False)
+        if config.training.full_head and hasattr(module, "NO_FULL_HEAD"):
+            raise UserError(f"training.full_head: strategies.{name} cannot run with it: {module.NO_FULL_HEAD}")
+        own_loss = {"criterion", "loss of its own"} & {*getattr(module, "ROLES", ())}
+        own_loss = own_loss and not getattr(module, "WRAPS_CRITERION", False)
         if config.training.label_smoothing > 0 and own_loss:
             key = f"training.label_smoothing={config.training.label_smoothing}"
             raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")

@@ -40,6 +40,7 @@ def block_numbers(model: nn.Module) -> dict[str, int]:
     """The number (from 0) of the block that each of the trunk's parameters and buffers belongs to.
 
     What stands between two blocks (a normalisation) belongs to the one before, what stands before the first to the first.
+    Prompts have none.
     """
     blocks = blocks_of(model)
     numbers: dict[str, int] = {}
@@ -49,7 +50,7 @@ def block_numbers(model: nn.Module) -> dict[str, int]:
         present = inside[0] if inside else present
         for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = f"{path}.{name}" if path else name
-            if not is_head(full):
+            if not is_head(full) and not name.startswith("prompt"):  # those learn with the head
                 numbers[full] = present
     return numbers
 

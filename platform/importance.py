@@ -216,7 +216,7 @@ def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objectiv
 
 def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named | None:
     """For a network of linear layers, each run once on (B, features); None for any other."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, _LINEAR)}
+    layers = {name: module for name, module in model.named_modules() if type(module) in _LINEAR}  # not subclasses: lora
     owned = {f"{name}.{kind}" for name, layer in layers.items() for kind, _ in layer.named_parameters(recurse=False)}
     if owned != {name for name, _ in model.named_parameters()}:
         return None

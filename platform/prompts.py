@@ -19,6 +19,8 @@ from .frozen import FreezingPlugin, Part, part_beside
 from .plugins import replace_criterion
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+_ONE = "each freezes what the other adds or lets learn, so only the head would be left"
+ALONE = {"adapters": _ONE, "bitfit": _ONE, "lora": _ONE}  # CONFLICTS of what has prompts
 
 
 def check_settings(length: int, weight: float, from_experience: int) -> None:
@@ -162,7 +164,9 @@ def transformer_of(network: nn.Module, name: str) -> Any:
     has_blocks = isinstance(blocks, nn.Sequential) and len(blocks) > 0 and all(map(attention_name, blocks))
     if not has_blocks or not hasattr(trunk, "forward_features"):
         example = "model.vit, or one of timm's, e.g. model.timm:vit_tiny_patch16_224"
-        raise UserError(f"strategies.{name}: needs a vision transformer: {example}; this network is none.")
+        raise UserError(
+            f"strategies.{name}: needs a vision transformer: {example}; this network is none (name it before adapters)."
+        )
     return trunk
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from ..platform.memory import NEEDLESS, MemoryPlugin, logits_apart
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
-ROLES = ("memory",)
+ROLES = ("memory", "loss of its own")
 CONFLICTS = NEEDLESS
 
 
@@ -105,7 +105,11 @@ class AGEMPlugin(MemoryPlugin):
             return
         parameters = trained(strategy.model)
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        turned = self.turn(torch.cat([gradient.flatten() for gradient in own]), self._reference)
+        together = torch.cat([gradient.flatten() for gradient in own])
+        if not bool(together.isfinite().all() & self._reference.isfinite().all()):  # float16 overflowed
+            self._reference = None
+            return
+        turned = self.turn(together, self._reference)
         for gradient, new in zip(own, turned.split([p.numel() for p in parameters]), strict=True):
             gradient.copy_(new.view_as(gradient))
         self._reference = None

@@ -62,6 +62,11 @@ def activation_map(maps: Tensor) -> Tensor:
 
 def gradcam_maps(logits: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Tensor]:
     """q (B, H * W) of each layer's maps, for the classes (B,); the logits (B, C) come of the maps, and their graph stays."""
+    maps = {
+        layer: each for layer, each in maps.items() if each.requires_grad
+    }  # those of frozen layers stay as they are
+    if not maps:
+        return {}
     scores = logits.gather(1, classes.unsqueeze(1)).sum()
     slopes = torch.autograd.grad(scores, list(maps.values()), retain_graph=True)
     alphas = [slope.mean((2, 3), keepdim=True) for slope in slopes]
@@ -119,6 +124,8 @@ class AttentionDistillationPlugin(LayerDistillation):
         order = 2
         if self.config.kind == "gradcam":
             student, order = gradcam_maps(strategy.mb_output, teacher[LOGITS].argmax(1), self.found), 1
+        if not student:  # all layers that are compared are frozen
+            return strategy.mb_output.new_zeros(())
         return self.config.weight * attention_distance(student, teacher, order)
 
 

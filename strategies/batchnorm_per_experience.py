@@ -30,6 +30,9 @@ from ..platform.norms import batch_norms
 
 NEUTRAL: dict[str, Any] | None = {"keep": 0}
 ROLES = ("predictions",)
+CONFLICTS = {
+    "continual_norm": "its statistics are of what its GroupNorm gives, which cannot be compared with what reaches it"
+}
 Bank = dict[str, Tensor]  # name of a tensor of the network -> what an experience left in it
 
 

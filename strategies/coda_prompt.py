@@ -26,7 +26,7 @@ from ..platform.errors import UserError
 from ..platform.frozen import Part, check_start
 
 NEUTRAL: dict[str, Any] | None = {"length": 0}
-ROLES = ("criterion",)
+ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompts.ALONE
 _KINDS = ("prompts", "prompt_keys", "prompt_attention")  # p, k and a, each of a part of the pool
 
 
@@ -73,12 +73,12 @@ def redundancy(rows: Tensor) -> Tensor:
 class CodaTrunk(prompts.PromptedTrunk):
     """A transformer with the pool; parameters of a kind are prompts_0, prompts_1, ..., each (layers, n, ...) of a part."""
 
-    active: Tensor  # (experiences,) 1 for the parts that are weighed, else 0
+    active: Tensor  # (experiences,) bool: the parts that are weighed
 
     def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
         super().__init__(trunk)
         dim, self.attentions = prompts.width(trunk), prompts.add_prefixes(trunk.blocks[:5])
-        self.register_buffer("active", torch.arange(config.experiences).eq(0).float())
+        self.register_buffer("active", torch.arange(config.experiences).eq(0))
         for kind, shape in zip(_KINDS, ((config.length, dim), (dim,), (dim,)), strict=True):
             rows = [nn.init.orthogonal_(torch.empty(config.pool, *shape), generator=generator) for _ in self.attentions]
             for number, part in enumerate(torch.stack(rows).chunk(config.experiences, 1)):
@@ -137,7 +137,7 @@ class CodaPromptPlugin(prompts.PromptPlugin):
         """Weigh one more part."""
         super().before_training_exp(strategy, **kwargs)
         if self.is_there:
-            strategy.model.trunk.active[: self.num_parts()] = 1
+            strategy.model.trunk.active[: self.num_parts()] = True
 
     def penalty(self, trunk: Any) -> Tensor:
         """Of the components so far, layer by layer."""

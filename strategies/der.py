@@ -28,7 +28,7 @@ from ..platform.memory import NEEDLESS, logits_apart
 from ..platform.reservoir import ReservoirPlugin
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
-ROLES = ("memory",)
+ROLES = ("memory", "loss of its own")
 CONFLICTS = NEEDLESS
 
 

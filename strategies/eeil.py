@@ -33,7 +33,7 @@ from ..platform.teacher import LOGITS
 from .lwf import headwise
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
-ROLES = ("memory",)
+ROLES = ("memory", "loss of its own")
 CONFLICTS = NEEDLESS
 
 

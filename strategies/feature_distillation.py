@@ -20,7 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..platform.blocks import is_head
 from ..platform.distillation import LayerDistillation, distance
+from ..platform.errors import UserError
 from ..platform.representation import FEATURES, layers_of
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -56,8 +58,13 @@ def feature_distillation(student: Tensor, teacher: Tensor, loss: Literal["cosine
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a pattern that fits no layer."""
-    layers_of(model, config.layers, "strategies.feature_distillation.layers")
+    """Refuse a pattern that fits no layer, and one that fits the head, which grows."""
+    key = "strategies.feature_distillation.layers"
+    for name in layers_of(model, config.layers, key):
+        if is_head(name):
+            raise UserError(
+                f"{key}={list(config.layers)}: fits '{name}'; outputs are what lwf distils, name the trunk's layers."
+            )
 
 
 class FeatureDistillationPlugin(LayerDistillation):

@@ -11,7 +11,7 @@ first experience, which is `freezing` with its defaults.
 Shapes: B batch, D features, C classes.
 
 Source: Goswami et al. 2023 (2309.14062). The authors' code (and Avalanche's FeCAMClassifier) shrinks twice in a row, which
-equals once with gamma (2 + gamma): their alpha1 = alpha2 = 1 (LAMDA-PILOT: the same) is our default 3. beta = tukey.
+equals once with gamma (2 + gamma) where no element is 0: their alpha1 = alpha2 = 1 is our default 3. beta = tukey.
 What differs: their m_c transforms the mean, Avalanche's and ours is the mean of the transformed; the sign lets features below
 0 through (MLPs without ReLU, ViTs), where theirs give NaN and the paper leaves the transformation out (tukey: 1); they classify
 by the head's weights in the first experience.

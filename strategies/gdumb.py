@@ -27,7 +27,12 @@ from .cumulative import data_so_far
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("data", "memory")
-CONFLICTS = NEEDLESS
+_AFRESH = (
+    "gdumb starts the network afresh in each experience, so there is no old one to hold to, to freeze or to add to"
+)
+_OTHERS = ["lwf", "lwf_mc", "feature_distillation", "attention_distillation", "podnet", "lucir", "lfl", "freezing"]
+_OTHERS += ["gradual_unfreezing", "bitfit", "lora", "adapters", "l2p", "coda_prompt"]
+CONFLICTS = NEEDLESS | dict.fromkeys(_OTHERS, _AFRESH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

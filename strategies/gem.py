@@ -25,7 +25,7 @@ from ..platform.memory import NEEDLESS
 from .agem import AGEMPlugin, gradient_of
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
-ROLES = ("memory",)
+ROLES = ("memory", "loss of its own")
 CONFLICTS = NEEDLESS
 _RIDGE = 1e-3
 

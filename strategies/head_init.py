@@ -27,6 +27,7 @@ from ..platform.exemplars import ClassesMet, dataset_features
 from ..platform.memory import stored
 from ..platform.plugins import Plugin
 from ..platform.representation import head_of
+from .cosine_head import CosineHead
 
 Rows = Literal["random", "zero", "mean", "imprinted"]
 NEUTRAL: dict[str, Any] | None = {"rows": "random"}
@@ -56,7 +57,9 @@ def imprinted(features: Tensor, y: Tensor, classes: Sequence[int], length: Tenso
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a head that has no row of weights for each class."""
+    """Refuse a head that has no row of weights for each class, and rows of 0 where they are scaled to length 1."""
+    if config.rows == "zero" and isinstance(head_of(model), CosineHead):
+        raise UserError("strategies.head_init.rows=zero: a cosine head scales its rows to length 1: choose another.")
     if config.rows != "random" and getattr(head_of(model), "weight", None) is None:
         kind = type(head_of(model)).__name__
         raise UserError(f"strategies.head_init.rows={config.rows}: needs a linear head with rows; this is a {kind}.")

@@ -24,10 +24,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.frozen import check_start
-from ..platform.prompts import PrependedBlocks, PromptedTrunk, PromptPlugin, check_settings, transformer_of, width
+from ..platform.prompts import (
+    ALONE,
+    PrependedBlocks,
+    PromptedTrunk,
+    PromptPlugin,
+    check_settings,
+    transformer_of,
+    width,
+)
 
 NEUTRAL: dict[str, Any] | None = {"length": 0}
 ROLES = ("criterion",)
+WRAPS_CRITERION = True
+CONFLICTS = ALONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,7 +82,12 @@ class LFLPlugin(LayerDistillation):
         """The head has not grown yet: keep it, and the network."""
         super().before_train_dataset_adaptation(strategy, **kwargs)
         if self.num_trained and self.config.freeze_head:
-            self._rows = {name: p.detach().clone() for name, p in head_of(strategy.model).named_parameters()}
+            head = head_of(
+                strategy.model
+            ).named_parameters()  # with all outputs from the start it has rows of no class yet
+            self._rows = {
+                name: p.detach()[: self.num_old].clone() if p.ndim else p.detach().clone() for name, p in head
+            }
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:

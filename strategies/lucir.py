@@ -29,6 +29,7 @@ from .cosine_head import CosineHead, with_cosine_head
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its head is one of cosines; with both weights 0 it is cosine_head, bit for bit"
 ROLES = ("head",)
+NO_FULL_HEAD = "its margins are to the new classes, which would be those yet to come too"
 CONFLICTS = {"joint": "joint trains once, so there is no old network; cosine_head alone is what would be left"}
 
 

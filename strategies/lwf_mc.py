@@ -28,6 +28,7 @@ from ..platform.teacher import Teacher
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its classification loss is binary cross-entropy: with weight 0 that is not naive finetuning either"
 ROLES = ("criterion",)
+NO_FULL_HEAD = "it distils all outputs that there were, which would be those of new classes too"
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
 
 

@@ -24,6 +24,7 @@ from ..platform import plugins
 from ..platform.errors import UserError
 from ..platform.validation import Samples, accuracy, gathered, own_logits
 
+CONFLICTS = {"joint": "joint trains once, so there are no older experiences that could lose"}
 NEUTRAL: dict[str, Any] | None = {"tolerance": None}
 
 

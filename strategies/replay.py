@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from ..platform import plugins
 from ..platform.capture import outputs_of
+from ..platform.errors import UserError
 from ..platform.evaluation import evaluating
 from ..platform.exemplars import dataset_features, herding_ranks
 from ..platform.memory import MemoryPlugin, check_places, kept, to_inputs
@@ -113,6 +114,9 @@ class ReplayPlugin(MemoryPlugin):
             return super().draw(strategy)
         size = self.batch_size or strategy.train_mb_size
         drawn = self.drawn(strategy, self.config.candidates or _EACH * size)
+        if self.config.candidates is not None and self.config.candidates <= size:
+            key = f"strategies.replay.candidates={self.config.candidates}"
+            raise UserError(f"{key}: must be more than the {size} that are replayed")
 
         def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
             return cross_entropy(plugins.own_outputs(strategy, logits, t), y, reduction="none")

@@ -26,7 +26,12 @@ from ..platform.representation import head_of
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no strength: new rows have the length of old ones or are left as they are"
-CONFLICTS = {"joint": "joint trains once on all data, so no class is newer than another"}
+_NORMALISED = "a cosine head scales its rows to length 1, so there is nothing to align"
+CONFLICTS = {
+    "joint": "joint trains once on all data, so no class is newer than another",
+    "cosine_head": _NORMALISED,
+    "lucir": _NORMALISED,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

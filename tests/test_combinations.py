@@ -1,0 +1,85 @@
+"""Sets of strategies and settings that would silently do something else than they say: each is refused, or holds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retain.platform import importance, trial
+from retain.platform.assembly import assemble
+from retain.platform.config import check_plugins
+from retain.platform.errors import UserError
+from retain.strategies import agem, lora
+
+
+@pytest.mark.parametrize(
+    ("strategies", "message"),
+    [
+        ({"l2p": {}, "bitfit": {}}, "l2p and bitfit cannot run together: each freezes"),
+        ({"lora": {}, "coda_prompt": {}}, "cannot run together: each freezes"),
+        ({"gdumb": {}, "lwf": {}}, "gdumb and lwf cannot run together: gdumb starts the network afresh"),
+        ({"freezing": {}, "gdumb": {}}, "cannot run together: gdumb starts the network afresh"),
+        ({"wa": {}, "cosine_head": {}}, "a cosine head scales its rows to length 1"),
+        ({"cosine_head": {}, "head_init": {"rows": "zero"}}, "head_init.rows=zero: a cosine head"),
+        ({"continual_norm": {}, "batchnorm_per_experience": {}}, "its statistics are of what its GroupNorm gives"),
+        ({"old_validation": {}, "joint": {}}, "there are no older experiences"),
+        ({"feature_distillation": {"layers": ["*"]}}, "fits 'head'; outputs are what lwf distils"),
+    ],
+)
+def test_refused_before_the_start(strategies: dict[str, Any], message: str, make_experiment: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        assemble(check_plugins(make_experiment("rotated", strategies=strategies)))
+
+
+@pytest.mark.parametrize("name", ["der", "agem", "gem", "eeil"])
+def test_smoothing_is_refused_beside_a_cross_entropy_that_would_not_be_smoothed(
+    name: str, make_experiment: Any
+) -> None:
+    with pytest.raises(UserError, match=f"training.label_smoothing=0.1: is not used beside strategies.{name}"):
+        assemble(check_plugins(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
+
+
+@pytest.mark.parametrize("name", ["lwf_mc", "lucir"])
+def test_a_full_head_is_refused_where_its_unmet_classes_would_count(name: str, make_experiment: Any) -> None:
+    with pytest.raises(UserError, match=f"training.full_head: strategies.{name} cannot run with it"):
+        assemble(check_plugins(make_experiment(strategies={name: {}}, full_head=True)))
+
+
+def test_mir_needs_more_candidates_than_are_replayed(make_experiment: Any, tmp_path: Path) -> None:
+    config = make_experiment(strategies={"replay": {"selection": "mir", "candidates": 10}})
+    with pytest.raises(UserError, match="strategies.replay.candidates=10: must be more than the 32 that are replayed"):
+        trial.run(config, tmp_path / "trial")
+
+
+def test_grad_cam_of_frozen_maps_adds_nothing(make_experiment: Any, tmp_path: Path) -> None:
+    strategies = {"freezing": {}, "attention_distillation": {"kind": "gradcam"}}
+    config = make_experiment("rotated", strategies=strategies)
+    with_it = trial.run(config, tmp_path / "with").matrices["task_agnostic"]
+    alone = trial.run(replace(config, strategies={"freezing": {}}), tmp_path / "alone").matrices["task_agnostic"]
+    assert torch.equal(torch.as_tensor(with_it), torch.as_tensor(alone))
+
+
+@pytest.mark.parametrize("which", ["gradient", "reference"])
+def test_an_overflow_is_left_to_whoever_looks_for_it(which: str) -> None:
+    """float16: the scaler drops such a step; a projection would make the other one NaN too, or never end."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([[1.0, torch.inf if which == "gradient" else 2.0]])
+    plugin = agem.build(agem.Config(), 0)
+    plugin._reference = torch.tensor([torch.nan if which == "reference" else -1.0, 0.0])
+    before = model.weight.grad.clone()
+    plugin.after_backward(type("Strategy", (), {"model": model})())
+    assert torch.equal(model.weight.grad, before)
+
+
+def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
+    """A network of linear layers has a closed form, and lora's layers are none of those."""
+    parts = assemble(check_plugins(make_experiment(strategies={"lora": {}})))
+    model = parts.network()
+    factors = [name for name, _ in model.named_parameters() if "lora_b" in name]
+    assert factors and lora.Config().rank > 0
+    x = torch.rand(4, *parts.stream.shape, generator=torch.Generator().manual_seed(0))
+    rows = torch.zeros(4, 1)
+    sums = importance.gradient_sums(model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2)
+    assert all(bool(sums[name].gt(0).any()) for name in factors)
