@@ -210,8 +210,8 @@ def check_combination(config: Experiment) -> None:
         if config.training.full_head and hasattr(module, "NO_FULL_HEAD"):
             raise UserError(f"training.full_head: strategies.{name} cannot run with it: {module.NO_FULL_HEAD}")
         own_loss = {"criterion", "loss of its own"} & {*getattr(module, "ROLES", ())}
-        own_loss = own_loss and not getattr(module, "WRAPS_CRITERION", False)
-        if config.training.label_smoothing > 0 and own_loss:
+        wraps = getattr(module, "WRAPS_CRITERION", False)
+        if config.training.label_smoothing > 0 and own_loss and not wraps:
             key = f"training.label_smoothing={config.training.label_smoothing}"
             raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")
 

@@ -125,7 +125,7 @@ class AttentionDistillationPlugin(LayerDistillation):
         if self.config.kind == "gradcam":
             student, order = gradcam_maps(strategy.mb_output, teacher[LOGITS].argmax(1), self.found), 1
         if not student:  # all layers that are compared are frozen
-            return strategy.mb_output.new_zeros(())
+            return torch.zeros((), device=strategy.device)
         return self.config.weight * attention_distance(student, teacher, order)
 
 

@@ -117,8 +117,9 @@ class LwFPlugin(plugins.Plugin):
     def _term(self, strategy: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """L_KD, head by head where there are several."""
         if self._heads is None:
-            old = strategy.experience.current_experience  # a head of fixed size has those of later ones too
-            self._heads = plugins.own_heads(strategy, teacher.shape[1])[:old]
+            heads = plugins.own_heads(strategy, teacher.shape[1])
+            # a head of fixed size has those of later experiences too
+            self._heads = heads and heads[: strategy.experience.current_experience]
         if self._heads and self.config.loss == "kl":
             return headwise(student, teacher, self._heads, self.config.temperature)
         return distillation(student, teacher, self.config.temperature, self.config.loss)
