@@ -9,7 +9,7 @@ own; `start` is the beginning of this experience and counts as a check. So each 
 trade, seen best with `every` a few iterations and beside a strategy that keeps something.
 
 It looks at samples of past experiences (validation splits, never test data, no gradient of them), which most protocols rule
-out: naming it allows that, and the trial's ledger says so. If early_stopping is used too, name it before this one.
+out: naming it allows that; the ledger tells each stop. If early_stopping is used too, name it before this one.
 Shapes: n validation samples, C classes.
 
 Source: our own; Chaudhry et al. 2018 (1801.10112) measure forgetting so, on test data. Peers: Avalanche's
