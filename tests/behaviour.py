@@ -64,7 +64,7 @@ class Claim:
     def config(self, strategies: dict[str, Any], seed: int) -> dict[str, Any]:
         """The experiment of one side."""
         return {
-            "name": f"behaviour-{self.name}",
+            "name": "behaviour",
             "benchmark": STREAMS[self.stream],
             "model": self.model,
             "strategies": strategies,
@@ -75,11 +75,13 @@ class Claim:
 
 
 LONG = {"epochs": 20, "batch_size": 32}  # so that there is something to stop
+SHORT = {"epochs": 10, "batch_size": 32}
 STEADY = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}}
 CLAIMS: list[Claim] = [
     Claim(name="replay", strategies={"replay": {"memory": 500}}, stream="split", margin=0.4),
     Claim(name="lwf", strategies={"lwf": {"weight": 1.0}}, stream="tasks", margin=0.02),
-    Claim(name="freezing", strategies={"freezing": {}}, stream="rotated", metric="forgetting", margin=0.02),
+    # on the domains, where one head serves all, the head forgets with the trunk frozen too: see docs/strategies.md
+    Claim(name="freezing", strategies={"freezing": {}}, stream="digit tasks", training=SHORT, margin=0.02),
     Claim(name="joint", strategies={"joint": {}}, stream="split", margin=0.5),
     Claim(name="cumulative", strategies={"cumulative": {}}, stream="split", margin=0.5),
     Claim(name="icarl", strategies={"icarl": {"memory": 500}}, stream="split", margin=0.4),
@@ -125,13 +127,17 @@ CLAIMS: list[Claim] = [
     Claim(
         name="gradual_unfreezing",
         strategies={"gradual_unfreezing": {}},
-        stream="rotated",
-        metric="forgetting",
-        training={"epochs": 2},
+        stream="digit tasks",
+        training=SHORT,
     ),
-    Claim(name="bitfit", strategies={"bitfit": {}}, stream="rotated", metric="forgetting"),
-    Claim(name="lora", strategies={"lora": {}}, stream="rotated", metric="forgetting"),
-    Claim(name="adapters", strategies={"adapters": {}}, stream="rotated", metric="forgetting"),
+    Claim(name="bitfit", strategies={"bitfit": {}}, stream="digit tasks", training=SHORT),
+    Claim(name="lora", strategies={"lora": {}}, stream="digit tasks", training=SHORT),
+    Claim(
+        name="adapters",
+        strategies={"adapters": {}},
+        stream="digit tasks",
+        training=SHORT | {"optimizer": {"name": "sgd", "lr": 0.02}},
+    ),
     Claim(
         name="er_ace",
         strategies={"er_ace": {"memory": 200}},
@@ -163,7 +169,7 @@ CLAIMS: list[Claim] = [
     ),
     Claim(name="ewc", strategies={"ewc": {}}, stream="permuted", margin=0.1),
     Claim(name="si", strategies={"si": {}}, stream="permuted", margin=0.1),
-    Claim(name="mas", strategies={"mas": {}}, stream="permuted", margin=0.1),
+    Claim(name="mas", strategies={"mas": {}}, stream="permuted", margin=0.05),
     Claim(name="rwalk", strategies={"rwalk": {}}, stream="permuted", margin=0.1),
     Claim(name="l2_sp", strategies={"l2_sp": {}}, stream="permuted", margin=0.02),
     Claim(name="lfl", strategies={"lfl": {}}, stream="rotated", metric="forgetting", margin=0.02),
@@ -182,13 +188,14 @@ CLAIMS: list[Claim] = [
         against={"replay": {"memory": 500}},
         margin=0.02,
     ),
-    Claim(name="podnet", strategies={"podnet": {}}, stream="tasks", margin=0.1, model=CNN),
+    Claim(name="podnet", strategies={"podnet": {}}, stream="digit tasks", margin=0.05, model=CNN, training=SHORT),
     Claim(
         name="attention_distillation",
         strategies={"attention_distillation": {}},
-        stream="tasks",
+        stream="digit tasks",
         margin=0.03,
         model=CNN,
+        training=SHORT,
     ),
     Claim(
         name="ema",
@@ -229,7 +236,7 @@ CLAIMS: list[Claim] = [
         stream="digit tasks",
         metric="forgetting",
         model=CNN,
-        training={"epochs": 10, "batch_size": 32},
+        training=SHORT,
         margin=0.02,
     ),
     Claim(
@@ -238,7 +245,7 @@ CLAIMS: list[Claim] = [
         stream="digits",
         metric="forgetting",
         model=CNN,
-        training={"epochs": 10, "batch_size": 32},
+        training=SHORT,
         margin=0.02,
     ),
     Claim(
@@ -248,7 +255,7 @@ CLAIMS: list[Claim] = [
         metric="forgetting",
         against={"freezing": {"layers": ["*.0.*", "*.4.*"]}},
         model=CNN,
-        training={"epochs": 10, "batch_size": 32},
+        training=SHORT,
     ),
     *(  # on what the first task has taught the network, in the place of a pretrained one
         Claim(
