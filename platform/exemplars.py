@@ -45,6 +45,21 @@ class ClassesMet:
         self.groups = [*self.groups, self.new(strategy)]
 
 
+class ClassesMetPlugin(plugins.Plugin):
+    """Base of what keeps nothing but the classes met, `met`."""
+
+    def __init__(self) -> None:
+        self.met = ClassesMet()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes met."""
+        return {"met": self.met.groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        self.met.groups = state["met"]
+
+
 def dataset_features(strategy: Any, dataset: Any) -> Tensor:
     """Features (n, D) float32 of a dataset's samples, in its order, by the present network in evaluation mode."""
     batches = plugins.batches(dataset.eval(), strategy.eval_mb_size)

@@ -19,7 +19,7 @@ from torch.func import functional_call, jacrev, vmap
 from .evaluation import evaluating
 from .heads import Head
 from .memory import stored
-from .plugins import Plugin
+from .plugins import Plugin, own_outputs
 from .streams import resident
 
 Named = dict[str, Tensor]
@@ -200,7 +200,7 @@ def predictions(strategy: Any, x: Tensor, tasks: Tensor) -> Tensor:
     """Logits (B, C) of samples in evaluation mode, those of other tasks' classes at -inf where the task is given."""
     with evaluating(strategy.model):
         logits: Tensor = strategy.model(x)
-        return strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
+        return own_outputs(strategy, logits, tasks)
 
 
 def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named:

@@ -29,7 +29,7 @@ def own_logits(strategy: Any, samples: Samples) -> Tensor:
     """Logits (n, C) of the network in evaluation mode; where the task is given, -inf outside of each sample's task."""
     x, _, tasks = samples
     logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
-    own: Tensor = strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
+    own = plugins.own_outputs(strategy, logits, tasks)
     return own
 
 

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.errors import UserError
-from ..platform.exemplars import ClassesMet, dataset_features
+from ..platform.exemplars import ClassesMetPlugin, dataset_features
 from ..platform.memory import stored
-from ..platform.plugins import Plugin
 from ..platform.representation import head_of
 from .cosine_head import CosineHead
 
@@ -65,25 +64,17 @@ def check_model(config: Config, model: nn.Module) -> None:
         raise UserError(f"strategies.head_init.rows={config.rows}: needs a linear head with rows; this is a {kind}.")
 
 
-class HeadInitPlugin(Plugin):
+class HeadInitPlugin(ClassesMetPlugin):
     """Initialises when the head has its rows and nothing is trained yet."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
-        self._met = ClassesMet()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The classes met."""
-        return {"met": self._met.groups}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them over."""
-        self._met.groups = state["met"]
 
     @torch.no_grad()
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Write the new rows; in place, so that the optimizer's parameters stay the same."""
-        old, new = self._met.all, self._met.new(strategy)
+        old, new = self.met.all, self.met.new(strategy)
         if self.config.rows == "random" or not old or not new:
             return
         head: Any = head_of(strategy.model)
@@ -100,7 +91,7 @@ class HeadInitPlugin(Plugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """These classes are old from now on."""
-        self._met.add(strategy)
+        self.met.add(strategy)
 
 
 def build(config: Config, seed: int) -> HeadInitPlugin:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.errors import UserError
-from ..platform.exemplars import ClassesMet
-from ..platform.plugins import Plugin, note
+from ..platform.exemplars import ClassesMetPlugin
+from ..platform.plugins import note
 from ..platform.representation import head_of
 
 NEUTRAL: dict[str, Any] | None = None
@@ -58,20 +58,12 @@ def check_model(config: Config, model: nn.Module) -> None:
         raise UserError(f"strategies.wa: aligns a linear head's rows; this head is a {type(head_of(model)).__name__}.")
 
 
-class WeightAligningPlugin(Plugin):
+class WeightAligningPlugin(ClassesMetPlugin):
     """Aligns when the training of an experience has ended."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
-        self._met = ClassesMet()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The classes met."""
-        return {"met": self._met.groups}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them over."""
-        self._met.groups = state["met"]
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
@@ -83,8 +75,8 @@ class WeightAligningPlugin(Plugin):
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Scale the new rows."""
-        old, new = self._met.all, self._met.new(strategy)
-        self._met.add(strategy)
+        old, new = self.met.all, self.met.new(strategy)
+        self.met.add(strategy)
         if old and new:
             weight: Any = head_of(strategy.model).weight
             gamma = alignment(weight, old, new)
