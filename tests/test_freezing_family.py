@@ -259,6 +259,34 @@ def test_lora_keeps_what_a_layer_is(layer: Any) -> None:
     assert type(model[0]) in (lora.LoRALinear, lora.LoRAConv2d) and (model[0].bias is None) == (layer.bias is None)
 
 
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_lora_is_pefts(kind: str) -> None:
+    """With PEFT's matrices in ours: the same logits and gradients."""
+    peft = pytest.importorskip("peft")
+    ours = lora.adapt(lora.Config(rank=3, alpha=6.0), network(kind), generator(1)).eval()
+    names = [name for name, layer in ours.named_modules() if hasattr(layer, "lora_a")]
+    settings = peft.LoraConfig(r=3, lora_alpha=6, target_modules=names, init_lora_weights=False)
+    theirs = peft.get_peft_model(network(kind), settings).eval()
+    matrices = {"lora_a": "lora_A", "lora_b": "lora_B"}
+    pairs = [
+        (ours.get_submodule(name).get_parameter(own), theirs.base_model.model.get_submodule(name).get_submodule(their))
+        for name in names
+        for own, their in matrices.items()
+    ]
+    with torch.no_grad():
+        for own, their in pairs:
+            own.copy_(their["default"].weight.flatten(1))
+    x, y = torch.randn(5, 1, 4, 4, generator=generator(2)), torch.tensor([0, 1, 1, 0, 1])
+    logits = [model(x) for model in (ours, theirs)]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
+    for each in logits:
+        nn.functional.cross_entropy(each, y).backward()
+    for own, their in pairs:
+        gradient = their["default"].weight.grad
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(own.grad, gradient.flatten(1), atol=1e-5, rtol=1e-3)
+
+
 def test_merging_by_hand() -> None:
     weight, a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0], [-1.0]])
     assert lora.merged(weight, a, b, 0.5).tolist() == [[2.0, 1.5], [-1.0, -0.5]]

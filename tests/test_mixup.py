@@ -1,4 +1,4 @@
-"""Mixup and CutMix: the loss a second way (soft targets), the box by hand, the share's distribution, who is mixed with whom."""
+"""Mixup and CutMix: timm's soft targets, torchvision's boxes, both by hand; the share's distribution, who is mixed with whom."""
 
 import math
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from test_strategies_avalanche import naive, same, script  # noqa: F401 - a fixture
 from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy, one_hot
+from torchvision.transforms.v2 import CutMix
 
 from retain.platform import trial
 from retain.platform.assembly import assemble
@@ -58,6 +59,31 @@ def test_loss_is_that_of_soft_targets(settings: dict[str, float]) -> None:
     torch.testing.assert_close(running._criterion(logits[:3], y[:3]), other_samples)
     plugin.after_training_exp(running)
     assert isinstance(running._criterion, CrossEntropyLoss)
+
+
+def test_loss_is_that_of_timms_targets() -> None:
+    """timm mixes each sample with its mirror image in the mini-batch."""
+    targets = pytest.importorskip("timm.data.mixup").mixup_target
+    y, logits = torch.tensor([0, 2, 1, 0]), torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    running, plugin = strategy(torch.rand(4, 1, 2, 2), y), mixup.build(mixup.Config(alpha=0.4), seed=3)
+    plugin.before_training_exp(running)
+    plugin._partner, plugin._share = torch.arange(4).flip(0), 0.3
+    soft = targets(y, 3, lam=0.3, smoothing=0.1)
+    torch.testing.assert_close(running._criterion(logits, y), -(soft * logits.log_softmax(1)).sum(1).mean())
+
+
+@pytest.mark.parametrize("r", [0.1, 0.4, 0.75])
+def test_boxes_are_torchvisions(r: float) -> None:
+    """All of them, as there are few in a small picture."""
+    theirs, draws = CutMix(num_classes=3), range(600)
+    theirs._dist = SimpleNamespace(sample=lambda size: torch.tensor([r]))
+    picture, found = torch.zeros(2, 1, 5, 7), set()
+    for _ in draws:
+        left, top, right, bottom = theirs.make_params([picture])["box"]
+        found.add((top, bottom, left, right))
+    ours = [mixup.box(5, 7, r, generator(number)) for number in draws]
+    assert {(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in ours} == found
+    assert len(found) > 10
 
 
 def test_box_by_hand() -> None:
