@@ -6,6 +6,7 @@ Names and the platform's own keys are checked here without torch; a plugin's set
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,11 +32,17 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     """
     _check_keys(cls, data, path)
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(data), strict=True)
+        built: T = _adapter(cls).validate_json(json.dumps(data), strict=True)
+        return built
     except ValidationError as error:
         raise UserError("\n".join(_explained(cls, error, path))) from None
     except TypeError as error:
         raise UserError(f"{path or 'config'}: holds something that is no plain YAML value: {error}.") from None
+
+
+@cache  # building one takes milliseconds, and each trial needs a dozen
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def _check_keys(cls: Any, data: Any, path: str) -> None:

@@ -28,9 +28,15 @@ _RAY = ("test_ray_faults", "test_sweep", "test_cluster")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A process takes whole files, whose fixtures are made once, and one takes all with Ray's clusters."""
+    """A process takes whole files, whose fixtures are made once, and one takes all with Ray's clusters.
+
+    The laws, a third of everything, are two groups, so that no process is left alone with them at the end.
+    """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in _RAY else item.path.stem))
+        group = "ray" if item.path.stem in _RAY else item.path.stem
+        if group == "test_laws" and "stopped" in item.name.split("[")[0]:
+            group = "test_laws of stopping"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -320,11 +320,15 @@ def test_neutral_settings_give_the_naive_bits(name: str, stream: str, runs: Runs
 def test_default_settings_do_something(name: str, runs: Runs, make_experiment: Make) -> None:
     """Else the law above would hold of a strategy that never acts. Enough epochs for patience to run out."""
     training = {"epochs": 6, "optimizer": {"lr": 0.2}}
-    naive = runs(make_experiment(network_for=name, **training))
-    with_it = runs(make_experiment(strategies={name: {}}, **training))
-    acts = [not same(with_it.weights, naive.weights)]  # or what is predicted from the same weights
-    acts += [not np.array_equal(with_it.matrices[v], naive.matrices[v], equal_nan=True) for v in VIEWS]
-    assert any(acts)
+
+    def acts(stream: str) -> bool:
+        naive = runs(make_experiment(stream, network_for=name, **training))
+        with_it = runs(make_experiment(stream, strategies={name: {}}, **training))
+        if not same(with_it.weights, naive.weights):
+            return True  # or what is predicted from the same weights
+        return any(not np.array_equal(with_it.matrices[v], naive.matrices[v], equal_nan=True) for v in VIEWS)
+
+    assert any(acts(stream) for stream in ("pair", "split"))  # the longer one where the shorter one does not show it
 
 
 # Determinism.
@@ -383,8 +387,13 @@ def num_hooks(model: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("strategies", "stream", "watched"), spread(spread(CASES), ("one pass", "its loop")))
-def test_evaluating_changes_no_state(strategies: Settings, stream: str, watched: str, make_experiment: Make) -> None:
-    """Compared after every epoch, inside the training of an experience; and the bits at the end are those without it."""
+def test_evaluating_changes_no_state_and_nothing_is_left_in_the_network(
+    strategies: Settings, stream: str, watched: str, make_experiment: Make
+) -> None:
+    """Compared after every epoch, inside the training of an experience; and the bits at the end are those without it.
+
+    At the end the network is as it was made: no hooks, nothing frozen, all layers in training mode.
+    """
     config = make_experiment(
         stream, strategies={**strategies, **({"lawtest.watcher": {}} if watched == "its loop" else {})}
     )
@@ -399,16 +408,13 @@ def test_evaluating_changes_no_state(strategies: Settings, stream: str, watched:
     evaluated = trained(config, evaluate)
     evaluate(evaluated)
     assert not different
-    assert same(evaluated.state_dict(), trained(config).state_dict())
-
-
-@pytest.mark.parametrize(("strategies", "stream"), spread(CASES))
-def test_nothing_is_left_in_the_network(strategies: Settings, stream: str, make_experiment: Make) -> None:
-    learner = trained(make_experiment(stream, strategies=strategies))
-    assert num_hooks(learner.model) == 0
-    assert all(parameter.requires_grad for parameter in learner.model.parameters())
-    assert all(layer.training for layer in learner.model.modules())  # as it was made
-    assert len(learner.plugins) == len(strategies) + 1
+    without = trained(config)
+    assert same(evaluated.state_dict(), without.state_dict())
+    for learner in (evaluated, without):
+        assert num_hooks(learner.model) == 0
+        assert all(parameter.requires_grad for parameter in learner.model.parameters())
+        assert all(layer.training for layer in learner.model.modules())
+        assert len(learner.plugins) == len(config.strategies) + 1
 
 
 # Stopped and resumed = never stopped.
@@ -465,16 +471,22 @@ RESUMED = [
 def test_paused_amid_experiences_and_resumed_is_never_stopped(
     strategies: Settings, stream: str, training: Settings, runs: Runs, users_own: Path, make_experiment: Make
 ) -> None:
-    """SIGTERM amid each experience, at the last iteration of its first epoch and at those beside it; a single one at fewer."""
+    """SIGTERM amid each experience, at the last iteration of its first epoch and at those beside it.
+
+    A single strategy at fewer: amid the first epoch of all, amid every other later experience and, of the last of those, two
+    iterations later (amid an epoch, with all that it took over from the experiences before).
+    """
     own = {**strategies, "lawtest.stopper": {"flag": str(users_own)}}
     config = make_experiment(stream, strategies=own, **training)
     never = runs(config)
     ends = [event["iteration"] for event in never.events if event["kind"] == "epoch"][:-1]
-    beside = [ends[0], ends[0] - 1]
+    stops = stops_of(never.events)
     if len(strategies) != 1:
-        beside += [*ends[1:3], ends[0] - 2, *(end - way for end in ends[1:2] for way in (1, 2))]
-    stops = sorted({*stops_of(never.events)[:: 1 if len(strategies) != 1 else 2], *beside})
-    assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "TERM"), never)
+        stops += [*ends[:3], *(end - way for end in ends[:2] for way in (1, 2))]
+    else:
+        stops = stops[2::4] or stops
+        stops += [ends[0] - 1, stops[-1] + 2]
+    assert_same(run_with_stops(config, runs.new_folder(), sorted(set(stops)), users_own, "TERM"), never)
 
 
 @pytest.mark.parametrize(
