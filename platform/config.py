@@ -31,8 +31,9 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
     """
     _check_keys(cls, data, path)
+    kind: Any = cls
     try:
-        built: T = _adapter(cls).validate_json(json.dumps(data), strict=True)
+        built: T = _adapter(kind).validate_json(json.dumps(data), strict=True)
         return built
     except ValidationError as error:
         raise UserError("\n".join(_explained(cls, error, path))) from None
@@ -41,8 +42,8 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
 
 
 @cache  # building one takes milliseconds, and each trial needs a dozen
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _check_keys(cls: Any, data: Any, path: str) -> None:
