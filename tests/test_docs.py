@@ -1,4 +1,4 @@
-"""docs/guarantees.md names tests that exist, and says of the slow ones that they are."""
+"""Pages name what there is: tests that hold the promises, strategies, what their modules and bases may define."""
 
 import ast
 import re
@@ -34,3 +34,23 @@ def test_the_page_of_strategies_has_each_of_them() -> None:
     table = page[page.index("## What there is") : page.index("## Does it do")]
     listed = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "strategies").glob("*.py") if path.stem != "__init__")
+
+
+def is_stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def test_the_page_of_strategies_has_what_a_module_may_define() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## What a strategy's module")[2]
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    platform = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "platform").glob("*.py"))
+    for name in listed - {"NEUTRAL"}:  # which the laws ask for
+        assert re.search(rf"[\".]{name}\b", platform), f"nobody asks for {name}"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "strategies").glob("*.py")]
+    stored = [node.id for tree in trees for one in tree.body for node in ast.walk(one) if is_stored(node)]
+    own = {"NEUTRAL_REASON", "RIDGES"}  # the second one is ranpac's
+    assert {name for name in stored if name.isupper() and name[0] != "_" and len(name) > 1} <= listed | own
+    bases = re.findall(r"`(\w+)` \((\w+)\.py\)", page)
+    assert len(bases) >= 7
+    for base, file in bases:
+        assert f"class {base}" in (ROOT / "platform" / f"{file}.py").read_text(encoding="utf-8")
