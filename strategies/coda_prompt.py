@@ -86,7 +86,8 @@ class CodaTrunk(prompts.PromptedTrunk):
 
     def components(self, kind: str, num_parts: int) -> Tensor:
         """Those of the first parts, (layers, M, ...)."""
-        return torch.cat([self.get_parameter(f"{kind}_{number}") for number in range(num_parts)], 1)
+        # not get_parameter, which refuses the plain tensors that stand in for parameters (averages; gradients per sample)
+        return torch.cat([getattr(self, f"{kind}_{number}") for number in range(num_parts)], 1)
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
         """Features (B, D) of pictures (B, C, H, W)."""

@@ -145,8 +145,9 @@ def _make_experiment(
         "rotated": ({"rotated_digits": {"angles": [0, 45, 90]}}, _CNN, {"epochs": 1, "batch_size": 64}),
     }
     stream, model, defaults = kinds[benchmark]
-    for name in [network_for, *(strategies or {})]:
-        model = NETWORKS.get(name, model)
+    needed = [NETWORKS[name] for name in [network_for, *(strategies or {})] if name in NETWORKS]
+    if needed:  # whatever the order: a transformer has the layers that the others ask for, or they refuse it
+        model = _VIT if _VIT in needed else needed[-1]
     return from_dict(
         {
             "name": "test",
