@@ -85,8 +85,7 @@ class CodaTrunk(prompts.PromptedTrunk):
                 self.register_parameter(f"{kind}_{number}", nn.Parameter(part.clone()))
 
     def components(self, kind: str, num_parts: int) -> Tensor:
-        """Those of the first parts, (layers, M, ...)."""
-        # not get_parameter, which refuses the plain tensors that stand in for parameters (averages; gradients per sample)
+        """Those of the first parts, (layers, M, ...); by getattr, as others put plain tensors in the place of parameters."""
         return torch.cat([getattr(self, f"{kind}_{number}") for number in range(num_parts)], 1)
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
