@@ -26,6 +26,12 @@ Make = Callable[..., Experiment]
 _RAY = ("test_ray_faults", "test_sweep", "test_cluster")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell without job control starts what is put in the background with SIGINT ignored, and its children inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A process takes whole files, whose fixtures are made once, and one takes all with Ray's clusters.

@@ -83,3 +83,12 @@ def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
     rows = torch.zeros(4, 1)
     sums = importance.gradient_sums(model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2)
     assert all(bool(sums[name].gt(0).any()) for name in factors)
+
+
+@pytest.mark.parametrize("name", ["ema", "ewc"])
+def test_prompts_work_where_plain_tensors_stand_in_for_parameters(
+    name: str, make_experiment: Any, tmp_path: Path
+) -> None:
+    """Averaged weights are evaluated, and gradients per sample taken, by functional calls."""
+    result = trial.run(make_experiment("pair", strategies={"coda_prompt": {}, name: {}}), tmp_path / "trial")
+    assert 0 < result.summary["task_agnostic"]["average_accuracy"] <= 1
