@@ -8,7 +8,7 @@ Shapes: B batch, D features, C classes.
 
 Sources: Gidaris & Komodakis 2018 (1804.09458), Hou et al. 2019 (LUCIR, CVPR; its equation 4, eta is the scale).
 Peers: FACIL's and PyCIL's CosineLinear (sigma) start a learned scale at 1, from which 160 epochs get away and a few do not;
-ours starts at 10, as Gidaris & Komodakis'. PODNet's head has several weights a class, which is not offered.
+ours starts at 10, as Gidaris & Komodakis'. PODNet's head, with several weights a class, is local_similarity.
 """
 
 import math
@@ -84,8 +84,8 @@ class CosineHead(nn.Module):
         return self.scale * nn.functional.linear(normalise(features), normalise(self.weight))
 
 
-def with_cosine_head(network: nn.Module, scale: float, learned: bool, key: str) -> nn.Module:
-    """The network with its `head` replaced; the rows are those of the linear one, its bias is dropped.
+def linear_head(network: nn.Module, key: str) -> Head | nn.Linear:
+    """The network's `head`, which is to be replaced.
 
     Raises:
         UserError: it has no linear head of that name; `key` is the strategy's.
@@ -93,7 +93,12 @@ def with_cosine_head(network: nn.Module, scale: float, learned: bool, key: str) 
     head = getattr(network, "head", None)
     if not isinstance(head, Head | nn.Linear):
         raise UserError(f"{key}: needs a network with a linear layer called `head`; this one has {type(head).__name__}")
-    network.head = CosineHead(head.weight, scale, learned)
+    return head
+
+
+def with_cosine_head(network: nn.Module, scale: float, learned: bool, key: str) -> nn.Module:
+    """The network with its `head` (see `linear_head`) replaced; the rows are those of the linear one, its bias is dropped."""
+    network.head = CosineHead(linear_head(network, key).weight, scale, learned)
     return network
 
 

@@ -10,7 +10,7 @@ move a little. The first experience has no teacher. Shapes: B batch, maps (B, ch
 Source: Douillard et al. 2020 (2004.13513); the squares are in the authors' code, not in the paper's equation. Peers: the
 authors' pod_spatial and pod_flat scheduled_factor = spatial_weight and flat_weight (3 and 1 on CIFAR100, 8 and 10 on
 ImageNet). They take each stage's maps before its last ReLU, ours are those that blocks give. Their head of several
-cosines a class and their finetuning on a balanced memory are not part of this: see cosine_head and eeil.
+cosines a class is local_similarity; their finetuning on a balanced memory is not part of this: see eeil.
 """
 
 import math

@@ -30,6 +30,7 @@ _NORMALISED = "a cosine head scales its rows to length 1, so there is nothing to
 CONFLICTS = {
     "joint": "joint trains once on all data, so no class is newer than another",
     "cosine_head": _NORMALISED,
+    "local_similarity": _NORMALISED,
     "lucir": _NORMALISED,
 }
 

@@ -176,6 +176,12 @@ CLAIMS: list[Claim] = [
         against={"replay": {"memory": 500}},
     ),
     Claim(
+        name="local_similarity",
+        strategies={"replay": {"memory": 500}, "local_similarity": {}},
+        stream="split",
+        against={"replay": {"memory": 500}},
+    ),
+    Claim(
         name="lucir",
         strategies={"replay": {"memory": 500}, "lucir": {}},
         stream="split",

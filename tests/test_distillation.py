@@ -28,6 +28,7 @@ from retain.strategies import (
     attention_distillation,
     cosine_head,
     feature_distillation,
+    local_similarity,
     lucir,
     lwf,
     lwf_mc,
@@ -106,6 +107,9 @@ class Terms(Plugin):
         (lucir, {"negatives": 0}, "negatives=0: must be >= 1"),
         (lucir, {"scale": 0.0}, "scale=0.0: must be > 0"),
         (cosine_head, {"scale": 0.0}, "scale=0.0: must be > 0"),
+        (local_similarity, {"proxies": 0}, "proxies=0: must be >= 1"),
+        (local_similarity, {"margin": -0.1}, "margin=-0.1: must be in [0, 2]"),
+        (local_similarity, {"scale": math.inf}, "scale=inf: must be > 0 and finite"),
     ],
 )
 def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: str) -> None:
@@ -143,9 +147,9 @@ def test_a_layer_that_flattens_its_maps_is_refused_when_it_runs(module: Any, tin
         learn(tiny_stream(), network("cnn"), [plugin])
 
 
-@pytest.mark.parametrize("name", ["cosine_head", "lucir"])
-def test_a_network_without_a_linear_head_is_refused(name: str) -> None:
-    module = {"cosine_head": cosine_head, "lucir": lucir}[name]
+@pytest.mark.parametrize("module", [cosine_head, lucir, local_similarity])
+def test_a_network_without_a_linear_head_is_refused(module: Any) -> None:
+    name = module.__name__.rpartition(".")[2]
     with pytest.raises(UserError, match=f"strategies.{name}: needs a network with a linear layer called `head`"):
         module.adapt(module.Config(), nn.Sequential(nn.Linear(2, 2)), torch.Generator())
 
@@ -275,6 +279,86 @@ def test_the_cosine_head_takes_the_rows_of_the_linear_one() -> None:
     adapted = cosine_head.adapt(cosine_head.Config(scale=3.0), linear, torch.Generator())
     expected = 3 * nn.functional.cosine_similarity(features.unsqueeze(1), rows.unsqueeze(0), dim=2)
     torch.testing.assert_close(adapted(x), expected)
+
+
+# PODNet's head and loss.
+
+
+def test_similarity_is_the_formula_written_out() -> None:
+    features, proxies = draws(5, 6), draws(3, 4, 6, seed=1)
+    for b in range(5):
+        for c in range(3):
+            cosines = [float(nn.functional.cosine_similarity(features[b], proxies[c, k], dim=0)) for k in range(4)]
+            total = sum(map(math.exp, cosines))
+            expected = sum(math.exp(value) / total * value for value in cosines)
+            assert local_similarity.similarity(features, proxies)[b, c].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_with_one_proxy_the_outputs_are_the_cosine_heads() -> None:
+    head = local_similarity.ProxyHead(8, local_similarity.Config(proxies=1, scale=4.0))
+    head.grow(3, torch.Generator().manual_seed(0))
+    plain = cosine_head.CosineHead(head.proxies[:, 0], 4.0)
+    torch.testing.assert_close(head(draws(7, 8)), plain(draws(7, 8)))
+
+
+def test_nca_by_hand() -> None:
+    """The own class is not among the others, each sample's loss is at least 0, and one without others costs nothing."""
+    logits = torch.tensor([[1.0, 2.0, 3.0], [9.0, 0.0, 0.0], [-torch.inf, 5.0, -torch.inf]], requires_grad=True)
+    loss = local_similarity.nca(logits, torch.tensor([0, 0, 1]), torch.tensor(0.5))
+    expected = (math.log(math.exp(2) + math.exp(3)) - (1 - 0.5)) / 3  # the second is far ahead
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    shares = torch.tensor([2.0, 3.0]).softmax(0) / 3
+    assert logits.grad is not None and torch.equal(logits.grad[1:], torch.zeros(2, 3))
+    torch.testing.assert_close(logits.grad[0], torch.tensor([-1 / 3, *shares]))
+
+
+def test_without_its_margin_and_where_all_are_behind_nca_is_cross_entropy_without_the_own_class() -> None:
+    """A second way: p / (1 - p) are the odds of the softmax, whose cross-entropy torch has."""
+    logits, y = draws(20, 6), torch.arange(20) % 6
+    nll = nn.functional.cross_entropy(logits, y, reduction="none").double()
+    odds = nll + (1 - (-nll).exp()).log()
+    expected = odds.clamp(min=0).mean()
+    torch.testing.assert_close(local_similarity.nca(logits, y, torch.tensor(0.0)).double(), expected, rtol=1e-4, atol=0)
+
+
+def test_a_head_of_proxies_grows_and_shrinks_as_the_linear_one() -> None:
+    head = local_similarity.ProxyHead(8, local_similarity.Config(proxies=4))
+    head.grow(3, torch.Generator().manual_seed(1))
+    old = head.proxies.detach().clone()
+    head.grow(5, torch.Generator().manual_seed(0))
+    assert head.num_classes == 5 and torch.equal(head.proxies[:3], old) and head.proxies.shape == (5, 4, 8)
+    head.grow(4, torch.Generator())
+    assert head.num_classes == 5
+    head.shrink(3)
+    assert torch.equal(head.proxies, old)
+
+
+def test_the_network_learns_by_nca_and_its_scale_along(tiny_stream: Any) -> None:
+    config = local_similarity.Config(proxies=3)
+    losses: list[float] = []
+
+    class Look(Plugin):
+        """Compares the loss with the formula."""
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            head, y = strategy.model.head, strategy.mb_y
+            features = strategy.model.features(strategy.mb_x)
+            logits = head.scale * local_similarity.similarity(features, head.proxies)
+            rivals = torch.stack([row[torch.arange(len(row)) != label] for row, label in zip(logits, y, strict=True)])
+            behind = rivals.exp().sum(1).log() - logits[torch.arange(len(y)), y] + 0.6 * head.scale
+            torch.testing.assert_close(strategy.loss, behind.relu().mean())
+            [ours] = torch.autograd.grad(strategy.loss, head.scale, retain_graph=True)
+            num_behind = (behind > 0).sum()  # each would push the scale down by the margin
+            [whole] = torch.autograd.grad(behind.relu().mean(), head.scale)
+            torch.testing.assert_close(ours, whole - 0.6 * num_behind / len(y))
+            losses.append(strategy.loss.item())
+
+    model = network(adapt=lambda model: local_similarity.adapt(config, model, torch.Generator().manual_seed(0)))
+    learner = learn(tiny_stream(), model, [local_similarity.build(config, 0), Look()], epochs=4)
+    assert losses[0] > 1 and min(losses) < losses[0] / 4
+    assert learner.model.head.scale.item() != 10.0 and learner.model.head.num_classes == len(tiny_stream().class_names)
+    assert isinstance(learner._criterion, nn.CrossEntropyLoss)
 
 
 # Feature distillation.

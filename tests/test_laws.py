@@ -296,6 +296,7 @@ def test_neutral_settings_or_the_reason_is_stated() -> None:
         "fecam",
         "icarl",
         "joint",
+        "local_similarity",
         "lucir",
         "lwf_mc",
         "ncm",
