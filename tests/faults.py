@@ -16,12 +16,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,8 @@ TRAININGS: list[dict[str, Any]] = [
     },
 ]
 EVERY: list[str | float | None] = [0, 0.05, "60s", None]
+# Starting a process asks all others for their exit codes too: of two threads that read the same one's, the later gets 255.
+PROCESSES = threading.Lock()
 MUTATING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
@@ -220,7 +224,8 @@ class Campaign:
     ) -> tuple[Any, Any]:
         progress = self._context.Value("i", 0, lock=False)
         process = self._context.Process(target=victim, args=(to_dict(config), folder, progress, kind, at, jump))
-        process.start()
+        with PROCESSES:
+            process.start()
         return process, progress
 
     def _ended(self, config: Experiment, folder: Path) -> int:
@@ -239,9 +244,9 @@ class Campaign:
         at = int(counts[counted] * draw.random() ** 2)  # early rather than late: after a fault, less is left
         if from_outside:
             process, progress = self._process(config, folder)
-            while process.is_alive() and progress.value < at:
-                time.sleep(draw.uniform(0, 0.004))
-            if process.is_alive():
+            while not wait([process.sentinel], draw.uniform(0, 0.004)) and progress.value < at:
+                pass
+            if not wait([process.sentinel], 0):
                 os.kill(process.pid, signal.Signals[fault] if fault.startswith("SIG") else signal.SIGKILL)
         else:
             jump = draw.uniform(0, 3e7) if fault == "clock" else 0.0
@@ -254,11 +259,13 @@ class Campaign:
 
 def _code(process: Any) -> int:
     """The exit code of a process, which must come to an end."""
-    process.join(120)
-    if process.exitcode is None:
+    wait([process.sentinel], 120)
+    with PROCESSES:
+        code = process.exitcode
+    if code is None:
         process.kill()
         raise TimeoutError("a process did not end")
-    return int(process.exitcode)
+    return int(code)
 
 
 def _done(folder: Path) -> bool:
