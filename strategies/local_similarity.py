@@ -9,10 +9,10 @@ not in the sum; a sample that is `margin` ahead costs nothing. No gradient goes 
 ahead, the scale would run to 0 by it and past. PODNet as published is `podnet`, this, and a herded memory.
 Shapes: B batch, D features, C classes, K proxies.
 
-Source: Douillard et al. 2020 (2004.13513): K = 10, margin 0.6. Peers: the authors' proxy_per_class = proxies, nca.margin our own.
-In their code the margin is taken from all classes, which changes nothing, the own class stays in the sum as a constant, and
-the squared distance stands for the cosine (2 cos - 2: our scale is twice theirs). They start a learned scale at 1 (see
-cosine_head) and new proxies at k-means of the features; ours are drawn.
+Source: Douillard et al. 2020 (2004.13513): K = 10, margin 0.6. Peers: the authors' proxy_per_class is our proxies, nca.margin our
+margin. In their code the margin is taken from all classes, which changes nothing, the own class stays in the sum as a
+constant, and the squared distance stands for the cosine (2 cos - 2: our scale is twice theirs). They start a learned scale
+at 1 (see cosine_head) and new proxies at k-means of the features; ours are drawn.
 """
 
 import math

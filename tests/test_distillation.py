@@ -313,7 +313,7 @@ def test_nca_by_hand() -> None:
     torch.testing.assert_close(logits.grad[0], torch.tensor([-1 / 3, *shares]))
 
 
-def test_without_its_margin_and_where_all_are_behind_nca_is_cross_entropy_without_the_own_class() -> None:
+def test_nca_without_a_margin_is_minus_the_log_odds_of_the_softmax() -> None:
     """A second way: p / (1 - p) are the odds of the softmax, whose cross-entropy torch has."""
     logits, y = draws(20, 6), torch.arange(20) % 6
     nll = nn.functional.cross_entropy(logits, y, reduction="none").double()
