@@ -17,15 +17,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "load_config": "platform.config",
-    "Experiment": "platform.settings",
+    "load_config": "platform.config.load",
+    "Experiment": "platform.config.schema",
     "UserError": "platform.errors",
-    "Plugin": "platform.plugins",
-    "Stream": "platform.streams",
-    "run": "platform.trial",
-    "sweep": "platform.schedule",
-    "resume": "platform.schedule",
-    "report": "platform.report",
+    "Plugin": "platform.training.plugin",
+    "Probe": "platform.training.probes._base",
+    "note": "platform.config.registry",
+    "stream_of": "platform.data.avalanche_import",
+    "Stream": "platform.data.streams",
+    "run": "platform.trial.run",
+    "sweep": "platform.sweep.run",
+    "resume": "platform.sweep.run",
+    "report": "platform.reporting.html_report",
     "strategies": "strategies",
     "benchmarks": "benchmarks",
 }

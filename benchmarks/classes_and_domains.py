@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..platform import domains, sources
-from ..platform.cache import DataFolders
-from ..platform.streams import Stream
+from ..platform.data import dataset_key, domain_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(domains.MixedSplit):
+class Config(domain_streams.MixedSplit):
     """New instances and classes: each experience is a group of classes in one domain, over a data set with domains.
 
     A class comes again in each domain; the task-aware view picks among the classes of the experience.
@@ -16,13 +16,15 @@ class Config(domains.MixedSplit):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: sources.Source
+    data: dataset_key.Source
 
     def __post_init__(self) -> None:
-        domains.MixedSplit.__post_init__(self)
-        object.__setattr__(self, "data", sources.checked(self.data))
+        domain_streams.MixedSplit.__post_init__(self)
+        object.__setattr__(self, "data", dataset_key.checked(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and pairs, the validation pictures and what the variants draw."""
-    return domains.by_class_and_domain("classes_and_domains", sources.load(config.data, folders), config, seed)
+    return domain_streams.by_class_and_domain(
+        "classes_and_domains", dataset_key.load(config.data, folders), config, seed
+    )

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..platform import transformed
-from ..platform.cache import DataFolders
-from ..platform.datasets import digits
-from ..platform.streams import Stream
+from ..platform.data import synthetic_domain_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.datasets import digits
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(transformed.Permuted):
+class Config(synthetic_domain_streams.Permuted):
     """Permuted scikit-learn's 8x8 digits: the same ten classes, under another permutation of the pixels in each domain.
 
     num_experiences: how many domains (default 5); the first is unpermuted, the others are drawn by the seed.
@@ -18,4 +18,4 @@ class Config(transformed.Permuted):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the permutations and the validation pictures."""
-    return transformed.permuted("permuted_digits", digits.build(digits.Config(), data), config, seed)
+    return synthetic_domain_streams.permuted("permuted_digits", digits.build(digits.Config(), data), config, seed)

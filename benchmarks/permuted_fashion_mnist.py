@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..platform import transformed
-from ..platform.cache import DataFolders
-from ..platform.datasets import fashion_mnist
-from ..platform.streams import Stream
+from ..platform.data import synthetic_domain_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.datasets import fashion_mnist
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(transformed.Permuted):
+class Config(synthetic_domain_streams.Permuted):
     """Permuted Fashion-MNIST: the same ten classes, under another permutation of the pixels in each domain.
 
     num_experiences: how many domains (default 5); the first is unpermuted, the others are drawn by the seed.
@@ -18,6 +18,6 @@ class Config(transformed.Permuted):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the permutations and the validation pictures."""
-    return transformed.permuted(
+    return synthetic_domain_streams.permuted(
         "permuted_fashion_mnist", fashion_mnist.build(fashion_mnist.Config(), data), config, seed
     )

@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 
-from ..platform import sources, transformed
-from ..platform.cache import DataFolders
-from ..platform.streams import Stream
+from ..platform.data import dataset_key, synthetic_domain_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(transformed.Restyled):
+class Config(synthetic_domain_streams.Restyled):
     """The same classes, in other colours or another style in each domain, over any data set.
 
     data: the data set: a name, or one name with its settings.
     """
 
-    data: sources.Source
+    data: dataset_key.Source
 
     def __post_init__(self) -> None:
-        transformed.Restyled.__post_init__(self)
-        object.__setattr__(self, "data", sources.checked(self.data))
+        synthetic_domain_streams.Restyled.__post_init__(self)
+        object.__setattr__(self, "data", dataset_key.checked(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the validation pictures and what the variants draw."""
-    return transformed.restyled("restyled", sources.load(config.data, folders), config, seed, folders)
+    return synthetic_domain_streams.restyled("restyled", dataset_key.load(config.data, folders), config, seed, folders)

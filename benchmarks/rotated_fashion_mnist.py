@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..platform import transformed
-from ..platform.cache import DataFolders
-from ..platform.datasets import fashion_mnist
-from ..platform.streams import Stream
+from ..platform.data import synthetic_domain_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.datasets import fashion_mnist
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(transformed.Rotated):
+class Config(synthetic_domain_streams.Rotated):
     """Rotated Fashion-MNIST: the same ten classes, turned by another angle in each domain.
 
     angles: counter-clockwise, in degrees, one domain each, in this order (default 0, 30, 60, 90, 120).
@@ -18,6 +18,6 @@ class Config(transformed.Rotated):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the validation pictures."""
-    return transformed.rotated(
+    return synthetic_domain_streams.rotated(
         "rotated_fashion_mnist", fashion_mnist.build(fashion_mnist.Config(), data), config, seed, data
     )

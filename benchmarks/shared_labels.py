@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..platform import sources, splits
-from ..platform.cache import DataFolders
-from ..platform.streams import Stream
+from ..platform.data import class_streams, dataset_key
+from ..platform.data.cache import DataFolders
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(splits.TaskSplit):
+class Config(class_streams.TaskSplit):
     """Groups of classes that share their labels: is it the first or the second of its group? (domain-incremental).
 
     With five experiences of MNIST it is the domain-incremental Split MNIST of van de Ven et al. (2022): two outputs; with
@@ -16,15 +16,15 @@ class Config(splits.TaskSplit):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: sources.Source
+    data: dataset_key.Source
 
     def __post_init__(self) -> None:
-        splits.TaskSplit.__post_init__(self)
-        object.__setattr__(self, "data", sources.checked(self.data))
+        class_streams.TaskSplit.__post_init__(self)
+        object.__setattr__(self, "data", dataset_key.checked(self.data))
         if self.first is not None:
             raise ValueError(f"first={self.first}: all groups must be of one size: leave it out")
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
-    return splits.by_group("shared_labels", sources.load(config.data, folders), config, seed)
+    return class_streams.by_group("shared_labels", dataset_key.load(config.data, folders), config, seed)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..platform import splits
-from ..platform.cache import DataFolders
-from ..platform.datasets import mnist
-from ..platform.streams import Stream
+from ..platform.data import class_streams
+from ..platform.data.cache import DataFolders
+from ..platform.data.datasets import mnist
+from ..platform.data.streams import Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(splits.ClassSplit):
+class Config(class_streams.ClassSplit):
     """Split MNIST: ten classes in experiences of a few new ones each (class-incremental).
 
     num_experiences: 1, 2, 5 (default) or 10, and others with `first`.
@@ -22,4 +22,4 @@ class Config(splits.ClassSplit):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and the validation pictures."""
-    return splits.by_class("split_mnist", mnist.build(mnist.Config(), data), config, seed)
+    return class_streams.by_class("split_mnist", mnist.build(mnist.Config(), data), config, seed)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.blocks import blocks_of, is_head
 from ..platform.errors import UserError, listed
-from ..platform.frozen import AddedPlugin, check_start
+from ..platform.methods.freezing import AddedPlugin, check_start
+from ..platform.models.blocks import blocks_of, is_head
 
 NEUTRAL: dict[str, Any] | None = {"width": 0}
 

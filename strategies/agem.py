@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..platform.memory import NEEDLESS, MemoryPlugin, logits_apart
+from ..platform.methods.replay_memory import NEEDLESS, MemoryPlugin, logits_apart
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")

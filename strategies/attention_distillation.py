@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..platform.capture import outputs_of
-from ..platform.distillation import LayerDistillation, check_maps, map_layers
-from ..platform.teacher import LOGITS, Teacher
+from ..platform.methods.layer_distillation import LayerDistillation, check_maps, map_layers
+from ..platform.methods.teacher import LOGITS, Teacher
+from ..platform.models.activation_capture import outputs_of
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}

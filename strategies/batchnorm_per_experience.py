@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..platform import plugins
 from ..platform.errors import UserError
-from ..platform.norms import batch_norms
+from ..platform.models.batchnorm import batch_norms
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"keep": 0}
 ROLES = ("predictions",)
@@ -79,7 +79,7 @@ def check_model(config: Config, model: nn.Module) -> None:
         )
 
 
-class BatchNormPerExperiencePlugin(plugins.Plugin):
+class BatchNormPerExperiencePlugin(Plugin):
     """Puts BatchNorm aside between experiences, and classifies with the one that fits."""
 
     def __init__(self, config: Config) -> None:

@@ -24,12 +24,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..platform import plugins
-from ..platform.bias_correction import corrected, fitted
+from ..platform.config import registry
 from ..platform.errors import UserError
-from ..platform.evaluation import logits_of
-from ..platform.exemplars import DistilledMemory, HeldOut
-from ..platform.memory import NEEDLESS
+from ..platform.methods.bias_correction import corrected, fitted
+from ..platform.methods.herded_memory import DistilledMemory, HeldOut
+from ..platform.methods.replay_memory import NEEDLESS
+from ..platform.training.evaluation import logits_of
 from .lwf import distillation
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
@@ -141,7 +141,7 @@ class BiCPlugin(DistilledMemory):
             batches = iter(self._held.inputs(strategy).split(strategy.eval_mb_size))
             alpha, beta = fitted(logits_of(strategy.model, batches), self._held.columns["y"], new)
             self._correction = [new, alpha, beta]
-            plugins.note(strategy, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}")
+            registry.note(strategy, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}")
 
 
 def build(config: Config, seed: int) -> BiCPlugin:

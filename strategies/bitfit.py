@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from ..platform.blocks import is_head
 from ..platform.errors import UserError
-from ..platform.frozen import FreezingPlugin, Part, check_start, part_beside
+from ..platform.methods.freezing import FreezingPlugin, Part, check_start, part_beside
+from ..platform.models.blocks import is_head
 
 NEUTRAL: dict[str, Any] | None = {"from_experience": None}
 CONFLICTS = {

@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..platform import plugins
+from ..platform.config import registry
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"accuracy": None}
 
@@ -57,7 +58,7 @@ def reached(config: Config, accuracy: float, loss: float) -> str:
     return ""
 
 
-class BudgetPlugin(plugins.Plugin):
+class BudgetPlugin(Plugin):
     """Adds up hits and losses of the epoch; asks the clock after each iteration where there is a limit."""
 
     def __init__(self, config: Config) -> None:
@@ -113,7 +114,7 @@ class BudgetPlugin(plugins.Plugin):
         seconds = self.config.seconds
         if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
             strategy.stop_training()
-            plugins.note(strategy, f"budget: stopped after {seconds:g} seconds")
+            registry.note(strategy, f"budget: stopped after {seconds:g} seconds")
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Stop when a target is reached."""
@@ -121,7 +122,7 @@ class BudgetPlugin(plugins.Plugin):
             words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
             if words:
                 strategy.stop_training()
-                plugins.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
+                registry.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform import prompts
 from ..platform.errors import UserError
-from ..platform.frozen import Part, check_start
+from ..platform.methods import prompted_vit
+from ..platform.methods.freezing import Part, check_start
 
 NEUTRAL: dict[str, Any] | None = {"length": 0}
-ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompts.ALONE
+ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.ALONE
 _KINDS = ("prompts", "prompt_keys", "prompt_attention")  # p, k and a, each of a part of the pool
 
 
@@ -49,7 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         pool, experiences, length = self.pool, self.experiences, self.length
-        prompts.check_settings(length, self.weight, self.from_experience)
+        prompted_vit.check_settings(length, self.weight, self.from_experience)
         if experiences < 1:
             raise ValueError(f"{experiences=}: must be >= 1")
         if pool < 1 or pool % experiences:
@@ -70,14 +70,14 @@ def redundancy(rows: Tensor) -> Tensor:
     return (flat @ flat.T - torch.eye(len(flat), device=flat.device)).square().mean()
 
 
-class CodaTrunk(prompts.PromptedTrunk):
+class CodaTrunk(prompted_vit.PromptedTrunk):
     """A transformer with the pool; parameters of a kind are prompts_0, prompts_1, ..., each (layers, n, ...) of a part."""
 
     active: Tensor  # (experiences,) bool: the parts that are weighed
 
     def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
         super().__init__(trunk)
-        dim, self.attentions = prompts.width(trunk), prompts.add_prefixes(trunk.blocks[:5])
+        dim, self.attentions = prompted_vit.width(trunk), prompted_vit.add_prefixes(trunk.blocks[:5])
         self.register_buffer("active", torch.arange(config.experiences).eq(0))
         for kind, shape in zip(_KINDS, ((config.length, dim), (dim,), (dim,)), strict=True):
             rows = [nn.init.orthogonal_(torch.empty(config.pool, *shape), generator=generator) for _ in self.attentions]
@@ -94,13 +94,13 @@ class CodaTrunk(prompts.PromptedTrunk):
         counted = self.active.repeat_interleave(values.shape[1] // len(self.active))
         weighed = [weights(query, *each) * counted for each in zip(keys, attention, strict=True)]
         prefixes = torch.einsum("ebm,emld->ebld", torch.stack(weighed), values)
-        with prompts.prefixed(self.attentions, prefixes):
+        with prompted_vit.prefixed(self.attentions, prefixes):
             return self.trunk(x)  # type: ignore[no-any-return]
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
     """Put the pool into a vision transformer (UserError for others); with length 0 it stays as it is."""
-    trunk = prompts.transformer_of(network, "coda_prompt")
+    trunk = prompted_vit.transformer_of(network, "coda_prompt")
     if config.length:
         network.trunk = CodaTrunk(trunk, config, generator)
     return network
@@ -115,7 +115,7 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
             raise UserError(f"{key}: must be at least {num_experiences}, the experiences trained on")
 
 
-class CodaPromptPlugin(prompts.PromptPlugin):
+class CodaPromptPlugin(prompted_vit.PromptPlugin):
     """Opens a part of the pool for each experience; the components themselves are the network's."""
 
     def __init__(self, config: Config) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..platform import plugins
-from ..platform.norms import num_groups, replace
+from ..platform.models.batchnorm import num_groups, replace
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"groups": None}
 ROLES = ("norms",)
@@ -68,7 +68,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return network
 
 
-class ContinualNormPlugin(plugins.Plugin):
+class ContinualNormPlugin(Plugin):
     """Does nothing: it is in the network."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.errors import UserError
-from ..platform.heads import Head
-from ..platform.plugins import Plugin
+from ..platform.models.heads import Head
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it is another head: whatever its scale, its outputs are not those of a linear one"

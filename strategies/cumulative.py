@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from ..platform.plugins import Plugin
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no settings: with the data of all experiences it is no longer naive finetuning"

@@ -22,9 +22,10 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..platform import plugins
+from ..platform.config import registry
 from ..platform.errors import UserError
-from ..platform.validation import Samples, accuracy, gathered, own_logits
+from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"patience": None}
 
@@ -77,7 +78,7 @@ def validation_data(strategy: Any) -> Samples:
     return found
 
 
-class EarlyStoppingPlugin(plugins.Plugin):
+class EarlyStoppingPlugin(Plugin):
     """Scores the network after each epoch; at the start of the next one decides whether it takes place."""
 
     def __init__(self, config: Config) -> None:
@@ -119,7 +120,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
             return
         self._data = self._data or validation_data(strategy)
         value = score(own_logits(strategy, self._data), self._data[1], self.config.metric)
-        plugins.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
+        registry.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch
@@ -131,7 +132,7 @@ class EarlyStoppingPlugin(plugins.Plugin):
             return
         strategy.model.load_state_dict(self._weights)
         best = self._best if self.config.metric == "accuracy" else -self._best
-        plugins.note(
+        registry.note(
             strategy,
             f"early_stopping: trained {self._epoch} of {strategy.train_epochs} epochs, kept the weights of epoch "
             f"{self._best_epoch} (validation {self.config.metric} {best:.4f})",

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.evaluation import logits_of
-from ..platform.exemplars import DistilledMemory
-from ..platform.finetuning import Finetuning
-from ..platform.memory import NEEDLESS, check_places
-from ..platform.plugins import own_outputs
-from ..platform.teacher import LOGITS
+from ..platform.config.registry import own_outputs
+from ..platform.methods.balanced_finetuning import Finetuning
+from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.replay_memory import NEEDLESS, check_places
+from ..platform.methods.teacher import LOGITS
+from ..platform.training.evaluation import logits_of
 from .lwf import headwise
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}

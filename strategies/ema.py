@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..platform import plugins
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"decay": 0.0}
 ROLES = ("predictions",)
@@ -64,7 +64,7 @@ def grown(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, T
     return found
 
 
-class EMAPlugin(plugins.Plugin):
+class EMAPlugin(Plugin):
     """Follows the weights update by update."""
 
     def __init__(self, config: Config) -> None:

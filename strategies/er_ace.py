@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.memory import NEEDLESS, logits_apart
-from ..platform.plugins import replace_criterion
-from ..platform.reservoir import ReservoirPlugin
+from ..platform.methods.replay_memory import NEEDLESS, logits_apart
+from ..platform.methods.reservoir_memory import ReservoirPlugin
+from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("criterion", "memory")

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..platform.importance import Named, PenaltyPlugin, gradient_sums, own_samples, predictions, summed
+from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, gradient_sums, own_samples, predictions, summed
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}

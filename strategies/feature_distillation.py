@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..platform.blocks import is_head
-from ..platform.distillation import LayerDistillation, distance
 from ..platform.errors import UserError
-from ..platform.representation import FEATURES, layers_of
+from ..platform.methods.layer_distillation import LayerDistillation, distance
+from ..platform.models.blocks import is_head
+from ..platform.models.features import FEATURES, layers_of
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}

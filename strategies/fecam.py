@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.classifiers import FeatureClassifier, added, class_means, class_sums
+from ..platform.methods.feature_classifier import FeatureClassifier, added, class_means, class_sums
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it classifies in the place of the head: no setting leaves the head's predictions"

@@ -21,11 +21,11 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from ..platform.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
 from ..platform.errors import UserError, listed
-from ..platform.frozen import FreezingPlugin as Base
-from ..platform.frozen import Part, check_start, frozen_norms
-from ..platform.heads import layers_of
+from ..platform.methods.freezing import FreezingPlugin as Base
+from ..platform.methods.freezing import Part, check_start, frozen_norms
+from ..platform.models.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
+from ..platform.models.heads import layers_of
 
 NEUTRAL: dict[str, Any] | None = {"layers": []}
 Layers = Literal["trunk"] | int | tuple[str, ...]

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.memory import NEEDLESS, check_places, kept
-from ..platform.plugins import Plugin
+from ..platform.methods.replay_memory import NEEDLESS, check_places, kept
 from ..platform.seeding import generator
+from ..platform.training.plugin import Plugin
 from .cumulative import data_so_far
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.memory import NEEDLESS
+from ..platform.methods.replay_memory import NEEDLESS
 from .agem import AGEMPlugin, gradient_of
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..platform.blocks import block_numbers, blocks_of
 from ..platform.errors import UserError
-from ..platform.frozen import FreezingPlugin, Part, check_start, part_of
+from ..platform.methods.freezing import FreezingPlugin, Part, check_start, part_of
+from ..platform.models.blocks import block_numbers, blocks_of
 
 NEUTRAL: dict[str, Any] | None = {"start": None}
 

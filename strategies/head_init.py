@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.errors import UserError
-from ..platform.exemplars import ClassesMetPlugin, dataset_features
-from ..platform.memory import stored
-from ..platform.representation import head_of
+from ..platform.methods.herded_memory import ClassesMetPlugin, dataset_features
+from ..platform.methods.replay_memory import stored
+from ..platform.models.features import head_of
 from .cosine_head import CosineHead
 
 Rows = Literal["random", "zero", "mean", "imprinted"]

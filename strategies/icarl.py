@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.capture import outputs_of
-from ..platform.exemplars import DistilledMemory, batched_features, class_means, nearness
-from ..platform.memory import NEEDLESS, check_places
-from ..platform.plugins import replace_criterion
-from ..platform.representation import FEATURES
+from ..platform.methods.herded_memory import DistilledMemory, batched_features, class_means, nearness
+from ..platform.methods.replay_memory import NEEDLESS, check_places
+from ..platform.models.activation_capture import outputs_of
+from ..platform.models.features import FEATURES
+from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its loss (binary) and its classifier (means) differ from the naive ones whatever is set"

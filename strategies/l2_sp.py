@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 
 from ..platform.errors import UserError
-from ..platform.importance import PenaltyPlugin
-from ..platform.representation import head_of
+from ..platform.methods.quadratic_penalty import PenaltyPlugin
+from ..platform.models.features import head_of
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.frozen import check_start
-from ..platform.prompts import (
+from ..platform.methods.freezing import check_start
+from ..platform.methods.prompted_vit import (
     ALONE,
     PrependedBlocks,
     PromptedTrunk,

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.distillation import LayerDistillation
-from ..platform.importance import Named, moved_to, part
-from ..platform.representation import FEATURES, head_of
+from ..platform.methods.layer_distillation import LayerDistillation
+from ..platform.methods.quadratic_penalty import Named, moved_to, part
+from ..platform.models.features import FEATURES, head_of
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0, "freeze_head": False}
 CONFLICTS = {"joint": "joint trains once, so there is no old network whose features could be held"}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..platform.plugins import Plugin, replace_criterion
+from ..platform.training.plugin import Plugin, replace_criterion
 from .cosine_head import linear_head
 
 NEUTRAL: dict[str, Any] | None = None

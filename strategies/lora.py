@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.blocks import is_head
 from ..platform.errors import UserError, listed
-from ..platform.frozen import AddedPlugin, check_start
+from ..platform.methods.freezing import AddedPlugin, check_start
+from ..platform.models.blocks import is_head
 
 NEUTRAL: dict[str, Any] | None = {"rank": 0}
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.distillation import LayerDistillation, distance, growth
-from ..platform.representation import FEATURES
+from ..platform.methods.layer_distillation import LayerDistillation, distance, growth
+from ..platform.models.features import FEATURES
 from .cosine_head import CosineHead, with_cosine_head
 
 NEUTRAL: dict[str, Any] | None = None

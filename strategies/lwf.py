@@ -21,9 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..platform import plugins
+from ..platform.config import registry
 from ..platform.errors import UserError
-from ..platform.teacher import Teacher
+from ..platform.methods.teacher import Teacher
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 
@@ -74,7 +75,7 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
         raise UserError(f"strategies.lwf.weight={list(config.weight)}: {wanted}")
 
 
-class LwFPlugin(plugins.Plugin):
+class LwFPlugin(Plugin):
     """Adds weight * L_KD to the loss from the second trained experience on."""
 
     def __init__(self, config: Config) -> None:
@@ -117,7 +118,7 @@ class LwFPlugin(plugins.Plugin):
     def _term(self, strategy: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """L_KD, head by head where there are several."""
         if self._heads is None:
-            heads = plugins.own_heads(strategy, teacher.shape[1])
+            heads = registry.own_heads(strategy, teacher.shape[1])
             # a head of fixed size has those of later experiences too
             self._heads = heads and heads[: strategy.experience.current_experience]
         if self._heads and self.config.loss == "kl":

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform import plugins
-from ..platform.teacher import Teacher
+from ..platform.methods.teacher import Teacher
+from ..platform.training.plugin import Plugin, replace_criterion
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its classification loss is binary cross-entropy: with weight 0 that is not naive finetuning either"
@@ -63,7 +63,7 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return binary(logits[:, : teacher.shape[1]], teacher.sigmoid()).sum() / logits.numel()
 
 
-class LwFMCPlugin(plugins.Plugin):
+class LwFMCPlugin(Plugin):
     """Replaces the criterion, and adds the old outputs' part from the second trained experience on."""
 
     def __init__(self, config: Config) -> None:
@@ -94,7 +94,7 @@ class LwFMCPlugin(plugins.Plugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Replace the criterion."""
         classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
-        self._undo = plugins.replace_criterion(strategy, lambda logits, y: classification(logits, y, classes))
+        self._undo = replace_criterion(strategy, lambda logits, y: classification(logits, y, classes))
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the old outputs' part."""

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..platform.errors import UserError
-from ..platform.plugins import Plugin, replace_criterion
 from ..platform.seeding import generator
+from ..platform.training.plugin import Plugin, replace_criterion
 
 NEUTRAL: dict[str, Any] | None = {"alpha": 0.0, "cutmix_alpha": 0.0}
 ROLES = ("criterion",)

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from ..platform import plugins
+from ..platform.config import registry
 from ..platform.errors import UserError
-from ..platform.validation import Samples, accuracy, gathered, own_logits
+from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.training.plugin import Plugin
 
 CONFLICTS = {"joint": "joint trains once, so there are no older experiences that could lose"}
 NEUTRAL: dict[str, Any] | None = {"tolerance": None}
@@ -59,7 +60,7 @@ def drop(start: list[float], now: list[float]) -> float:
     return max((before - after for before, after in zip(start[:-1], now[:-1], strict=True)), default=0.0)
 
 
-class OldValidationPlugin(plugins.Plugin):
+class OldValidationPlugin(Plugin):
     """Scores all experiences so far at each check, and keeps the weights of the best."""
 
     def __init__(self, config: Config) -> None:
@@ -124,7 +125,7 @@ class OldValidationPlugin(plugins.Plugin):
             self._stopped = True
             strategy.stop_training()
             text = f"old_validation: an older experience lost {lost:.4f} of its validation accuracy by iteration "
-            plugins.note(strategy, f"{text}{self._iterations}; the best weights until then were put back")
+            registry.note(strategy, f"{text}{self._iterations}; the best weights until then were put back")
         elif mean(now) > self._best:
             self._keep(strategy, mean(now))
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.distillation import LayerDistillation, check_maps, distance, growth, map_layers
-from ..platform.representation import FEATURES
+from ..platform.methods.layer_distillation import LayerDistillation, check_maps, distance, growth, map_layers
+from ..platform.models.features import FEATURES
 
 NEUTRAL: dict[str, Any] | None = {"spatial_weight": 0.0, "flat_weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.classifiers import FeatureClassifier, added
+from ..platform.methods.feature_classifier import FeatureClassifier, added
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = None

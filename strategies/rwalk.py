@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..platform.importance import Named, PathPlugin, copies, grown, moved_to
+from ..platform.methods.quadratic_penalty import Named, PathPlugin, copies, grown, moved_to
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}

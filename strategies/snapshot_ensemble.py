@@ -21,8 +21,8 @@ from typing import Any
 from torch import Tensor
 from torch.func import functional_call
 
-from ..platform import plugins
-from ..platform.voting import as_logits, probabilities, vote
+from ..platform.methods.probability_averaging import as_logits, probabilities, vote
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"members": 1}
 ROLES = ("predictions",)
@@ -43,7 +43,7 @@ class Config:
             raise ValueError(f"{members=}: must be >= 1")
 
 
-class SnapshotEnsemblePlugin(plugins.Plugin):
+class SnapshotEnsemblePlugin(Plugin):
     """Keeps the networks, oldest first, and lets them vote."""
 
     def __init__(self, config: Config) -> None:

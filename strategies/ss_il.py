@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.exemplars import DistilledMemory
-from ..platform.memory import NEEDLESS, check_places
-from ..platform.plugins import replace_criterion
+from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.replay_memory import NEEDLESS, check_places
+from ..platform.training.plugin import replace_criterion
 from .lwf import headwise
 
 NEUTRAL: dict[str, Any] | None = None

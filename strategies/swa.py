@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform import plugins
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"start": None}
 _REASON = "each decides which weights an experience ends with"
@@ -51,7 +51,7 @@ def add(average: dict[str, Tensor], weights: dict[str, Tensor], num_before: int)
             tensor.copy_(weights[name])
 
 
-class SWAPlugin(plugins.Plugin):
+class SWAPlugin(Plugin):
     """Adds a point after each of the last epochs; the average is put into the network where training ends."""
 
     def __init__(self, config: Config) -> None:

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..platform import plugins
 from ..platform.errors import UserError
-from ..platform.norms import num_groups, replace
+from ..platform.models.batchnorm import num_groups, replace
+from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"kind": None}
 ROLES = ("norms",)
@@ -71,7 +71,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return network
 
 
-class SwapNormPlugin(plugins.Plugin):
+class SwapNormPlugin(Plugin):
     """Does nothing: it is in the network."""
 
     def state_dict(self) -> dict[str, Any]:

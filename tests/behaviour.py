@@ -274,12 +274,12 @@ CLAIMS: list[Claim] = [
 
 def value(config: dict[str, Any], metric: str) -> float:
     """The metric of one trial."""
-    from retain.platform import trial
-    from retain.platform.config import from_dict
+    from retain.platform.config.load import from_dict
+    from retain.platform.trial.run import run as run_trial
 
     view, key, _ = METRICS[metric]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        result = trial.run(from_dict(config), Path(folder) / "trial")
+        result = run_trial(from_dict(config), Path(folder) / "trial")
     return float(result.summary[view][key])
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from retain.platform import checkpoint
 from retain.platform.files import VIEWS
-from retain.platform.ledger import Trial
+from retain.platform.ledger.writer import Trial
+from retain.platform.trial import checkpoint
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from retain.platform.config import from_dict
-from retain.platform.settings import Experiment
-from retain.platform.streams import Arrays, Part, Stream
-from retain.platform.streams import Experience as Step
+from retain.platform.config.load import from_dict
+from retain.platform.config.schema import Experiment
+from retain.platform.data.streams import Arrays, Part, Stream
+from retain.platform.data.streams import Experience as Step
 
 Build = Callable[..., Stream]
 Make = Callable[..., Experiment]

@@ -29,10 +29,10 @@ from typing import Any
 
 from bits import Outcome, differences, outcome
 
-from retain.platform import trial
-from retain.platform.config import from_dict, to_dict
-from retain.platform.ledger import Trial
-from retain.platform.settings import Checkpoint, Experiment
+from retain.platform.config.load import from_dict, to_dict
+from retain.platform.config.schema import Checkpoint, Experiment
+from retain.platform.ledger.writer import Trial
+from retain.platform.trial.run import run as run_trial
 
 KINDS = {
     "moment": "SIGKILL at a random moment, from outside",
@@ -132,8 +132,8 @@ class Weapon:
 
     def take_up(self) -> None:
         """Into the learner and the interpreter."""
-        from retain.platform.evaluation import TestSet
-        from retain.platform.learner import Learner
+        from retain.platform.training.evaluation import TestSet
+        from retain.platform.training.learner import Learner
 
         for cls, method, kind in (
             (Learner, "backward", "backward"),
@@ -167,7 +167,7 @@ def victim(config: dict[str, Any], folder: Path, progress: Any, kind: str, at: i
     """What the process does: the trial, with a weapon beside it; `progress` tells the iterations to the parent."""
     weapon = Weapon(folder, progress, kind, at, jump)
     weapon.take_up()
-    trial.run(from_dict(config), folder)
+    run_trial(from_dict(config), folder)
     folder.with_suffix(".counts").write_text(json.dumps(weapon.counts))
 
 
@@ -186,7 +186,9 @@ class Campaign:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["retain.platform.trial", "retain.platform.learner", "faults"])
+        self._context.set_forkserver_preload(
+            ["retain.platform.trial.run", "retain.platform.training.learner", "faults"]
+        )
         self._undisturbed: dict[str, tuple[Outcome, dict[str, int]]] = {}
 
     def undisturbed(self, config: Experiment) -> tuple[Outcome, dict[str, int]]:

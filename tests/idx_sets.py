@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from retain.platform.datasets import _idx
+from retain.platform.data.datasets import _idx
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _REAL_NAMES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from retain.platform.config import config_names, config_path, load_config
-from retain.platform.ledger import to_do, trials_of
-from retain.platform.loading import read_yaml
+from retain.platform.config.load import config_names, config_path, load_config
+from retain.platform.config.schema import Experiment, Published
+from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.ledger.writer import to_do, trials_of
 from retain.platform.metrics import interval
-from retain.platform.settings import Experiment, Published
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, RUNS = ROOT / "docs" / "published.json", ROOT / "docs" / "published.md", ROOT / "runs" / "published"
@@ -116,7 +116,7 @@ def harvest(config: Config, results: Results, runs: Path) -> Results:
 
 def run(config: Config, results: dict[str, Results], at_once: int) -> None:
     """Go on with the config's sweeps that were stopped, then run what is missing."""
-    from retain.platform.schedule import resume, sweep
+    from retain.platform.sweep.run import resume, sweep
 
     def keep() -> None:
         results.update(load_results())  # another of these may run other configs

@@ -24,10 +24,10 @@ import sweeps
 from bits import differences, outcome
 from faults import STRATEGIES
 
-from retain.platform import trial
-from retain.platform.config import from_dict
-from retain.platform.ledger import Trial, trials_of
-from retain.platform.loading import read_yaml
+from retain.platform.config.load import from_dict
+from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.trial.run import run as run_trial
 
 KINDS = {
     "worker": "SIGKILL of the worker of a running trial; Ray starts it again",
@@ -112,7 +112,7 @@ def run(seed: int, kind: str, base: Path) -> tuple[bool, list[str]]:
             found.append(f"{one.id}: {one.status()}: {output[-300:]}")
             continue
         alone = home / f"alone-{one.id}"
-        trial.run(from_dict(read_yaml(one.folder / "config.yaml")), alone, identity=Trial(one.folder).identity)
+        run_trial(from_dict(read_yaml(one.folder / "config.yaml")), alone, identity=Trial(one.folder).identity)
         found += [f"{one.id}: {what}" for what in differences(outcome(alone), outcome(one.folder))]
     return struck, found
 

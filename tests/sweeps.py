@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from retain.platform import checkpoint, trial
-from retain.platform.config import from_dict
-from retain.platform.ledger import Trial, trials_of
-from retain.platform.loading import read_yaml
+from retain.platform.config.load import from_dict
+from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.trial import checkpoint
+from retain.platform.trial.run import run as run_trial
 
 DEADLINE = 110.0
 
@@ -36,7 +37,7 @@ def retain(folder: Path, *arguments: str, **environment: str) -> "subprocess.Pop
     """The command, in a process group of its own, as from a terminal."""
     given = {**os.environ, "WANDB_API_KEY": "", "HOME": str(folder), "COLUMNS": "200", **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", "from retain.platform.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from retain.platform.cli.app import main; main()", *arguments],
         cwd=folder,
         env={key: value for key, value in given.items() if value},
         stdout=subprocess.PIPE,
@@ -95,5 +96,5 @@ def assert_same_bits(swept: Path, alone: Path) -> None:
 
 def run_alone(swept: Path, folder: Path) -> Path:
     """The same trial in this process."""
-    trial.run(from_dict(read_yaml(swept / "config.yaml")), folder, identity=Trial(swept).identity)
+    run_trial(from_dict(read_yaml(swept / "config.yaml")), folder, identity=Trial(swept).identity)
     return folder

@@ -16,18 +16,21 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from retain import load_config
-from retain.platform import plugins, seeding, trial
-from retain.platform.assembly import Parts, assemble
-from retain.platform.augmentation import PRESETS, TRANSFORMATIONS, Augmentation, check_stream
-from retain.platform.catalogue import entries
-from retain.platform.cli import app
-from retain.platform.config import check_plugins, from_dict, to_dict, transformations_of
+from retain.platform import seeding
+from retain.platform.cli.app import app
+from retain.platform.cli.image_sheet import augmented_rows, experience_rows, gallery
+from retain.platform.cli.listing import entries
+from retain.platform.config import registry
+from retain.platform.config.load import check_plugins, from_dict, to_dict, transformations_of
+from retain.platform.config.schema import Experiment
+from retain.platform.data.augmentation import colour, spatial
+from retain.platform.data.augmentation.pipeline import PRESETS, TRANSFORMATIONS, Augmentation, check_stream
+from retain.platform.data.streams import Arrays, Stream
 from retain.platform.errors import UserError
-from retain.platform.gallery import augmented_rows, experience_rows, gallery
-from retain.platform.interruption import Stopped
-from retain.platform.settings import Experiment
-from retain.platform.streams import Arrays, Stream
-from retain.platform.transforms import colour, spatial
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import Parts, assemble
+from retain.platform.trial.run import run as run_trial
+from retain.platform.trial.stop_request import Stopped
 
 Make = Callable[..., Experiment]
 
@@ -147,7 +150,7 @@ OWN = '''
 import os
 import signal
 from dataclasses import dataclass
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 AT = set()
 
@@ -202,16 +205,16 @@ def test_the_same_bits_again_and_after_stops(folders: Any, stops: set[int], make
     strategies = {"lwf": {}, "replay": {"memory": 40}, "augmentationtest.stop": {}}
     config = make_experiment("pair", strategies=strategies, epochs=2, augmentation=ALL)
     one, again, stopped = folders(), folders(), folders()
-    trial.run(config, one)
+    run_trial(config, one)
     seeding.seed_globals(9)  # what was drawn before does not matter
-    trial.run(config, again)
+    run_trial(config, again)
     assert_same(outcome(again), outcome(one))
     stops |= {5, 12, 35}
     for _ in range(3):
         with pytest.raises(Stopped):
-            trial.run(config, stopped)
+            run_trial(config, stopped)
     assert not stops
-    trial.run(config, stopped)
+    run_trial(config, stopped)
     assert_same(outcome(stopped), outcome(one))
 
 
@@ -220,7 +223,7 @@ def test_an_empty_list_is_none_and_another_seed_is_another_augmentation(folders:
     found = {}
     for name, augmentation in ways.items():
         folder = folders()
-        trial.run(make_experiment("pair", augmentation=augmentation), folder)
+        run_trial(make_experiment("pair", augmentation=augmentation), folder)
         found[name] = outcome(folder)
     assert_same(found["none"], found["empty"])
     assert "learner.model" in differences(found["none"], found["flip"])
@@ -228,7 +231,7 @@ def test_an_empty_list_is_none_and_another_seed_is_another_augmentation(folders:
         torch.testing.assert_close(value, found["none"].weights[name], atol=1e-4, rtol=0)
 
 
-class _Watch(plugins.Plugin):
+class _Watch(Plugin):
     """What the mini-batches were before and after augmentation."""
 
     def __init__(self) -> None:
@@ -254,7 +257,7 @@ def test_replayed_samples_are_augmented_and_test_samples_are_not(make_experiment
     parts = assembled(make_experiment, [{"flip": {"p": 1}}], strategies={"replay": {"memory": 40}})
     learner, watch = parts.learner(lambda learner: None, lambda text: None), _Watch()
     learner.plugins.insert(1, watch)  # after replay
-    assert learner.augments and not plugins.is_cacheable(learner)
+    assert learner.augments and not registry.is_cacheable(learner)
     for number in (0, 1):
         learner.train_experience(number)
     for before, after in watch.seen:
@@ -267,7 +270,7 @@ def test_replayed_samples_are_augmented_and_test_samples_are_not(make_experiment
 
 def test_without_augmentation_teachers_are_cached(make_experiment: Make) -> None:
     learner = assembled(make_experiment, None).learner(lambda learner: None, lambda text: None)
-    assert learner.augment is None and plugins.is_cacheable(learner)
+    assert learner.augment is None and registry.is_cacheable(learner)
 
 
 def test_positions_have_their_own_augmentation(make_experiment: Make) -> None:

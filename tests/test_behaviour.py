@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from behaviour import CLAIMS, Claim, Found, check
 
-from retain.platform.plugins import names
+from retain.platform.config.registry import names
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -20,18 +20,19 @@ import pytest
 import torch
 from idx_sets import REAL_ROOT, is_real, write_set
 
-from retain.platform import plugins, transformed
-from retain.platform.cache import DataFolders
-from retain.platform.datasets import mnist
+from retain.platform.config import registry
+from retain.platform.data import synthetic_domain_streams
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.datasets import mnist
+from retain.platform.data.image_rotation import rotate
+from retain.platform.data.streams import Part, Stream
 from retain.platform.errors import UserError
-from retain.platform.rotation import rotate
-from retain.platform.streams import Part, Stream
 
-BENCHMARKS = plugins.names("benchmarks")
+BENCHMARKS = registry.names("benchmarks")
 GOLDEN = Path(__file__).parent / "golden" / "benchmarks.json"
 SPLIT = [n for n in BENCHMARKS if n.startswith("split_")] + ["class_incremental", "task_incremental"]
 GENERIC = [
-    n for n in BENCHMARKS if "data" in {f.name for f in dataclasses.fields(plugins.resolve("benchmarks", n).Config)}
+    n for n in BENCHMARKS if "data" in {f.name for f in dataclasses.fields(registry.resolve("benchmarks", n).Config)}
 ]
 OWN_DOMAINS = ["domain_incremental", "classes_and_domains"]
 DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS + ["shared_labels"]]  # of pictures changed
@@ -54,7 +55,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> DataFolders:
 
 def config_of(name: str, **settings: Any) -> Any:
     """A benchmark's settings; where it takes any data set, a tiny one that fits."""
-    config = plugins.resolve("benchmarks", name).Config
+    config = registry.resolve("benchmarks", name).Config
     if name in GENERIC:
         settings = {"data": "sets.domains" if name in OWN_DOMAINS else "mnist"} | settings
     if name == "classes_and_domains":
@@ -64,7 +65,7 @@ def config_of(name: str, **settings: Any) -> Any:
 
 def build(name: str, folders: DataFolders, seed: int = 0, **settings: Any) -> Stream:
     """Build a benchmark by name."""
-    stream: Stream = plugins.resolve("benchmarks", name).build(config_of(name, **settings), seed, folders)
+    stream: Stream = registry.resolve("benchmarks", name).build(config_of(name, **settings), seed, folders)
     return stream
 
 
@@ -91,7 +92,7 @@ def digest(stream: Stream) -> str:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_settings_are_documented(name: str) -> None:
     """`Config` or what it inherits from says what each field is, and its first line what the benchmark is."""
-    config = plugins.resolve("benchmarks", name).Config
+    config = registry.resolve("benchmarks", name).Config
     assert config.__doc__.splitlines()[0].endswith(".")
     said = "".join(base.__doc__ or "" for base in config.__mro__[:-1])
     for field in dataclasses.fields(config):
@@ -104,9 +105,9 @@ def test_imports_are_light(tiny: DataFolders) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from retain.platform import plugins
-from retain.platform.cache import DataFolders
-modules = [plugins.resolve("benchmarks", name) for name in {BENCHMARKS!r}]
+from retain.platform.config import registry
+from retain.platform.data.cache import DataFolders
+modules = [registry.resolve("benchmarks", name) for name in {BENCHMARKS!r}]
 for module in modules:
     if module.__name__.endswith("digits"):
         module.build(module.Config(), 0, DataFolders(None, Path({str(tiny.cache)!r})))
@@ -259,9 +260,9 @@ def test_real_data_is_here_in_ci() -> None:
 # --- settings ---
 
 _CLASS, _PERMUTED, _ROTATED = (
-    plugins.resolve("benchmarks", "split_digits").Config,
-    transformed.Permuted,
-    transformed.Rotated,
+    registry.resolve("benchmarks", "split_digits").Config,
+    synthetic_domain_streams.Permuted,
+    synthetic_domain_streams.Rotated,
 )
 
 

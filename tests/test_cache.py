@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from retain.platform import cache
-from retain.platform.cache import DataFolders, prepared
+from retain.platform.data import cache
+from retain.platform.data.cache import DataFolders, prepared
 from retain.platform.errors import UserError
 
 
@@ -108,7 +108,7 @@ _CHILD = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from retain.platform.cache import prepared
+from retain.platform.data.cache import prepared
 folder, mine, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 class Dying(dict):

@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retain.platform import checkpoint
 from retain.platform.errors import UserError
 from retain.platform.files import checksum
+from retain.platform.trial import checkpoint
 
 NAMES = {"tensors.safetensors", "state.json", "manifest.json"}
 

@@ -15,16 +15,16 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from test_strategies_avalanche import Net, benchmark, network, pair, script
 from torch import nn
 
-from retain.platform import prompts
-from retain.platform.assembly import assemble
-from retain.platform.blocks import is_added
-from retain.platform.classifiers import FeatureClassifier, added
-from retain.platform.config import check_plugins, from_dict
+from retain.platform.config.load import check_plugins, from_dict
 from retain.platform.errors import UserError
-from retain.platform.heads import Classifier
-from retain.platform.networks import vit
-from retain.platform.plugins import Plugin
+from retain.platform.methods import prompted_vit
+from retain.platform.methods.feature_classifier import FeatureClassifier, added
+from retain.platform.models.blocks import is_added
+from retain.platform.models.heads import Classifier
+from retain.platform.models.networks import vit
 from retain.platform.seeding import generator
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import assemble
 from retain.strategies import coda_prompt, fecam, l2p, ncm, ranpac, slda
 
 D = 6  # features
@@ -358,9 +358,9 @@ def test_prefixes_are_keys_and_values_beside_the_tokens() -> None:
     before = attention(x)
     block = nn.Sequential(nn.Module())
     block[0].attention = attention
-    (made,) = prompts.add_prefixes(block)
+    (made,) = prompted_vit.add_prefixes(block)
     torch.testing.assert_close(made(x), before)
-    with prompts.prefixed([made], prefix.unsqueeze(0)):
+    with prompted_vit.prefixed([made], prefix.unsqueeze(0)):
         torch.testing.assert_close(made(x), expected)
     torch.testing.assert_close(made(x), before)
 
@@ -394,7 +394,7 @@ def test_what_does_not_fit_the_stream_is_refused() -> None:
 
 def test_the_loss_is_among_own_classes_and_those_of_the_mini_batch() -> None:
     logits, y = torch.zeros(2, 6), torch.tensor([2, 5])  # 5 is remembered
-    loss = prompts.among(nn.functional.cross_entropy, [2, 3])(logits, y)
+    loss = prompted_vit.among(nn.functional.cross_entropy, [2, 3])(logits, y)
     assert loss.item() == pytest.approx(math.log(3))
 
 
@@ -420,7 +420,7 @@ def test_timm_networks_without_such_blocks_are_refused() -> None:
     timm = pytest.importorskip("timm", reason="timm is an optional package")
     network = Classifier(timm.create_model("test_convnext", num_classes=0), 64, 3, generator(0, "head"))
     with pytest.raises(UserError, match="needs a vision transformer"):
-        prompts.transformer_of(network, "l2p")
+        prompted_vit.transformer_of(network, "l2p")
 
 
 # In a plain Avalanche script.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retain.platform.config import check_plugins, from_dict, load_config
+from retain.platform.config.load import check_plugins, from_dict, load_config
 
 RETAIN = Path(sys.executable).with_name("retain")
 HEAVY = ("torch", "ray", "avalanche", "wandb", "plotly", "sklearn", "torchvision", "numpy")
@@ -45,10 +45,10 @@ def test_version(tmp_path: Path) -> None:
 
 LOADED = """
 import sys
-from retain.platform import cli
+from retain.platform.cli import app
 sys.argv = ["retain", *sys.argv[1:]]
 try:
-    cli.main()
+    app.main()
 except SystemExit as end:
     code = end.code or 0
 print("ended with", code, [name for name in {heavy} if name in sys.modules])
@@ -154,13 +154,13 @@ def test_show_prints_yaml_that_is_the_same_experiment(tmp_path: Path) -> None:
 
 
 def test_list_names_everything_with_its_settings(tmp_path: Path) -> None:
-    from retain.platform import plugins
+    from retain.platform.config import registry
 
     ended = retain("list", cwd=tmp_path)
     assert ended.returncode == 0
     for kind in ("strategies", "benchmarks", "networks"):
         assert f"\n{kind}\n" in f"\n{ended.stdout}"
-        for name in plugins.names(kind):  # type: ignore[arg-type]
+        for name in registry.names(kind):  # type: ignore[arg-type]
             assert f"\n  {name}  " in ended.stdout
     assert "      temperature: float = 2.0\n" in ended.stdout
     assert "\n  quickstart  The first sweep" in ended.stdout.partition("\nconfigs\n")[2]

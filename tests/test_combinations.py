@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from retain.platform import importance, trial
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins
+from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
+from retain.platform.methods import quadratic_penalty
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import agem, lora
 
 
@@ -50,14 +51,14 @@ def test_a_full_head_is_refused_where_its_unmet_classes_would_count(name: str, m
 def test_mir_needs_more_candidates_than_are_replayed(make_experiment: Any, tmp_path: Path) -> None:
     config = make_experiment(strategies={"replay": {"selection": "mir", "candidates": 10}})
     with pytest.raises(UserError, match="strategies.replay.candidates=10: must be more than the 32 that are replayed"):
-        trial.run(config, tmp_path / "trial")
+        run_trial(config, tmp_path / "trial")
 
 
 def test_grad_cam_of_frozen_maps_adds_nothing(make_experiment: Any, tmp_path: Path) -> None:
     strategies = {"freezing": {}, "attention_distillation": {"kind": "gradcam"}}
     config = make_experiment("rotated", strategies=strategies)
-    with_it = trial.run(config, tmp_path / "with").matrices["task_agnostic"]
-    alone = trial.run(replace(config, strategies={"freezing": {}}), tmp_path / "alone").matrices["task_agnostic"]
+    with_it = run_trial(config, tmp_path / "with").matrices["task_agnostic"]
+    alone = run_trial(replace(config, strategies={"freezing": {}}), tmp_path / "alone").matrices["task_agnostic"]
     assert torch.equal(torch.as_tensor(with_it), torch.as_tensor(alone))
 
 
@@ -81,7 +82,7 @@ def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
     assert factors and lora.Config().rank > 0
     x = torch.rand(4, *parts.stream.shape, generator=torch.Generator().manual_seed(0))
     rows = torch.zeros(4, 1)
-    sums = importance.gradient_sums(model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2)
+    sums = quadratic_penalty.gradient_sums(model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2)
     assert all(bool(sums[name].gt(0).any()) for name in factors)
 
 
@@ -90,5 +91,5 @@ def test_prompts_work_where_plain_tensors_stand_in_for_parameters(
     name: str, make_experiment: Any, tmp_path: Path
 ) -> None:
     """Averaged weights are evaluated, and gradients per sample taken, by functional calls."""
-    result = trial.run(make_experiment("pair", strategies={"coda_prompt": {}, name: {}}), tmp_path / "trial")
+    result = run_trial(make_experiment("pair", strategies={"coda_prompt": {}, name: {}}), tmp_path / "trial")
     assert 0 < result.summary["task_agnostic"]["average_accuracy"] <= 1

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from retain import run, sweep
-from retain.platform.config import check_plugins, config_names, from_dict, load_config, to_dict
+from retain.platform.config.load import check_plugins, config_names, from_dict, load_config, to_dict
+from retain.platform.config.schema import Experiment, Sweep
+from retain.platform.config.yaml_overrides import merge, parse_yaml
 from retain.platform.errors import UserError
-from retain.platform.loading import merge, parse_yaml
-from retain.platform.plan import PlannedTrial, check, plan, points
-from retain.platform.settings import Experiment, Sweep
+from retain.platform.sweep.plan import PlannedTrial, check, plan, points
 
 BASE = "name: t\nbenchmark: split_digits\nmodel: mlp\noutput: out\nwandb: {mode: disabled}\n"
 EWC = "avalanche.training.plugins.EWCPlugin"
@@ -332,7 +332,7 @@ def test_a_file_that_is_no_text(here: Path) -> None:
 
 def loaded(*overrides: str, text: str = BASE) -> Experiment:
     """An experiment of plain data, without a file."""
-    from retain.platform.loading import with_overrides
+    from retain.platform.config.yaml_overrides import with_overrides
 
     return from_dict(with_overrides(parse_yaml(text, "text"), overrides))
 

@@ -11,11 +11,12 @@ from PIL import Image
 from scipy import ndimage
 from torch.nn import functional as F
 
-from retain.platform import corruptions, kernels, plugins, styles
-from retain.platform.cache import DataFolders
-from retain.platform.corruptions import Corruption, corrupt
-from retain.platform.streams import Stream
-from retain.platform.styles import Style, restyle
+from retain.platform.config import registry
+from retain.platform.data import corruptions, image_filters, image_styles
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.corruptions import Corruption, corrupt
+from retain.platform.data.image_styles import Style, restyle
+from retain.platform.data.streams import Stream
 
 NAMES = [name for name in get_args(Corruption) if name != "none"]
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
@@ -111,18 +112,18 @@ def test_blur_scales_up_with_the_picture_and_never_down() -> None:
 
 def test_disk_by_hand() -> None:
     """Hardly softened, 9 pixels lie within 1.5 of the middle and 5 within 1; the weights sum to 1."""
-    wide, narrow = kernels.disk(1.5, 0.05), kernels.disk(1.0, 0.05)
+    wide, narrow = image_filters.disk(1.5, 0.05), image_filters.disk(1.0, 0.05)
     assert np.round(wide * 9, 6).tolist() == np.pad(np.ones((3, 3)), (wide.shape[0] - 3) // 2).tolist()
     assert np.isclose(narrow, 0.2).sum() == 5
-    soft = kernels.disk(0.3, 0.4)
+    soft = image_filters.disk(0.3, 0.4)
     tap = np.exp(-0.5 * (np.arange(-1, 2) / 0.4) ** 2)
     assert np.allclose(soft, np.outer(tap, tap) / tap.sum() ** 2)
 
 
 def test_convolution_is_scipys() -> None:
-    x, kernel = np.random.default_rng(0).random((2, 2, 9, 7)), kernels.disk(2.2, 0.5)
+    x, kernel = np.random.default_rng(0).random((2, 2, 9, 7)), image_filters.disk(2.2, 0.5)
     expected = np.stack([[ndimage.correlate(c, kernel, mode="nearest") for c in picture] for picture in x])
-    assert np.allclose(kernels.convolved(x, kernel), expected)
+    assert np.allclose(image_filters.convolved(x, kernel), expected)
 
 
 def test_sampling_is_scipys() -> None:
@@ -132,7 +133,7 @@ def test_sampling_is_scipys() -> None:
         [ndimage.map_coordinates(c, [r, k], order=1, mode="nearest") for c in picture]
         for picture, r, k in zip(x, rows, columns, strict=True)
     ]
-    assert np.allclose(kernels.sampled(x, rows, columns), expected)
+    assert np.allclose(image_filters.sampled(x, rows, columns), expected)
 
 
 def test_motion_blur_of_a_line() -> None:
@@ -161,12 +162,12 @@ def test_zoom_blur_is_the_mean_of_enlarged_pictures() -> None:
 def test_clouds() -> None:
     """From 0 to 1; a quick decay leaves them smooth; by hand on two by two pixels."""
     noise = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32))
-    smooth, rough = kernels.plasma(noise, 3), kernels.plasma(noise, 1.2)
+    smooth, rough = image_filters.plasma(noise, 3), image_filters.plasma(noise, 1.2)
     assert np.allclose([smooth.min((1, 2)), smooth.max((1, 2))], [[0] * 4, [1] * 4])
     assert np.abs(np.diff(smooth, axis=2)).mean() < 0.5 * np.abs(np.diff(rough, axis=2)).mean()
     tiny = np.array([[[9.0, 0.5], [0.25, 1.0]]])  # the corner's own noise is not used
     # centre 1; right of the corner (0 + 0 + 1 + 1) / 4 + 0.5 = 1; below it 0.5 + 0.25 = 0.75
-    assert np.allclose(kernels.plasma(tiny, 2), [[[0, 1], [0.75, 1]]])
+    assert np.allclose(image_filters.plasma(tiny, 2), [[[0, 1], [0.75, 1]]])
 
 
 def test_fog_keeps_the_largest_value_and_lifts_the_darkest() -> None:
@@ -231,7 +232,7 @@ def test_styles_by_hand() -> None:
 
 def test_sketch_is_scipys_sobel() -> None:
     x = pictures()
-    grey = styles.brightness(x.astype(np.int32))
+    grey = image_styles.brightness(x.astype(np.int32))
     slopes = [np.stack([np.abs(ndimage.sobel(g, axis, mode="nearest")) for g in grey]) for axis in (0, 1)]
     expected = 255 - np.minimum(255, (slopes[0] + slopes[1]) // 4)
     assert np.array_equal(restyle("sketch", x), np.repeat(expected[:, None], 3, axis=1))
@@ -251,7 +252,7 @@ def test_grey_pictures_become_coloured(style: Style) -> None:
 
 def build(name: str, folders: DataFolders, **settings: Any) -> Stream:
     """A stream of changed digits."""
-    module = plugins.resolve("benchmarks", name)
+    module = registry.resolve("benchmarks", name)
     stream: Stream = module.build(module.Config(data="digits", **settings), 0, folders)
     return stream
 

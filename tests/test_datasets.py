@@ -22,10 +22,20 @@ import numpy as np
 import pytest
 import torch
 
-from retain.platform import plugins, sources
-from retain.platform.cache import DataFolders
-from retain.platform.data_set import DataSet
-from retain.platform.datasets import cifar10, cifar100, core50, digit_domains, domainnet, mfeat, svhn, tiny_imagenet
+from retain.platform.config import registry
+from retain.platform.data import dataset_key
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.dataset import DataSet
+from retain.platform.data.datasets import (
+    cifar10,
+    cifar100,
+    core50,
+    digit_domains,
+    domainnet,
+    mfeat,
+    svhn,
+    tiny_imagenet,
+)
 from retain.platform.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +57,7 @@ def folders_of(tmp_path: Path) -> DataFolders:
 
 def load(name: str, tmp_path: Path, **settings: Any) -> DataSet:
     """Open a data set as a benchmark does."""
-    return sources.load({name: settings}, folders_of(tmp_path))
+    return dataset_key.load({name: settings}, folders_of(tmp_path))
 
 
 def entries(tmp_path: Path) -> list[Path]:
@@ -433,7 +443,7 @@ def test_missing_data_says_what_to_do(name: str, words: list[str], tmp_path: Pat
     """Where nothing is found and nothing can be fetched, the message says what to put where."""
     for folders in (folders_of(tmp_path), DataFolders(None, tmp_path / "cache")):
         with pytest.raises(UserError) as caught:
-            sources.load(name, folders)
+            dataset_key.load(name, folders)
         place = "data.root, which is not set" if folders.root is None else str(tmp_path / "data")
         for word in [*words, "not found in", place, "data.root", "RETAIN_DATA"]:
             assert word in str(caught.value)
@@ -575,7 +585,7 @@ def test_golden_digests(name: str, digest: str, tmp_path: Path) -> None:
         pytest.skip(
             "no folder with the real MNIST and mfeat: run `make data`, link mnist into it and set RETAIN_DATA to it"
         )
-    found = sources.load(name, DataFolders(root, tmp_path))
+    found = dataset_key.load(name, DataFolders(root, tmp_path))
     total = hashlib.sha256(repr((found.class_names, found.domain_names, found.mean, found.std)).encode())
     for tensor in (found.train.x, found.train.y, found.test.x, found.test.y, found.train_domains, found.test_domains):
         total.update(b"" if tensor is None else tensor.numpy().tobytes())
@@ -694,7 +704,7 @@ def test_core50(written_core50: tuple[Path, list[list[Path]]], no_readers: Calla
 
 def test_core50_is_tested_on_its_own_sessions(written_core50: tuple[Path, list[list[Path]]]) -> None:
     """The stream over its domains is the paper's: eight sessions to train on, one fixed test set."""
-    module = plugins.resolve("benchmarks", "domain_incremental")
+    module = registry.resolve("benchmarks", "domain_incremental")
     config = module.Config(data={"core50": {"size": 16}}, validation=0.0)
     stream = module.build(config, 0, folders_of(written_core50[0]))
     assert [one.name for one in stream.experiences] == ["s1", "s2", "s4", "s5", "s6", "s8", "s9", "s11"]
@@ -813,7 +823,7 @@ def test_damaged_domainnet_is_refused(file: str, damage: Damage, message: str, t
 )
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        sources.checked({name: settings})
+        dataset_key.checked({name: settings})
     assert str(caught.value).startswith(f"data.{name}.")
     assert message in str(caught.value)
 
@@ -821,12 +831,12 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_documented(name: str) -> None:
     """Every field has a line in the docstring, and sets with domains say so."""
-    module = plugins.resolve("datasets", name)
+    module = registry.resolve("datasets", name)
     assert [field for field in module.Config.__slots__ if f"    {field}: " not in (module.Config.__doc__ or "")] == []
-    assert (name in sources.with_domains()) == (module in (digit_domains, core50, domainnet))
+    assert (name in dataset_key.with_domains()) == (module in (digit_domains, core50, domainnet))
 
 
 def test_these_are_all_here() -> None:
     assert {cifar10, cifar100, svhn, mfeat, digit_domains, tiny_imagenet, core50, domainnet} == {
-        plugins.resolve("datasets", name) for name in NAMES
+        registry.resolve("datasets", name) for name in NAMES
     }

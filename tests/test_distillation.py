@@ -14,16 +14,16 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Bits, benchmark, same
 from torch import Tensor, nn
 
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins
-from retain.platform.distillation import growth
+from retain.platform.config.load import check_plugins
+from retain.platform.config.schema import Experiment, Optimizer, Training
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.heads import Classifier
-from retain.platform.learner import Learner
-from retain.platform.plugins import Plugin
-from retain.platform.representation import FEATURES
-from retain.platform.settings import Experiment, Optimizer, Training
-from retain.platform.streams import Stream
+from retain.platform.methods.layer_distillation import growth
+from retain.platform.models.features import FEATURES
+from retain.platform.models.heads import Classifier
+from retain.platform.training.learner import Learner
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import assemble
 from retain.strategies import (
     attention_distillation,
     cosine_head,

@@ -43,7 +43,7 @@ def is_stored(node: ast.AST) -> bool:
 def test_the_page_of_strategies_has_what_a_module_may_define() -> None:
     page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## What a strategy's module")[2]
     listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    platform = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "platform").glob("*.py"))
+    platform = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "platform").rglob("*.py"))
     for name in listed - {"NEUTRAL"}:  # which the laws ask for
         assert re.search(rf"[\".]{name}\b", platform), f"nobody asks for {name}"
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "strategies").glob("*.py")]
@@ -53,4 +53,5 @@ def test_the_page_of_strategies_has_what_a_module_may_define() -> None:
     bases = re.findall(r"`(\w+)` \((\w+)\.py\)", page)
     assert len(bases) >= 7
     for base, file in bases:
-        assert f"class {base}" in (ROOT / "platform" / f"{file}.py").read_text(encoding="utf-8")
+        (path,) = (ROOT / "platform").rglob(f"{file}.py")
+        assert f"class {base}" in path.read_text(encoding="utf-8")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import retain
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins
+from retain.platform.config.load import check_plugins
+from retain.platform.config.registry import resolve
+from retain.platform.data.avalanche_import import stream_of
 from retain.platform.errors import UserError
-from retain.platform.foreign import stream_of
-from retain.platform.plugins import resolve
+from retain.platform.trial.builder import assemble
 
 MODULE = """
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from torch.utils.data import TensorDataset
 
-from retain.platform.foreign import stream_of
+from retain import stream_of
 
 ORDER = [3, 1, 0, 2, 5, 4]
 

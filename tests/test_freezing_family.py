@@ -9,16 +9,16 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Bits, Net, benchmark, moved
 from torch import nn
 
-from retain.platform import blocks
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.frozen_features import FrozenFeatures, is_fixed
-from retain.platform.heads import Classifier
-from retain.platform.learner import Learner
-from retain.platform.networks import mlp, small_cnn, vit
-from retain.platform.optimization import base_lr, depths_of, make_optimizer
-from retain.platform.plugins import Plugin
-from retain.platform.settings import Optimizer, Training
-from retain.platform.streams import Stream
+from retain.platform.models import blocks
+from retain.platform.models.heads import Classifier
+from retain.platform.models.networks import mlp, small_cnn, vit
+from retain.platform.training.frozen_feature_cache import FrozenFeatures, is_fixed
+from retain.platform.training.learner import Learner
+from retain.platform.training.optimization import base_lr, depths_of, make_optimizer
+from retain.platform.training.plugin import Plugin
 from retain.strategies import adapters, bitfit, freezing, gradual_unfreezing, lora, lwf, replay
 
 FAMILY: tuple[Any, ...] = (freezing, gradual_unfreezing, bitfit, lora, adapters)
@@ -112,7 +112,7 @@ def test_what_stands_between_blocks_belongs_to_the_one_before() -> None:
 
 
 def test_residual_blocks_are_blocks() -> None:
-    from retain.platform.networks import resnet
+    from retain.platform.models.networks import resnet
 
     model = resnet.build(resnet.Config(depth=20), (1, 8, 8), 2, generator())
     found = blocks.blocks_of(model)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from retain.platform import trial
-from retain.platform.settings import Experiment
-from retain.platform.state import VIEWS
+from retain.platform.config.schema import Experiment
+from retain.platform.trial.run import run as run_trial
+from retain.platform.trial.state import VIEWS
 
 GOLDEN = Path(__file__).parent / "golden" / "curves.json"
 UPDATE = os.environ.get("RETAIN_UPDATE_GOLDEN") == "1"
@@ -64,7 +64,7 @@ def matrix(key: str, view: str) -> np.ndarray:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_curve(name: str, stream: str, quick_folder: Path, make_experiment: Callable[..., Experiment]) -> None:
     config = make_experiment(stream, strategies=STRATEGIES[name], **STREAMS[stream])
-    found = trial.run(config, quick_folder / f"golden-{stream}-{name}").matrices
+    found = run_trial(config, quick_folder / f"golden-{stream}-{name}").matrices
     if UPDATE:
         _record(f"{stream}/{name}", found)
     exact = golden()["machine"] == machine()

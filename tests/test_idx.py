@@ -11,9 +11,9 @@ import pytest
 import torch
 from idx_sets import REAL_ROOT, is_real, write_idx, write_set
 
-from retain.platform.cache import DataFolders
-from retain.platform.data_set import DataSet
-from retain.platform.datasets import _idx, fashion_mnist, mnist
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.dataset import DataSet
+from retain.platform.data.datasets import _idx, fashion_mnist, mnist
 from retain.platform.errors import UserError
 
 

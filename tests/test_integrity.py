@@ -11,14 +11,25 @@ import pytest
 import yaml
 from bits import assert_same, outcome
 
-from retain.platform import schedule, trial
-from retain.platform.comparison import results_of
-from retain.platform.config import from_dict, to_dict
+from retain.platform.config.load import from_dict, to_dict
+from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.ledger import SweepLedger, Trial, TrialLedger, config_of, reopen, to_do, trials_of, write_status
-from retain.platform.plan import plan
-from retain.platform.report import report
-from retain.platform.settings import Experiment
+from retain.platform.ledger.writer import (
+    SweepLedger,
+    Trial,
+    TrialLedger,
+    config_of,
+    reopen,
+    to_do,
+    trials_of,
+    write_status,
+)
+from retain.platform.reporting.html_report import report
+from retain.platform.reporting.results import results_of
+from retain.platform.sweep import run as sweep_run
+from retain.platform.sweep.plan import plan
+from retain.platform.sweep.run import resume
+from retain.platform.trial.run import run as run_trial
 
 NOTHING = {".lock", "trial.log", "report.html"}  # they say nothing that anybody reads back
 Make = Callable[..., Experiment]
@@ -49,7 +60,7 @@ def sweep(make_experiment: Make, quick_folder: Path) -> Path:
         for one in ledger.trials():
             own = replace(config, seed=one.seed)
             TrialLedger.create(one.folder, yaml.safe_dump(to_dict(own), sort_keys=False), one.identity).close()
-            trial.run(own, one.folder, identity=one.identity)
+            run_trial(own, one.folder, identity=one.identity)
     return folder
 
 
@@ -127,11 +138,11 @@ def test_resuming_repairs_every_file_of_a_trial(
         caplog.clear()
         if name in ("trial.json", "config.yaml"):
             with pytest.raises(UserError, match=name):
-                schedule.resume(folder)
+                resume(folder)
             continue
         if not name.startswith("checkpoints"):
             assert Path(name).name in str(Trial(folder).damage())
-        schedule.resume(folder)
+        resume(folder)
         assert_same(outcome(folder), right)
         assert Trial(folder).damage() is None and Trial(folder).status().status == "done"
         if name.startswith("checkpoints/000002"):
@@ -159,7 +170,7 @@ def test_a_stopped_trial_with_damaged_events_starts_from_before_the_damage(
     (folder / "summary.json").unlink()
     damage(folder / "metrics.jsonl", "the last byte but one")
     caplog.set_level(logging.WARNING)
-    schedule.resume(folder)
+    resume(folder)
     assert "metrics.jsonl" in caplog.text
     assert_same(outcome(folder), outcome(sweep / "trials" / "001"))
 
@@ -192,11 +203,11 @@ def test_a_sweep_that_was_killed_before_its_trials_had_folders_gets_them(
         folder, yaml.safe_dump(to_dict(config), sort_keys=False), "test", [one.identity for one in planned]
     ) as ledger:
         first, second, third = ledger.trials()
-        schedule._write_pending(first.folder, planned[0])
+        sweep_run._write_pending(first.folder, planned[0])
         before = (first.folder / "trial.json").stat().st_ino
         second.folder.mkdir()
         (second.folder / ".lock").touch()
-        schedule._write_missing(config, folder)
+        sweep_run._write_missing(config, folder)
         assert [one.config()["seed"] for one in ledger.trials()] == [0, 1, 2]
         assert (first.folder / "trial.json").stat().st_ino == before
         assert [Trial(one.folder).identity["id"] for one in (first, second, third)] == [

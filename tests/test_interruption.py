@@ -22,13 +22,16 @@ import torch
 import yaml
 from bits import assert_same, outcome
 
-from retain.platform import checkpoint, schedule, trial, worker
-from retain.platform.config import to_dict
+from retain.platform.config.load import to_dict
+from retain.platform.config.schema import Checkpoint, Experiment, Resources, seconds
 from retain.platform.errors import UserError
-from retain.platform.interruption import Interruption, Stopped
-from retain.platform.isolation import isolated
-from retain.platform.ledger import Trial
-from retain.platform.settings import Checkpoint, Experiment, Resources, seconds
+from retain.platform.ledger.writer import Trial
+from retain.platform.sweep import ray_worker
+from retain.platform.sweep.run import resume
+from retain.platform.trial import checkpoint
+from retain.platform.trial.run import run as run_trial
+from retain.platform.trial.stop_request import Interruption, Stopped
+from retain.platform.trial.torch_settings import isolated
 
 Make = Callable[..., Experiment]
 OWN = '''
@@ -36,7 +39,7 @@ OWN = '''
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 CALL = []
 
@@ -69,7 +72,7 @@ class Own(Plugin):
 def build(config, seed):
     return Own(config)
 '''
-COMMAND = [sys.executable, "-c", "from retain.platform.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from retain.platform.cli.app import main; main()"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,11 +159,11 @@ def test_whoever_runs_it_can_ask_it_to_stop(folder: Path, make_experiment: Make)
     """Asked twice a second; the checkpoint is of the very iteration."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}})
     with pytest.raises(Stopped):
-        trial.run(config, folder, stopped=lambda: True)
+        run_trial(config, folder, stopped=lambda: True)
     assert Trial(folder).status().status == "stopped"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["000000+000000000"]
-    trial.run(config, folder)
-    trial.run(config, other := folder.with_name(folder.name + "-whole"))
+    run_trial(config, folder)
+    run_trial(config, other := folder.with_name(folder.name + "-whole"))
     assert_same(outcome(folder), outcome(other))
     shutil.rmtree(other)
 
@@ -187,8 +190,8 @@ def test_a_signal_at_the_command_line_checkpoints_at_once(
     assert f"retain resume {folder}" in errors and "Traceback" not in output + errors
     assert max(path.name for path in (folder / "checkpoints").iterdir()) > seen[-1].name
     assert Trial(folder).status().status == "stopped"
-    schedule.resume(folder)
-    trial.run(config, other := folder.with_name(folder.name + "-whole"))
+    resume(folder)
+    run_trial(config, other := folder.with_name(folder.name + "-whole"))
     assert_same(outcome(folder), outcome(other))
     shutil.rmtree(other)
 
@@ -201,7 +204,7 @@ def test_stopped_again_before_anything_was_done_the_checkpoint_is_left_alone(
     changes = []
     for _ in range(2):
         with pytest.raises(Stopped):
-            trial.run(config, folder, stopped=lambda: True)
+            run_trial(config, folder, stopped=lambda: True)
         changes.append((folder / "checkpoints" / "000000+000000000" / "manifest.json").stat().st_ino)
     assert changes[0] == changes[1]
 
@@ -226,7 +229,7 @@ def test_what_is_no_time_is_refused(text: Any) -> None:
 def test_checkpoints_come_as_often_as_asked(every: Any, inside: bool, folder: Path, make_experiment: Make) -> None:
     """40 iterations of 50 ms: 2 s, so some 20 of 0.1 s."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}}, iterations=20)
-    trial.run(replace(config, checkpoint=Checkpoint(every=every, keep=1000)), folder)
+    run_trial(replace(config, checkpoint=Checkpoint(every=every, keep=1000)), folder)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert [name for name in names if "+" not in name] == ["000001", "000002"]
     assert (6 <= len(names) <= 22) if inside else len(names) == 2
@@ -237,10 +240,10 @@ def test_a_clock_that_jumps_changes_nothing(
 ) -> None:
     """The wall clock goes back and forth by years; times in the ledger are durations, and come from another clock."""
     config = replace(make_experiment("pair"), checkpoint=Checkpoint(every=0))
-    trial.run(config, folder)
+    run_trial(config, folder)
     real, jumps = time.time, random.Random(0)
     monkeypatch.setattr(time, "time", lambda: real() + jumps.uniform(-1e8, 1e8))
-    trial.run(config, other := folder.with_name(folder.name + "-jumping"))
+    run_trial(config, other := folder.with_name(folder.name + "-jumping"))
     monkeypatch.undo()
     assert_same(outcome(folder), outcome(other))
     for _, event in Trial(other).events():
@@ -252,9 +255,9 @@ def test_a_clock_that_jumps_changes_nothing(
 
 HUNG = """
 import sys, yaml
-from retain.platform import trial
-from retain.platform.config import from_dict
-trial.run(from_dict(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], timeout=float(sys.argv[3]))
+from retain import run
+from retain.platform.config.load import from_dict
+run(from_dict(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], timeout=float(sys.argv[3]))
 """
 
 
@@ -275,7 +278,7 @@ def test_a_hung_trial_is_ended_and_says_where_it_stood(
 
 def test_a_trial_that_goes_on_is_not_ended(folder: Path, make_experiment: Make) -> None:
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}}, iterations=20)
-    trial.run(config, folder, timeout=1.0)  # it takes twice as long
+    run_trial(config, folder, timeout=1.0)  # it takes twice as long
     assert Trial(folder).status().status == "done"
 
 
@@ -299,17 +302,17 @@ def mess(learner: Any) -> None:
 
 def test_a_trial_is_the_same_after_one_that_left_a_mess(folder: Path, make_experiment: Make) -> None:
     config = make_experiment("rotated", strategies={"lwf": {}, "replay": {"memory": 20}})
-    trial.run(config, folder)
+    run_trial(config, folder)
     settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     states = random.getstate(), torch.get_rng_state()
     with pytest.raises(RuntimeError, match="enough"):
-        trial.run(calling(make_experiment, mess), messy := folder.with_name(folder.name + "-messy"))
+        run_trial(calling(make_experiment, mess), messy := folder.with_name(folder.name + "-messy"))
     assert settings == (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
     assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
     assert not torch.are_deterministic_algorithms_enabled() and not torch.is_anomaly_enabled()
     torch.set_default_dtype(torch.float64)  # what the program itself had set does not matter either
     try:
-        trial.run(config, other := folder.with_name(folder.name + "-after"))
+        run_trial(config, other := folder.with_name(folder.name + "-after"))
     finally:
         torch.set_default_dtype(torch.float32)
     assert_same(outcome(folder), outcome(other))
@@ -321,7 +324,7 @@ def test_a_trial_is_the_same_after_one_that_left_a_mess(folder: Path, make_exper
 def test_deterministic_algorithms_are_a_switch(deterministic: bool, folder: Path, make_experiment: Make) -> None:
     seen: list[bool] = []
     config = calling(make_experiment, lambda learner: seen.append(torch.are_deterministic_algorithms_enabled()))
-    trial.run(replace(config, resources=Resources(deterministic=deterministic)), folder)
+    run_trial(replace(config, resources=Resources(deterministic=deterministic)), folder)
     assert seen and set(seen) == {deterministic}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -334,9 +337,9 @@ def test_deterministic_algorithms_run_every_strategy_with_the_same_bits(
 ) -> None:
     """On the CPU ours are deterministic as they are; none is among those that torch has no such version of."""
     config = make_experiment("rotated", strategies=strategies)
-    trial.run(config, folder)
+    run_trial(config, folder)
     other = folder.with_name(folder.name + "-deterministic")
-    trial.run(replace(config, resources=Resources(deterministic=True)), other)
+    run_trial(replace(config, resources=Resources(deterministic=True)), other)
     assert_same(outcome(folder), outcome(other))
     shutil.rmtree(other)
 
@@ -360,7 +363,7 @@ def test_a_strategy_that_makes_the_loss_nan_is_named_before_the_step(folder: Pat
         r"\(strategies: replay, stoptest.own, lwf\)"
     )
     with pytest.raises(FloatingPointError, match=message):
-        trial.run(config, folder)
+        run_trial(config, folder)
     status = Trial(folder).status()
     assert status.status == "failed" and "stoptest.own" in str(status.error)
     state = checkpoint.load_newest(folder / "checkpoints")
@@ -385,7 +388,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_said_and_gone_on_from(tiny_disk: Path, make_experiment: Make) -> None:
     """A megabyte is there; a checkpoint takes some 0.3 MB, and others' files grow meanwhile."""
     config = replace(make_experiment(), model={"mlp": {"hidden": [800]}})
-    trial.run(config, whole := tiny_disk.parent / "whole")
+    run_trial(config, whole := tiny_disk.parent / "whole")
     other = tiny_disk / "others"
 
     def fill(learner: Any) -> None:
@@ -396,28 +399,28 @@ def test_a_full_disk_is_said_and_gone_on_from(tiny_disk: Path, make_experiment: 
     config = replace(config, strategies={"stoptest.own": {}})
     importlib.import_module("stoptest.own").CALL[:] = [fill]
     with pytest.raises((UserError, OSError), match=r"No space left on device"):
-        trial.run(config, tiny_disk / "trial")
+        run_trial(config, tiny_disk / "trial")
     assert sorted(path.name for path in (tiny_disk / "trial" / "checkpoints").iterdir()) == ["000001", "000002"]
     with pytest.raises(
         UserError, match=r"trial cannot be written: No space left on device \(0.0 MB are free\).*retain resume"
     ):
-        trial.run(config, tiny_disk / "trial")
+        run_trial(config, tiny_disk / "trial")
     other.unlink()
     importlib.import_module("stoptest.own").CALL[:] = [lambda learner: None]
-    result = trial.run(config, tiny_disk / "trial")
+    result = run_trial(config, tiny_disk / "trial")
     np.testing.assert_array_equal(result.matrices["task_agnostic"], outcome(whole).matrices["task_agnostic"])
 
 
 def test_a_disk_that_is_read_only_is_said(tiny_disk: Path, make_experiment: Make) -> None:
     """Before a trial starts, and where one is to be gone on with."""
-    trial.run(make_experiment("pair"), tiny_disk / "done")
+    run_trial(make_experiment("pair"), tiny_disk / "done")
     with pytest.raises(KeyboardInterrupt):
-        trial.run(calling(make_experiment, interrupting), tiny_disk / "trial")
+        run_trial(calling(make_experiment, interrupting), tiny_disk / "trial")
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     with pytest.raises(UserError, match="trial cannot be written: Read-only file system"):
-        trial.run(calling(make_experiment, interrupting), tiny_disk / "trial")
+        run_trial(calling(make_experiment, interrupting), tiny_disk / "trial")
     with pytest.raises(UserError, match="new cannot be written: Read-only file system"):
-        trial.run(make_experiment("pair"), tiny_disk / "new")
+        run_trial(make_experiment("pair"), tiny_disk / "new")
     assert outcome(tiny_disk / "done").summary  # it can be read
 
 
@@ -438,7 +441,7 @@ def test_a_worker_frees_what_the_trial_before_held_in_cycles() -> None:
         for _ in range(2):
             left = weakref.ref(Node())
             assert left() is not None
-            worker._collect()
+            ray_worker._collect()
             assert left() is None
     finally:
         gc.unfreeze()

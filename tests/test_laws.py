@@ -18,19 +18,22 @@ import torch
 import yaml
 from bits import Outcome, assert_same, outcome, same
 
-from retain.platform import plugins, seeding, trial
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins, load_config, settings_of, to_dict
+from retain.platform import seeding
+from retain.platform.config import registry
+from retain.platform.config.load import check_plugins, load_config, settings_of, to_dict
+from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.interruption import Stopped
-from retain.platform.learner import Learner
-from retain.platform.ledger import Trial
-from retain.platform.settings import Experiment
-from retain.platform.state import VIEWS
+from retain.platform.ledger.writer import Trial
+from retain.platform.training.learner import Learner
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
+from retain.platform.trial.state import VIEWS
+from retain.platform.trial.stop_request import Stopped
 
 Make = Callable[..., Experiment]
 Settings = dict[str, Any]
-NAMES = plugins.names("strategies")
+NAMES = registry.names("strategies")
 STREAMS = ("split", "rotated")
 # Beside the defaults: settings that take other branches. A new strategy needs no entry.
 MORE: dict[str, list[Settings]] = {
@@ -92,7 +95,7 @@ STOPPER = '''
 import os, signal
 from dataclasses import dataclass
 from pathlib import Path
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -124,7 +127,7 @@ import random
 from dataclasses import dataclass
 import numpy as np
 import torch
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -143,7 +146,7 @@ def build(config, seed):
 KEEPER = '''
 """A strategy of the user's own that keeps what it is given, and changes it in place where it chooses the data."""
 from dataclasses import dataclass
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -171,7 +174,7 @@ def build(config, seed):
 WATCHER = '''
 """A strategy of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
 from dataclasses import dataclass
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -207,7 +210,7 @@ class Runs:
         key = json.dumps(to_dict(config))
         if again or key not in self._found:
             folder = self.new_folder()
-            trial.run(config, folder)
+            run_trial(config, folder)
             self._found[key] = outcome(folder)
         return self._found[key]
 
@@ -237,7 +240,7 @@ def users_own(quick_folder: Path) -> Iterator[Path]:
 
 def module(name: str) -> Any:
     """A strategy's module."""
-    return plugins.resolve("strategies", name)
+    return registry.resolve("strategies", name)
 
 
 def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda learner: None) -> Learner:
@@ -257,7 +260,7 @@ def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda lea
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path: Path) -> None:
     own = module(name).Config()
-    assert isinstance(module(name).build(own, seed=0), plugins.Plugin)
+    assert isinstance(module(name).build(own, seed=0), Plugin)
     written: list[Settings] = [{}, json.loads(json.dumps(asdict(own)))]
     for settings in written:
         config = make_experiment(strategies={name: settings})
@@ -436,11 +439,11 @@ def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Pat
     for iteration in stops:
         flag.write_text(f"{how} {iteration}")
         with pytest.raises((KeyboardInterrupt, Stopped)):
-            trial.run(config, folder)
+            run_trial(config, folder)
         assert not flag.exists() and Trial(folder).status().status == "stopped"
         newest = max(path.name for path in (folder / "checkpoints").glob("0*")) if how == "TERM" else "+"
         assert "+" in newest, "what was done of the experience is kept"
-    trial.run(config, folder)
+    run_trial(config, folder)
     return outcome(folder)
 
 
@@ -528,7 +531,7 @@ def test_stopped_by_whoever_is_reported_to(name: str, runs: Runs, make_experimen
 
     while not folder.exists() or Trial(folder).status().status != "done":
         try:
-            trial.run(config, folder, report=report)
+            run_trial(config, folder, report=report)
         except RuntimeError:
             assert Trial(folder).status().status == "failed"
     assert reported == ([5] if name == "joint" else [1, 2, 3, 4, 5])
@@ -539,7 +542,7 @@ def test_stopped_by_whoever_is_reported_to(name: str, runs: Runs, make_experimen
 def server() -> multiprocessing.context.ForkServerContext:
     """Fresh processes that have imported what a trial needs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["retain.platform.trial"])
+    context.set_forkserver_preload(["retain.platform.trial.run"])
     return context
 
 
@@ -553,12 +556,12 @@ def test_killed_and_resumed_is_never_stopped(
     boundary = stops_of(never.events)[1]
     for iteration in (boundary, boundary + 20):
         users_own.write_text(f"KILL {iteration}")
-        process = server.Process(target=trial.run, args=(config, folder))
+        process = server.Process(target=run_trial, args=(config, folder))
         process.start()
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
         assert Trial(folder).status().status == "running"
-    trial.run(config, folder)
+    run_trial(config, folder)
     assert_same(outcome(folder), never)
 
 
@@ -572,7 +575,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     never = runs(config)
     users_own.write_text(f"stop {stops_of(never.events)[-1]}")
     with pytest.raises(KeyboardInterrupt):
-        trial.run(config, folder)
+        run_trial(config, folder)
     saved = sorted((folder / "checkpoints").iterdir())
     assert [path.name for path in saved] == ["000003", "000004"]
     for path in saved[0 if all_damaged else 1 :]:
@@ -580,7 +583,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    trial.run(config, folder)
+    run_trial(config, folder)
     assert caplog.text.count("is passed over") == (2 if all_damaged else 1)
     assert_same(outcome(folder), never)
 
@@ -594,7 +597,7 @@ def test_each_with_each_other_runs_or_is_refused(first: str, second: str, runs: 
     config = make_experiment("pair", strategies={first: {}, second: {}})
     folder = runs.new_folder()
     try:
-        trial.run(config, folder)
+        run_trial(config, folder)
     except UserError as refusal:
         assert not folder.exists()
         assert str(refusal).startswith("strategies") and len(str(refusal)) > 40
@@ -609,7 +612,7 @@ def test_a_strategy_by_dotted_path_is_recorded_in_the_config(
     runs: Runs, users_own: Path, make_experiment: Make
 ) -> None:
     folder = runs.new_folder()
-    trial.run(make_experiment("pair", strategies={"lawtest.watcher": {}}), folder)
+    run_trial(make_experiment("pair", strategies={"lawtest.watcher": {}}), folder)
     config = Trial(folder).read("config")
     assert config is not None and config["strategies"] == {"lawtest.watcher": {}}
     assert "lawtest.watcher" in sys.modules

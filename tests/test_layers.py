@@ -16,88 +16,107 @@ FILES = [ROOT / "__init__.py"] + [path for folder in FOLDERS for path in sorted(
 
 # A module may import modules of lower layers, and of its own layer as long as there is no cycle.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "settings", "metrics", "seeding", "streams", "importing", "hooks", "plugins", "heads"},
     {
-        "loader",
-        "loading",
-        "entries",
-        "cache",
-        "decoding",
-        "pictures",
-        "data_set",
-        "sources",
-        "reader",
-        "ledger",
-        "encoding",
-        "checkpoint",
-        "disk",
-        "variants",
-        "splits",
-        "domains",
-        "rotation",
-        "kernels",
-        "corruptions",
-        "styles",
-        "transformed",
-        "evaluation",
-        "validation",
-        "norms",
-        "voting",
-        "probe",
-        "blocks",
-        "frozen",
-        "frozen_features",
-        "representation",
-        "capture",
-        "classifiers",
-        "prompts",
-        "teacher",
-        "distillation",
-        "memory",
-        "exemplars",
-        "bias_correction",
-        "finetuning",
-        "importance",
-        "selection",
-        "reservoir",
-        "environment",
-        "config",
-        "augmentation",
-        "transforms",
+        "errors",
+        "files",
+        "config.schema",
+        "metrics",
+        "seeding",
+        "data.streams",
+        "config.dotted_paths",
+        "training.plugin",
+        "config.registry",
+        "models.heads",
     },
-    {"networks", "datasets", "benchmarks", "strategies", "probes"},
-    {"optimization", "bridge", "foreign", "template", "snapshot", "learner", "assembly"},
-    {"interruption", "isolation", "recording", "state", "trial"},
     {
-        "catalogue",
-        "plan",
-        "estimate",
-        "schedule",
-        "cluster",
-        "tuning",
-        "worker",
-        "rows",
-        "runs",
-        "projector",
-        "comparison",
-        "charts",
-        "probe_charts",
-        "pieces",
-        "report",
-        "gallery",
+        "data.resident_loader",
+        "config.yaml_overrides",
+        "data.cache_entry",
+        "data.cache",
+        "data.image_decoding",
+        "data.image_cache",
+        "data.dataset",
+        "data.dataset_key",
+        "ledger.reader",
+        "ledger.writer",
+        "trial.state_codec",
+        "trial.checkpoint",
+        "disk_errors",
+        "data.subsampling",
+        "data.class_streams",
+        "data.domain_streams",
+        "data.image_rotation",
+        "data.image_filters",
+        "data.corruptions",
+        "data.image_styles",
+        "data.synthetic_domain_streams",
+        "training.evaluation",
+        "methods.validation_samples",
+        "models.batchnorm",
+        "methods.probability_averaging",
+        "training.probes._base",
+        "models.blocks",
+        "methods.freezing",
+        "training.frozen_feature_cache",
+        "models.features",
+        "models.activation_capture",
+        "methods.feature_classifier",
+        "methods.prompted_vit",
+        "methods.teacher",
+        "methods.layer_distillation",
+        "methods.replay_memory",
+        "methods.herded_memory",
+        "methods.bias_correction",
+        "methods.balanced_finetuning",
+        "methods.quadratic_penalty",
+        "methods.sample_selection",
+        "methods.reservoir_memory",
+        "trial.environment",
+        "config.load",
+        "data.augmentation.pipeline",
+        "data.augmentation",
     },
-    {"display", "outcome", "prepare", "ensemble", "cli"},
+    {"models.networks", "data.datasets", "benchmarks", "strategies", "training.probes"},
+    {
+        "training.optimization",
+        "data.avalanche_export",
+        "data.avalanche_import",
+        "training.avalanche_template",
+        "training.learner_state",
+        "training.learner",
+        "trial.builder",
+    },
+    {"trial.stop_request", "trial.torch_settings", "trial.failure_status", "trial.state", "trial.run"},
+    {
+        "cli.listing",
+        "sweep.plan",
+        "sweep.estimate",
+        "sweep.run",
+        "sweep.ray_cluster",
+        "sweep.ray_tune",
+        "sweep.ray_worker",
+        "reporting.rows",
+        "reporting.wandb_runs",
+        "reporting.projector",
+        "reporting.results",
+        "reporting.charts",
+        "reporting.probe_section",
+        "reporting.html_parts",
+        "reporting.html_report",
+        "cli.image_sheet",
+    },
+    {"cli.progress", "cli.exit_report", "cli.prepare", "cli.ensemble", "cli.app"},
 ]
 ONLY = {  # who may import what
-    "ray": {"platform.tuning", "platform.cluster"},
-    "wandb": {"platform.runs"},
-    "tensorboard": {"platform.runs"},
-    "omegaconf": {"platform.loading"},
-    "avalanche": {"platform.template", "platform.bridge"},
-    "torchvision": {"platform.datasets._download", "platform.networks.torchvision"},
-    "timm": {"platform.networks.timm"},
-    "sklearn": {"platform.datasets.digits"},
-    "typer": {"platform.cli", "platform.outcome"},
+    "ray": {"platform.sweep.ray_tune", "platform.sweep.ray_cluster"},
+    "wandb": {"platform.reporting.wandb_runs"},
+    "tensorboard": {"platform.reporting.wandb_runs"},
+    "omegaconf": {"platform.config.yaml_overrides"},
+    "avalanche": {"platform.training.avalanche_template", "platform.data.avalanche_export"},
+    "torchvision": {"platform.data.datasets._download", "platform.models.networks.torchvision"},
+    "timm": {"platform.models.networks.timm"},
+    "sklearn": {"platform.data.datasets.digits"},
+    "typer": {"platform.cli.app", "platform.cli.exit_report"},
 }
 
 
@@ -173,15 +192,16 @@ def _literal_start(node: ast.expr) -> str:
 
 def layer(name: str) -> int | None:
     """The number of a module's layer; None for packages' own files, which hold nothing but a docstring or lazy names."""
-    parts = name.split(".")
-    key = parts[0] if parts[0] in ("benchmarks", "strategies") else ".".join(parts[1:2])
-    return next((number for number, members in enumerate(LAYERS) if key in members), None)
+    key = name.partition(".")[0] if name.startswith(("benchmarks", "strategies")) else name.removeprefix("platform.")
+    return next(
+        (n for n, members in enumerate(LAYERS) if any(f"{key}.".startswith(f"{one}.") for one in members)), None
+    )
 
 
 def test_every_module_has_a_layer() -> None:
-    known = {"", "platform", "configs"}
+    known = {name_of(path) for path in FILES if path.name == "__init__.py"}
     assert [name for name in NAMES if name not in known and layer(name) is None] == []
-    members = {name.split(".")[1] for name in NAMES if name.startswith("platform.")} | {"benchmarks", "strategies"}
+    members = {name.removeprefix("platform.") for name in NAMES}
     assert sorted(set.union(*LAYERS) - members) == []  # and no layer holds a module that is not there
 
 
@@ -275,26 +295,29 @@ def test_importing_retain_loads_nothing_heavy() -> None:
 
 def test_strategies_benchmarks_and_networks_load_torch_at_most() -> None:
     modules = [f"retain.{name}" for name in NAMES if name.split(".")[0] in ("strategies", "benchmarks")]
-    modules += [f"retain.{name}" for name in NAMES if name.startswith(("platform.networks", "platform.probes"))]
+    modules += [
+        f"retain.{name}" for name in NAMES if name.startswith(("platform.models.networks", "platform.training.probes"))
+    ]
     assert len(modules) > 10
     assert loaded(modules, "avalanche,torchvision,sklearn,ray,wandb,plotly,pandas,jax,torch") == "['torch']"
 
 
 def test_reading_ledgers_and_settings_needs_no_torch() -> None:
-    light = ["cli", "config", "settings", "loading", "ledger", "errors", "files", "plugins", "projector", "catalogue"]
+    light = ["cli.app", "config.load", "config.schema", "config.yaml_overrides", "ledger.writer", "errors", "files"]
+    light += ["config.registry", "reporting.projector", "cli.listing"]
     assert loaded([f"retain.platform.{name}" for name in light], "torch,ray,avalanche,wandb,plotly,numpy") == "[]"
 
 
 def test_a_trial_never_loads_ray() -> None:
     """Nor wandb by itself: Avalanche's loggers import that, so it is looked for in our own imports."""
-    assert loaded(["retain.platform.trial"], "ray,plotly") == "[]"
-    reached, waiting = set[str](), ["platform.trial"]
+    assert loaded(["retain.platform.trial.run"], "ray,plotly") == "[]"
+    reached, waiting = set[str](), ["platform.trial.run"]
     while waiting:
         name = waiting.pop()
         if name not in reached:
             reached.add(name)
             waiting += [found.imported for found in imports() if found.importer == name and found.ours]
-    assert "platform.learner" in reached
+    assert "platform.training.learner" in reached
     assert [f for f in imports() if f.importer in reached and f.imported.split(".")[0] in ("ray", "wandb")] == []
 
 

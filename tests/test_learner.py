@@ -17,19 +17,20 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torch.nn import functional
 
-from retain.platform import loader, trial
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins, from_dict
+from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
+from retain.platform.data import resident_loader
+from retain.platform.data.streams import Stream, resident
 from retain.platform.errors import UserError
-from retain.platform.evaluation import TestSet
-from retain.platform.learner import Learner
-from retain.platform.ledger import Trial
-from retain.platform.networks import mlp, small_cnn
-from retain.platform.optimization import base_lr, factor, make_optimizer
-from retain.platform.plugins import EVENTS, Plugin
+from retain.platform.ledger.writer import Trial
+from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
-from retain.platform.settings import Experiment, Optimizer, Schedule, Training
-from retain.platform.streams import Stream, resident
+from retain.platform.training.evaluation import TestSet
+from retain.platform.training.learner import Learner
+from retain.platform.training.optimization import base_lr, factor, make_optimizer
+from retain.platform.training.plugin import EVENTS, Plugin
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import joint
 
 Build = Callable[..., Stream]
@@ -203,7 +204,7 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
     dtypes: list[torch.dtype] = []
     look = At("before_forward", lambda strategy: dtypes.append(strategy.dataloader.x.dtype))
     whole = bits(train(learner_of(stream, look)).model)
-    monkeypatch.setattr(loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # of one experience, less one
+    monkeypatch.setattr(resident_loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # of one experience, less one
     assert_same(bits(train(learner_of(stream, look)).model), whole)
     assert set(dtypes[: len(dtypes) // 2]) == {torch.float32} and set(dtypes[len(dtypes) // 2 :]) == {torch.uint8}
 
@@ -494,7 +495,7 @@ def test_a_stop_amid_an_epoch_ends_the_experience_only(tiny_stream: Build) -> No
 OWN = '''
 """Strategies of the user's own."""
 from dataclasses import dataclass
-from retain.platform import plugins
+from retain import Plugin, note
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -506,7 +507,7 @@ class Config:
         if self.scale <= 0:
             raise ValueError(f"scale={self.scale}: must be above 0")
 
-class Mine(plugins.Plugin):
+class Mine(Plugin):
     def state_dict(self):
         return {}
 
@@ -521,7 +522,7 @@ class Mine(plugins.Plugin):
             raise RuntimeError("no more of this")
 
     def after_training_exp(self, strategy, **kwargs):
-        plugins.note(strategy, "mine was here")
+        note(strategy, "mine was here")
 
 def build(config, seed):
     return Mine(config)
@@ -550,8 +551,8 @@ def notes(folder: Path) -> list[str]:
 
 
 def test_a_strategy_of_the_users_own(folder: Path, make_experiment: Make) -> None:
-    result = trial.run(make_experiment("pair", strategies={"learnertest.mine": {"scale": 0.5}}), folder)
-    naive = trial.run(make_experiment("pair"), folder.with_suffix(".naive"))
+    result = run_trial(make_experiment("pair", strategies={"learnertest.mine": {"scale": 0.5}}), folder)
+    naive = run_trial(make_experiment("pair"), folder.with_suffix(".naive"))
     assert notes(folder) == ["mine was here"] * 2
     assert result.summary["task_aware"] != naive.summary["task_aware"]
     with pytest.raises(UserError, match="strategies.learnertest.mine.scale=-1.0: must be above 0"):
@@ -561,7 +562,7 @@ def test_a_strategy_of_the_users_own(folder: Path, make_experiment: Make) -> Non
 def test_an_exception_names_the_plugin(folder: Path, make_experiment: Make) -> None:
     config = make_experiment(strategies={"lwf": {}, "learnertest.mine": {"experience": 2}})
     with pytest.raises(RuntimeError, match="no more of this"):
-        trial.run(config, folder)
+        run_trial(config, folder)
     status = Trial(folder).status()
     where = "in learnertest.mine.Mine.after_backward"
     assert (status.status, status.error) == ("failed", f"RuntimeError: no more of this ({where})")
@@ -573,7 +574,7 @@ def test_a_non_finite_loss_ends_the_trial(folder: Path, make_experiment: Make) -
     """After the step that made it so, before another: named by experience and iteration."""
     message = r"experience 1, iteration [23], in the cross-entropy itself \(strategies: none\)"
     with pytest.raises(FloatingPointError, match=message):
-        trial.run(make_experiment(optimizer={"lr": 1e30}), folder)
+        run_trial(make_experiment(optimizer={"lr": 1e30}), folder)
     status = Trial(folder).status()
     assert status.status == "failed" and status.error is not None
     assert status.error.startswith("FloatingPointError: the loss became")
@@ -598,18 +599,18 @@ def test_avalanches_plugins_run_in_ours(name: str, folder: Path, make_experiment
     """They act; stopped between experiences, the trial says once that it starts again, and gives the same bits."""
     config = make_experiment("pair", strategies={f"avalanche.training.plugins.{name}": THEIRS[name]})
     again, naive = folder.with_suffix(".again"), folder.with_suffix(".naive")
-    whole = trial.run(config, folder)
+    whole = run_trial(config, folder)
     assert whole.matrices["task_agnostic"][1, 0] > 0.3
     assert not np.array_equal(
-        whole.matrices["task_aware"], trial.run(make_experiment("pair"), naive).matrices["task_aware"]
+        whole.matrices["task_aware"], run_trial(make_experiment("pair"), naive).matrices["task_aware"]
     )
 
     def interrupt(values: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trial.run(config, again, report=interrupt)
-    np.testing.assert_array_equal(trial.run(config, again).matrices["task_aware"], whole.matrices["task_aware"])
+        run_trial(config, again, report=interrupt)
+    np.testing.assert_array_equal(run_trial(config, again).matrices["task_aware"], whole.matrices["task_aware"])
     assert notes(folder) == notes(again)
     assert len(notes(again)) == 1 and "starts again from its first experience" in notes(again)[0]
     assert not (again / "checkpoints").exists()

@@ -14,23 +14,14 @@ import pytest
 
 from retain.platform.errors import UserError
 from retain.platform.files import SCHEMA, read_json, write_json, write_text
-from retain.platform.ledger import (
-    SweepLedger,
-    Trial,
-    TrialLedger,
-    config_of,
-    is_sweep,
-    reopen,
-    to_do,
-    trials_of,
-)
+from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of
 
 IDENTITY: dict[str, Any] = {"id": "lwf-0", "variant": "lwf", "stream": "digits", "seed": 3, "overrides": {"a.b": 1}}
 CONFIG = "schema: 1\nname: demo\nlr: 1e-3\n"
 HOLD = """
 import sys, time
 from pathlib import Path
-from retain.platform.ledger import TrialLedger
+from retain.platform.ledger.writer import TrialLedger
 ledger = TrialLedger.open(Path(sys.argv[1]))
 sys.stdout.write("held\\n"); sys.stdout.flush()
 time.sleep(60)

@@ -18,14 +18,15 @@ import pytest
 import torch
 import yaml
 
-from retain.platform import schedule, trial
-from retain.platform.comparison import results_of
-from retain.platform.config import from_dict, load_config, to_dict
+from retain.platform.config.load import from_dict, load_config, to_dict
+from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.files import checksum, digest, read_json, write_json
-from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of, write_status
-from retain.platform.rows import Book
-from retain.platform.settings import Experiment
+from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of, write_status
+from retain.platform.reporting.results import results_of
+from retain.platform.reporting.rows import Book
+from retain.platform.sweep.run import resume
+from retain.platform.trial.run import run as run_trial
 
 RETAIN = Path(sys.executable).with_name("retain")
 SCRIPT = "<script>alert(1)</script>"
@@ -47,7 +48,7 @@ def real(make_experiment: Make, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A trial's folder as a stopped trial leaves it: two checkpoints, nothing to train."""
     config = from_dict(to_dict(make_experiment("pair")) | {"wandb": {"mode": "disabled"}})
     folder: Path = tmp_path_factory.mktemp("real") / "run"
-    trial.run(config, folder)
+    run_trial(config, folder)
     write_status(folder, "stopped", 2, None)
     return folder
 
@@ -135,8 +136,8 @@ def test_yaml_tags_are_refused(run: Path, canary: Path, tmp_path: Path, tag: str
     sweep = tmp_path / "sweep"
     SweepLedger.create(sweep, (run / "config.yaml").read_text(), "x", [Trial(run).identity]).close()
     for look in (
-        lambda: schedule.resume(run),
-        lambda: schedule.resume(sweep),
+        lambda: resume(run),
+        lambda: resume(sweep),
         lambda: load_config(run / "config.yaml"),
     ):
         with pytest.raises(UserError, match=r"(config|experiment)\.yaml: is not valid YAML"):
@@ -170,7 +171,7 @@ def test_a_config_calls_nothing_but_plugins_from_outside_of_the_folder(
     text = json.dumps(changes).replace("CANARY", str(canary)).replace("PICKLE", str(run / "evil.pkl"))
     change(run, json.loads(text))
     with pytest.raises(UserError) as caught:
-        schedule.resume(".")
+        resume(".")
     assert shown in str(caught.value)
     assert not canary.exists()
 
@@ -277,7 +278,7 @@ def test_links_out_of_the_folder_are_not_followed(run: Path, tmp_path: Path, tar
         (run / target).unlink(missing_ok=True)
         victim.write_text("not a whole line")
     (run / target).symlink_to(victim)
-    for look in (schedule.resume, results_of_one, TrialLedger.open):
+    for look in (resume, results_of_one, TrialLedger.open):
         with pytest.raises(UserError, match=f"{target} is a link that leads out"):
             look(run)
     assert (

@@ -12,11 +12,11 @@ from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms.v2 import CutMix
 
-from retain.platform import trial
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins
+from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
 from retain.platform.seeding import generator
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import mixup
 
 
@@ -126,13 +126,13 @@ def test_a_teacher_is_asked_anew_where_samples_are_mixed(mixed: bool, make_exper
 
 def test_with_smoothed_labels_and_a_memory_of_other_tasks(make_experiment: Any, tmp_path: Path) -> None:
     config = make_experiment("split", strategies={"replay": {}, "mixup": {"cutmix_alpha": 1.0}}, label_smoothing=0.1)
-    tasks = trial.run(trial_config(config), tmp_path / "tasks")
+    tasks = run_trial(trial_config(config), tmp_path / "tasks")
     assert tasks.summary["task_aware"]["average_accuracy"] > 0.5
 
 
 def trial_config(config: Any) -> Any:
     """The same on a task-incremental stream."""
-    from retain.platform.config import from_dict, to_dict
+    from retain.platform.config.load import from_dict, to_dict
 
     return from_dict(to_dict(config) | {"benchmark": {"task_incremental": {"data": "digits", "num_experiences": 5}}})
 

@@ -17,22 +17,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from retain.platform import plugins, trial
-from retain.platform.assembly import assemble
-from retain.platform.cache import DataFolders
-from retain.platform.config import build as build_config
-from retain.platform.config import check_plugins, from_dict, load_config, to_dict
+from retain.platform.config import registry
+from retain.platform.config.dotted_paths import parted
+from retain.platform.config.load import build as build_config
+from retain.platform.config.load import check_plugins, from_dict, load_config, to_dict
+from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.heads import Classifier, layers_of
-from retain.platform.importing import parted
-from retain.platform.learner import Learner
-from retain.platform.ledger import Trial
-from retain.platform.networks import _layers, mlp, resnet, vit, wide_resnet
-from retain.platform.networks import torchvision as library
-from retain.platform.optimization import make_optimizer, parameter_groups, set_lr
+from retain.platform.ledger.writer import Trial
+from retain.platform.models.heads import Classifier, layers_of
+from retain.platform.models.networks import _layers, mlp, resnet, vit, wide_resnet
+from retain.platform.models.networks import torchvision as library
 from retain.platform.seeding import generator
-from retain.platform.settings import Experiment, Optimizer, Schedule, Training
-from retain.platform.streams import Stream
+from retain.platform.training.learner import Learner
+from retain.platform.training.optimization import make_optimizer, parameter_groups, set_lr
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
 
 Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
@@ -67,7 +68,7 @@ def config_of(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     if name.startswith("timm"):
         pytest.importorskip("timm", reason="timm is an optional package")
     module_name, in_the_name = parted(name)
-    module = importlib.import_module(f"retain.platform.networks.{module_name}")
+    module = importlib.import_module(f"retain.platform.models.networks.{module_name}")
     return module, build_config(module.Config, {**settings, **in_the_name}, f"model.{name}")
 
 
@@ -96,7 +97,7 @@ def count(network: nn.Module) -> int:
 
 
 def test_every_network_has_a_case() -> None:
-    assert {parted(name)[0] for name, _, _ in CASES.values()} == set(plugins.names("networks"))
+    assert {parted(name)[0] for name, _, _ in CASES.values()} == set(registry.names("networks"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -360,7 +361,7 @@ def test_layers_of_a_deep_network_are_summed_up() -> None:
 def test_a_trial_learns(model: dict[str, Any], tmp_path: Path) -> None:
     training = {"epochs": 3, "batch_size": 64, "optimizer": {"name": "adam", "lr": 0.003}}
     stream = {"split_digits": {"num_experiences": 2, "validation": 0.7}}
-    trial.run(from_dict({"name": "t", "benchmark": stream, "model": model, "training": training}), tmp_path)
+    run_trial(from_dict({"name": "t", "benchmark": stream, "model": model, "training": training}), tmp_path)
     losses = [event["loss"] for _, event in Trial(tmp_path).events() if event["kind"] == "epoch"]
     assert len(losses) == 6 and losses[2] < losses[0] and losses[5] < losses[3]
 
@@ -540,7 +541,7 @@ def test_no_network_for_timms_weights(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_timm_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("retain.platform.networks.timm")
+    module = importlib.import_module("retain.platform.models.networks.timm")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r'model\.timm:resnet18: .*pip install "retain\[timm\]"'):
         module.build(module.Config(name="resnet18"), PICTURE, 2, generator(0))

@@ -27,16 +27,18 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from retain.platform import cli, pictures, plugins
-from retain.platform.cache import DataFolders, opened
-from retain.platform.data_set import DataSet
-from retain.platform.datasets import emoji, image_folder
-from retain.platform.datasets._pattern import compiled
-from retain.platform.decoding import UnreadableError, decode
-from retain.platform.entries import entry
+from retain.platform.cli import app
+from retain.platform.config import registry
+from retain.platform.config.yaml_overrides import nested
+from retain.platform.data import image_cache
+from retain.platform.data.cache import DataFolders, opened
+from retain.platform.data.cache_entry import entry
+from retain.platform.data.dataset import DataSet
+from retain.platform.data.datasets import emoji, image_folder
+from retain.platform.data.datasets._path_pattern import compiled
+from retain.platform.data.image_cache import Listing, identity, statistics
+from retain.platform.data.image_decoding import UnreadableError, decode
 from retain.platform.errors import UserError
-from retain.platform.loading import nested
-from retain.platform.pictures import Listing, identity, statistics
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (120, 120, 120)
 QUARTERS = ((RED, GREEN), (BLUE, WHITE))
@@ -237,7 +239,7 @@ def test_entry(tmp_path: Path) -> None:
     parts = parts_of(grey_files(tmp_path, 150))
     folders = folders_of(tmp_path, lambda *what: told.append(what))
     for _ in range(2):
-        found = pictures.pictures("grey", parts, 4, folders)
+        found = image_cache.pictures("grey", parts, 4, folders)
         assert found["train_x"].shape == (130, 3, 4, 4)
         assert found["train_x"].dtype == torch.uint8
         assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(130))
@@ -253,8 +255,8 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     parts = parts_of([saved(tmp_path / f"{i}.jpg", noise(20, 30, i)) for i in range(140)])
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(pictures, "num_workers", lambda threads=threads: threads)
-        made = pictures.pictures(f"noise{threads}", parts, 8, folders_of(tmp_path))
+        monkeypatch.setattr(image_cache, "num_workers", lambda threads=threads: threads)
+        made = image_cache.pictures(f"noise{threads}", parts, 8, folders_of(tmp_path))
         found.append({name: tensor.numpy().tobytes() for name, tensor in made.items()})
     assert found[0] == found[1]
 
@@ -265,7 +267,7 @@ def test_refused_with_names_and_number(tmp_path: Path) -> None:
     for path in paths[30:45]:
         path.write_bytes(b"")
     with pytest.raises(UserError) as refused:
-        pictures.pictures("grey", parts_of(paths), 4, folders_of(tmp_path))
+        image_cache.pictures("grey", parts_of(paths), 4, folders_of(tmp_path))
     text = str(refused.value)
     assert text.startswith(f"15 of 100 pictures cannot be read: {paths[30]}: empty; {paths[31]}: empty; ")
     assert f"{paths[39]}: empty; and 5 more." in text and str(paths[40]) not in text
@@ -278,7 +280,7 @@ def test_skipped(tmp_path: Path) -> None:
     broken = [5, 64, 79, 80, 99]
     for i in broken:
         paths[i].write_bytes(b"no picture")
-    found = pictures.pictures("grey", parts_of(paths), 4, folders_of(tmp_path), unreadable="skip")
+    found = image_cache.pictures("grey", parts_of(paths), 4, folders_of(tmp_path), unreadable="skip")
     train = [i for i in range(80) if i not in broken]
     assert found["train_x"].float().mean((1, 2, 3)).tolist() == train
     assert found["train_y"].tolist() == [i % 3 for i in train]
@@ -294,12 +296,12 @@ def test_a_part_of_which_nothing_is_left(tmp_path: Path) -> None:
     for path in paths[8:]:
         path.write_bytes(b"")
     with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
-        pictures.pictures("grey", parts_of(paths, 2), 4, folders_of(tmp_path), unreadable="skip")
+        image_cache.pictures("grey", parts_of(paths, 2), 4, folders_of(tmp_path), unreadable="skip")
 
 
 def test_a_part_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^grey: the part train has no pictures"):
-        pictures.pictures("grey", {"train": Listing([], [])}, 4, folders_of(tmp_path))
+        image_cache.pictures("grey", {"train": Listing([], [])}, 4, folders_of(tmp_path))
 
 
 def test_files_are_listed_only_when_they_are_needed(tmp_path: Path) -> None:
@@ -311,7 +313,7 @@ def test_files_are_listed_only_when_they_are_needed(tmp_path: Path) -> None:
         return parts
 
     for _ in range(2):
-        pictures.pictures("grey", listed, 4, folders_of(tmp_path))
+        image_cache.pictures("grey", listed, 4, folders_of(tmp_path))
     assert len(calls) == 1
 
 
@@ -365,7 +367,7 @@ def test_disk_needed_is_checked_before(small_disk: Path, tmp_path: Path) -> None
     paths = [tmp_path / "not there.png"] * 100
     sizes = "needs 4,916,800 bytes and 1,048,576 are free"
     with pytest.raises(UserError, match=f"^data.cache={small_disk}: grey-v1 {sizes}; make room, or set data.cache"):
-        pictures.pictures("grey", {"train": Listing(paths, [0] * 100)}, 128, DataFolders(None, small_disk))
+        image_cache.pictures("grey", {"train": Listing(paths, [0] * 100)}, 128, DataFolders(None, small_disk))
     assert [path.name for path in small_disk.iterdir()] == ["grey-v1.lock"]
 
 
@@ -382,8 +384,8 @@ def test_a_disk_that_fills_up_is_an_error_not_a_signal(small_disk: Path) -> None
 CHILD = """
 import hashlib, os, sys, time
 from pathlib import Path
-from retain.platform.cache import DataFolders, opened
-from retain.platform.pictures import Listing, pictures
+from retain.platform.data.cache import DataFolders, opened
+from retain.platform.data.image_cache import Listing, pictures
 folder, name, wait_for = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 def progress(title, done, total):
     if wait_for and done >= total // 2:
@@ -422,7 +424,7 @@ def test_killed_half_way(tmp_path: Path) -> None:
     killed.communicate(timeout=60)
     cached = tmp_path / "cache"
     assert (cached / ".grey-v1.tmp" / "train_x.npy").exists() and not (cached / "grey-v1").exists()
-    found = pictures.pictures("grey", {"train": Listing(paths, range(200))}, 8, folders_of(tmp_path))
+    found = image_cache.pictures("grey", {"train": Listing(paths, range(200))}, 8, folders_of(tmp_path))
     assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(200))
     assert sorted(path.name for path in cached.iterdir()) == ["grey-v1", "grey-v1.lock"]
 
@@ -671,7 +673,7 @@ def test_streams(benchmark: str, pattern: str, settings: dict[str, Any], num: in
     names = ("ant", "bée", "cat")
     domains = ("photo/", "sketch/") if "{domain}" in pattern else ("",)
     root = tree(tmp_path / "t", *(f"{d}{name}/{i}.png" for d in domains for name in names for i in range(10)))
-    module = plugins.resolve("benchmarks", benchmark)
+    module = registry.resolve("benchmarks", benchmark)
     data = {"image_folder": {"path": str(root), "pattern": pattern, "size": 8}}
     stream = module.build(module.Config(data=data, **settings), 0, folders_of(tmp_path))
     assert len(stream.experiences) == num
@@ -699,7 +701,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def run(*arguments: str) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["retain", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code or 0, *capsys.readouterr()
 
     return run

@@ -19,28 +19,31 @@ import torch
 from bits import Outcome, differences, outcome, same
 from torch import nn
 
-from retain.platform import charts, plugins, probe_charts, seeding, trial
-from retain.platform.assembly import assemble
-from retain.platform.cache import DataFolders
-from retain.platform.comparison import results_of
-from retain.platform.config import check_plugins, from_dict, to_dict
+from retain.platform import seeding
+from retain.platform.config import registry
+from retain.platform.config.load import check_plugins, from_dict, to_dict
+from retain.platform.config.schema import Experiment
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.evaluation import TestSet, evaluating
-from retain.platform.interruption import Stopped
-from retain.platform.learner import Learner
-from retain.platform.ledger import Trial
-from retain.platform.probe import Context, Probe, Probes, accuracies, gathered
-from retain.platform.probes import cka, curves, evaluate_on, stability_gap, worst_errors
-from retain.platform.report import report
-from retain.platform.representation import effective_rank, gram, layers_of, linear_cka, linear_probe, outputs
-from retain.platform.rows import row_of
+from retain.platform.ledger.writer import Trial
+from retain.platform.models.features import effective_rank, gram, layers_of, linear_cka, linear_probe, outputs
+from retain.platform.reporting import charts, probe_section
+from retain.platform.reporting.html_report import report
+from retain.platform.reporting.results import results_of
+from retain.platform.reporting.rows import row_of
 from retain.platform.seeding import generator
-from retain.platform.settings import Experiment
-from retain.platform.streams import Stream
+from retain.platform.training.evaluation import TestSet, evaluating
+from retain.platform.training.learner import Learner
+from retain.platform.training.probes import cka, curves, evaluate_on, stability_gap, worst_errors
+from retain.platform.training.probes._base import Context, Probe, Probes, accuracies, gathered
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
+from retain.platform.trial.stop_request import Stopped
 
 Make = Callable[..., Experiment]
 Build = Callable[..., Stream]
-NAMES = plugins.names("probes")
+NAMES = registry.names("probes")
 SETTINGS: dict[str, dict[str, Any]] = {  # that are needed, or let a probe look often in a short trial
     "curves": {"every": 1},
     "stability_gap": {"every": 4, "samples": 20},
@@ -54,7 +57,7 @@ STOPPER = '''
 import os, signal
 from dataclasses import dataclass
 from pathlib import Path
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -81,7 +84,7 @@ OWN = '''
 """A probe of the user's own, which draws from a global generator, and fails where it is told to."""
 from dataclasses import dataclass
 import torch
-from retain.platform.probe import Probe
+from retain import Probe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -117,7 +120,7 @@ def folder(quick_folder: Path) -> Iterator[Path]:
 
 def run(config: Experiment, folder: Path) -> Outcome:
     """Run a trial and read it back."""
-    trial.run(config, folder)
+    run_trial(config, folder)
     return outcome(folder)
 
 
@@ -202,7 +205,7 @@ def test_stopped_amid_experiences_the_events_are_there_exactly_once(folder: Path
     stops = 0
     while True:
         try:
-            trial.run(config, folder / "stopped")
+            run_trial(config, folder / "stopped")
             break
         except Stopped:
             stops += 1
@@ -220,7 +223,7 @@ def test_stopped_amid_experiences_the_events_are_there_exactly_once(folder: Path
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_documented(name: str) -> None:
-    module = plugins.resolve("probes", name)
+    module = registry.resolve("probes", name)
     text = module.Config.__doc__ or ""
     assert all(f"    {field.name}: " in text for field in fields(module.Config))
 
@@ -259,7 +262,7 @@ def test_a_probe_of_the_users_own(naive: dict[str, Outcome], folder: Path, make_
     assert [list(values) for values in found_by(found, "probetest.drawing")] == [["drawn"], ["drawn"]]
     assert differences(without(found), naive["pair"]) == []
     with pytest.raises(ArithmeticError):
-        trial.run(replace(config, probes={"probetest.drawing": {"fails": True}}), folder / "fails")
+        run_trial(replace(config, probes={"probetest.drawing": {"fails": True}}), folder / "fails")
     assert "(in probetest.drawing.Drawing.after_experience)" in str(Trial(folder / "fails").status().error)
 
 
@@ -393,7 +396,7 @@ def test_the_linear_probe_is_scikit_learns_ridge_classifier(width: int) -> None:
 
 def network(name: str = "small_cnn", **settings: Any) -> nn.Module:
     """A network for pictures of 8 x 8."""
-    module = plugins.resolve("networks", name)
+    module = registry.resolve("networks", name)
     built: nn.Module = module.build(module.Config(**settings), (1, 8, 8), 4, generator(0, "network"))
     return built
 
@@ -443,7 +446,7 @@ def test_a_network_that_diverged_has_no_numbers(make_experiment: Make) -> None:
     learner.train_experience(0)
     with torch.no_grad():
         learner.model.trunk[1].bias.fill_(math.inf)
-    probe = plugins.resolve("probes", "linear_probe")
+    probe = registry.resolve("probes", "linear_probe")
     with evaluating(learner.model):
         found = probe.build(probe.Config(samples=20), context).after_experience(learner, 0)
     assert [math.isnan(value) for value in found.values()] == [True]
@@ -653,7 +656,7 @@ def reported(folder: Path, make_experiment: Make) -> Path:
     """A trial with every probe, of a variant whose name is not harmless."""
     config = replace(make_experiment("pair", epochs=2), probes=ALL)
     identity = {"id": "evil", "variant": EVIL, "stream": "s", "seed": 0, "overrides": {}}
-    return trial.run(config, folder / "reported", identity=identity).folder
+    return run_trial(config, folder / "reported", identity=identity).folder
 
 
 def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Path) -> None:
@@ -672,7 +675,7 @@ def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Pa
 
 def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None:
     results = results_of([reported])
-    html = probe_charts.section({EVIL: results}, charts.looks(results))
+    html = probe_section.section({EVIL: results}, charts.looks(results))
     panel = html[html.index("<b>trunk.1/new</b>") :]
     figure = json.loads(re.search(r'application/json">(.*?)</script>', panel)[1])  # type: ignore[index]
     expected = [values["trunk.1/new"] for values in found_by(outcome(reported), "cka")]
@@ -719,6 +722,6 @@ def test_events_that_are_not_of_the_form_are_left_out(reported: Path, tmp_path: 
         file.writelines(lines)
     results = results_of([reported])
     shown = [replace(one, trial=Trial(copy)) for one in results]
-    html = probe_charts.section({EVIL: shown}, charts.looks(results))
+    html = probe_section.section({EVIL: shown}, charts.looks(results))
     assert html.count(escape(EVIL)) >= 2 and "<img src=x" not in html
     assert [row_of(json.loads(line)) is not None for line in lines] == [True] * 3

@@ -16,12 +16,12 @@ import pytest
 import wandb
 import wandb_server as stub
 
-from retain.platform import projector, runs
 from retain.platform.errors import UserError
 from retain.platform.files import read_json
-from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of
-from retain.platform.projector import STOP, Settings, project, resolve_mode, start, stop
-from retain.platform.rows import Follower, Row
+from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.reporting import projector, wandb_runs
+from retain.platform.reporting.projector import STOP, Settings, project, resolve_mode, start, stop
+from retain.platform.reporting.rows import Follower, Row
 
 OFFLINE, ONLINE = Settings(mode="offline", project="p", tags=("mine",)), Settings(mode="online", project="p")
 SCALARS = Settings(mode="disabled", tensorboard=True)
@@ -37,7 +37,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setattr(projector, "_POLL", 0.05)
     monkeypatch.setattr(projector, "_RETRY", 0.2)
-    monkeypatch.setattr(runs, "_TIMEOUT", 3.0)
+    monkeypatch.setattr(wandb_runs, "_TIMEOUT", 3.0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         wandb.teardown()  # so that it reads the environment again
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setattr(runs, "_INTERVAL", 1.0)
+        monkeypatch.setattr(wandb_runs, "_INTERVAL", 1.0)
         yield server
         wandb.teardown()
 
@@ -233,7 +233,7 @@ def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) ->
     write(first)
     (sweep / STOP).write_text("")  # left by an older one
     if end == "parent":
-        code = "import sys, time; from pathlib import Path; from retain.platform.projector import *\n"
+        code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import *\n"
         code += "process = start(Path(sys.argv[1]), Settings(mode='offline'))\n"
         code += "sys.stdout.write(f'{process.pid}\\n'); sys.stdout.flush(); time.sleep(60)"
         parent = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE, text=True)
@@ -338,7 +338,8 @@ def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: An
 def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(sweep: Path, server: Any) -> None:
     trial, late = trials_of(sweep)
     write(trial, last=1, status="running")
-    code = "import sys; from pathlib import Path; from retain.platform import projector, runs; runs._INTERVAL = 1.0\n"
+    code = "import sys; from pathlib import Path; from retain.platform.reporting import projector, wandb_runs\n"
+    code += "wandb_runs._INTERVAL = 1.0\n"
     code += "projector.project(Path(sys.argv[1]), projector.Settings(mode='online', project='p'), follow=True)"
     process = subprocess.Popen([sys.executable, "-c", code, str(sweep)])
     until(lambda: sum(map(len, server.rows.values())) == 4)

@@ -10,13 +10,13 @@ import published
 import pytest
 import torch
 
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins, from_dict
+from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.schema import Published
 from retain.platform.errors import UserError
-from retain.platform.heads import initialise
-from retain.platform.ledger import SweepLedger, TrialLedger, trials_of
-from retain.platform.plan import plan
-from retain.platform.settings import Published
+from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
+from retain.platform.models.heads import initialise
+from retain.platform.sweep.plan import plan
+from retain.platform.trial.builder import assemble
 
 NAMES = published.names()
 FILE = {

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy
 import torch
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -222,8 +222,8 @@ def test_a_worker_that_is_told_to_end_lets_its_trial_write_a_checkpoint(
 LOCAL = """
 import os, subprocess, sys
 import psutil, ray
-from retain.platform.cluster import Cluster
-from retain.platform.config import load_config
+from retain.platform.sweep.ray_cluster import Cluster
+from retain import load_config
 
 with Cluster(load_config("quickstart")):
     ray.get(ray.remote(lambda: None).remote())
@@ -281,7 +281,7 @@ def test_a_local_cluster_wants_the_token(local: tuple[str, list[str], dict[str, 
     for name in ("wrong", "none"):
         assert clients[name].returncode != 0 and "ran" not in said[name].split(), said[name]
         assert "token" in said[name].lower(), said[name]
-    command = [sys.executable, "-c", "from retain.platform.cli import main; main()", "sweep", "quickstart"]
+    command = [sys.executable, "-c", "from retain.platform.cli.app import main; main()", "sweep", "quickstart"]
     command += [f"ray.address={address}", "wandb.mode=disabled", "--folder", str(tmp_path / "out")]
     refused = subprocess.run(command, env=here | others["wrong"], capture_output=True, text=True, timeout=100)
     assert refused.returncode == 2 and "RAY_AUTH_TOKEN" in refused.stderr, refused.stderr

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 import retain
-from retain.platform.config import check_plugins, from_dict
-from retain.platform.plan import plan
+from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.sweep.plan import plan
 
 ROOT = Path(retain.__file__).parent
 README = (ROOT / "README.md").read_text()
-COMMAND = [sys.executable, "-c", "from retain.platform.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from retain.platform.cli.app import main; main()"]
 
 
 def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
@@ -70,7 +70,7 @@ def test_a_strategy_of_one_s_own_changes_the_result(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_table_exists_and_no_other() -> None:
-    from retain.platform.cli import app
+    from retain.platform.cli.app import app
 
     named = set(re.findall(r"^\| `retain (\w+)", README, re.MULTILINE))
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}

@@ -14,12 +14,13 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Net, accuracy, benchmark, naive, pair, same, script  # noqa: F401 - a fixture
 from torch import nn
 
-from retain.platform import importance, trial
-from retain.platform.assembly import check_combination
-from retain.platform.config import check_plugins
+from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
-from retain.platform.optimization import smoothed_cross_entropy
-from retain.platform.plugins import Plugin
+from retain.platform.methods import quadratic_penalty
+from retain.platform.training.optimization import smoothed_cross_entropy
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import check_combination
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import ewc, l2_sp, lfl, mas, rwalk, si
 
 Named = dict[str, torch.Tensor]
@@ -83,7 +84,7 @@ def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: An
         net[1 if make is cnn else 0].requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     flags = [p.requires_grad for p in net.parameters()]
-    ours = importance.gradient_sums(net, x, rows, two_values, power)
+    ours = quadratic_penalty.gradient_sums(net, x, rows, two_values, power)
     assert_named(ours, by_loop(net, x, rows, two_values, power), rtol=1e-4, atol=1e-6)
     assert_named(before, net.state_dict(), rtol=0, atol=0)
     assert net.training and flags == [p.requires_grad for p in net.parameters()]
@@ -92,41 +93,41 @@ def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: An
 
 def test_both_ways_agree_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, rows = mlp(), draws(9, 4, seed=1), draws(9, 3, seed=2)
-    closed = importance._closed_form(net.eval(), x, rows, two_values, 2)
+    closed = quadratic_penalty._closed_form(net.eval(), x, rows, two_values, 2)
     assert closed is not None
 
     def by_label(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What torch.func has no rule for."""
         return two_values(logits, rows) * nn.functional.one_hot(logits.argmax(1), 3).sum(1, keepdim=True)
 
-    assert_named(importance._one_by_one(net, x, rows, by_label, 2), closed)
+    assert_named(quadratic_penalty._one_by_one(net, x, rows, by_label, 2), closed)
     for size in (1, 2**20):
-        monkeypatch.setattr(importance, "_CHUNK_BYTES", size)
-        assert_named(importance._one_by_one(net, x, rows, two_values, 2), closed)
+        monkeypatch.setattr(quadratic_penalty, "_CHUNK_BYTES", size)
+        assert_named(quadratic_penalty._one_by_one(net, x, rows, two_values, 2), closed)
     shared = nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])  # a layer that is run twice has no closed form
-    assert importance._closed_form(shared.eval(), x, rows, two_values, 2) is None
-    assert importance._closed_form(cnn().eval(), x, rows, two_values, 2) is None
+    assert quadratic_penalty._closed_form(shared.eval(), x, rows, two_values, 2) is None
+    assert quadratic_penalty._closed_form(cnn().eval(), x, rows, two_values, 2) is None
 
 
 def test_penalty_by_hand_counts_the_old_rows_only() -> None:
     omega, anchors = {"w": torch.tensor([[1.0, 2.0]])}, {"w": torch.tensor([[0.0, 1.0]])}
     now = {"w": torch.tensor([[3.0, 3.0], [50.0, 50.0]]), "other": torch.ones(1)}
-    assert importance.penalty(now, anchors, omega).item() == 1 * 9 + 2 * 4
-    assert importance.summed(omega, {"w": torch.ones(2, 2)}, 0.5)["w"].tolist() == [[1.5, 2.0], [1.0, 1.0]]
+    assert quadratic_penalty.penalty(now, anchors, omega).item() == 1 * 9 + 2 * 4
+    assert quadratic_penalty.summed(omega, {"w": torch.ones(2, 2)}, 0.5)["w"].tolist() == [[1.5, 2.0], [1.0, 1.0]]
 
 
 def test_the_sum_of_penalties_is_one_penalty() -> None:
     """Its gradient is that of the sum, with a head that grew and importances that are 0."""
-    quadratic, terms = importance.Quadratic(), []
+    quadratic, terms = quadratic_penalty.Quadratic(), []
     for seed, classes in enumerate((2, 3, 5)):
         net = mlp(classes, seed)
         omega = {name: draws(*p.shape, seed=seed).relu() for name, p in net.named_parameters()}
-        terms.append((importance.copies(net), omega))
+        terms.append((quadratic_penalty.copies(net), omega))
         quadratic.add(net, omega)
     net = mlp(6, seed=9)
     named = dict(net.named_parameters())
     ours = torch.autograd.grad(quadratic.of(net), list(named.values()))
-    total = sum((importance.penalty(named, *term) for term in terms), torch.zeros(()))
+    total = sum((quadratic_penalty.penalty(named, *term) for term in terms), torch.zeros(()))
     for one, other in zip(ours, torch.autograd.grad(total, list(named.values())), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -256,10 +257,10 @@ class Path(Plugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.w = {}
-        self.points.append(importance.copies(strategy.model))
+        self.points.append(quadratic_penalty.copies(strategy.model))
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        self.at = importance.copies(strategy.model)
+        self.at = quadratic_penalty.copies(strategy.model)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         for name, p in strategy.model.named_parameters():
@@ -283,10 +284,10 @@ def test_si_by_the_definition() -> None:
 
     path_of_first = Once()
     walk([first, path_of_first], sgd)
-    delta = {name: tensor - path.points[1][name] for name, tensor in importance.copies(net).items()}
+    delta = {name: tensor - path.points[1][name] for name, tensor in quadratic_penalty.copies(net).items()}
     expected = {name: path_of_first.omega[name] + path.w[name] / (delta[name] ** 2 + 0.01) for name in path.w}
     assert_named(ours.penalty.importances, expected)
-    assert_named(ours.penalty.anchors, importance.copies(net))
+    assert_named(ours.penalty.anchors, quadratic_penalty.copies(net))
 
 
 def test_si_gradient_of_the_task_leaves_out_the_penalty() -> None:
@@ -512,7 +513,7 @@ def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path
     for smoothing in (None, 0.0, 0.1):
         more = {} if smoothing is None else {"label_smoothing": smoothing}
         config = make_experiment("pair", **more)
-        found[smoothing] = trial.run(config, tmp_path / str(smoothing)).matrices["task_agnostic"]
+        found[smoothing] = run_trial(config, tmp_path / str(smoothing)).matrices["task_agnostic"]
     losses = [
         [event["loss"] for event in map(json.loads, (tmp_path / str(each) / "metrics.jsonl").open()) if "loss" in event]
         for each in (None, 0.0, 0.1)

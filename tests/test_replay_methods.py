@@ -16,15 +16,15 @@ from test_strategies_avalanche import N, Watch, accuracy, learn, pair, same, scr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from retain.platform import selection
-from retain.platform.assembly import assemble
-from retain.platform.config import check_plugins, load_config
+from retain.platform.config.load import check_plugins, load_config
+from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.memory import quotas
-from retain.platform.plugins import Plugin
-from retain.platform.reservoir import ReservoirPlugin, places
+from retain.platform.methods import sample_selection
+from retain.platform.methods.replay_memory import quotas
+from retain.platform.methods.reservoir_memory import ReservoirPlugin, places
 from retain.platform.seeding import generator
-from retain.platform.settings import Experiment
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import assemble
 from retain.strategies import agem, der, er_ace, gdumb, gem, replay
 
 MODULES = (agem, der, er_ace, gdumb, gem, replay)
@@ -79,11 +79,11 @@ def test_bad_values_are_refused_with_the_path_of_the_key(settings: str, message:
 def test_herding_is_avalanches(num: int, width: int, seed: int) -> None:
     features = drawn(num, width, seed=seed).double()
     theirs = HerdingSelectionStrategy.__new__(HerdingSelectionStrategy).make_sorted_indices_from_features(features)
-    assert selection.herding(features, num + 5).tolist() == theirs
+    assert sample_selection.herding(features, num + 5).tolist() == theirs
     assert (
-        selection.herding(features.float(), 7).tolist() == theirs[:7]
+        sample_selection.herding(features.float(), 7).tolist() == theirs[:7]
     )  # a shorter order is the beginning of a longer one
-    assert selection.herding(features, 0).tolist() == []
+    assert sample_selection.herding(features, 0).tolist() == []
 
 
 def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> None:
@@ -128,7 +128,7 @@ def test_gss_compares_gradients_of_the_head() -> None:
     # one in memory, one new: its score is 1 + their cosine
     for i, j in product(range(6), repeat=2):
         scores = torch.tensor([0.5, torch.nan], dtype=torch.float64)
-        selection.greedy(residuals[[i, j]], features[[i, j]], scores, 2, generator(0))
+        sample_selection.greedy(residuals[[i, j]], features[[i, j]], scores, 2, generator(0))
         assert scores[0] == 0.5 and scores[1].item() == pytest.approx(1 + wanted[i, j].item(), abs=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_gss_replaces_in_proportion_to_the_scores() -> None:
         taken = 0
         for seed in range(trials):
             scores = torch.tensor([held, torch.nan], dtype=torch.float64)
-            taken += int(selection.greedy(residuals, features, scores, 1, generator(seed))[0])
+            taken += int(sample_selection.greedy(residuals, features, scores, 1, generator(seed))[0])
         assert taken / trials == pytest.approx(held / (held + c), abs=0.04)
 
 
@@ -149,10 +149,10 @@ def test_gss_lets_in_what_differs() -> None:
     residuals, features = torch.tensor([[1.0, -1.0]]).repeat(60, 1), torch.ones(60, 2)
     scores = torch.full((60,), torch.nan, dtype=torch.float64)
     scores[:10] = 1.5
-    alike = selection.greedy(residuals, features, scores.clone(), 10, generator(0))
+    alike = sample_selection.greedy(residuals, features, scores.clone(), 10, generator(0))
     assert alike.tolist() == list(range(10))
     residuals[50:] *= -1
-    mixed = selection.greedy(residuals, features, scores, 10, generator(0))
+    mixed = sample_selection.greedy(residuals, features, scores, 10, generator(0))
     assert (mixed >= 50).sum() >= 2 and (mixed < 10).any() and not ((mixed >= 10) & (mixed < 50)).any()
     assert (mixed.diff() > 0).all() and scores[mixed].isfinite().all()
 
@@ -167,7 +167,7 @@ def test_mir_is_the_difference_after_a_step() -> None:
     def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
         return cross_entropy(logits, y, reduction="none")
 
-    grown = selection.interference(model, losses, new, old, lr)
+    grown = sample_selection.interference(model, losses, new, old, lr)
     assert same(before, model.state_dict()) and all(p.grad is None for p in model.parameters())
     stepped = copy.deepcopy(model)
     optimizer = torch.optim.SGD(stepped.parameters(), lr=lr)

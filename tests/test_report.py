@@ -18,12 +18,12 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from retain.platform import charts
-from retain.platform.comparison import Row, best, cell, finished, results_of, table
 from retain.platform.errors import UserError
 from retain.platform.files import write_json
-from retain.platform.ledger import SweepLedger, TrialLedger
-from retain.platform.report import report
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
+from retain.platform.reporting import charts
+from retain.platform.reporting.html_report import report
+from retain.platform.reporting.results import Row, best, cell, finished, results_of, table
 
 CHROMIUM = "/usr/bin/chromium"
 NAN = math.nan
@@ -381,7 +381,7 @@ def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: 
 
 def test_the_command_line_can_have_the_table_without_plotly() -> None:
     heavy = ("plotly", "torch", "scipy", "omegaconf")
-    code = f"import sys; from retain.platform import comparison; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; from retain.platform.reporting import results; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

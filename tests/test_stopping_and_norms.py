@@ -18,17 +18,17 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from typer.testing import CliRunner
 
-from retain.platform import trial
-from retain.platform.cli import app
-from retain.platform.ensemble import ensembles
+from retain.platform.cli.app import app
+from retain.platform.cli.ensemble import ensembles
+from retain.platform.config.schema import Experiment, Seeds
 from retain.platform.errors import UserError
-from retain.platform.heads import Classifier
-from retain.platform.ledger import Trial
-from retain.platform.networks import small_cnn
-from retain.platform.norms import num_groups
-from retain.platform.plugins import Plugin
-from retain.platform.settings import Experiment, Seeds
-from retain.platform.voting import as_logits, probabilities, vote
+from retain.platform.ledger.writer import Trial
+from retain.platform.methods.probability_averaging import as_logits, probabilities, vote
+from retain.platform.models.batchnorm import num_groups
+from retain.platform.models.heads import Classifier
+from retain.platform.models.networks import small_cnn
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import (
     batchnorm_per_experience,
     budget,
@@ -606,7 +606,7 @@ def seeds(make_experiment: Make, quick_folder: Path) -> Iterator[Callable[..., l
             made[name] = [quick_folder / f"ensemble-{name}-{seed}" for seed in (0, 1)]
             for seed, folder in enumerate(made[name]):
                 config = replace(make_experiment(seed=seed, **settings), seeds=Seeds(class_order=class_order))
-                trial.run(config, folder)
+                run_trial(config, folder)
         return made[name]
 
     yield train
@@ -633,9 +633,9 @@ def test_seeds_vote(name: str, settings: dict[str, Any], seeds: Callable[..., li
 
 def test_the_votes_of_seeds_are_their_mean_probabilities(seeds: Callable[..., list[Path]]) -> None:
     """A second way: networks from the checkpoints by hand, the mean of their softmax, right answers counted."""
-    from retain.platform import checkpoint
-    from retain.platform.assembly import assemble
-    from retain.platform.config import check_plugins, from_dict
+    from retain.platform.config.load import check_plugins, from_dict
+    from retain.platform.trial import checkpoint
+    from retain.platform.trial.builder import assemble
 
     folders = seeds("domains", benchmark="rotated")
     found, total = ensembles(folders)[0], 0.0

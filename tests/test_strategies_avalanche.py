@@ -13,12 +13,12 @@ from avalanche.models import IncrementalClassifier
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.data.streams import Arrays, Experience, Part, Stream, resident
 from retain.platform.errors import UserError
-from retain.platform.heads import Head
-from retain.platform.learner import Learner
-from retain.platform.plugins import Plugin
-from retain.platform.settings import Optimizer, Training
-from retain.platform.streams import Arrays, Experience, Part, Stream, resident
+from retain.platform.models.heads import Head
+from retain.platform.training.learner import Learner
+from retain.platform.training.plugin import Plugin
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
 D, N = 8, 40  # features, samples of a class in training; two classes an experience

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from retain.platform import plugins
+from retain.platform.config import registry
 from retain.platform.errors import UserError
-from retain.platform.memory import kept, quotas
+from retain.platform.methods.replay_memory import kept, quotas
 from retain.platform.seeding import generator
+from retain.platform.training.plugin import EVENTS, Plugin
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
 ALL = (cumulative, early_stopping, freezing, joint, lwf, replay)
@@ -36,20 +37,20 @@ def net(width: int = 6, classes: int = 3, seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("module", ALL, ids=lambda m: m.__name__.rpartition(".")[2])
 def test_module_keeps_the_contract(module: Any) -> None:
     plugin = module.build(module.Config(), seed=0)
-    assert isinstance(plugin, plugins.Plugin)
+    assert isinstance(plugin, Plugin)
     assert list(inspect.signature(module.build).parameters) == ["config", "seed"]
     if module.NEUTRAL is None:
         assert module.NEUTRAL_REASON
     else:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in module.NEUTRAL.items()}
-        assert isinstance(module.build(module.Config(**settings), seed=0), plugins.Plugin)
+        assert isinstance(module.build(module.Config(**settings), seed=0), Plugin)
     hooks = [name for name in vars(type(plugin)) if name.startswith(("before_", "after_"))]
-    assert set(hooks) <= set(plugins.EVENTS)
+    assert set(hooks) <= set(EVENTS)
 
 
 def test_conflicts_name_strategies_that_exist() -> None:
     named = {name for module in ALL for name in getattr(module, "CONFLICTS", {})}
-    assert named == {"cumulative", "lwf", "replay"} and named <= set(plugins.names("strategies"))
+    assert named == {"cumulative", "lwf", "replay"} and named <= set(registry.names("strategies"))
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,23 @@ import torch
 from sets import domains as animals
 from torch.nn import functional as F
 
-from retain.platform import domains, plugins, sources, splits, trial, variants
-from retain.platform.assembly import assemble
-from retain.platform.cache import DataFolders
-from retain.platform.config import check_plugins, from_dict, to_dict
-from retain.platform.data_set import DataSet
+from retain.platform.config import registry
+from retain.platform.config.load import check_plugins, from_dict, to_dict
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.data import class_streams, dataset_key, domain_streams, subsampling
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.dataset import DataSet
+from retain.platform.data.streams import Arrays, Part, Stream
 from retain.platform.errors import UserError
-from retain.platform.evaluation import TestSet
-from retain.platform.learner import Learner
-from retain.platform.ledger import Trial
-from retain.platform.networks import mlp
-from retain.platform.report import report
+from retain.platform.ledger.writer import Trial
+from retain.platform.models.networks import mlp
+from retain.platform.reporting.html_report import report
 from retain.platform.seeding import generator
-from retain.platform.settings import Optimizer, Training
-from retain.platform.streams import Arrays, Part, Stream
+from retain.platform.training.evaluation import TestSet
+from retain.platform.training.learner import Learner
+from retain.platform.training.plugin import Plugin
+from retain.platform.trial.builder import assemble
+from retain.platform.trial.run import run as run_trial
 from retain.strategies import early_stopping, replay
 
 ANIMALS = "sets.domains"
@@ -31,7 +34,7 @@ ANIMALS = "sets.domains"
 
 def build(name: str, seed: int = 0, **settings: Any) -> Stream:
     """A stream by name, over the animals unless `data` says otherwise."""
-    module = plugins.resolve("benchmarks", name)
+    module = registry.resolve("benchmarks", name)
     stream: Stream = module.build(module.Config(**({"data": ANIMALS} | settings)), seed, DataFolders.of())
     return stream
 
@@ -71,7 +74,7 @@ def bare_set(*counts: int) -> DataSet:
     ],
 )
 def test_sizes(num_classes: int, num_experiences: int, first: int | None, expected: list[int]) -> None:
-    assert splits.sizes(num_classes, num_experiences, first) == expected
+    assert class_streams.sizes(num_classes, num_experiences, first) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_sizes(num_classes: int, num_experiences: int, first: int | None, expect
 )
 def test_sizes_that_do_not_fit(num_classes: int, num_experiences: int, first: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        splits.sizes(num_classes, num_experiences, first)
+        class_streams.sizes(num_classes, num_experiences, first)
 
 
 @pytest.mark.parametrize("name", ["class_incremental", "task_incremental"])
@@ -104,8 +107,8 @@ def test_many_classes_are_counted_in_the_name() -> None:
     source = bare_set(*[3] * 10)
     names = tuple(f"class{number}" for number in range(24))
     many = DataSet("many", names, (0.5,), (0.5,), source.train, source.test)
-    assert splits.names_of(many, range(10)) == ", ".join(names[:10])
-    assert splits.names_of(many, range(24)) == "class0, class1, class2 and 21 more"
+    assert class_streams.names_of(many, range(10)) == ", ".join(names[:10])
+    assert class_streams.names_of(many, range(24)) == "class0, class1, class2 and 21 more"
 
 
 # --- domains ---
@@ -203,7 +206,7 @@ def test_the_task_aware_view_of_a_mixed_stream_is_among_the_experiences_classes(
 
 def test_long_tail_by_hand() -> None:
     """Cao et al.'s CIFAR-10 with a ratio of 100: 5000 * 0.01 ** (c / 9)."""
-    found = variants.long_tail([5000] * 10, 0.01, range(10))
+    found = subsampling.long_tail([5000] * 10, 0.01, range(10))
     assert found == [
         5000,
         2997,
@@ -216,36 +219,36 @@ def test_long_tail_by_hand() -> None:
         83,
         50,
     ]  # the peers' code truncates: one less here and there
-    assert variants.long_tail([5000, 100, 5000], 0.01, [2, 0, 1]) == [50, 100, 500]  # no more than there are
-    assert variants.long_tail([7], 0.5, [0]) == [7]
-    assert variants.long_tail([4, 4], 0.01, [0, 1]) == [4, 1]  # one stays
+    assert subsampling.long_tail([5000, 100, 5000], 0.01, [2, 0, 1]) == [50, 100, 500]  # no more than there are
+    assert subsampling.long_tail([7], 0.5, [0]) == [7]
+    assert subsampling.long_tail([4, 4], 0.01, [0, 1]) == [4, 1]  # one stays
 
 
 def test_imbalance_of_a_stream() -> None:
     """The profile is that of training and validation together; the test part is whole; every picture keeps its side."""
     source = bare_set(*[100] * 10)
-    config = splits.ClassSplit(imbalance=0.1, validation=0.2)
-    fit, held = variants.divide(source, config, 3)
+    config = class_streams.ClassSplit(imbalance=0.1, validation=0.2)
+    fit, held = subsampling.divide(source, config, 3)
     counts = torch.bincount(source.train.y[torch.cat([fit, held])], minlength=10).tolist()
     expected = sorted(round(100 * 0.1 ** (c / 9)) for c in range(10))
     assert sorted(counts) == expected != counts  # which class is rare is drawn
     held_counts = torch.bincount(source.train.y[held], minlength=10).tolist()
     assert held_counts == [round(0.2 * count) for count in counts]
-    whole_fit, whole_held = variants.divide(source, splits.ClassSplit(validation=0.2), 3)
+    whole_fit, whole_held = subsampling.divide(source, class_streams.ClassSplit(validation=0.2), 3)
     assert set(fit.tolist()) <= set(whole_fit.tolist()) and set(held.tolist()) <= set(whole_held.tolist())
-    other = variants.divide(source, config, 4)[0]
+    other = subsampling.divide(source, config, 4)[0]
     assert torch.bincount(source.train.y[other], minlength=10).tolist() != torch.bincount(source.train.y[fit]).tolist()
 
 
 def test_few_by_hand() -> None:
     """k of each class, all where there are fewer, fewer of the same for a smaller k; ascending."""
     labels = ys(5, 2, 8)
-    three = variants.few(torch.arange(15), labels, 3, 0)
+    three = subsampling.few(torch.arange(15), labels, 3, 0)
     assert torch.bincount(labels[three]).tolist() == [3, 2, 3]
     assert three.tolist() == sorted(three.tolist())
-    assert set(variants.few(torch.arange(15), labels, 1, 0).tolist()) < set(three.tolist())
-    assert variants.few(torch.arange(15), labels, 3, 1).tolist() != three.tolist()
-    assert variants.few(torch.arange(0), labels[:0], 3, 0).tolist() == []
+    assert set(subsampling.few(torch.arange(15), labels, 1, 0).tolist()) < set(three.tolist())
+    assert subsampling.few(torch.arange(15), labels, 3, 1).tolist() != three.tolist()
+    assert subsampling.few(torch.arange(0), labels[:0], 3, 0).tolist() == []
 
 
 @pytest.mark.parametrize("name", ["class_incremental", "task_incremental", "domain_incremental", "rotated"])
@@ -266,12 +269,12 @@ def test_shots(name: str) -> None:
 def test_spread_by_hand() -> None:
     """Of 12, 4 and 8 samples at home in three experiences, a quarter goes to the others, by turns."""
     labels, home = ys(12, 4, 8), ys(12, 4, 8)
-    place = variants.spread(home, labels, 0.25, 3, 0)
+    place = subsampling.spread(home, labels, 0.25, 3, 0)
     moved = [torch.bincount(place[labels == label], minlength=3).tolist() for label in range(3)]
     assert [row[label] for label, row in enumerate(moved)] == [9, 3, 6]
     assert sorted(moved[0]) == [1, 2, 9]
     assert sorted(moved[2]) == [1, 1, 6]
-    assert torch.equal(variants.spread(home, labels, 0.0, 3, 0), home)
+    assert torch.equal(subsampling.spread(home, labels, 0.0, 3, 0), home)
 
 
 def test_blurry_boundaries() -> None:
@@ -292,23 +295,27 @@ def test_blurry_boundaries() -> None:
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (variants.Variants, {"imbalance": 0.0}, r"^imbalance=0.0: must be above 0 and at most 1"),
-        (variants.Variants, {"imbalance": 1.5}, r"^imbalance=1.5: "),
-        (variants.Variants, {"imbalance": float("nan")}, r"^imbalance=nan: "),
-        (variants.Variants, {"shots": 0}, r"^shots=0: must be at least 1"),
-        (variants.Variants, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
-        (variants.Variants, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
-        (splits.ClassSplit, {"blurry": 1.0}, r"^blurry=1.0: must be at least 0 and less than 1"),
-        (splits.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: goes not together with shots=5"),
-        (splits.ClassSplit, {"blurry": 0.1, "num_experiences": 1}, r"^blurry=0.1: needs at least two experiences"),
-        (splits.ClassSplit, {"first": 0}, r"^first=0: must be at least 1"),
+        (subsampling.Variants, {"imbalance": 0.0}, r"^imbalance=0.0: must be above 0 and at most 1"),
+        (subsampling.Variants, {"imbalance": 1.5}, r"^imbalance=1.5: "),
+        (subsampling.Variants, {"imbalance": float("nan")}, r"^imbalance=nan: "),
+        (subsampling.Variants, {"shots": 0}, r"^shots=0: must be at least 1"),
+        (subsampling.Variants, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
+        (subsampling.Variants, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
+        (class_streams.ClassSplit, {"blurry": 1.0}, r"^blurry=1.0: must be at least 0 and less than 1"),
+        (class_streams.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: goes not together with shots=5"),
         (
-            domains.DomainSplit,
+            class_streams.ClassSplit,
+            {"blurry": 0.1, "num_experiences": 1},
+            r"^blurry=0.1: needs at least two experiences",
+        ),
+        (class_streams.ClassSplit, {"first": 0}, r"^first=0: must be at least 1"),
+        (
+            domain_streams.DomainSplit,
             {"domains": ("a", "b", "a")},
             r"^domains=\['a', 'b', 'a'\]: must be one or more names, each once",
         ),
-        (domains.MixedSplit, {"domains": ()}, r"^domains=\[\]: must be one or more names"),
-        (domains.MixedSplit, {"num_groups": 0}, r"^num_groups=0: must be at least 1"),
+        (domain_streams.MixedSplit, {"domains": ()}, r"^domains=\[\]: must be one or more names"),
+        (domain_streams.MixedSplit, {"num_groups": 0}, r"^num_groups=0: must be at least 1"),
     ],
 )
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
@@ -329,9 +336,9 @@ def test_few_shots_from_an_experience_that_is_not_there(name: str, num: int) -> 
 @pytest.mark.parametrize(("given", "expected"), [(("11", "2", "1"), [1, 2, 0]), ((0, "11", "2"), [0, 1, 2])])
 def test_names_that_are_numbers(given: tuple[Any, ...], expected: list[int]) -> None:
     names = ("1", "11", "2")  # as folders are sorted
-    assert splits.ordered(given, names) == expected
+    assert class_streams.ordered(given, names) == expected
     with pytest.raises(ValueError, match=r"class_order: 1 is a class's name and another's number: .*'1'"):
-        splits.ordered((0, 1, 2), names)
+        class_streams.ordered((0, 1, 2), names)
 
 
 def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> None:
@@ -343,7 +350,7 @@ def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> N
     with pytest.raises(
         UserError, match=r"benchmark\.x\.data: the domain 'paint' has training pictures and no test pictures"
     ):
-        domains.by_domain("x", source, domains.DomainSplit(), 0)
+        domain_streams.by_domain("x", source, domain_streams.DomainSplit(), 0)
 
 
 # --- errors with their full path ---
@@ -463,7 +470,7 @@ def test_a_data_set_without_settings_in_yaml() -> None:
 
 
 def test_data_sets_that_say_that_they_have_domains() -> None:
-    assert {"emoji", "digit_domains"} <= set(sources.with_domains()) <= set(plugins.names("datasets")) - {"mnist"}
+    assert {"emoji", "digit_domains"} <= set(dataset_key.with_domains()) <= set(registry.names("datasets")) - {"mnist"}
 
 
 # --- the task is given ---
@@ -478,7 +485,7 @@ def learner_of(stream: Stream, *strategies: Any, **training: Any) -> Learner:
     return Learner(model=model, stream=stream, training=given, plugins=strategies, seed_data=3, seed_initialisation=4)
 
 
-class Look(plugins.Plugin):
+class Look(Plugin):
     """Compares each iteration's loss and gradient with those of separate heads."""
 
     def __init__(self) -> None:
@@ -571,7 +578,7 @@ EVERY: list[dict[str, Any]] = [
 )
 def test_strategies_run(name: str, settings: dict[str, Any], strategies: dict[str, Any], tmp_path: Path) -> None:
     """A trial from its config to its matrix; every number is one where the head has the classes."""
-    state = trial.run(check_plugins(experiment(name, strategies, **settings)), tmp_path / "trial")
+    state = run_trial(check_plugins(experiment(name, strategies, **settings)), tmp_path / "trial")
     matrix = Trial(tmp_path / "trial").read("matrix")
     assert state is not None and matrix is not None
     assert matrix["scenario"] == {"task_incremental": "task", "classes_and_domains": "mixed"}.get(name, "class")

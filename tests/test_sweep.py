@@ -10,14 +10,14 @@ import pytest
 import sweeps
 import torch
 
-from retain.platform import checkpoint
-from retain.platform.ledger import Trial, trials_of
+from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.trial import checkpoint
 
 MINE = '''
 """A strategy of the user's own, that takes its time."""
 import time
 from dataclasses import dataclass
-from retain.platform.plugins import Plugin
+from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:

@@ -8,9 +8,9 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from retain.platform.augmentation import TRANSFORMATIONS, transformed
-from retain.platform.config import build
-from retain.platform.transforms import affine, colour, policies, spatial, tones
+from retain.platform.config.load import build
+from retain.platform.data.augmentation import affine, colour, policies, spatial, tones
+from retain.platform.data.augmentation.pipeline import TRANSFORMATIONS, transformed
 
 B, C, H, W = 6, 3, 24, 32
 

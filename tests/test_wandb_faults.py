@@ -17,12 +17,12 @@ import pytest
 import wandb
 import wandb_server as stub
 
-from retain.platform import projector, runs
 from retain.platform.errors import UserError
 from retain.platform.files import read_json
-from retain.platform.ledger import SweepLedger, Trial, TrialLedger, trials_of
-from retain.platform.projector import Settings, left, project
-from retain.platform.rows import Follower, Row, fingerprint, row_of
+from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.reporting import projector, wandb_runs
+from retain.platform.reporting.projector import Settings, left, project
+from retain.platform.reporting.rows import Follower, Row, fingerprint, row_of
 
 ONLINE = Settings(mode="online", project="p")
 CONFIG = "schema: 1\nname: demo\n"
@@ -38,9 +38,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     for module, name, value in ((projector, "_POLL", 0.05), (projector, "_RETRY", 0.2), (projector, "_RETRY_MAX", 1.0)):
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(runs, "_TIMEOUT", 3.0)
-    monkeypatch.setattr(runs, "_INTERVAL", 0.3)
-    monkeypatch.setattr(runs, "_PATIENCE", (0.0, 0.3))
+    monkeypatch.setattr(wandb_runs, "_TIMEOUT", 3.0)
+    monkeypatch.setattr(wandb_runs, "_INTERVAL", 0.3)
+    monkeypatch.setattr(wandb_runs, "_PATIENCE", (0.0, 0.3))
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_the_end_waits_for_a_hung_server_for_a_bounded_time(
 
 
 def test_a_slow_server_gets_everything(sweep: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_TIMEOUT", 20.0)
+    monkeypatch.setattr(wandb_runs, "_TIMEOUT", 20.0)
     finish_all(sweep)
     server.fault = lambda kind: stub.Fault(delay=0.2)
     assert project(sweep, ONLINE) == 2
@@ -286,8 +286,8 @@ def test_a_slow_server_gets_everything(sweep: Path, server: Any, monkeypatch: py
 FOLLOW = """
 import sys
 from pathlib import Path
-from retain.platform import projector, runs
-runs._INTERVAL, projector._POLL = 0.2, 0.05
+from retain.platform.reporting import projector, wandb_runs
+wandb_runs._INTERVAL, projector._POLL = 0.2, 0.05
 projector.project(Path(sys.argv[1]), projector.Settings(mode="online", project="p"), follow=True)
 """
 
@@ -326,7 +326,7 @@ def test_trials_and_the_projector_are_killed_again_and_again(sweep: Path, server
 def test_a_second_projector_waits_for_the_first_ones_end(sweep: Path, server: Any) -> None:
     """That of a sweep which was killed may still be at work when the sweep is resumed."""
     finish_all(sweep)
-    code = "import sys, time; from pathlib import Path; from retain.platform.projector import _working\n"
+    code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import _working\n"
     code += "with _working(Path(sys.argv[1]), lambda: True):\n    print(flush=True); time.sleep(60)"
     first = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE)
     assert first.stdout is not None
@@ -348,10 +348,10 @@ import json, sys, time
 from pathlib import Path
 import yaml
 from retain import load_config, run
-from retain.platform.config import check_plugins, to_dict
-from retain.platform.ledger import TrialLedger
-from retain.platform.projector import settings_for, start, stop
-from retain.platform.trial import identity_of
+from retain.platform.config.load import check_plugins, to_dict
+from retain.platform.ledger.writer import TrialLedger
+from retain.platform.reporting.projector import settings_for, start, stop
+from retain.platform.trial.run import identity_of
 
 root, how = Path(sys.argv[1]), sys.argv[2]
 found = {}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from retain.platform.cache import DataFolders
-from retain.platform.data_set import DataSet, data_set
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.dataset import DataSet, data_set
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 DOMAINS = ("photo", "paint", "pencil")

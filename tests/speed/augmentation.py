@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from retain.platform.augmentation import Augmentation
-from retain.platform.config import from_dict, transformations_of
-from retain.platform.learner import Learner
-from retain.platform.networks import small_cnn
+from retain.platform.config.load import from_dict, transformations_of
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.data.augmentation.pipeline import Augmentation
+from retain.platform.data.streams import Arrays, Experience, Part, Stream
+from retain.platform.models.networks import small_cnn
 from retain.platform.seeding import generator
-from retain.platform.settings import Optimizer, Training
-from retain.platform.streams import Arrays, Experience, Part, Stream
+from retain.platform.training.learner import Learner
 
 try:
     import kornia.augmentation as K

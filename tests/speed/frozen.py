@@ -15,8 +15,8 @@ import time
 import torch
 from loops import BATCH, LR, MOMENTUM, WARM_UP, Work, stream_of, works
 
-from retain.platform.learner import Learner
-from retain.platform.settings import Optimizer, Training
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.training.learner import Learner
 from retain.strategies import freezing
 
 

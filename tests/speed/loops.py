@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retain.benchmarks import split_fashion_mnist, split_mnist
-from retain.platform import splits
-from retain.platform.cache import DataFolders
-from retain.platform.data_set import DataSet
+from retain.platform.config.schema import Optimizer, Training
+from retain.platform.data import class_streams
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.dataset import DataSet
+from retain.platform.data.streams import Arrays, Stream
 from retain.platform.errors import UserError
-from retain.platform.learner import Learner
-from retain.platform.networks import mlp, small_cnn
+from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
-from retain.platform.settings import Optimizer, Training
-from retain.platform.streams import Arrays, Stream
+from retain.platform.training.learner import Learner
 from retain.strategies import lwf
 
 BATCH, LR, MOMENTUM, TEMPERATURE = 64, 0.01, 0.9, 2.0
@@ -297,7 +297,9 @@ def stream_of(quick: bool) -> Stream:
         x = torch.randint(256, (count, 1, 28, 28), generator=draw, dtype=torch.uint8)
         arrays.append(Arrays(x, torch.arange(count) % 10))
     names = tuple("0123456789")
-    return splits.by_class("random pictures", DataSet("random", names, (0.5,), (0.3,), *arrays), splits.ClassSplit(), 0)
+    return class_streams.by_class(
+        "random pictures", DataSet("random", names, (0.5,), (0.3,), *arrays), class_streams.ClassSplit(), 0
+    )
 
 
 def works(stream: Stream, only: list[str], quick: bool) -> Iterator[Work]:

@@ -23,14 +23,14 @@ import yaml
 from rich.console import Console
 
 from retain import load_config
-from retain.platform.comparison import results_of
-from retain.platform.config import to_dict
-from retain.platform.display import Watch
-from retain.platform.ledger import SweepLedger, TrialLedger, trials_of
-from retain.platform.projector import Settings, _Projector
-from retain.platform.report import report
-from retain.platform.rows import Book
-from retain.platform.runs import Runs
+from retain.platform.cli.progress import Watch
+from retain.platform.config.load import to_dict
+from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
+from retain.platform.reporting.html_report import report
+from retain.platform.reporting.projector import Settings, _Projector
+from retain.platform.reporting.results import results_of
+from retain.platform.reporting.rows import Book
+from retain.platform.reporting.wandb_runs import Runs
 
 EXPERIENCES, EPOCHS, SEEDS, RUNNING = 5, 3, 10, 4
 

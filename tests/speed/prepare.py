@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from retain.platform import pictures
-from retain.platform.cache import DataFolders
-from retain.platform.datasets import emoji
-from retain.platform.pictures import Listing
+from retain.platform.data import image_cache
+from retain.platform.data.cache import DataFolders
+from retain.platform.data.datasets import emoji
+from retain.platform.data.image_cache import Listing
 
 CHILD = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from retain.platform.cache import _open
+from retain.platform.data.cache import _open
 def pss():
     return int(next(line for line in open("/proc/self/smaps_rollup") if line.startswith("Pss:")).split()[1])
 torch.ones(1000).sum()
@@ -84,13 +84,13 @@ def bare(paths: list[Path], size: int) -> None:
 
 
 def prepare(paths: list[Path], size: int, threads: int) -> None:
-    usual = pictures.num_workers
-    pictures.num_workers = lambda: threads
+    usual = image_cache.num_workers
+    image_cache.num_workers = lambda: threads
     try:
         with tempfile.TemporaryDirectory() as cache:
-            pictures.pictures("x", {"train": Listing(paths, [0] * len(paths))}, size, DataFolders(None, Path(cache)))
+            image_cache.pictures("x", {"train": Listing(paths, [0] * len(paths))}, size, DataFolders(None, Path(cache)))
     finally:
-        pictures.num_workers = usual
+        image_cache.num_workers = usual
 
 
 def seconds(action: Callable[[], object]) -> tuple[float, float]:
@@ -103,7 +103,7 @@ def seconds(action: Callable[[], object]) -> tuple[float, float]:
 def times(title: str, paths: list[Path], size: int, repeats: int) -> None:
     """Print the best of the repeats, each way in turn."""
     ways: dict[str, Callable[[], object]] = {"bare loop": lambda: bare(paths, size)}
-    for threads in sorted({1, pictures.num_workers()}):
+    for threads in sorted({1, image_cache.num_workers()}):
         ways[f"prepared, {threads} threads"] = lambda threads=threads: prepare(paths, size, threads)
     best = dict.fromkeys(ways, (float("inf"), float("inf")))
     for _ in range(repeats):
@@ -156,7 +156,7 @@ def main() -> None:
         times("emoji" if small[0].parent != folder else "small PNGs", small, 64, repeats)
         times("photographs of 1024x768", made_files(folder, 300, (1024, 768), ".jpg"), 64, repeats)
         listing = {"train": Listing(small, [0] * len(small))}
-        pictures.pictures("shared", listing, 64, DataFolders(None, folder / "cache"))
+        image_cache.pictures("shared", listing, 64, DataFolders(None, folder / "cache"))
         memory(folder / "cache" / "shared-v1")
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from retain import load_config, run
-from retain.platform import plugins
-from retain.platform.ledger import Trial
-from retain.platform.settings import Experiment
+from retain.platform.config import registry
+from retain.platform.config.schema import Experiment
+from retain.platform.ledger.writer import Trial
 
 MNIST = ["benchmark={split_mnist: {num_experiences: 5}}", "training={epochs: 3, batch_size: 64}"]
 TRIALS = {
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=list(TRIALS), choices=TRIALS)
-    parser.add_argument("--probes", nargs="+", default=plugins.names("probes"), choices=plugins.names("probes"))
+    parser.add_argument("--probes", nargs="+", default=registry.names("probes"), choices=registry.names("probes"))
     arguments = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds")
     for name in arguments.only:

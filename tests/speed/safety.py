@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from retain import load_config, run
-from retain.platform.checkpoint import Writer
-from retain.platform.settings import Checkpoint, Experiment
+from retain.platform.config.schema import Checkpoint, Experiment
+from retain.platform.trial.checkpoint import Writer
 
 FASHION = ["benchmark={split_fashion_mnist: {num_experiences: 5}}", "strategies={replay: {memory: 500}}"]
 TRIALS = {

@@ -1,0 +1,258 @@
+"""From YAML and ``key=value`` overrides to a checked `Experiment`, and back.
+
+Names and the platform's own keys are checked here without torch; a plugin's settings need its module (`check_plugins`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import UserError, listed, nearest
+from . import registry
+from .dotted_paths import parted
+from .schema import Experiment, Settings, Training
+from .yaml_overrides import read_yaml, with_overrides
+
+SCHEMA = 1
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+T = TypeVar("T")
+_DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
+
+
+def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
+    """Turn a mapping into the dataclass `cls`; types are strict (no ``"1"`` for 1), lists become tuples.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
+    """
+    _check_keys(cls, data, path)
+    kind: Any = cls
+    try:
+        built: T = _adapter(kind).validate_json(json.dumps(data), strict=True)
+        return built
+    except ValidationError as error:
+        raise UserError("\n".join(_explained(cls, error, path))) from None
+    except TypeError as error:
+        raise UserError(f"{path or 'config'}: holds something that is no plain YAML value: {error}.") from None
+
+
+@cache  # building one takes milliseconds, and each trial needs a dozen
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _check_keys(cls: Any, data: Any, path: str) -> None:
+    """Refuse unknown keys, at any depth."""
+    if not is_dataclass(cls) or not isinstance(data, Mapping):
+        return
+    hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]
+    for key, value in data.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known) or 'none'}.")
+        _check_keys(_section(hints[key]), value, where)
+
+
+def _section(hint: Any) -> Any:
+    """The dataclass of a section that may be null."""
+    return next((member for member in get_args(hint) if is_dataclass(member)), hint)
+
+
+def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
+    """Pydantic's findings as sentences; one for a value that fits none of several types."""
+    found: dict[str, list[str]] = {}
+    for item in error.errors():
+        where, problem = _explain(cls, item, path)
+        found.setdefault(where, []).append(problem)
+    lines = []
+    for where, problems in found.items():
+        text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
+        line = where + text
+        lines.append(line if line.endswith(("?", ".")) else f"{line}.")
+    return lines
+
+
+def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
+    """One pydantic finding: the key's full path with its value, and what is wrong with it."""
+    where = ".".join(([path] if path else []) + _keys(cls, item["loc"]))
+    if item["type"] == "value_error":
+        return (f"{where}." if where else "") + str(item["ctx"]["error"]), ""
+    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return where, ": is missing"
+    value = item["input"]
+    suggestion = nearest(str(value), item["ctx"]["expected"].split("'")) if item["type"] == "literal_error" else ""
+    said = item["msg"].replace("Input should be", "must be").replace("an object", "a mapping").replace("array", "list")
+    return f"{where}={value!r}", f": {said}{'.' if suggestion else ''}{suggestion}"
+
+
+def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
+    """The keys in a finding's location, without pydantic's names of a union's members."""
+    keys: list[str] = []
+    hint: Any = cls
+    for part in location:
+        if is_dataclass(hint) and part in get_type_hints(hint):
+            hint = _section(get_type_hints(hint)[part])
+        elif get_origin(hint) is Mapping:
+            hint = get_args(hint)[1]
+        elif not isinstance(part, int):
+            continue
+        keys.append(str(part))
+    return keys
+
+
+def config_names() -> list[str]:
+    """Names of the shipped experiment files."""
+    return sorted(path.relative_to(_CONFIGS).with_suffix("").as_posix() for path in _CONFIGS.rglob("*.yaml"))
+
+
+def config_path(name: str) -> Path:
+    """The file of a shipped name or of a path."""
+    shipped = _CONFIGS / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    known = config_names()
+    raise UserError(
+        f"config '{name}': neither a shipped name nor a file.{nearest(name, known)} Shipped: {listed(known)}."
+    )
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a shipped name or a path, apply ``key=value`` overrides, check names and the platform's keys.
+
+    Raises:
+        UserError: with the key's full path, the value, and what is allowed.
+    """
+    return from_dict(with_overrides(read_yaml(config_path(str(name))), overrides))
+
+
+def from_dict(data: Mapping[str, Any]) -> Experiment:
+    """Build and check an experiment from plain data, as `to_dict` gives it; without importing a plugin's module."""
+    plain = dict(data)
+    schema = plain.pop("schema", SCHEMA)
+    if schema != SCHEMA:
+        raise UserError(f"schema={schema!r}: this version of retain reads schema {SCHEMA}.")
+    for key in ("benchmark", "model", "strategies", "probes"):
+        if key in plain:
+            plain[key] = _named(key, plain[key])
+    experiment = build(Experiment, plain)
+    _check_one_name("benchmark", experiment.benchmark, "benchmarks")
+    _check_one_name("model", experiment.model, "networks")
+    for strategy in experiment.strategies:
+        registry.check_name("strategies", strategy)
+    for probe in experiment.probes:
+        registry.check_name("probes", probe)
+    return experiment
+
+
+def _named(key: str, value: Any) -> Any:
+    """``benchmark: split_digits`` means ``benchmark: {split_digits: {}}``; a name without settings has none."""
+    if isinstance(value, str):
+        return {value: {}}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}={value!r}: must be a name, or a mapping of a name to its settings.")
+    for name, settings in value.items():
+        if settings is not None and not isinstance(settings, Mapping):
+            raise UserError(f"{key}.{name}={settings!r}: must be a mapping of settings.")
+    return {str(name): dict(settings or {}) for name, settings in value.items()}
+
+
+def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
+    """The benchmark and the model are one each."""
+    if len(value) != 1:
+        raise UserError(f"{key}={list(value)}: must hold exactly one name, of {listed(registry.names(kind))}.")
+    registry.check_name(kind, next(iter(value)))
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain data for YAML and JSON, with its schema version first; `from_dict` reads it back."""
+    return {"schema": SCHEMA, **_plain(experiment)}
+
+
+def check_plugins(experiment: Experiment) -> Experiment:
+    """Check every plugin's settings against its `Config` and return the experiment with all defaults filled in.
+
+    Imports the modules that are named, so it takes as long as ``import torch``.
+    """
+    filled: dict[str, Any] = {}
+    for kind, key in registry.KEYS.items():
+        if kind == "datasets":  # filled in by the benchmark that names it
+            continue
+        named: Settings = {**(_DEFAULT_PROBES if kind == "probes" else {}), **getattr(experiment, key)}
+        filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
+    return replace(experiment, training=_with_transformations(experiment), **filled)
+
+
+def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
+    """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
+    module, built = _resolved(kind, name, settings)
+    _, in_the_name = parted(name)
+    return {k: v for k, v in _plain(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
+
+
+def _resolved(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
+    """A plugin's module and its `Config`; an Avalanche class or function comes with its arguments."""
+    module = registry.resolve(kind, name)
+    if not hasattr(module, "Config"):
+        return module, settings
+    path, (_, in_the_name) = f"{registry.KEYS[kind]}.{name}", parted(name)
+    if in_the_name and "name" not in [field.name for field in fields(module.Config)]:
+        raise UserError(f"{path}: '{parted(name)[0]}' takes no name after a colon; give it settings.")
+    if twice := in_the_name.keys() & settings.keys():
+        raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
+    return module, build(module.Config, {**settings, **in_the_name}, path)
+
+
+def _plain(instance: Any) -> dict[str, Any]:
+    """A dataclass as plain data: tuples are lists, as YAML and JSON have them."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
+    return plain
+
+
+def settings_of(experiment: Experiment, kind: registry.Kind) -> list[tuple[Any, Any]]:
+    """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
+    named: Settings = getattr(experiment, registry.KEYS[kind])
+    return [_resolved(kind, name, settings) for name, settings in named.items()]
+
+
+def _with_transformations(experiment: Experiment) -> Training:
+    """The training with a preset as its list of transformations, and each with all of its settings."""
+    if experiment.training.augmentation is None:
+        return experiment.training
+    listed_out = tuple({name: _plain(built)} for name, built in transformations_of(experiment))
+    return replace(experiment.training, augmentation=listed_out)
+
+
+def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
+    """The transformations of `training.augmentation` with their names, in their order; none for null."""
+    from ..data.augmentation.pipeline import PRESETS, TRANSFORMATIONS
+
+    path, chosen = "training.augmentation", experiment.training.augmentation or ()
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise UserError(
+                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
+                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
+            )
+        chosen = PRESETS[chosen]
+    found = []
+    for number, item in enumerate(chosen):
+        named: Settings = {item: {}} if isinstance(item, str) else item
+        if len(named) != 1:
+            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
+        ((name, settings),) = named.items()
+        if name not in TRANSFORMATIONS:
+            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
+            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
+        if not isinstance(settings, Mapping | None):
+            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
+        found.append((name, build(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
+    return found

@@ -1,0 +1,1 @@
+"""Data sets, streams of experiences, the cache of prepared arrays, augmentation."""

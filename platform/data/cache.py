@@ -1,0 +1,134 @@
+"""Arrays prepared once, checksummed, and mapped by every process that needs them.
+
+An entry is a folder of the cache: one ``.npy`` file per array and a ``manifest.json`` with their sizes and sha256 sums.
+It is made under a lock in a temporary folder and renamed: it is complete or absent. Entries hold nothing that cannot be
+made again, so the cache may be deleted at any time.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from ..errors import UserError
+from ..files import digest
+from .cache_entry import FORMAT, Writer, entry, writing
+
+HASHED_BELOW = 64 * 2**20  # bytes: entries up to this size are hashed at a process's first opening, larger ones are not
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+_Stamp = tuple[str, int, int, int]
+_hashed: set[_Stamp] = set()  # files whose sum this process has verified; a file changed since has another stamp
+_opened: dict[Path, bool] = {}  # entries that this process has opened, in order; whether it made them
+Progress = Callable[[str, int, int], None]  # what is prepared, how much of it is done, how much there is
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolders:
+    """Where data sets are read (`root`, None: only the usual places) and where prepared arrays are kept (`cache`).
+
+    `progress` is told of what takes long.
+    """
+
+    root: Path | None
+    cache: Path
+    progress: Progress | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, root: str | None = None, cache: str | None = None) -> "DataFolders":
+        """Resolve the settings `data.root` and `data.cache`, else RETAIN_DATA and RETAIN_CACHE, to absolute paths.
+
+        Raises:
+            UserError: the data folder does not exist.
+        """
+        name = "data.root" if root else "RETAIN_DATA"
+        chosen = root or os.environ.get("RETAIN_DATA")
+        folder = _absolute(chosen) if chosen else None
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{name}={chosen}: there is no such folder.")
+        return cls(folder, _absolute(cache or os.environ.get("RETAIN_CACHE") or "~/.cache/retain"))
+
+
+def prepared(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) -> dict[str, torch.Tensor]:
+    """Map the arrays of an entry as tensors; `make` is called only when the entry is absent or damaged.
+
+    The maps are copy-on-write: processes share the pages, and a write stays in the process that wrote. Sizes and
+    headers are checked at every opening, sums once per process for entries below `HASHED_BELOW` bytes.
+
+    Args:
+        key: the entry's name, a file name; it must change with whatever the arrays depend on.
+        make: returns the arrays by name; runs in one process at a time.
+        cache: the cache folder, made if absent.
+
+    Raises:
+        UserError: the cache folder cannot be written, or has no room.
+    """
+    return filled(key, lambda writer: writer.save(make()), cache)
+
+
+def filled(key: str, fill: Callable[[Writer], None], cache: Path) -> dict[str, torch.Tensor]:
+    """As `prepared`, for what is too large for memory: `fill` creates the arrays on the disk and fills them."""
+    folder = cache / f"{key}-v{FORMAT}"
+    found, made = _open(folder), False
+    if found is None:
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(cache / f"{folder.name}.lock")
+            lock.acquire()
+        try:
+            found = _open(folder)  # another process may have made it while this one waited
+            if found is None:
+                with entry(folder, cache) as writer:
+                    fill(writer)
+                found, made = _open(folder), True
+        finally:
+            lock.release()
+    if found is None:
+        raise UserError(
+            f"data.cache={cache}: {folder.name} was just written and does not read back; is the disk sound?"
+        )
+    _opened[folder] = made or _opened.get(folder, False)
+    return found
+
+
+def opened() -> dict[Path, bool]:
+    """The folders of the entries that this process has opened, in the order of their first opening: True if it made them."""
+    return dict(_opened)
+
+
+def _absolute(path: str) -> Path:
+    """Workers run in other folders: relative paths hold for the process that read them."""
+    return Path(path).expanduser().absolute()
+
+
+def _open(folder: Path) -> dict[str, torch.Tensor] | None:
+    """Map an entry; None where it is absent, incomplete or damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        entries: dict[str, dict[str, Any]] = manifest["arrays"]
+        hashing = sum(one["bytes"] for one in entries.values()) < HASHED_BELOW
+        return {name: _map(folder / f"{name}.npy", one, hashing) for name, one in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+
+
+def _map(path: Path, entry: dict[str, Any], hashing: bool) -> torch.Tensor:
+    """Map one file and compare it with its line of the manifest; ValueError where they differ."""
+    status = path.stat()
+    stamp = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    if status.st_size != entry["bytes"]:
+        raise ValueError(f"{path}: {status.st_size} bytes, not {entry['bytes']}")
+    if hashing and stamp not in _hashed:
+        if digest(path) != entry["sha256"]:
+            raise ValueError(f"{path}: its sha256 differs from the manifest's")
+        _hashed.add(stamp)
+    array = np.load(path, mmap_mode="c", allow_pickle=False)
+    if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
+        raise ValueError(f"{path}: {array.dtype} {array.shape}, not {entry['dtype']} {entry['shape']}")
+    return torch.from_numpy(array)

@@ -1,0 +1,49 @@
+"""The key `data` of a benchmark: the name of a data set, or a mapping of one name to its settings.
+
+data: mnist
+data: {image_folder: {path: pictures, size: 64}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..config import registry
+from ..config.load import build
+from .cache import DataFolders
+from .dataset import DataSet
+
+Source = str | Mapping[str, Mapping[str, Any] | None]
+
+
+def checked(source: Source) -> dict[str, dict[str, Any]]:
+    """The data set with all of its settings; for the `__post_init__` of a benchmark's `Config`.
+
+    Raises:
+        UserError: no such data set, or settings that it refuses; the key starts with ``data``.
+    """
+    name, _, config = _resolved(source)
+    return {name: asdict(config)}
+
+
+def load(source: Source, folders: DataFolders) -> DataSet:
+    """Open the data set from the cache, or prepare it."""
+    _, module, config = _resolved(source)
+    found: DataSet = module.build(config, folders)
+    return found
+
+
+def with_domains() -> list[str]:
+    """The shipped data sets that have domains: their modules say ``HAS_DOMAINS = True``."""
+    return [
+        name for name in registry.names("datasets") if getattr(registry.resolve("datasets", name), "HAS_DOMAINS", False)
+    ]
+
+
+def _resolved(source: Source) -> tuple[str, Any, Any]:
+    named = {source: {}} if isinstance(source, str) else source
+    if len(named) != 1:
+        raise ValueError(f"data={list(named)}: must hold exactly one name, of {', '.join(registry.names('datasets'))}")
+    ((name, settings),) = named.items()
+    module = registry.resolve("datasets", name)
+    return name, module, build(module.Config, settings or {}, f"data.{name}")

@@ -1,0 +1,102 @@
+"""Digits of three sources as one set with three domains. N samples, H height, W width, S side."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cache import DataFolders, prepared
+from ..dataset import DataSet, data_set
+from ..image_cache import statistics
+from ..streams import Arrays
+from . import digits, mfeat, mnist
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+HAS_DOMAINS = True
+DOMAINS = ("mnist", "optdigits", "mfeat")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Handwritten digits of three real sources, the domains: MNIST, optdigits (the set `digits`) and mfeat; grey, light on dark.
+
+    MNIST's digits lie in the middle 20 of 28 pixels; the pictures of the others, which their digits fill, are scaled into
+    that frame. Without it a classifier trained on the one would be at chance on the other by the size of the writing alone.
+
+    size: side of the pictures in pixels (default 28, as MNIST has).
+    balance: take of MNIST as many as the largest other domain has, 160 a class for training and 40 for testing, evenly spaced
+        in the file's order; false: all 70,000.
+    """
+
+    size: int = 28
+    balance: bool = True
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 64:
+            raise ValueError(f"size={self.size!r}: must be from 8 to 64")
+
+
+def build(config: Config, folders: DataFolders) -> DataSet:
+    """Open the set, prepared.
+
+    Raises:
+        UserError: the files of MNIST or mfeat are nowhere to be found, or one is damaged.
+    """
+    built = (
+        mnist.build(mnist.Config(), folders),
+        digits.build(digits.Config(), folders),
+        mfeat.build(mfeat.Config(), folders),
+    )
+    sources = dict(zip(DOMAINS, built, strict=True))
+    settings = repr((config.size, config.balance, [source.key for source in built]))
+    key = f"digit_domains{config.size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    arrays = prepared(key, lambda: _join(sources, config), folders.cache)
+    return data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS)
+
+
+def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:
+    """Resize the domains and put them one after the other."""
+    arrays: dict[str, _Array] = {}
+    for part in ("train", "test"):
+        domains = [source.train if part == "train" else source.test for source in sources.values()]
+        if config.balance:
+            domains[0] = _reduced(domains[0], max(len(domain.y) for domain in domains[1:]))
+        arrays[f"{part}_x"] = np.concatenate(_framed([domain.x.numpy() for domain in domains], config.size))
+        arrays[f"{part}_y"] = torch.cat([domain.y for domain in domains]).numpy()
+        arrays[f"{part}_d"] = np.repeat(np.arange(len(domains)), [len(domain.y) for domain in domains])
+    arrays["mean"], arrays["std"] = statistics(arrays["train_x"])
+    return arrays
+
+
+def _reduced(domain: Arrays, total: int) -> Arrays:
+    """`total` samples, the same number of each class, evenly spaced: MNIST's writers differ along its files."""
+    kept = []
+    for label in range(10):
+        members = torch.nonzero(domain.y == label).flatten()
+        count = min(total // 10, len(members))
+        kept.append(members[torch.arange(count) * len(members) // count])
+    rows = torch.cat(kept).sort().values
+    return Arrays(domain.x[rows], domain.y[rows])
+
+
+def _framed(domains: Sequence[_Array], size: int) -> list[_Array]:
+    """Bring each domain, the first is MNIST, to (N, 1, S, S)."""
+    margin = round(size * 4 / 28)
+    around = ((0, 0), (0, 0), (margin, margin), (margin, margin))
+    others = [np.pad(_resized(pictures, size - 2 * margin), around) for pictures in domains[1:]]
+    return [_resized(domains[0], size), *others]
+
+
+def _resized(pictures: _Array, size: int) -> _Array:
+    """Resize (N, 1, H, W) uint8 to (N, 1, S, S), bilinear with antialiasing; PIL does it in whole numbers."""
+    from PIL import Image
+
+    if pictures.shape[2:] == (size, size):
+        return pictures
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(one).resize((size, size), bilinear)) for one in pictures[:, 0]])[
+        :, None
+    ]

@@ -1,0 +1,37 @@
+"""scikit-learn's digits. N samples."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cache import DataFolders, prepared
+from ..dataset import DataSet, data_set
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Handwritten digits, 8x8 grey, 1,442 for training and 355 for testing; bundled with scikit-learn.
+
+    Grey values 0..16 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing: the
+    split is always the same. Source: Alpaydin & Kaynak 1998 (UCI optdigits, its test file).
+    """
+
+
+def build(config: Config, folders: DataFolders) -> DataSet:
+    """Open the set, prepared."""
+    arrays = prepared("digits", _read, folders.cache)
+    return data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,))
+
+
+def _read() -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Read scikit-learn's digits and split them."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    x = np.round(source.images * (255 / 16)).astype(np.uint8)[:, None]
+    y = source.target.astype(np.int64)
+    test = np.zeros(len(y), dtype=bool)
+    for label in range(10):
+        test[np.flatnonzero(y == label)[4::5]] = True
+    return {"train_x": x[~test], "train_y": y[~test], "test_x": x[test], "test_y": y[test]}

@@ -1,0 +1,156 @@
+"""The user's own pictures, whose folders say what they are of."""
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...errors import UserError, listed
+from ...files import run_folder_of
+from ..cache import DataFolders
+from ..dataset import DataSet, data_set
+from ..image_cache import Listing, identity, pictures
+from ._path_pattern import compiled, examples, matches
+
+HAS_DOMAINS = True  # where the pattern has {domain}
+_SPLITS = {  # what a folder {split} may be called
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation"),  # the test part where there is no other, as with ImageNet
+}
+_TEST = 0.2
+_KEY = "data.image_folder"
+_Row = tuple[str, dict[str, str]]  # path below the folder, values of the placeholders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Your own pictures: their folders' names are the classes and, where there are some, the domains, sorted by name.
+
+    path: the folder; ~ and paths relative to the working folder are made absolute.
+    pattern: where pictures lie below it (default "{class}/*"), with {class}, {domain}, {split}, * and ? for a part of a name and
+        ** for any number of folders: "{domain}/{class}/*.jpg" (PACS, OfficeHome), "{split}/{class}/*" (ImageNet).
+        {split} is train and test or, where there is no test, val; a val beside a test is left out.
+    size: side of the prepared pictures in pixels (default 64): the shorter side is resized to it, the centre kept.
+    test: without {split}, the fraction of each class (in each domain) that is for testing; null: 0.2. Which pictures, their
+        paths decide, never the seed.
+    unreadable: "refuse" (default) files that are no pictures, or "skip" them; `retain prepare` lists them.
+    colour: "rgb" (default) or "grey".
+    """
+
+    path: str
+    pattern: str = "{class}/*"
+    size: int = 64
+    test: float | None = None
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    colour: Literal["rgb", "grey"] = "rgb"
+
+    def __post_init__(self) -> None:
+        compiled(self.pattern)
+        if not self.path:
+            raise ValueError(f"path={self.path!r}: must be a folder")
+        if not 4 <= self.size <= 1024:
+            raise ValueError(f"size={self.size!r}: must be from 4 to 1024")
+        if self.test is not None and "{split}" in self.pattern:
+            raise ValueError(
+                f"test={self.test!r}: must be null, since the pattern {self.pattern!r} says it by {{split}}"
+            )
+        if self.test is not None and not 0 < self.test < 1:
+            raise ValueError(f"test={self.test!r}: must be above 0 and below 1")
+        object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))  # workers run in other folders
+
+
+def build(config: Config, folders: DataFolders) -> DataSet:
+    """Open the set, prepared.
+
+    Raises:
+        UserError: no such folder, nothing fits the pattern, a class that one part lacks, or unreadable files.
+    """
+    root = Path(config.path)
+    rows = _found(root, config.pattern)
+    parts = _by_split(root, rows) if "{split}" in config.pattern else _by_hash(rows, config.test or _TEST)
+    classes = tuple(sorted({values["class"] for _, values in rows}))
+    domains = tuple(sorted({values["domain"] for _, values in rows if "domain" in values}))
+    for part, some in parts.items():
+        _check_classes(root, part, {values["class"] for _, values in some}, classes)
+    listings = {part: _listing(root, some, classes, domains) for part, some in parts.items()}
+    channels = 3 if config.colour == "rgb" else 1
+    key = f"image_folder{config.size}-{identity(listings, root, config.size, channels, config.unreadable)}"
+    arrays = pictures(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
+    for part in parts:
+        left = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
+        _check_classes(root, part, left, classes)  # what was skipped may have been all of a class
+    return data_set(key, arrays, classes, domain_names=domains)
+
+
+def _found(root: Path, pattern: str) -> list[_Row]:
+    """The pictures that fit the pattern, sorted by path."""
+    if not root.is_dir():
+        raise UserError(f"{_KEY}.path={root}: there is no such folder.")
+    run = run_folder_of(root)
+    if run is not None:
+        raise UserError(f"{_KEY}.path={root}: must not be in a run's folder, as {run} is.")
+    rows = matches(root, pattern)
+    if not rows:
+        raise UserError(f"{_KEY}.pattern={pattern}: no picture in {root} fits it; {examples(root)}.")
+    return rows
+
+
+def _by_split(root: Path, rows: list[_Row]) -> dict[str, list[_Row]]:
+    """The parts that the folders' names say."""
+    names = {name: part for part, some in _SPLITS.items() for name in some}
+    parts: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        split = row[1]["split"].lower()
+        if split not in names:
+            raise UserError(
+                f"{_KEY}.path={root}: {row[0]} is of the split {split!r}, which is none of {listed(names)}."
+            )
+        parts[names[split]].append(row)
+    test = parts["test"] or parts["validation"]
+    if not parts["train"] or not test:
+        found = listed({row[1]["split"] for row in rows})
+        raise UserError(f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {found}.")
+    return {"train": parts["train"], "test": test}
+
+
+def _by_hash(rows: list[_Row], fraction: float) -> dict[str, list[_Row]]:
+    """The parts drawn by the paths' hashes from each class in each domain; one of two or more is for testing at least."""
+    groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[1]["class"], row[1].get("domain", "")].append(row)
+    chosen = set()
+    for some in groups.values():
+        num = min(max(round(fraction * len(some)), 1), len(some) - 1)
+        chosen |= {path for path, _ in sorted(some, key=_hash)[:num]}
+    return {
+        "train": [row for row in rows if row[0] not in chosen],
+        "test": [row for row in rows if row[0] in chosen],
+    }
+
+
+def _hash(row: _Row) -> str:
+    return hashlib.sha256(row[0].encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _check_classes(root: Path, part: str, found: set[str], classes: tuple[str, ...]) -> None:
+    """Refuse a part that lacks classes."""
+    lacking = [name for name in classes if name not in found]
+    if lacking:
+        shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+        purpose = "training" if part == "train" else "testing"
+        raise UserError(
+            f"{_KEY}.path={root}: {len(lacking)} of {len(classes)} classes have no picture for {purpose}: {shown}."
+        )
+
+
+def _listing(root: Path, rows: list[_Row], classes: tuple[str, ...], domains: tuple[str, ...]) -> Listing:
+    """The rows with the numbers of their classes and domains."""
+    label = {name: number for number, name in enumerate(classes)}
+    domain = {name: number for number, name in enumerate(domains)}
+    return Listing(
+        [root / path for path, _ in rows],
+        [label[values["class"]] for _, values in rows],
+        [domain[values["domain"]] for _, values in rows] if domains else None,
+    )

@@ -1,0 +1,68 @@
+"""SVHN. N samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ..cache import DataFolders, prepared
+from ..dataset import DataSet, data_set
+from ._download import fetch, verified
+from ._locate import identity, places
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+_FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+_PARTS = tuple({"split": part} for part in _FILES)  # torchvision's keywords
+_ADVICE = (
+    f"put {' and '.join(_FILES.values())} of http://ufldl.stanford.edu/housenumbers into a folder svhn and set data.root or "
+    f"RETAIN_DATA to the folder that holds it."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """SVHN: digits of house numbers, cropped, 32x32 colour, 73,257 for training and 26,032 for testing (Netzer et al. 2011).
+
+    The data folder's svhn/train_32x32.mat and test_32x32.mat, else they are downloaded. The 531,131 extra pictures are not
+    used.
+    """
+
+
+def build(config: Config, folders: DataFolders) -> DataSet:
+    """Open the set, prepared; a label is the digit.
+
+    Raises:
+        UserError: the files are nowhere to be found, or one is damaged.
+    """
+    root = _find(folders)
+    key = f"svhn-{identity(root / name for name in _FILES.values())}"
+    arrays = prepared(key, lambda: _read(root, again=root == _downloads(folders)), folders.cache)
+    return data_set(key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+
+
+def _downloads(folders: DataFolders) -> Path:
+    return folders.cache / "downloads" / "SVHN"
+
+
+def _find(folders: DataFolders) -> Path:
+    """The folder with the two files: of the data folder, of an earlier download, or of a download now."""
+    tried = places(folders, ("svhn", "SVHN", "."))
+    downloads = _downloads(folders)
+    for folder in [*tried, downloads]:
+        lacking = [folder / name for name in _FILES.values() if not (folder / name).is_file()]
+        if not lacking:
+            return folder
+        if len(lacking) < len(_FILES) and folder != downloads:
+            raise UserError(f"{lacking[0]}: is missing; SVHN has two files, {' and '.join(_FILES.values())}.")
+    fetch("SVHN", "SVHN", downloads, tried, _ADVICE, _PARTS)
+    return downloads
+
+
+def _read(root: Path, again: bool) -> dict[str, _Array]:
+    """Let torchvision read Matlab's files, in which 10 is the digit 0: it verifies them, and a damaged one crashes scipy."""
+    arrays: dict[str, _Array] = {}
+    for part, source in zip(_FILES, verified("SVHN", root, _PARTS, again), strict=True):
+        arrays |= {f"{part}_x": source.data, f"{part}_y": source.labels}
+    return arrays

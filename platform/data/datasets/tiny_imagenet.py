@@ -1,0 +1,86 @@
+"""Tiny ImageNet."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import UserError
+from ..cache import DataFolders
+from ..dataset import DataSet, data_set
+from ..image_cache import Listing, pictures
+from ..image_decoding import VERSION
+from ._locate import folder_with, identity, places
+
+_LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
+_ADVICE = (
+    "Unpack tiny-imagenet-200.zip of http://cs231n.stanford.edu/tiny-imagenet-200.zip into a folder and set data.root or "
+    "RETAIN_DATA to it."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Tiny ImageNet: 200 classes of ImageNet, 64x64 colour, 100,000 for training and 10,000 for testing (Le & Yang 2015).
+
+    The data folder's tiny-imagenet-200. The test part is the official validation part, since the test part has no labels.
+    Classes are numbered as in wnids.txt and named by their first word in words.txt.
+
+    size: side of the pictures in pixels (default 64, as the files have).
+    """
+
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 64:
+            raise ValueError(f"size={self.size!r}: must be from 8 to 64")
+
+
+def build(config: Config, folders: DataFolders) -> DataSet:
+    """Open the set, prepared.
+
+    Raises:
+        UserError: it is nowhere to be found, or one of its files is missing or damaged.
+    """
+    tried = places(folders, ("tiny-imagenet-200", "tiny_imagenet", "."))
+    root = folder_with("wnids.txt", "Tiny ImageNet", tried, _ADVICE)
+    lacking = [root / name for name in _LISTS if not (root / name).is_file()]
+    if lacking:
+        raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
+    key = f"tiny_imagenet{config.size}-{VERSION}-{identity(root / name for name in _LISTS)}"
+    classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
+    names = _names(root / "words.txt", classes)
+    arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
+    return data_set(key, arrays, names)
+
+
+def _names(path: Path, classes: list[str]) -> tuple[str, ...]:
+    """The first word for each class, and all of its words where two classes share the first."""
+    lines = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    words = {line[0]: line[1] for line in lines if len(line) == 2}
+    lacking = [name for name in classes if name not in words]
+    if lacking:
+        raise UserError(f"{path}: has no line for the class {lacking[0]}; truncated or damaged? {_ADVICE}")
+    first = {name: words[name].split(",")[0] for name in classes}
+    shared = Counter(first.values())
+    return tuple(first[name] if shared[first[name]] == 1 else words[name] for name in classes)
+
+
+def _listed(root: Path, classes: list[str]) -> dict[str, Listing]:
+    """The pictures of both parts."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    train = [
+        (path, label_of[name]) for name in classes for path in sorted((root / "train" / name / "images").glob("*.JPEG"))
+    ]
+    found = {label for _, label in train}
+    lacking = [name for name, label in label_of.items() if label not in found]
+    if lacking:
+        raise UserError(f"{root / 'train' / lacking[0] / 'images'}: holds no .JPEG file. {_ADVICE}")
+    annotations = root / "val" / "val_annotations.txt"
+    test = []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in label_of:
+            raise UserError(f"{annotations}:{number}: {line!r} names no class of wnids.txt; damaged? {_ADVICE}")
+        test.append((root / "val" / "images" / name, label_of[wnid]))
+    return {part: Listing(*zip(*rows, strict=True)) for part, rows in (("train", train), ("test", test))}

@@ -1,0 +1,185 @@
+"""Picture files prepared once: decoded and resized by several threads, straight into the mapped arrays of a cache entry.
+
+Shapes: N pictures of a part, C channels, S side.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .cache import DataFolders, filled
+from .cache_entry import Writer
+from .image_decoding import VERSION, UnreadableError, decode, printable
+
+SKIPPED = "skipped.txt"  # in the entry: the files that were left out, each with the reason
+_CHUNK = 64  # files decoded by a thread at a time
+_SUMMED = 2**22  # bytes of pictures summed at a time
+_SHOWN = 10  # unreadable files named in an error
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """The files of one part of a data set, in order, with their labels and, where there are some, their domains."""
+
+    paths: Sequence[Path]
+    y: Sequence[int]
+    domains: Sequence[int] | None = None
+
+
+def pictures(
+    key: str,
+    parts: Mapping[str, Listing] | Callable[[], Mapping[str, Listing]],
+    size: int,
+    folders: DataFolders,
+    *,
+    channels: int = 3,
+    unreadable: Literal["refuse", "skip"] = "refuse",
+    crop: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Open a cache entry of pictures, or decode the files into it.
+
+    It holds for each part, named as in `parts`, ``{part}_x`` (N, C, S, S) uint8, ``{part}_y`` (N,) int64 and, with domains,
+    ``{part}_d`` (N,) int64; and `mean` and `std` (C,) of the first part's pictures in [0, 1], rounded to four places.
+
+    Args:
+        key: the entry's name; must change with the files and with all of the settings.
+        parts: the files, or what lists them: it is called only when the entry has to be made.
+        crop: keep the centre of what is not square; False: squeeze it.
+
+    Raises:
+        UserError: a part has no picture, files cannot be read (with `unreadable` "skip" they are left out and listed in the
+            entry's skipped.txt), or the cache has no room.
+    """
+
+    def fill(writer: Writer) -> None:
+        listings = parts() if callable(parts) else parts
+        total = sum(len(listing.paths) for listing in listings.values())
+        needed = total * (channels * size * size + 16)
+        writer.need(needed)
+        room = f"needs {needed / 1e6:,.1f} MB, {writer.free / 1e6:,.0f} MB are free"
+        decoder = _Decoder(size, channels, crop, f"{key}: {total:,} pictures to {size}x{size}; {room}", total, folders)
+        skipped = [line for part, listing in listings.items() for line in decoder.fill(writer, part, listing)]
+        if skipped and unreadable == "refuse":
+            raise _refusal(skipped, total)
+        if skipped:
+            writer.note(SKIPPED, "\n".join(skipped) + "\n")
+        mean, std = statistics(writer.array(f"{next(iter(listings))}_x"))
+        writer.save({"mean": mean, "std": std})
+
+    return filled(key, fill, folders.cache)
+
+
+def identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
+    """Name files cheaply, for a key: their paths below `root`, sizes, times, labels, domains; and the settings."""
+    found = hashlib.sha256(repr((VERSION, *settings)).encode())
+    for part, listing in parts.items():
+        domains = listing.domains or [0] * len(listing.paths)
+        for path, label, domain in zip(listing.paths, listing.y, domains, strict=True):
+            line = f"{part} {label} {domain} {_stamp(path)} {path.relative_to(root)}\n"
+            found.update(line.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:16]
+
+
+def _stamp(path: Path) -> str:
+    """A file's size and time; what cannot be asked, a link to nothing, will not be read either."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "-"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class _Decoder:
+    """Fills the arrays of one part after another, and tells how far it has come."""
+
+    def __init__(self, size: int, channels: int, crop: bool, title: str, total: int, folders: DataFolders) -> None:
+        self._form = (size, channels, crop)
+        self._title, self._total, self._done = title, total, 0
+        self._progress = folders.progress or (lambda title, done, total: None)
+
+    def fill(self, writer: Writer, part: str, listing: Listing) -> list[str]:
+        """Decode a part without what cannot be read; returns a line for each such file."""
+        if not listing.paths:
+            raise UserError(f"{self._title.partition(':')[0]}: the part {part} has no pictures.")
+        size, channels, _ = self._form
+        x = writer.create(f"{part}_x", (len(listing.paths), channels, size, size), np.uint8)
+        self._progress(self._title, self._done, self._total)
+        reasons = self._decode(listing.paths, x)
+        rows = np.array([i for i in range(len(x)) if i not in reasons], dtype=np.int64)
+        lines = [f"{printable(listing.paths[i])}: {reason}" for i, reason in reasons.items()]
+        if not len(rows):
+            raise _refusal(lines, len(x))
+        if reasons:
+            writer.keep(f"{part}_x", rows)
+        writer.save({f"{part}_y": np.asarray(listing.y, dtype=np.int64)[rows]})
+        if listing.domains is not None:
+            writer.save({f"{part}_d": np.asarray(listing.domains, dtype=np.int64)[rows]})
+        return lines
+
+    def _decode(self, paths: Sequence[Path], x: _Array) -> dict[int, str]:
+        """Write picture i to x[i]; returns the reason of each that is not one. PIL decodes without the interpreter's lock."""
+
+        def decode_some(chunk: range) -> dict[int, str]:
+            failed = {}
+            for i in chunk:
+                try:
+                    x[i] = decode(paths[i], *self._form)
+                except UnreadableError as error:
+                    failed[i] = str(error)
+            return failed
+
+        from PIL import Image
+
+        Image.init()  # here: threads would meet amid it
+        reasons: dict[int, str] = {}
+        chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
+        pool = ThreadPoolExecutor(num_workers())
+        with ExitStack() as stack:
+            stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+            for chunk, failed in zip(chunks, pool.map(decode_some, chunks), strict=True):
+                reasons |= failed
+                self._done += len(chunk)
+                self._progress(self._title, self._done, self._total)
+        return reasons
+
+
+def num_workers() -> int:
+    """Threads that decode: the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def statistics(x: _Array) -> tuple[_Array, _Array]:
+    """Mean and standard deviation (C,) of pictures (N, C, H, W) uint8 scaled to [0, 1], rounded to four places.
+
+    They are sums of integers: the same on every machine. A channel that never changes has the deviation 1.
+    """
+    total = np.zeros(x.shape[1], dtype=np.int64)
+    squares = np.zeros(x.shape[1], dtype=np.int64)
+    step = max(1, _SUMMED // x[:1].nbytes)
+    for start in range(0, len(x), step):
+        rows = x[start : start + step].astype(np.int64)
+        total += rows.sum((0, 2, 3))
+        squares += (rows * rows).sum((0, 2, 3))
+    num = x.size / x.shape[1]
+    mean = total / num
+    std = np.sqrt(np.maximum(squares / num - mean**2, 0))
+    return np.round(mean / 255, 4), np.round(np.where(std > 0, std / 255, 1), 4)
+
+
+def _refusal(unreadable: Sequence[str], total: int) -> UserError:
+    """What to say of files that are no pictures: the first by name, and how many there are."""
+    shown = "; ".join(sorted(unreadable)[:_SHOWN])
+    more = f"; and {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
+    advice = "Mend or remove them; where a data set has the setting unreadable, skip leaves them out."
+    return UserError(f"{len(unreadable)} of {total} pictures cannot be read: {shown}{more}. {advice}")

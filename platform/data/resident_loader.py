@@ -1,0 +1,69 @@
+"""Mini-batches as an index into resident tensors.
+
+Shapes: n samples of the experience, B batch.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from ..seeding import generator
+from .streams import Samples, Stream
+
+_RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay as stored (uint8, a quarter) and are converted batch by batch
+
+
+def fits(stream: Stream, num_samples: int) -> bool:
+    """Whether that many samples are kept as the network takes them."""
+    return num_samples * math.prod(stream.shape) * 4 <= _RESIDENT_BYTES
+
+
+class ResidentLoader:
+    """Iterates over the training samples of an experience; each pass is a new order, derived from (seed, experience, epoch).
+
+    Yields ``[x (B, *shape) float32, y (B,), t (B,)]``; `index` holds the positions (B,) of the last mini-batch, `given` its x.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int, device: torch.device, order: tuple[int, int] | None) -> None:
+        """`order` is (seed, experience) for a shuffled pass, None for the order of the data."""
+        self.stream = samples.stream
+        self._converted = fits(self.stream, len(samples.y))
+        x = samples.x.to(device)
+        self.x = self.stream.normalise(x) if self._converted else x
+        self.y = samples.y.to(device)
+        self.t = samples.t.to(device)
+        self._one_task = bool((samples.t == samples.t[:1]).all())
+        self._order = order
+        self.batch_size = batch_size
+        self.epoch = 0
+        self._skip = 0
+        self.index: torch.Tensor | None = None
+        self.given: torch.Tensor | None = None
+        self.version = 0  # of `given` as it was given: torch counts what is changed in place
+
+    def go_to(self, epoch: int, iteration: int) -> None:
+        """Let the next pass be that of `epoch`, from its mini-batch `iteration` on (both from 0)."""
+        self.epoch, self._skip = epoch, iteration
+
+    def __len__(self) -> int:
+        return -(-len(self.y) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        indices = torch.split(self.positions(), self.batch_size)[self._skip :]
+        self._skip = 0
+        for index in indices:
+            self.index = index
+            x = self.x.index_select(0, index)  # twice as fast as x[index]
+            x = x if self._converted else self.stream.normalise(x)
+            self.given, self.version = x, x._version
+            yield [x, self.y.index_select(0, index), self.t[: len(index)] if self._one_task else self.t[index]]
+        self.epoch += 1
+
+    def positions(self) -> torch.Tensor:
+        """The order of the samples in the present epoch (n,)."""
+        if self._order is None:
+            return torch.arange(len(self.y), device=self.y.device)
+        seed, experience = self._order
+        draw = generator(seed, "order", experience, self.epoch)
+        return torch.randperm(len(self.y), generator=draw).to(self.y.device)

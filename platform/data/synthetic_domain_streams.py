@@ -1,0 +1,221 @@
+"""Domains made of one data set by changing its pictures: the same classes, labels and split in each.
+
+What is expensive is prepared once in the cache. N samples, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from . import corruptions, image_rotation, image_styles
+from .cache import DataFolders, filled
+from .cache_entry import Writer
+from .class_streams import check_shots, shots_of
+from .corruptions import Corruption
+from .dataset import DataSet
+from .image_rotation import rotate
+from .image_styles import Style
+from .streams import Arrays, Experience, Part, Stream
+from .subsampling import ANGLES, PIXELS, Variants, divide, draws
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+_Change = Callable[[_Array, str, int], _Array]  # (pictures, part, position of the first) -> pictures
+_CHUNK = 1024  # pictures that are changed at a time
+_ANGLES = (0.0, 30.0, 60.0, 90.0, 120.0)
+_Domain = tuple[str, torch.Tensor, torch.Tensor]  # name, training pictures, test pictures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Permuted(Variants):
+    """Settings of a stream of domains that differ by a permutation of the pixels.
+
+    num_experiences: how many domains; the first is unpermuted, the others are drawn by the seed.
+    """
+
+    num_experiences: int = 5
+
+    def __post_init__(self) -> None:
+        Variants.__post_init__(self)
+        if self.num_experiences < 1:
+            raise ValueError(f"num_experiences={self.num_experiences}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rotated(Variants):
+    """Settings of a stream of domains that differ by a rotation of the pictures.
+
+    angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
+    drawn: in place of `angles`, so many that the seed draws from [0, 180), as in DER's and GEM's rotated MNIST; null: none.
+    """
+
+    angles: tuple[float, ...] = _ANGLES
+    drawn: int | None = None
+
+    def __post_init__(self) -> None:
+        Variants.__post_init__(self)
+        if not self.angles or not all(math.isfinite(angle) for angle in self.angles):
+            raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
+        if len({angle % 360 for angle in self.angles}) < len(self.angles):
+            raise ValueError(f"angles={self.angles}: must differ from each other (360 degrees is 0)")
+        if self.drawn is not None and self.drawn < 1:
+            raise ValueError(f"drawn={self.drawn}: must be at least 1, or null for the angles given")
+        if self.drawn is not None and self.angles != _ANGLES:
+            raise ValueError(f"angles={self.angles}: are not used with drawn={self.drawn}: leave them out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corrupted(Variants):
+    """Settings of a stream of domains that differ by a corruption of the pictures.
+
+    corruptions: names, one domain each, in this order; "none" is the data as they are. One from each family by default.
+    severity: 1 to 5, as in ImageNet-C; of all of them.
+    """
+
+    corruptions: tuple[Corruption, ...] = ("none", "gaussian_noise", "defocus_blur", "fog", "pixelate")
+    severity: int = 3
+
+    def __post_init__(self) -> None:
+        Variants.__post_init__(self)
+        _check_different("corruptions", self.corruptions, get_args(Corruption))
+        if not 1 <= self.severity <= 5:
+            raise ValueError(f"severity={self.severity}: must be from 1 to 5")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restyled(Variants):
+    """Settings of a stream of domains that differ by colour or style; grey pictures become coloured ones.
+
+    styles: names, one domain each, in this order; "as_is" is the data as they are.
+    """
+
+    styles: tuple[Style, ...] = ("as_is", "tinted", "inverted", "posterised", "sketch")
+
+    def __post_init__(self) -> None:
+        Variants.__post_init__(self)
+        _check_different("styles", self.styles, get_args(Style))
+
+
+def permuted(name: str, source: DataSet, config: Permuted, seed: int) -> Stream:
+    """Build a stream of domains: the pictures as they are, then under seeded permutations of their pixels."""
+    found = [("permutation 0", source.train.x, source.test.x)]
+    height, width = source.shape[1:]
+    for number in range(1, config.num_experiences):
+        pixels = draws(seed, PIXELS, number).permutation(height * width)
+        found.append((f"permutation {number}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
+    return _stream(name, source, found, config, seed)
+
+
+def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: DataFolders) -> Stream:
+    """Build a stream of domains: the pictures under each rotation."""
+    found: list[_Domain] = []
+    angles = config.angles
+    if config.drawn is not None:
+        angles = tuple(draws(seed, ANGLES).uniform(0, 180, config.drawn).round(3).tolist())
+    for angle in map(float, angles):
+        key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{image_rotation.VERSION}"
+        found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
+    return _stream(name, source, found, config, seed)
+
+
+def corrupted(name: str, source: DataSet, config: Corrupted, seed: int, folders: DataFolders) -> Stream:
+    """Build a stream of domains: the pictures under each corruption, the same ones whatever the seed is.
+
+    Raises:
+        UserError: the pictures have not one channel or three, as JPEG has.
+    """
+    if "jpeg" in config.corruptions and source.shape[0] not in (1, 3):
+        raise UserError(f"benchmark.{name}.corruptions: 'jpeg' needs 1 channel or 3, not {source.shape[0]}.")
+    found: list[_Domain] = []
+    for corruption in config.corruptions:
+        key = "" if corruption == "none" else f"{corruption}{config.severity}-{corruptions.VERSION}"
+        changed = _changed(source, key, partial(_corrupt, corruption, config.severity), folders)
+        found.append((corruption if not key else f"{corruption} {config.severity}", *changed))
+    return _stream(name, source, found, config, seed)
+
+
+def restyled(name: str, source: DataSet, config: Restyled, seed: int, folders: DataFolders) -> Stream:
+    """Build a stream of domains: the pictures in each style, in colour.
+
+    Raises:
+        UserError: the pictures are neither grey nor coloured, or the hue of grey ones is to be turned.
+    """
+    if source.shape[0] not in (1, 3):
+        raise UserError(f"benchmark.{name}.data: the pictures have {source.shape[0]} channels, not 1 or 3.")
+    grey = source.shape[0] == 1
+    if grey and "hue_rotated" in config.styles:
+        raise UserError(f"benchmark.{name}.styles: 'hue_rotated' changes nothing in grey pictures.")
+    found: list[_Domain] = []
+    for style in config.styles:
+        key = "" if style == "as_is" and not grey else f"{style}-{image_styles.VERSION}"
+        found.append((style, *_changed(source, key, partial(_restyle, style), folders, 3)))
+    return _stream(name, source, found, config, seed)
+
+
+def _check_different(key: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Names of changes: one or more, each once. Unknown ones are refused before."""
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f"{key}={list(given)}: must be one or more names, each once, of {', '.join(known)}")
+
+
+def _stream(name: str, source: DataSet, domains: Sequence[_Domain], config: Variants, seed: int) -> Stream:
+    """A stream of domains: all classes, and the same split, in each."""
+    check_shots(name, config, len(domains))
+    fit, held = divide(source, config, seed)
+    every, classes = torch.arange(len(source.test.y)), tuple(range(len(source.class_names)))
+    experiences = []
+    for number, (title, train_x, test_x) in enumerate(domains):
+        train, test = Arrays(train_x, source.train.y), Arrays(test_x, source.test.y)
+        own = shots_of(source, config, fit, number, seed)
+        experiences.append(Experience(title, classes, Part(train, own), Part(train, held), Part(test, every)))
+    shape = tuple(domains[0][1].shape[1:])
+    mean, std = (value * (shape[0] // len(value)) for value in (source.mean, source.std))  # grey may have become colour
+    return Stream(name, "domain", tuple(experiences), source.class_names, shape, mean, std)
+
+
+def _changed(
+    source: DataSet, key: str, change: _Change, folders: DataFolders, channels: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and test pictures after a change, prepared once under `key`; "": as they are. `channels`: null: as many."""
+    if not key:
+        return source.train.x, source.test.x
+    parts = {"train": source.train.x, "test": source.test.x}
+    shapes = {part: (len(x), channels or x.shape[1], *x.shape[2:]) for part, x in parts.items()}
+
+    def fill(writer: Writer) -> None:
+        total, done = sum(map(len, parts.values())), 0
+        writer.need(sum(map(math.prod, shapes.values())))
+        for part, x in parts.items():
+            made = writer.create(f"{part}_x", shapes[part], np.uint8)
+            for start in range(0, len(x), _CHUNK):
+                some = x[start : start + _CHUNK].numpy()
+                made[start : start + len(some)] = change(some, part, start)
+                done += len(some)
+                if folders.progress is not None:
+                    folders.progress(f"{source.key}-{key}", done, total)
+
+    made = filled(f"{source.key}-{key}", fill, folders.cache)
+    return made["train_x"], made["test_x"]
+
+
+def _rotate(angle: float, pictures: _Array, part: str, start: int) -> _Array:
+    return rotate(pictures, angle)
+
+
+def _corrupt(name: Corruption, severity: int, pictures: _Array, part: str, start: int) -> _Array:
+    return corruptions.corrupt(name, severity, pictures, part, start)
+
+
+def _restyle(style: Style, pictures: _Array, part: str, start: int) -> _Array:
+    return image_styles.restyle(style, pictures)
+
+
+def _permute(pictures: torch.Tensor, pixels: _Array) -> torch.Tensor:
+    """Put the pixels of pictures (N, C, H, W) into another order, the same in each channel."""
+    moved = np.take(pictures.flatten(2).numpy(), pixels, axis=2)  # 3 times as fast as indexing in torch
+    return torch.from_numpy(moved).view(pictures.shape)

@@ -1,0 +1,1 @@
+"""Run folders: the writer, the reader, and the checksummed JSON documents in them. Imports no torch."""

@@ -1,0 +1,291 @@
+"""The folders of trials and sweeps: the only writer of run files (checkpoints aside). Their reader is reader.py.
+
+Everything is plain text. Whole files are written beside their place and renamed; metrics.jsonl only grows, line by
+line, so a killed process leaves at most one torn last line, which no reader sees. One process writes to a folder.
+JSON files hold a checksum of themselves, trial.json and trials.json also that of the YAML file beside them. This file imports
+nothing heavy.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from ..files import (
+    SCHEMA,
+    DamagedError,
+    digest,
+    read_json,
+    refuse_links,
+    sync,
+    to_json,
+    whole_lines,
+    write_json,
+    write_text,
+)
+from .reader import State, Status, Trial, config_of, is_sweep, listed_trials, name_of, status_of, to_do, trials_of
+
+__all__ = [
+    "SCHEMA",
+    "InUseError",
+    "State",
+    "Status",
+    "SweepLedger",
+    "Trial",
+    "TrialLedger",
+    "config_of",
+    "is_sweep",
+    "name_of",
+    "reopen",
+    "to_do",
+    "trials_of",
+    "write_status",
+]
+# What a folder may hold and still be free: what `create` itself writes before the first event, and logs.
+_FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
+_FREE_SWEEP = {".lock", "sweep.log", "experiment.yaml"}
+
+
+class InUseError(UserError):
+    """Another process is writing to the folder."""
+
+
+class _Held:
+    """A folder held by this process: the base of the two writers. The kernel frees the lock of a dead process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder's lock; UserError when another process has it, or links in it lead elsewhere."""
+        refuse_links(folder)
+        self.folder = folder
+        self._lock = FileLock(folder / ".lock", thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InUseError(f"{folder} is in use: another retain process is writing to it") from None
+
+    def close(self) -> None:
+        """Release the folder; may be called twice."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the folder."""
+        self.close()
+
+
+class TrialLedger(_Held):
+    """The writer of one trial's folder: `create` or `open` it, `append` events, `close` it.
+
+    Attributes:
+        folder: the trial's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Hold an existing folder; use `create` or `open`."""
+        super().__init__(folder)
+        with ExitStack() as undo:
+            undo.callback(super().close)
+            self._file = (folder / "metrics.jsonl").open("ab")
+            self._cut(whole_lines(folder / "metrics.jsonl"))
+            undo.pop_all()
+
+    @classmethod
+    def create(cls, folder: Path, config_yaml: str, identity: Mapping[str, Any]) -> Self:
+        """Start a trial in a new, empty or pending folder.
+
+        Args:
+            folder: made if need be; UserError when it holds a started trial or anything else.
+            config_yaml: the resolved config, with its ``schema: 1``.
+            identity: id, variant, stream, seed, overrides (the content of trial.json).
+        """
+        _refuse_occupied(folder, _FREE)
+        folder.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            _refuse_occupied(folder, _FREE)  # again, now that nobody else can start here
+            (folder / "trial.json").unlink(missing_ok=True)  # it holds the checksum of the config that was there
+            write_text(folder / "config.yaml", config_yaml)
+            ledger._write_identity(identity)
+            ledger.status("pending")
+            undo.pop_all()
+        return ledger
+
+    @classmethod
+    def open(cls, folder: Path, identity: Mapping[str, Any] | None = None) -> Self:
+        """Go on with a trial that was started; a torn last line of its metrics is cut off.
+
+        Args:
+            folder: the trial's.
+            identity: the trial's, if it is known from elsewhere: a trial.json that is missing or damaged is then written anew.
+        """
+        if identity is None:
+            read_json(folder / "trial.json")
+            return cls(folder)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            try:
+                Trial(folder)
+            except UserError:
+                ledger._write_identity(identity)
+            undo.pop_all()
+        return ledger
+
+    def _write_identity(self, identity: Mapping[str, Any]) -> None:
+        write_json(self.folder / "trial.json", {**identity, "config_sha256": digest(self.folder / "config.yaml")})
+
+    def append(self, kind: str, experience: int, iteration: int, event: Mapping[str, Any]) -> None:
+        """Add one event as one line, at once visible to readers (durable after `flush`).
+
+        Args:
+            kind: "epoch", "experience", "probe", "note" or "resources".
+            experience: from 1; 0 is before the first.
+            iteration: training iterations since the trial began.
+            event: the other fields.
+        """
+        line = {"kind": kind, "experience": experience, "iteration": iteration, **event}
+        data = to_json(line).encode() + b"\n"
+        self._file.write(data)
+        self._file.flush()
+        self._sum.update(data)
+
+    def flush(self) -> int:
+        """Make all events durable and return the length of metrics.jsonl in bytes, for a checkpoint to record."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def digest(self) -> str:
+        """SHA-256 of all events so far, in hexadecimal, for a checkpoint to record beside their length."""
+        return str(self._sum.hexdigest())
+
+    def truncate(self, length: int, sha256: str | None = None) -> None:
+        """Forget the events after `length` bytes (what `flush` returned).
+
+        Raises:
+            UserError: that is no line's end, or what is before is not what it was (`sha256`: what `digest` returned).
+        """
+        path = self.folder / "metrics.jsonl"
+        size = self.flush()
+        if not 0 <= length <= size or whole_lines(path, length) != length:
+            raise UserError(f"{path} does not fit its checkpoint: {size} bytes, no line ends at {length}")
+        if sha256 is not None and _sum_of(path, length).hexdigest() != sha256:
+            raise UserError(f"{path} is damaged: its first {length} bytes have changed since they were written")
+        self._cut(length)
+
+    def _cut(self, length: int) -> None:
+        self._file.truncate(length)
+        self.flush()
+        self._sum = _sum_of(self.folder / "metrics.jsonl", length)
+
+    def status(self, status: State, *, experience: int = 0, error: str | None = None) -> None:
+        """Write status.json: the state, the last finished experience (0: none), and what went wrong."""
+        write_status(self.folder, status, experience, error)
+
+    def write(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write ``<name>.json`` (matrix, summary, environment)."""
+        write_json(self.folder / f"{name}.json", data)
+
+    def close(self) -> None:
+        """Close the files and release the folder; may be called twice."""
+        self._file.close()
+        super().close()
+
+
+def _sum_of(path: Path, length: int) -> Any:
+    """SHA-256, to go on with, of the first `length` bytes of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in range(0, length, 2**20):
+            found.update(file.read(min(2**20, length - start)))
+    return found
+
+
+class SweepLedger(_Held):
+    """The writer of a sweep's folder: its resolved experiment and the list of its trials."""
+
+    @classmethod
+    def create(cls, folder: Path, experiment_yaml: str, name: str, trials: Sequence[Mapping[str, Any]]) -> Self:
+        """Start a sweep in a new or empty folder.
+
+        Args:
+            folder: made if need be; UserError when it is occupied.
+            experiment_yaml: the resolved experiment, with its ``schema: 1``.
+            name: the experiment's name.
+            trials: id, variant, stream, seed, overrides of each; "folder" (relative) is "trials/<id>" if absent.
+        """
+        _refuse_occupied(folder, _FREE_SWEEP)
+        folder.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            _refuse_occupied(folder, _FREE_SWEEP)
+            write_text(folder / "experiment.yaml", experiment_yaml)
+            entries = [{"folder": f"trials/{trial['id']}", **trial} for trial in trials]
+            ledger._write_list(name, entries)
+            undo.pop_all()
+        return ledger
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Go on with a sweep that was started; a damaged trials.json is written anew from the trials' own folders."""
+        trials = trials_of(folder)
+        ledger = cls(folder)
+        with ExitStack() as undo:
+            undo.callback(ledger.close)
+            try:
+                listed_trials(folder)
+            except DamagedError:
+                ledger._write_list(name_of(folder), [trial.identity for trial in trials])
+            undo.pop_all()
+        return ledger
+
+    def _write_list(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        about = {"name": name, "experiment_sha256": digest(self.folder / "experiment.yaml")}
+        write_json(self.folder / "trials.json", {**about, "trials": entries})
+
+    def trials(self) -> "list[Trial]":
+        """All trials of the sweep, in the order of its list."""
+        return trials_of(self.folder)
+
+
+def _refuse_occupied(folder: Path, free: set[str]) -> None:
+    """Raise UserError unless the folder is new, empty, or holds a trial that has not started."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another folder")
+    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".tmp")}
+    metrics = folder / "metrics.jsonl"
+    started = metrics.exists() and metrics.stat().st_size > 0
+    if names - free or started or status_of(folder).status != "pending":
+        raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another")
+
+
+def write_status(folder: Path, status: State, experience: int, error: str | None) -> None:
+    """Write a trial's status.json; for a trial whose writer is gone."""
+    write_json(folder / "status.json", asdict(Status(status, experience, error, time.time())))
+
+
+def reopen(trial: Trial, damage: str) -> None:
+    """Let a trial with damaged files go on: one that was done becomes stopped for that reason; trial.json is mended."""
+    with TrialLedger.open(trial.folder, trial.identity) as ledger:
+        status = trial.status()
+        if status.status == "done":
+            ledger.status("stopped", experience=status.experience, error=damage)

@@ -1,0 +1,38 @@
+"""Validation samples during training: gathered once, and how well the network does on them.
+
+Shapes: n validation samples, C classes.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import registry
+from ..training.evaluation import logits_of
+
+Samples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels (n,), task labels (n,)
+
+
+def gathered(strategy: Any, experiences: Iterable[Any]) -> Samples | None:
+    """The validation samples of these experiences, side by side on the device; None where there are none."""
+    datasets = [dataset for dataset in map(registry.validation, experiences) if dataset is not None]
+    if not datasets:
+        return None
+    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(registry.samples, datasets), strict=True))
+    tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
+    return x, y, torch.tensor(tasks, device=strategy.device)
+
+
+def own_logits(strategy: Any, samples: Samples) -> Tensor:
+    """Logits (n, C) of the network in evaluation mode; where the task is given, -inf outside of each sample's task."""
+    x, _, tasks = samples
+    logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
+    own = registry.own_outputs(strategy, logits, tasks)
+    return own
+
+
+def accuracy(logits: Tensor, y: Tensor) -> float:
+    """The share of right answers: logits (n, C), y (n,)."""
+    return (logits.argmax(1) == y).sum().item() / len(y)

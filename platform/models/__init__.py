@@ -1,0 +1,1 @@
+"""Networks, growing heads, and what is read out of a network's layers."""

@@ -1,0 +1,100 @@
+"""A head that grows with the classes, the network it stands on, and how weights are initialised.
+
+Shapes: B batch, D features, C classes.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..errors import listed
+
+Init = Literal["kaiming", "xavier", "torch"]
+_SHOWN = 30  # layers in a message
+
+
+class Head(nn.Module):
+    """A linear layer (B, D) -> (B, C) whose C grows: old rows keep their bits, new ones are drawn from a generator."""
+
+    def __init__(self, num_features: int, num_classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, num_features))
+        self.bias = nn.Parameter(torch.empty(0))
+        self.grow(num_classes, generator)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of rows."""
+        return self.weight.shape[0]
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        """Add rows up to `num_classes`; fewer than there are changes nothing. New rows: uniform in +-1/sqrt(D), as nn.Linear."""
+        added = num_classes - self.num_classes
+        if added <= 0:
+            return
+        num_features = self.weight.shape[1]
+        bound = 1 / math.sqrt(num_features)
+        rows = (torch.rand(added, num_features + 1, generator=generator) * 2 - 1) * bound
+        rows = rows.to(self.weight.device, self.weight.dtype)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows[:, :-1]]))
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), rows[:, -1]]))
+
+    def shrink(self, num_classes: int) -> None:
+        """Keep the first `num_classes` rows: the size of a head that is to be loaded."""
+        self.weight = nn.Parameter(self.weight.detach()[:num_classes].clone())
+        self.bias = nn.Parameter(self.bias.detach()[:num_classes].clone())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) -> logits (B, C)."""
+        return functional.linear(features, self.weight, self.bias)
+
+
+class Classifier(nn.Module):
+    """What each network here is: a `trunk` that makes features of inputs, and a growing `head`."""
+
+    def __init__(self, trunk: nn.Module, num_features: int, num_classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = Head(num_features, num_classes, generator)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, *shape) -> features (B, D), what the head is given."""
+        return self.trunk(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, *shape) -> logits (B, C)."""
+        return self.head(self.features(x))  # type: ignore[no-any-return]
+
+
+def layers_of(names: Iterable[str]) -> str:
+    """The layers of parameters' names, for an error message: of a deep network only those that the others stand in."""
+    layers = [name.split(".")[:-1] or [name] for name in names]
+    for depth in range(max(map(len, layers), default=0), 0, -1):
+        found = {".".join(parts[:depth]) + (".*" if len(parts) > depth else "") for parts in layers}
+        if len(found) <= _SHOWN or depth == 1:
+            return listed(found)
+    return ""
+
+
+def initialise(module: nn.Module, init: Init, generator: torch.Generator) -> None:
+    """Draw the weights of linear and convolutional layers: Kaiming (He 2015, for ReLU) or Xavier (Glorot 2010); biases 0.
+
+    "torch": torch's own default, weights and biases uniform in +-1/sqrt(fan-in).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            if init == "torch":
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+                continue
+            if init == "kaiming":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            else:
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

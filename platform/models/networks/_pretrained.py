@@ -1,0 +1,185 @@
+"""What the networks of a library (torchvision, timm) share: their settings, and how they are fitted to a stream.
+
+A pretrained network is fed what it was trained on: the stream's normalisation is turned into the network's own by a factor
+and a shift for each channel, and a grey picture is repeated on three channels. (The sum of the first convolution's weights
+over its channels would do the same inside of the picture, but not at its border, where zeros are padded.)
+
+Shapes: B batch, C channels, H height, W width, D features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...data.cache import DataFolders
+from ...data.streams import Stream
+from ...errors import UserError
+from ..heads import Classifier
+from ._layers import group_norm
+from ._weight_files import State, load, located, read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Settings of a library's network.
+
+    name: the network's name in the library, what stands after the colon in the YAML.
+    pretrained: true for the library's own weights, which it downloads; or the path of a state_dict (.pth or .safetensors),
+        looked for in the working folder, then in data.root. The classifier's weights are left out.
+    norm: "keep", or "group" for GroupNorm in the place of each BatchNorm (its weights must then come from such a network).
+    resize: pictures are brought to so many pixels a side before the first layer; null: as they are.
+    """
+
+    name: str
+    pretrained: bool | str = False
+    norm: Literal["keep", "group"] = "keep"
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize < 1:
+            raise ValueError(f"resize={self.resize}: must be at least 1")
+        if self.pretrained == "":
+            raise ValueError("pretrained='': must be true, false or the path of a file")
+        if self.norm == "group" and self.pretrained is True:
+            raise ValueError(
+                "norm='group': must be 'keep' with pretrained=true: those weights were trained with other layers"
+            )
+        if isinstance(self.pretrained, str) and Path(self.pretrained).expanduser().is_file():
+            # workers run in other folders
+            object.__setattr__(self, "pretrained", str(Path(self.pretrained).expanduser().absolute()))
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A library's network without its classifier, as it is made.
+
+    `state`: weights that are still to be loaded. `classifier`: how the names of the classifier's weights start in a file.
+    `mean`, `std`: per channel, what its pretrained weights expect of pictures in [0, 1].
+    """
+
+    network: nn.Module
+    state: State | None
+    classifier: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class LibraryNetwork(Classifier):
+    """A library's network with a growing head, and what is done to pictures before its first layer."""
+
+    def __init__(
+        self, trunk: nn.Module, num_features: int, num_classes: int, generator: torch.Generator, resize: int | None
+    ) -> None:
+        super().__init__(trunk, num_features, num_classes, generator)
+        self.resize = resize
+        self.register_buffer("scale", None, persistent=False)  # it follows from the stream, and is no weight
+        self.register_buffer("shift", None, persistent=False)
+
+    def expect(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        """Multiply inputs by `scale` (3,) and add `shift` (3,), channel by channel; a grey picture becomes three channels."""
+        self.scale, self.shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) -> features (B, D)."""
+        if self.scale is not None:
+            x = x * self.scale + self.shift
+        if self.resize is not None:
+            x = functional.interpolate(x, size=(self.resize, self.resize), mode="bilinear", antialias=True)
+        return self.trunk(x)  # type: ignore[no-any-return]
+
+
+Make = Callable[[str, Settings, int], Trunk]
+
+
+def build(
+    key: str, make: Make, config: Settings, shape: tuple[int, ...], num_classes: int, generator: torch.Generator
+) -> LibraryNetwork:
+    """A network of `make` for pictures of `shape` that are normalised as its pretrained weights expect it.
+
+    Args:
+        key: what names it in the YAML, for errors.
+        make: takes the key, the settings and the number of channels.
+
+    Raises:
+        UserError: the samples are no pictures that it takes, or its weights are not there or of another network.
+    """
+    return _built(key, make, config, shape, None, num_classes, generator)[0]
+
+
+def build_for(
+    key: str,
+    make: Make,
+    config: Settings,
+    stream: Stream,
+    folders: DataFolders,
+    num_classes: int,
+    generator: torch.Generator,
+) -> LibraryNetwork:
+    """The same for the pictures of a stream as it normalises them; relative paths of weights are looked for in its folders."""
+    network, trunk = _built(key, make, config, stream.shape, folders.root, num_classes, generator)
+    if config.pretrained:
+        mean, std, own_mean, own_std = map(torch.tensor, (stream.mean, stream.std, trunk.mean, trunk.std))
+        network.expect(std / own_std, (mean - own_mean) / own_std)
+    return network
+
+
+def _built(
+    key: str,
+    make: Make,
+    config: Settings,
+    shape: tuple[int, ...],
+    root: Path | None,
+    num_classes: int,
+    generator: torch.Generator,
+) -> tuple[LibraryNetwork, Trunk]:
+    if len(shape) != 3 or (config.pretrained and shape[0] not in (1, 3)):
+        channels = " of 1 or 3 channels, as its weights need" if config.pretrained else ""
+        raise UserError(f"{key}: needs pictures{channels}; these samples have the shape {list(shape)}.")
+    path = f"{key}.pretrained"
+    file = located(path, config.pretrained, root) if isinstance(config.pretrained, str) else None
+    state = read(path, file) if file is not None else None  # read first: what is wrong with it is said at once
+    with torch.random.fork_rng(devices=[]):  # libraries draw weights from the global generator
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        trunk = make(key, config, 3 if config.pretrained else shape[0])
+    if config.norm == "group":
+        _replace_norms(key, trunk.network)
+    state = trunk.state if state is None else state
+    if state is not None:
+        load(path if file is None else f"{path}='{file}'", trunk.network, state, trunk.classifier)
+    num_features = _num_features(key, trunk.network, config, 3 if config.pretrained else shape[0], shape[1:])
+    network = LibraryNetwork(trunk.network, num_features, num_classes, generator, config.resize)
+    if config.pretrained and shape[0] == 1:
+        network.expect(torch.ones(3), torch.zeros(3))
+    return network, trunk
+
+
+def _replace_norms(key: str, network: nn.Module) -> None:
+    """Put a GroupNorm in the place of each BatchNorm2d."""
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    if not norms or any(type(module) is not nn.BatchNorm2d for module in norms.values()):
+        reason = "has BatchNorm layers that do more than normalise" if norms else "has no BatchNorm layer"
+        raise UserError(f"{key}.norm='group': this network {reason}; it must be 'keep'.")
+    for name, module in norms.items():
+        network.set_submodule(name, group_norm(module.num_features))
+
+
+def _num_features(key: str, network: nn.Module, config: Settings, channels: int, sides: tuple[int, ...]) -> int:
+    """D, found by a forward pass of one black picture: whether the network takes this size is seen by it too."""
+    height, width = sides if config.resize is None else (config.resize, config.resize)
+    network.eval()
+    try:
+        with torch.no_grad():
+            features = network(torch.zeros(1, channels, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{key}.resize={config.resize}: the network does not take pictures of {height} x {width} pixels "
+            f"({reason}); set it to a size that it takes, such as 224."
+        ) from None
+    network.train()
+    return int(features.shape[1])

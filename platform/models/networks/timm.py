@@ -1,0 +1,61 @@
+"""The networks of timm, ``timm:NAME`` in the YAML, with a head that grows; an optional package: pip install "retain[timm]".
+
+model: {"timm:convnext_atto": {pretrained: true, resize: 96}}
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...data.cache import DataFolders
+from ...data.streams import Stream
+from ...errors import UserError, nearest
+from . import _pretrained
+from ._pretrained import Settings, Trunk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(Settings):
+    """A network of timm, named "timm:NAME": resnet18, convnext_atto, vit_tiny_patch16_224, ..."""
+
+
+def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
+    """Build the network for pictures of `shape` (C, H, W), normalised as its weights expect them.
+
+    Raises:
+        UserError: timm is not installed, the samples are no pictures that it takes, or its weights are not there.
+    """
+    return _pretrained.build(f"model.timm:{config.name}", _make, config, shape, num_classes, generator)
+
+
+def build_for(
+    config: Config, stream: Stream, folders: DataFolders, num_classes: int, generator: torch.Generator
+) -> nn.Module:
+    """Build the network for the pictures of a stream as it normalises them; errors as `build`."""
+    return _pretrained.build_for(f"model.timm:{config.name}", _make, config, stream, folders, num_classes, generator)
+
+
+def _make(key: str, config: Settings, channels: int) -> Trunk:
+    """The network as timm makes it for features."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f'{key}: needs the package timm: pip install "retain[timm]".') from None
+    known = timm.list_models()
+    architecture = config.name.partition(".")[0]  # resnet18.a1_in1k names the weights too
+    if architecture not in known:
+        raise UserError(f"{key}: timm has no such network.{nearest(architecture, known)} See timm.list_models().")
+    try:
+        network: Any = timm.create_model(
+            config.name, pretrained=config.pretrained is True, num_classes=0, in_chans=channels, scriptable=False
+        )
+    except (OSError, RuntimeError) as error:
+        what = f"its weights cannot be had: {error}" if config.pretrained is True else str(error)
+        raise UserError(f"{key}.pretrained={config.pretrained}: {what}") from None
+    expected = network.pretrained_cfg
+    classifier = expected.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    starts = tuple(f"{name}." for name in names)
+    return Trunk(network, None, starts, tuple(expected["mean"]), tuple(expected["std"]))

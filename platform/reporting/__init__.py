@@ -1,0 +1,1 @@
+"""Run folders as numbers, pages, W&B runs and TensorBoard files. Imports no torch; the only subpackage that imports wandb."""

@@ -1,0 +1,249 @@
+"""The report's charts as Plotly figures in plain data (for JSON): no theme, no size; the page adds both.
+
+Shapes: T experiences; a matrix is (T + 1, T) as `metrics` says. Accuracies in [0, 1], shown in per cent.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .. import metrics
+from ..metrics import Array
+from .results import Result, Row, table
+
+Figure = dict[str, Any]
+Variants = Mapping[str, Sequence[Result]]
+# Paul Tol's "vibrant" scheme: distinct for colour-blind readers, and visible on white and on black.
+_COLOURS = ("#0077BB", "#EE7733", "#009988", "#EE3377", "#33BBEE", "#CC3311")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
+_BOUND = "#8A8F98"
+MAX_VARIANTS = 12  # lines that a chart can hold and an eye can follow
+_TRAINING = {  # chart -> fields of an epoch's event
+    "loss": ("loss", "validation_loss"),
+    "accuracy": ("train_accuracy", "validation_accuracy"),
+    "generalisation_gap": ("generalisation_gap",),
+}
+_ON_TRAINING = ("loss", "train_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a variant looks in every chart; the symbol repeats later than the colour does."""
+
+    colour: str
+    dash: str
+    symbol: str
+    bound: bool = False
+
+    def band(self) -> str:
+        """The colour of an interval around the line."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},0.15)"
+
+
+def looks(results: Iterable[Result]) -> dict[str, Look]:
+    """Give each label of a report one look, in order of appearance; bounds are grey and broken."""
+    bound = {result.label: result.bound for result in results if result.views}
+    found: dict[str, Look] = {}
+    competitors = [label for label in bound if not bound[label]]
+    for index, label in enumerate(competitors):
+        dash = ("solid", "dot", "dashdot")[index // len(_COLOURS) % 3]
+        found[label] = Look(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
+    for index, label in enumerate(label for label in bound if bound[label]):
+        found[label] = Look(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
+    return found
+
+
+def drawn(variants: Variants) -> dict[str, Sequence[Result]]:
+    """The variants that charts show: all bounds, and of the others those with the highest average accuracy."""
+    rows = table(result for results in variants.values() for result in results)
+    scores = {row.variant: row.metrics["average_accuracy"][0] for row in reversed(rows) if not row.bound}
+    order = sorted(scores, key=lambda label: -scores[label] if not math.isnan(scores[label]) else math.inf)
+    kept = set(order[:MAX_VARIANTS])
+    return {label: results for label, results in variants.items() if label in kept or results[0].bound}
+
+
+def accuracy_curves(variants: Variants, view: str, style: Mapping[str, Look]) -> Figure:
+    """Average accuracy over the experiences seen so far, after each experience; bounds without a curve are a level."""
+    figure = _curves(variants, view, style, metrics.running_average_accuracy)
+    some = next(iter(variants.values()))[0]
+    if view == "task_agnostic" and some.scenario == "class":
+        _newest_only(figure, len(some.experiences))
+    figure.update_yaxes(range=[0, 1.03])
+    return plain(figure, "after experience", "accuracy on what was seen")
+
+
+def forgetting_curves(variants: Variants, view: str, style: Mapping[str, Look]) -> Figure:
+    """Forgetting so far (max over past - now, Chaudhry 2018) after each experience, from the second on."""
+    figure = _curves(variants, view, style, metrics.forgetting_curve)
+    figure.update_yaxes(rangemode="tozero")
+    return plain(figure, "after experience", "forgetting, max over past − now")
+
+
+def experience_curves(variants: Variants, view: str, style: Mapping[str, Look], experience: int) -> Figure:
+    """Accuracy on the test set of one `experience` (from 1) as training goes on; a line marks when it was learned."""
+
+    def column(matrix: Array) -> Array:
+        return np.asarray(matrix[1:, experience - 1])
+
+    figure = _curves(variants, view, style, column)
+    figure.add_vline(x=experience, line={"width": 1, "dash": "dot", "color": _BOUND})
+    figure.update_yaxes(range=[0, 1.03])
+    figure.update_layout(showlegend=False, margin={"l": 44, "r": 10, "t": 8, "b": 40})
+    return plain(figure, "after experience", "")
+
+
+def plasticity(rows: Sequence[Row], variants: Variants, style: Mapping[str, Look]) -> Figure:
+    """Learning accuracy (plasticity) against forgetting: a variant's mean with intervals, its seeds small."""
+    figure = go.Figure()
+    for row in (row for row in rows if row.variant in variants):
+        x, y = row.metrics["learning_accuracy"], row.metrics["forgetting_max"]
+        if math.isnan(x[0]) or math.isnan(y[0]):
+            continue
+        summaries = [metrics.summary(one.views[row.view], one.sizes) for one in variants[row.variant]]
+        seeds = [(one["learning_accuracy"], one["forgetting_max"]) for one in summaries]
+        _add_point(figure, row.variant, style[row.variant], (x, y), seeds)
+    figure.update_xaxes(title="learning accuracy (higher: learns better)", tickformat=".0%")
+    figure.update_yaxes(rangemode="tozero")
+    return plain(figure, "", "forgetting, max over past − final (lower: keeps more)", "closest")
+
+
+def training(variants: Variants, style: Mapping[str, Look], key: str) -> Figure | None:
+    """One seed's curve by epoch: "loss", "accuracy" (validation a full line, training a dotted one) or "generalisation_gap".
+
+    None where no trial recorded it. An experience is one unit on the x axis, whatever number of epochs it took.
+    """
+    figure = go.Figure()
+    for label, results in variants.items():
+        found = {name: _epochs(results[0], name) for name in _TRAINING[key]}
+        names = [name for name, (_, y) in found.items() if y]
+        for name in names:
+            side = ", training" if name in _ON_TRAINING else ""
+            dash = "dot" if side and len(names) > 1 else style[label].dash
+            line = {"color": style[label].colour, "width": 1.5, "dash": dash}
+            shown = {"name": escape(label + side, quote=False), "legendgroup": label, "showlegend": name == names[-1]}
+            figure.add_scatter(x=found[name][0], y=found[name][1], mode="lines", line=line, **shown)
+    if not figure.data:
+        return None
+    is_loss = key == "loss"
+    figure.update_traces(hovertemplate="%{y:.3f}" if is_loss else "%{y:.1%}")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(hovermode="x unified")
+    return plain(figure, "experiences trained", key.replace("_", " "), tickformat=".3~g" if is_loss else ".0%")
+
+
+def _epochs(result: Result, key: str) -> tuple[list[float], list[float]]:
+    events = [event for _, event in result.trial.events() if event["kind"] == "epoch"]
+    totals: dict[int, int] = {}
+    for event in events:
+        totals[event["experience"]] = totals.get(event["experience"], 0) + 1
+    seen: dict[int, int] = {}
+    points = []
+    for event in events:
+        experience = event["experience"]
+        seen[experience] = seen.get(experience, 0) + 1
+        if event.get(key) is not None:
+            points.append((experience - 1 + seen[experience] / totals[experience], event[key]))
+    return [round(x, 4) for x, _ in points], [round(y, 5) for _, y in points]
+
+
+def _curves(variants: Variants, view: str, style: Mapping[str, Look], curve: Callable[[Array], Array]) -> Any:
+    """A line per variant with its interval over seeds."""
+    figure = go.Figure()
+    for label, results in variants.items():
+        found = [curve(result.views[view]) for result in results]
+        stats = [metrics.interval([float(one[i]) for one in found]) for i in range(len(found[0]))]
+        mean, half = (np.array(values) for values in zip(*stats, strict=True))
+        if not np.isnan(mean).all():
+            _add_line(figure, label, style[label], mean, half, results[0].bound)
+    figure.update_layout(hovermode="x unified")
+    return figure
+
+
+def _add_line(figure: Any, label: str, look: Look, mean: Array, half: Array, bound: bool) -> None:
+    if bound and np.isfinite(mean).sum() == 1:  # joint training: one number, a level to measure the others against
+        only = int(np.flatnonzero(np.isfinite(mean))[0])
+        mean, half = np.full(len(mean), mean[only]), np.full(len(mean), half[only])
+    add_mean(figure, label, look, range(1, len(mean) + 1), list(zip(mean, half, strict=True)))
+    figure.data[-1].update(customdata=_plus_minus(half), hovertemplate="%{y:.1%}%{customdata}")
+
+
+def add_mean(figure: Any, label: str, look: Look, places: Sequence[int], stats: Sequence[tuple[float, float]]) -> None:
+    """A variant's line of means, with a band of (mean, half width) at each place on the x axis; a bound has no band."""
+    x, (mean, half) = np.array(places), (np.array(values) for values in zip(*stats, strict=True))
+    kept = np.isfinite(mean) & np.isfinite(half)
+    if kept.any() and not look.bound:
+        low, high = (mean - half)[kept], (mean + half)[kept]
+        edge = {"x": [*x[kept], *x[kept][::-1]], "y": _numbers(np.concatenate([high, low[::-1]]))}
+        band = {"fill": "toself", "fillcolor": look.band(), "line": {"width": 0}, "hoverinfo": "skip"}
+        figure.add_scatter(**edge, **band, legendgroup=label, showlegend=False, mode="lines")
+    figure.add_scatter(
+        x=x.tolist(),
+        y=_numbers(mean),
+        name=escape(label, quote=False),
+        legendgroup=label,
+        mode="lines" if look.bound and len(x) > 1 else "lines+markers",
+        line={"color": look.colour, "dash": look.dash, "width": 1.5 if look.bound else 2.25},
+        marker={"symbol": look.symbol, "size": 7},
+    )
+
+
+def _add_point(figure: Any, label: str, look: Look, at: tuple[Any, Any], seeds: Sequence[tuple[float, float]]) -> None:
+    def bars(half: float) -> dict[str, Any] | None:
+        return None if math.isnan(half) else {"type": "data", "array": [half], "thickness": 1.2, "width": 4}
+
+    (x, x_half, _), (y, y_half, _) = at
+    name = escape(label, quote=False)
+    faint = {"color": look.colour, "size": 6, "opacity": 0.4, "symbol": look.symbol}
+    xs, ys = zip(*seeds, strict=True)
+    figure.add_scatter(x=xs, y=ys, mode="markers", marker=faint, legendgroup=label, showlegend=False, hoverinfo="skip")
+    figure.add_scatter(
+        x=[x],
+        y=[y],
+        name=name,
+        legendgroup=label,
+        mode="markers",
+        marker={"color": look.colour, "size": 13, "symbol": look.symbol},
+        error_x=bars(x_half),
+        error_y=bars(y_half),
+        hovertemplate=f"{name}<br>learning accuracy %{{x:.1%}}<br>forgetting %{{y:.1%}}<extra></extra>",
+    )
+
+
+def _newest_only(figure: Any, num_experiences: int) -> None:
+    x = list(range(1, num_experiences + 1))
+    figure.add_scatter(
+        x=x,
+        y=[1 / i for i in x],
+        name="knows only the newest (1/i)",
+        mode="lines",
+        line={"color": _BOUND, "width": 1, "dash": "dashdot"},
+        hoverinfo="skip",
+    )
+
+
+def _numbers(values: Array) -> list[float | None]:
+    return [round(float(value), 5) if math.isfinite(value) else None for value in values]
+
+
+def _plus_minus(half: Array) -> list[str]:
+    return [f" ± {value:.1%}" if math.isfinite(value) else "" for value in half]
+
+
+def plain(figure: Any, x: str, y: str, hovermode: str = "x unified", tickformat: str = ".0%") -> Figure:
+    """Name the axes and return the figure as plain data."""
+    if x:
+        figure.update_xaxes(title=x, dtick=1 if _longest(figure) <= 12 else None)
+    figure.update_yaxes(title=y, tickformat=tickformat)
+    figure.update_layout(hovermode=hovermode, template=None)
+    plain: Figure = figure.to_plotly_json()
+    return plain
+
+
+def _longest(figure: Any) -> float:
+    return max((max(trace.x) for trace in figure.data if trace.x is not None), default=0)

@@ -1,0 +1,224 @@
+"""Folders of trials -> one HTML page that opens from disk with no network: tables, forgetting curves, matrices.
+
+The page is a function of the folders: the same folders give the same bytes. Names come from users' YAML and are
+escaped. Style, script and the notes on metrics are in report.html.in, charts in charts.py, numbers in comparison.py.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_text
+from ..ledger.reader import name_of
+from . import charts
+from .charts import Look, Variants
+from .html_parts import card, downloads, heat, key, pair, plot, script_json, summary_table, trials_table
+from .probe_section import section
+from .results import VIEWS, Result, Row, cell, finished, results_of, table, views_of
+
+_TEMPLATE = Path(__file__).with_name("report.html.in")
+
+
+def report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report over trial and sweep folders and return its path (default: report.html in the first folder).
+
+    Raises:
+        UserError: no folder is given, or one is neither a trial's nor a sweep's.
+    """
+    if not folders:
+        raise UserError("report: no folder is given: name the folders of sweeps or trials")
+    results = results_of(folders)
+    path = out if out is not None else folders[0] / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = " · ".join(dict.fromkeys(name_of(folder) for folder in folders))
+    write_text(path, _page(title, results))
+    return path
+
+
+def _page(title: str, results: Sequence[Result]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    streams, rows, style = finished(results), table(results), charts.looks(results)
+    sections = [_stream(number, name, streams[name], rows, style) for number, name in enumerate(streams)]
+    if not sections:
+        sections = [card("No trial has finished yet", "<p>Tables and curves appear with the first finished trial.</p>")]
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(f"{title} · retain"),
+        plotly=get_plotlyjs(),
+        top=_top(title, results, list(streams)),
+        streams="\n".join([_not_finished(results), *sections]),
+        trials=trials_table(results),
+        downloads=downloads(rows, results),
+        templates=script_json(_themes()),
+    )
+
+
+def _themes() -> dict[str, Any]:
+    import plotly.io as pio
+
+    names = {"light": "plotly_white", "dark": "plotly_dark"}
+    return {theme: pio.templates[name].to_plotly_json() for theme, name in names.items()}
+
+
+def _top(title: str, results: Sequence[Result], streams: Sequence[str]) -> str:
+    """The heading: what was compared, how much of it, when, with which versions."""
+    done = sum(bool(result.views) for result in results)
+    facts = {
+        "trials": str(done) if done == len(results) else f"{done} of {len(results)} finished",
+        "variants": str(len({result.label for result in results})),
+        "seeds": str(len({result.seed for result in results})),
+        "streams": str(len({result.stream for result in results})),
+    }
+    updated = max((result.status.updated for result in results), default=0.0)
+    if updated:
+        facts["last update"] = datetime.fromtimestamp(updated, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts |= _versions([_environment(result) for result in results])
+    items = "".join(f"<li><span>{name}</span><b>{escape(value)}</b></li>" for name, value in facts.items())
+    links = "".join(f'<a href="#stream-{number}">{escape(name)}</a>' for number, name in enumerate(streams))
+    return f'<h1>{escape(title)}</h1><ul class="facts">{items}</ul><nav>{links}'
+
+
+def _environment(result: Result) -> dict[str, Any]:
+    try:
+        return result.trial.read("environment") or {}
+    except UserError:  # a damaged file costs the versions only
+        return {}
+
+
+def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the trials ran on: each fact with all of its values, so that a mixture shows."""
+    facts: dict[str, dict[str, None]] = {"retain": {}, "torch": {}, "git": {}, "device": {}}
+    for found in environments:
+        packages, git = found.get("packages") or {}, found.get("git") or {}
+        changes = "" if git.get("clean", True) else " + changes"
+        values = (
+            found.get("retain"),
+            packages.get("torch"),
+            f"{str(git['commit'])[:10]}{changes}" if git.get("commit") else None,
+            found.get("gpu") or found.get("device"),
+        )
+        for fact, value in zip(facts.values(), values, strict=True):
+            if value:
+                fact[str(value)] = None
+    return {name: ", ".join(values) for name, values in facts.items() if values}
+
+
+def _not_finished(results: Iterable[Result]) -> str:
+    """The trials that are not in the numbers, each with the reason."""
+    missing = [result for result in results if result.problem]
+    if not missing:
+        return ""
+    items = "".join(
+        f"<li><b>{escape(f'{one.label} on {one.stream}, seed {one.seed}')}</b>: {escape(one.problem)}</li>"
+        for one in missing
+    )
+    count = f"{len(missing)} trial{'s' if len(missing) > 1 else ''}"
+    return f'<div class="card bad"><h3>{count} not finished, and not in the numbers below</h3><ul>{items}</ul></div>'
+
+
+def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], style: Mapping[str, Look]) -> str:
+    """Everything about one stream."""
+    mine = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
+    both, few = len(mine) > 1, charts.drawn(variants)
+    some = next(iter(variants.values()))[0]
+    kind = "of classes and domains" if some.scenario == "mixed" else f"{some.scenario}-incremental"
+    about = f"{len(some.experiences)} experiences, {kind}, {int(some.sizes.sum()):,} test samples."
+    if some.scenario == "task":
+        about += " The task is given, in training and testing: each prediction is among its own classes."
+    elif not both:
+        about += " Knowing the experience changes no number here: task-agnostic and task-aware views are one."
+    parts = [f'<section id="stream-{number}"><h2>{escape(name)}</h2><p class="soft">{about}</p>']
+    parts.append(_takeaway(next(iter(mine.values()))))
+    parts += [summary_table(found, VIEWS[view] if both else "Summary", style) for view, found in mine.items()]
+    if len(few) < len(variants):
+        parts.append(
+            f'<p class="soft">Charts show the bounds and the {charts.MAX_VARIANTS} variants highest in ACC.</p>'
+        )
+    suffix = {view: f": {VIEWS[view].lower()}" if both else "" for view in mine}
+    for title, chart in (
+        ("Accuracy on what was seen so far", charts.accuracy_curves),
+        ("Forgetting so far", charts.forgetting_curves),
+    ):
+        parts.append(pair([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine]))
+    parts += [_toggle(list(mine)) if both else ""]
+    parts += [_details(few, found, view, style, hidden=view != next(iter(mine))) for view, found in mine.items()]
+    return "\n".join([*parts, _training(few, style), section(few, style), "</section>"])
+
+
+def _takeaway(rows: Sequence[Row]) -> str:
+    """One sentence: the best competitors beside the bounds."""
+
+    def said(row: Row) -> str:
+        mean, half, _ = row.metrics["average_accuracy"]
+        return f"<b>{escape(row.variant)}</b> ({cell(mean, half)})"
+
+    defined = [row for row in rows if not math.isnan(row.metrics["average_accuracy"][0])]
+    order = sorted(defined, key=lambda row: -row.metrics["average_accuracy"][0])
+    first = [said(row) for row in order if not row.bound]
+    bounds = ", ".join(said(row) for row in order if row.bound)
+    if len(first) < 2:
+        return ""
+    ceiling = f" Trained on all data: {bounds}." if bounds else ""
+    return f"<p>Highest average accuracy at the end, in %: {first[0]}, then {', '.join(first[1:3])}.{ceiling}</p>"
+
+
+def _toggle(views: Sequence[str]) -> str:
+    buttons = "".join(
+        f'<button data-view="{view}" aria-pressed="{str(view == views[0]).lower()}">{VIEWS[view]}</button>'
+        for view in views
+    )
+    return f'<div class="bar"><h3>In detail</h3><div class="seg" role="group" aria-label="view">{buttons}</div></div>'
+
+
+def _details(variants: Variants, rows: Sequence[Row], view: str, style: Mapping[str, Look], *, hidden: bool) -> str:
+    """What one view shows in detail: each experience's curve, the trade-off, the matrices."""
+    num_experiences = len(next(iter(variants.values()))[0].experiences)
+    panels = "".join(_panel(variants, view, style, number) for number in range(1, num_experiences + 1))
+    keys = "".join(f"<span>{key(style[label])}{escape(label)}</span>" for label in variants)
+    heats = "".join(heat(label, seeds, view) for label, seeds in variants.items())
+    cards = [
+        card(
+            "Each experience as training goes on",
+            f'<p class="keys">{keys}</p><div class="many">{panels}</div>',
+            "The dotted line: when the experience was learned. What falls after it was forgotten.",
+        ),
+        card(
+            "Learning against forgetting",
+            plot(charts.plasticity(rows, variants, style), 460),
+            "Mean with 95 % intervals; small: each seed. Lower right is better. Joint training has no place here.",
+        ),
+        card(
+            "Accuracy matrices",
+            f'<div class="many">{heats}</div>',
+            "In %, mean over seeds. Row i: after experience i (0: before training). Column j: on experience j.",
+        ),
+    ]
+    return f'<div data-view="{view}"{" hidden" if hidden else ""}>{"".join(cards)}</div>'
+
+
+def _panel(variants: Variants, view: str, style: Mapping[str, Look], number: int) -> str:
+    """One experience's chart; its name is shown where all seeds agree on it."""
+    names = {result.experiences[number - 1] for results in variants.values() for result in results}
+    name = f" · {escape(names.pop())}" if len(names) == 1 else ""
+    chart = plot(charts.experience_curves(variants, view, style, number), 210)
+    return f"<figure><figcaption><b>Experience {number}</b>{name}</figcaption>{chart}</figure>"
+
+
+def _training(variants: Variants, style: Mapping[str, Look]) -> str:
+    """Loss, accuracy and the gap between training and validation by epoch, where they were recorded."""
+    cards = []
+    for name, note in (
+        ("loss", "Dotted: training."),
+        ("accuracy", "Dotted: on training samples; full: on the validation split."),
+        ("generalisation_gap", "Accuracy on training samples minus that on the validation split."),
+    ):
+        figure = charts.training(variants, style, name)
+        if figure is not None:
+            title = f"Training: {name.replace('_', ' ')}"
+            cards.append(card(title, plot(figure, 350), f"{note} First seed of each variant."))
+    return pair(cards)

@@ -1,0 +1,150 @@
+"""The trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ..config.load import check_plugins, from_dict, to_dict
+from ..config.schema import Experiment, Settings, Sweep
+from ..config.yaml_overrides import merge, nested, resolved
+from ..data.streams import Stream
+from ..errors import UserError, listed, nearest
+from ..trial.builder import assemble
+
+_KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
+_WHOLE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrial:
+    """A trial to be run: its config and what goes into trial.json."""
+
+    config: Experiment
+    identity: dict[str, Any]
+
+
+def plan(experiment: Experiment) -> list[PlannedTrial]:
+    """All trials, in order: every seed of a variant, variant after variant, stream after stream.
+
+    Raises:
+        UserError: a stream's, variant's or point's overrides give a config that is refused.
+    """
+    sweep = experiment.sweep
+    base = to_dict(replace(experiment, sweep=Sweep(), published=None))
+    streams: Mapping[str, Settings] = sweep.streams or {next(iter(experiment.benchmark)): {}}
+    variants: Mapping[str, Settings] = sweep.variants or {experiment.name: {}}
+    trials: list[PlannedTrial] = []
+    for (stream, for_stream), (variant, for_variant) in product(streams.items(), variants.items()):
+        for point in points(sweep):
+            overrides = merge(_overrides("streams", stream, for_stream), _overrides("variants", variant, for_variant))
+            for key, value in point.items():
+                overrides = merge(overrides, nested(key, value))
+            name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
+            with _said_of(stream, name):
+                config = check_plugins(from_dict(resolved(merge(base, overrides))))
+            for seed in sweep.seeds:
+                identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
+                trials.append(
+                    PlannedTrial(replace(config, seed=seed), {**identity, "seed": seed, "overrides": overrides})
+                )
+    return trials
+
+
+def check(trials: Sequence[PlannedTrial]) -> None:
+    """Build the streams and check every strategy against its own, before anything is started.
+
+    Preparing the data here also means that no two workers prepare it at once.
+    """
+    seen: list[Experiment] = []
+    built: tuple[Any, Stream] | None = None  # trials of one stream stand together: the last is enough to remember
+    for trial in trials:
+        config = replace(trial.config, seed=0)
+        if config in seen:
+            continue
+        seen.append(config)
+        source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
+        with _said_of(trial.identity["stream"], trial.identity["variant"]):
+            parts = assemble(trial.config, planning=True, stream=built[1] if built and built[0] == source else None)
+        built = source, parts.stream
+
+
+def points(sweep: Sweep) -> list[dict[str, Any]]:
+    """The points of the search space: the grid's product, `samples` random draws at each (the same for all variants)."""
+    grid = {key: domain["grid"] for key, domain in sweep.space.items() if _kind(key, domain) == "grid"}
+    drawn = {key: domain for key, domain in sweep.space.items() if key not in grid}
+    if sweep.samples > 1 and not drawn:
+        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is drawn at random.")
+    rng = np.random.default_rng(sweep.space_seed)
+    found = []
+    for combination in product(*grid.values()):
+        for _ in range(sweep.samples if drawn else 1):
+            fixed = dict(zip(grid, combination, strict=True))
+            found.append(fixed | {key: _draw(key, domain, rng) for key, domain in drawn.items()})
+    return found
+
+
+def _kind(key: str, domain: Settings) -> str:
+    """The one kind of a domain, refused if it is none or malformed."""
+    path = f"sweep.space.{key}"
+    if key.partition(".")[0] in _WHOLE:
+        raise UserError(f"{path}: belongs to the whole sweep: set it at the top (seeds: sweep.seeds).")
+    if len(domain) != 1 or next(iter(domain)) not in _KINDS:
+        suggestion = nearest(str(next(iter(domain), "")), _KINDS)
+        raise UserError(f"{path}={dict(domain)}: must be one of {listed(_KINDS)}, with its values.{suggestion}")
+    kind, values = next(iter(domain.items()))
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise UserError(f"{path}.{kind}={values!r}: must be a list of values.")
+    if kind in ("uniform", "loguniform", "randint"):
+        allowed = int if kind == "randint" else int | float
+        numbers = all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        if len(values) != 2 or not numbers or values[0] >= values[1]:
+            what = "integers" if kind == "randint" else "finite numbers"
+            raise UserError(f"{path}.{kind}={list(values)}: must be two {what}, the smaller first.")
+        if kind == "loguniform" and values[0] <= 0:
+            raise UserError(f"{path}.{kind}={list(values)}: must be above 0.")
+    return str(kind)
+
+
+def _draw(key: str, domain: Settings, rng: np.random.Generator) -> Any:
+    """One value of a random domain, as a plain Python value; randint excludes the upper bound, as Ray Tune's."""
+    kind, values = _kind(key, domain), next(iter(domain.values()))
+    if kind == "choice":
+        return values[int(rng.integers(len(values)))]
+    low, high = values
+    if kind == "randint":
+        return int(rng.integers(low, high))
+    if kind == "uniform":
+        return float(rng.uniform(low, high))
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _overrides(section: str, name: str, settings: Settings) -> Settings:
+    """A stream's or variant's overrides; what belongs to the whole sweep cannot be overridden for a part of it."""
+    for key in _WHOLE:
+        if key in settings:
+            raise UserError(f"sweep.{section}.{name}.{key}: belongs to the whole sweep: set it at the top.")
+    return settings
+
+
+@contextmanager
+def _said_of(stream: str, variant: str) -> Iterator[None]:
+    """Errors say which of a sweep's trials they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"sweep ({stream}, {variant}): {error}") from None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _id(number: int, stream: str, variant: str, seed: int) -> str:
+    """A folder's name that sorts in order and is legal everywhere."""
+    return f"{number:03d}-" + re.sub(r"[^A-Za-z0-9_.=+-]+", "_", f"{stream}-{variant}-seed{seed}")[:120]

@@ -1,0 +1,165 @@
+"""One Ray Tune run over trials: it places them and starts those again whose process died; the ledgers say what happened."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import disk_usage
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
+
+from ..config.registry import module_path
+from ..config.schema import Experiment
+from ..errors import UserError
+from ..ledger.writer import Trial
+from ..trial.stop_request import Interruption
+from .ray_worker import FULL, GRACE, STOP, Departing, run_trial
+
+
+def fit(config: Experiment, folder: Path, trials: Sequence[Trial], ending: "Ending") -> dict[str, str]:
+    """One Tuner over the trials' folders. Only a process that died is restarted: what a trial raises is its result.
+
+    Returns:
+        why Ray gave trials up, by the names of their folders.
+    """
+    from ray import tune
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Stopper(tune.Stopper):
+        def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+            return ending.look(result)
+
+        def stop_all(self) -> bool:
+            return ending.due()
+
+    class Silent(TrialProgressCallback):
+        def on_trial_result(self, *given: Any, **more: Any) -> None:
+            pass
+
+        on_trial_error = on_trial_complete = on_trial_result
+
+    _quiet()
+    with _storage() as storage:
+        tuner = tune.Tuner(
+            _trainable(config),
+            param_space={
+                "folder": tune.grid_search([str(trial.folder) for trial in trials]),
+                "sweep": str(folder),
+                "path": module_path(sys.path),
+            },
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=config.ray.max_concurrent,
+                trial_dirname_creator=lambda trial: Path(trial.config["folder"]).name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=storage,
+                failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
+                stop=Stopper(),
+                callbacks=[Silent()],
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+        ended = [results[number] for number in range(len(results))]
+    times = config.ray.max_failures + 1
+    return {Path(result.path).name: _reason(result.error, times) for result in ended if result.error is not None}
+
+
+def _quiet() -> None:
+    """What Tune reads from the environment."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the ledger is the record
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials without a checkpoint
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # tracebacks of Ray's; the ledger says it in the user's words
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _trainable(config: Experiment) -> Any:
+    """Tune's actor: `run_trial` in a thread, with an end of its own."""
+    from ray import tune
+    from ray.tune.trainable import wrap_function
+
+    def trial(settings: Mapping[str, Any]) -> None:
+        run_trial(settings, tune.report)
+
+    actor = type("Trial", (Departing, wrap_function(trial)), {})
+    return tune.with_resources(actor, {"cpu": config.resources.cpus, "gpu": config.resources.gpus})
+
+
+@contextmanager
+def _storage() -> Iterator[str]:
+    """A folder for what Tune itself writes: nobody reads it again, and a full disk under the ledgers must not end Tune."""
+    try:
+        with TemporaryDirectory(prefix="retain-tune-", ignore_cleanup_errors=True) as folder:
+            yield folder
+    except (OSError, EOFError) as error:
+        raise UserError(
+            f"{gettempdir()}: Ray Tune cannot write its own files there ({type(error).__name__}: {error}; "
+            f"{disk_usage(gettempdir()).free / 2**20:.0f} MB are free). Make room, or set TMPDIR to another folder."
+        ) from error
+
+
+@contextmanager
+def without_rays_handler() -> Iterator[None]:
+    """Within: SIGTERM as it is by default, if it was Ray that took it (ray.init does); afterwards as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not _is_rays(before):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_rays(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("ray.")
+
+
+class Ending:
+    """When a sweep ends before its trials do: asked to, or when a trial can write nothing; then as soon as none is running."""
+
+    def __init__(self, folder: Path, trials: Sequence[Trial], wish: Interruption) -> None:
+        self.folder, self.trials, self.wish = folder, trials, wish
+        self.full: str | None = None  # why nothing can be written
+        self._mute: set[str] = set()  # trials that have ended but may not have been able to say so
+        self._until: float | None = None
+
+    def look(self, result: Mapping[str, Any]) -> bool:
+        """Read a report; it never ends its trial."""
+        if FULL in result:
+            self.full = result[FULL]
+            self._mute.add(result["folder"])
+        return False
+
+    def due(self) -> bool:
+        """Whether the sweep is to end now; asked by Tune some ten times a second."""
+        if self.full is None and not self.wish.wanted():
+            return False
+        if self._until is None:
+            self._until = time.monotonic() + GRACE
+            with suppress(OSError):
+                (self.folder / STOP).touch()
+        waited_for = (trial for trial in self.trials if str(trial.folder) not in self._mute)
+        return time.monotonic() > self._until or all(one.status().status != "running" for one in waited_for)
+
+
+def _reason(error: BaseException, times: int) -> str:
+    """Why Ray gave a trial up, in the user's words."""
+    from ray.exceptions import RayActorError
+
+    if isinstance(error, RayActorError) and "creation task" not in str(error):
+        often = "once" if times == 1 else f"{times} times"
+        return (
+            f"its process ended {often} without an error of its own: killed (out of memory?) or hung (ray.timeout); "
+            f"see trial.log"
+        )
+    return f"its process could not run it: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"

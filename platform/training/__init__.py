@@ -1,0 +1,1 @@
+"""The learner, its plugin interface, evaluation, optimization, probes."""

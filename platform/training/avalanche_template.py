@@ -1,0 +1,237 @@
+"""Avalanche's supervised template on our data path: the hooks and their order are Avalanche's, the batches are resident tensors.
+
+The only module that subclasses Avalanche's types. What differs from the stock template: only hooks that a plugin really
+overrides are called, the head grows in training only, each experience can have a new optimizer.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from avalanche.models.dynamic_optimizers import update_optimizer
+from avalanche.training.templates import SupervisedTemplate
+
+from ..config.schema import Training
+from ..data.avalanche_export import avalanche_benchmark
+from ..data.resident_loader import ResidentLoader
+from ..data.streams import Stream, resident
+from ..seeding import generator
+from .evaluation import TestSet
+from .frozen_feature_cache import FrozenFeatures
+from .optimization import criterion_of, depths_of, make_optimizer, set_rates
+from .plugin import EVENTS, hooks_of, predictor
+
+Augment = Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor]  # (x, (experience, epoch, iteration)) -> x
+
+
+class Template(SupervisedTemplate):  # type: ignore[misc]
+    """The steps of Avalanche's template, where ours differ.
+
+    Beside Avalanche's attributes: `mb_index` (positions of the mini-batch in `adapted_dataset`), `note`, `measured`.
+    """
+
+    model: Any
+    clock: Any
+    dataloader: Any
+    optimized_param_id: Any
+    _stop_training: bool
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        stream: Stream,
+        training: Training,
+        plugins: Sequence[Any] = (),
+        seed_data: int = 0,
+        seed_initialisation: int = 0,
+        device: torch.device | str = "cpu",
+        on_epoch: Callable[[Any], None] = lambda learner: None,
+        on_note: Callable[[str], None] = lambda text: None,
+        on_iteration: Callable[[Any], None] = lambda learner: None,
+        augment: Augment | None = None,
+    ) -> None:
+        warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
+        super().__init__(
+            model=model.to(device),
+            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0, depths_of(model)),
+            criterion=criterion_of(training),
+            train_mb_size=1,
+            plugins=list(plugins),
+            evaluator=None,
+            device=device,
+        )
+        self.plugins = [*plugins, self.clock]  # the empty evaluator and the periodic evaluation do nothing here
+        self.stream, self.training = stream, training
+        self.seed_data, self.seed_initialisation = seed_data, seed_initialisation
+        self.benchmark = avalanche_benchmark(stream)
+        self.test_set = TestSet(stream, self.device)
+        self.on_epoch, self.on_note, self.on_iteration = on_epoch, on_note, on_iteration
+        self.augment = augment
+        # where the task is given, a sample's logits are those of its own experience's classes: a head each
+        self._heads = stream.own.to(self.device) if stream.scenario == "task" else None
+        self.epoch_loss = math.nan
+        self.total: Any = 0.0  # of the losses in this epoch
+        self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
+        self.num_iterations = self.samples = 0
+        self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "float16" else None
+        low = training.precision != "float32"
+        self._autocast = torch.autocast(self.device.type, getattr(torch, training.precision)) if low else None
+        self._own_loader: ResidentLoader | None = None
+        self._frozen_features = FrozenFeatures()
+        self._hooks: dict[str, list[Callable[..., None]]] = {}
+        self._collect_hooks()
+
+    # What plugins use.
+
+    @property
+    def mb_index(self) -> torch.Tensor | None:
+        """Positions (B,) of the mini-batch's own samples in `adapted_dataset`; None where another loader feeds it."""
+        return self.dataloader.index if isinstance(self.dataloader, ResidentLoader) else None
+
+    @property
+    def augments(self) -> bool:
+        """Whether the network sees a sample differently each time."""
+        return self.augment is not None or any(getattr(plugin, "augments", False) for plugin in self.strategies)
+
+    def note(self, text: str) -> None:
+        """Put a sentence into the ledger."""
+        self.on_note(text)
+
+    @property
+    def heads(self) -> torch.Tensor | None:
+        """Which outputs are each experience's own, (E, C) bool, where the task is given; None elsewhere."""
+        return self._heads
+
+    @property
+    def strategies(self) -> list[Any]:
+        """The plugins but for the clock."""
+        return [plugin for plugin in self.plugins if plugin is not self.clock]
+
+    @property
+    def predict(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """How samples (B, *shape) are classified: logits (B, K) of the network, or of what a strategy has in its place."""
+        return predictor(self, self.strategies)
+
+    # Avalanche's steps, where ours differ.
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Resident tensors in an order derived from the seed; Avalanche's loader where the data are not ours."""
+        samples = resident(self.adapted_dataset)
+        if samples is None:
+            super().make_train_dataloader(**kwargs)
+            return
+        order = (self.seed_data, self.experience.current_experience)
+        self.dataloader = self._own_loader = ResidentLoader(samples, self.train_mb_size, self.device, order)
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """The experience's test samples in order."""
+        samples = resident(self.adapted_dataset)
+        if samples is None:
+            super().make_eval_dataloader(**kwargs)
+            return
+        self.dataloader = ResidentLoader(samples, self.eval_mb_size, self.device, None)
+
+    def _unpack_minibatch(self) -> None:
+        """Onto the device; resident tensors are there."""
+        if not isinstance(self.dataloader, ResidentLoader):
+            super()._unpack_minibatch()
+
+    def model_adaptation(self, model: Any = None) -> Any:
+        """Grow the head to the classes of the training data; never in evaluation."""
+        model = self.model if model is None else model
+        if not self.is_training:
+            return model
+        if not hasattr(model, "head") or not hasattr(model.head, "grow"):
+            return super().model_adaptation(model)
+        number = self.experience.current_experience
+        # Avalanche's uniques goes through the labels one by one
+        loader, targets = self.dataloader, self.adapted_dataset.targets
+        labels = [int(loader.y.max())] if isinstance(loader, ResidentLoader) else targets.uniques
+        model.head.grow(1 + max(labels), generator(self.seed_initialisation, "head", number))
+        return model
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Grow the head, then a new optimizer, or the old one with its state mapped onto the parameters that grew."""
+        before = dict(self.model.named_parameters())
+        self.model = self.model_adaptation()
+        number, config = self.experience.current_experience, self.training.optimizer
+        if config.reset or self.optimized_param_id is None:
+            self.optimizer = make_optimizer(config, self.model.named_parameters(), number, depths_of(self.model))
+        else:
+            update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
+        self.optimized_param_id = dict(self.model.named_parameters())
+        set_rates(self.optimizer, config, number)
+
+    def criterion(self) -> torch.Tensor:
+        """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks.
+
+        Task-incremental: among the classes of each sample's own task, as with a head for each.
+        """
+        output, y = self.own_outputs(self.mb_output, self.mb_task_id), self.mb_y
+        if not self.is_training:
+            known = y < output.shape[1]
+            output, y = output[known], y[known]
+        loss: torch.Tensor = self._criterion(output, y)
+        return loss
+
+    def own_outputs(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+        """Logits (n, K) of samples of the `tasks` (n,): where the task is given, those of other tasks' classes are -inf."""
+        if self._heads is None:
+            return logits
+        own = logits.new_zeros(len(self._heads), logits.shape[1], dtype=torch.bool)
+        shared = min(own.shape[1], self._heads.shape[1])  # a foreign head may be wider than the stream
+        own[:, :shared] = self._heads[:, :shared]
+        return logits.masked_fill(~own[tasks], -torch.inf)
+
+    def forward(self) -> Any:
+        """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""
+        if not self.is_training:
+            return self.predict(self.mb_x)
+        with self._autocast or nullcontext():
+            features = self._frozen_features.of(self)
+            output = self.model(self.mb_x) if features is None else self.model.head(features)
+        return output if self._autocast is None else output.float()
+
+    def backward(self) -> None:
+        """Gradients of the loss, as they are: where float16 needs the loss scaled, they are scaled back at once."""
+        if self.scaler is None:
+            self.loss.backward(retain_graph=self.retain_graph)
+            return
+        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self.scaler.unscale_(self.optimizer)
+
+    def optimizer_step(self) -> None:
+        """The optimizer's step; with float16 it is left out where a gradient overflowed."""
+        if self.scaler is None:
+            self.optimizer.step()
+            return
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    # Hooks.
+
+    def _collect_hooks(self) -> None:
+        """For each event, the plugins' methods that really do something."""
+        self._hooks = hooks_of(self.plugins)
+
+    def _fire(self, event: str, **kwargs: Any) -> None:
+        for hook in self._hooks[event]:
+            hook(self, **kwargs)
+
+
+def _trigger(event: str) -> Callable[..., None]:
+    """The template's method that triggers an event, without looking at plugins that ignore it."""
+
+    def method(self: Template, **kwargs: Any) -> None:
+        self._fire(event, **kwargs)
+
+    return method
+
+
+# stock, since these two set up data and head:
+for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:
+    setattr(Template, f"_{_event}", _trigger(_event))

@@ -1,0 +1,122 @@
+"""Accuracy on every experience's test set in one batched pass.
+
+Shapes: N test samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data.resident_loader import fits
+from ..data.streams import Stream
+from ..errors import UserError
+from .plugin import Plugin
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
+
+    `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw). In a
+    task-incremental stream the experience is given: both are task-aware.
+    """
+
+    task_agnostic: list[float]
+    task_aware: list[float]
+
+
+class TestSet:
+    """The test samples of a whole stream, side by side on the device."""
+
+    __test__ = False  # no test case for pytest
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        parts = [experience.test for experience in stream.experiences]
+        self.stream = stream
+        x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
+        self._converted = fits(stream, len(x))
+        self.x = stream.normalise(x) if self._converted else x
+        self.y = torch.cat([part.y for part in parts]).to(device)
+        self.sizes = [len(part) for part in parts]
+        self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
+        self.own = stream.own.to(device)
+
+    def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Inputs (B, *shape) as the network takes them, in order."""
+        version = self.x._version
+        for x in torch.split(self.x, batch_size):
+            yield x if self._converted else self.stream.normalise(x)
+        if self.x._version != version:  # they are views: the next evaluation would see other pictures
+            raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
+
+    def row(self, logits: torch.Tensor) -> Row:
+        """Logits (N, K) of all test samples, in order -> accuracy per experience. A class that the head lacks counts as wrong."""
+        agnostic = self._accuracy(logits)
+        if self.stream.scenario == "domain":
+            return Row(agnostic, agnostic)
+        outputs = logits.shape[1]
+        own = torch.zeros(len(self.sizes), outputs, dtype=torch.bool, device=logits.device)
+        shared = min(outputs, self.own.shape[1])
+        own[:, :shared] = self.own[:, :shared]
+        aware = self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf))
+        return Row(aware if self.stream.scenario == "task" else agnostic, aware)
+
+    def _accuracy(self, logits: torch.Tensor) -> list[float]:
+        correct = (logits.argmax(1) == self.y).to(torch.float64)
+        hits = torch.zeros(len(self.sizes), dtype=torch.float64, device=logits.device).index_add_(
+            0, self.experience, correct
+        )
+        outputs = logits.shape[1]
+        known = [min(experience.classes) < outputs for experience in self.stream.experiences]
+        return [
+            hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)
+        ]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training flag is put back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def logits_of(
+    model: torch.nn.Module,
+    batches: Iterator[torch.Tensor],
+    predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Logits (N, K) of a model over batches, in evaluation mode; `predict`: what strategies make of it."""
+    with evaluating(model):
+        return torch.cat([(predict or model)(x) for x in batches])
+
+
+class _Collector(Plugin):
+    """Keeps the logits (N, K) that the network, and the plugins behind it, gave in Avalanche's evaluation loop."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """The last word on a mini-batch."""
+        self.logits.append(strategy.mb_output)
+
+
+@contextmanager
+def collecting(plugins: list[Any], clock: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect the logits of each mini-batch of Avalanche's evaluation; its clock, which counts them, is put back."""
+    collector, before = _Collector(), dict(vars(clock))
+    plugins.append(collector)
+    try:
+        yield collector.logits
+    finally:
+        plugins.remove(collector)
+        vars(clock).update(before)

@@ -1,0 +1,178 @@
+"""The learner: trains a network on one experience after another, on Avalanche's template, and evaluates it on all of them.
+
+Evaluation of the whole stream is one pass unless a plugin has evaluation hooks.
+"""
+
+import math
+from typing import Any, NoReturn
+
+import torch
+
+from . import learner_state
+from .avalanche_template import Template
+from .evaluation import Row, collecting, logits_of
+from .optimization import culprit, factor, num_iterations, set_lr, value_at
+from .plugin import EVAL_EVENTS, Plugin, name_of, overrides
+
+
+class Learner(Template):
+    """Trains a network on one experience after another and evaluates it on all of them."""
+
+    _resumed = False  # whether it is amid an experience, before the first iteration after a stop
+
+    def train_experience(self, number: int) -> None:
+        """Train on experience `number` (0-based), or what is left of it after a stop amid it."""
+        if not self._resumed:
+            self._prepare(number)
+            self.train(self.benchmark.train_stream[number], eval_streams=[])
+            return
+        self._train_exp(self.experience)
+        self._fire("after_training_exp")
+        self._fire("after_training")
+        self._train_cleanup()
+
+    def _prepare(self, number: int) -> None:
+        self.eval_mb_size = self.training.evaluation_batch_size
+        self.train_mb_size = value_at(self.training.batch_size, number, "training.batch_size")
+        self._collect_hooks()
+
+    def evaluate(self) -> Row:
+        """Accuracy on the test set of every experience; changes no state of the trial."""
+        return self.test_set.row(self.logits())
+
+    def logits(self) -> torch.Tensor:
+        """Logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
+        if any(overrides(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
+            with collecting(self.plugins, self.clock) as logits:
+                self._collect_hooks()
+                self.eval(self.benchmark.test_stream)
+            self._collect_hooks()
+            return torch.cat(logits)
+        batches = self.test_set.batches(self.training.evaluation_batch_size)
+        return logits_of(self.model, batches, self.predict)
+
+    def trains_on(self, number: int) -> bool:
+        """Whether every plugin wants training on experience `number` (0-based)."""
+        num_experiences = len(self.stream.experiences)
+        return all(p.trains_on(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
+
+    @property
+    def not_resumable(self) -> list[str]:
+        """The strategies that cannot save their state: Avalanche's own, and others without a `state_dict`."""
+        needed = ("state_dict", "load_state_dict", "on_resume")
+        return [name_of(one) for one in self.strategies if not all(hasattr(one, name) for name in needed)]
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the training of an experience has begun and not ended."""
+        return not isinstance(self.dataloader, list)
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether its state can be taken here: the order of the samples can be gone on with, not so another's loader."""
+        return not self.not_resumable and self.dataloader is self._own_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that what comes next depends on; see snapshot.py."""
+        return learner_state.capture(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        learner_state.restore(self, state)
+
+    def enter_again(self, number: int) -> None:
+        """Choose the data of experience `number`, whose training was cut off, without starting it anew."""
+        self._prepare(number)
+        self.is_training = True
+        self.model.train()
+        self.experience = self.benchmark.train_stream[number]
+        self.train_dataset_adaptation()
+        self._fire("after_train_dataset_adaptation")
+        self.make_train_dataloader()
+
+    def go_on(self, total: Any, measured: dict[str, float]) -> None:
+        """Take the place in the experience that the clock tells; `train_experience` trains the rest of it."""
+        self.total = total.to(self.device) if isinstance(total, torch.Tensor) else total
+        self.measured, self._stop_training, self._resumed = dict(measured), False, True
+        self.dataloader.go_to(self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """Epochs, or as many as the iterations need, of one experience."""
+        number, length = experience.current_experience, len(self.dataloader)
+        self.num_iterations = num_iterations(self.training, number, length)
+        self.train_epochs = -(-self.num_iterations // length)
+        for _ in range(self.clock.train_exp_epochs, self.train_epochs):
+            self._collect_hooks()
+            if not self._resumed:
+                self.measured, self.total = {}, 0.0
+                self._before_training_epoch(**kwargs)
+                if self._stop_training:
+                    break
+            self._resumed = False
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+            self.on_epoch(self)
+        self._stop_training = False
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """One pass over the loader, hooks in Avalanche's order."""
+        config, number = self.training, self.experience.current_experience
+        base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
+        clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
+        scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
+        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # they may put terms into the loss
+        for mbatch in self.dataloader:
+            done = self.clock.train_exp_iterations
+            if self._stop_training or done >= self.num_iterations:
+                break
+            self.on_iteration(self)
+            self.mbatch = mbatch
+            if scheduled:
+                set_lr(self.optimizer, base_lr * factor(config.schedule, done, self.num_iterations))
+            self._unpack_minibatch()
+            self._fire("before_training_iteration")
+            if self.augment is not None:
+                self.mbatch[0] = self.augment(
+                    self.mb_x, (number, self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
+                )
+            self.optimizer.zero_grad()
+            if early:
+                self.loss = self._make_empty_loss()
+            self._fire("before_forward")
+            self.mb_output = self.forward()
+            self._fire("after_forward")
+            self.loss = self.loss + self.criterion() if early else self.criterion()
+            self._fire("before_backward")
+            self.total += self._finite(self.loss)
+            self.backward()
+            self._fire("after_backward")
+            if clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            self._fire("before_update")
+            self.optimizer_step()
+            self._fire("after_update")
+            self.samples += len(self.mb_y)
+            self._fire("after_training_iteration")
+        self.epoch_loss = float(self.total) / max(1, self.clock.train_epoch_iterations)
+        self.check_total()
+
+    def _finite(self, loss: torch.Tensor) -> Any:
+        """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""
+        value = loss.item() if self.device.type == "cpu" else loss.detach()
+        if isinstance(value, float) and not math.isfinite(value):
+            self._diverged(value, culprit(self, self._hooks["before_backward"]))
+        return value
+
+    def check_total(self) -> None:
+        """Raise FloatingPointError where a loss of this epoch was no number; on a GPU this waits for it."""
+        value = float(self.total)
+        if not math.isfinite(value):
+            self._diverged(value, "")
+
+    def _diverged(self, value: float, culprit: str) -> NoReturn:
+        strategies = ", ".join(map(name_of, self.strategies)) or "none"
+        raise FloatingPointError(
+            f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
+            f"{self.clock.train_exp_iterations + 1}{culprit} (strategies: {strategies}): lower "
+            f"training.optimizer.lr={self.training.optimizer.lr}, or set training.optimizer.clip."
+        )

@@ -1,0 +1,90 @@
+"""What a learner is, as plain state: taken between two experiences or between two iterations of one, and put into a new one.
+
+The gradients, the mini-batch and the loss of the last iteration are no part of it: nothing may depend on them before the next.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import seeding
+from ..data.avalanche_export import adapt_heads
+from .optimization import depths_of, make_optimizer
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+
+def capture(learner: "Learner") -> dict[str, Any]:
+    """Everything that what comes next depends on: network, optimizer, plugins, clock and, inside an experience, the place."""
+    keeps = learner.is_inside or not learner.training.optimizer.reset
+    return {
+        "num_outputs": getattr(getattr(learner.model, "head", None), "num_classes", None),
+        "model": dict(learner.model.state_dict()),
+        "optimizer": learner.optimizer.state_dict() if keeps else None,
+        "scaler": learner.scaler.state_dict() if learner.scaler is not None else None,
+        "plugins": [plugin.state_dict() for plugin in learner.strategies],
+        "clock": dict(vars(learner.clock)),
+        "samples": learner.samples,
+        "inside": _place(learner) if learner.is_inside else None,
+    }
+
+
+def _place(learner: "Learner") -> dict[str, Any]:
+    """Where in an experience: beside the clock, the running loss, what was measured and the global generators."""
+    return {
+        "experience": learner.experience.current_experience,
+        "total": learner.total,
+        "measured": dict(learner.measured),
+        "random": seeding.capture(),
+    }
+
+
+def restore(learner: "Learner", state: dict[str, Any]) -> None:
+    """Put a captured state into a learner that was made alike; global generators come last, since what is before may draw."""
+    inside = state["inside"]
+    _load_network(learner, state)
+    _load_plugins(learner, state["plugins"])
+    if inside is not None:
+        kept = copy.deepcopy(state["plugins"])
+        learner.enter_again(inside["experience"])  # plugins choose the data, by the state that they have now,
+        _load_plugins(learner, kept)  # and may have changed it in choosing
+    _load_optimizer(learner, state)
+    vars(learner.clock).update(state["clock"])
+    learner.samples = state["samples"]
+    if inside is not None:
+        learner.go_on(inside["total"], inside["measured"])
+        for plugin in learner.strategies:
+            plugin.on_resume(learner)
+        seeding.restore(inside["random"])
+
+
+def _load_network(learner: "Learner", state: dict[str, Any]) -> None:
+    if state["num_outputs"] is not None:
+        learner.model.head.grow(state["num_outputs"], torch.Generator())
+    else:
+        num_trained = state["clock"]["train_exp_counter"] + (state["inside"] is not None)
+        stream = learner.benchmark.train_stream
+        trained = [number for number in range(len(stream)) if learner.trains_on(number)]
+        adapt_heads(learner.model, [stream[number] for number in trained[:num_trained]])
+        learner.model.to(learner.device)
+    learner.model.load_state_dict(state["model"])
+
+
+def _load_plugins(learner: "Learner", states: list[dict[str, Any]]) -> None:
+    for plugin, saved in zip(learner.strategies, states, strict=True):
+        plugin.load_state_dict(saved)
+
+
+def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
+    if learner.scaler is not None:
+        learner.scaler.load_state_dict(state["scaler"])
+    if state["optimizer"] is None:
+        return
+    learner.optimizer = make_optimizer(
+        learner.training.optimizer, learner.model.named_parameters(), 0, depths_of(learner.model)
+    )
+    # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
+    learner.optimized_param_id = dict(learner.model.named_parameters())
+    learner.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,185 @@
+"""Optimizer, learning-rate schedule and values given per experience, as pure functions."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..config.schema import Optimizer, Schedule, Training
+from ..errors import UserError
+from ..models.blocks import block_numbers, blocks_of
+from ..models.heads import layers_of
+from .plugin import name_of
+
+V = TypeVar("V", int, float)
+
+
+def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
+    """The value for an experience (0-based): `value` itself, or the entry of a list that must be long enough.
+
+    Raises:
+        UserError: the list is shorter than the stream.
+    """
+    if not isinstance(value, tuple):
+        return value
+    if experience >= len(value):
+        raise UserError(
+            f"{key}={list(value)}: needs a value for each experience; there is none for number {experience + 1}."
+        )
+    return value[experience]
+
+
+def make_optimizer(
+    config: Optimizer, named: Iterable[tuple[str, Parameter]], experience: int, depths: Mapping[str, int] | None = None
+) -> torch.optim.Optimizer:
+    """A new optimizer over the `named` parameters with the rates of an experience (0-based); `depths`: see `parameter_groups`."""
+    optimizer: torch.optim.Optimizer
+    groups = parameter_groups(config, named, depths)
+    if config.name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)
+    else:
+        cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        optimizer = cls(groups)
+    set_rates(optimizer, config, experience)
+    return optimizer
+
+
+def parameter_groups(
+    config: Optimizer, named: Iterable[tuple[str, Parameter]], depths: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """The parameters of each pattern in `config.groups` and, last, the rest; each with its factors in `factors`.
+
+    With `config.layer_decay` each of these falls into one group for each of the `depths` (name -> blocks from the head, 0 for the
+    head itself; those of `depths_of`).
+
+    Raises:
+        UserError: a pattern fits no parameter that the ones before it have left, or no layer can have a lower rate.
+    """
+    everything = dict(named)
+    left = dict(everything)
+    known = layers_of(left)
+    groups: list[dict[str, Any]] = []
+    for pattern, factors in config.groups.items():
+        names = [name for name in left if fnmatchcase(name, pattern)]
+        if not names:
+            raise UserError(
+                f"training.optimizer.groups.{pattern}: fits no parameter (that a pattern before it has left). "
+                f"Layers of this network: {known}."
+            )
+        groups.append({"params": [left.pop(name) for name in names], "factors": dict(factors)})
+    if left or not groups:
+        groups.append({"params": list(left.values())})
+    if config.layer_decay == 1.0:
+        return groups
+    if not depths:
+        raise UserError(
+            f"training.optimizer.layer_decay={config.layer_decay}: the network has no trunk of blocks with weights."
+        )
+    name_of_each = {parameter: name for name, parameter in everything.items()}
+    return [part for group in groups for part in _by_depth(group, config.layer_decay, name_of_each, depths)]
+
+
+def _by_depth(
+    group: dict[str, Any], decay: float, names: Mapping[Parameter, str], depths: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """A group as one for each depth, the deepest first."""
+    parts: dict[int, list[Parameter]] = {}
+    for parameter in group["params"]:
+        parts.setdefault(depths.get(names[parameter], 0), []).append(parameter)
+    factors = group.get("factors", {})
+    return [
+        {"params": parts[depth], "factors": {**factors, "lr": factors.get("lr", 1.0) * decay**depth}}
+        for depth in sorted(parts, reverse=True)
+    ]
+
+
+def depths_of(model: torch.nn.Module) -> dict[str, int]:
+    """How many blocks each of the trunk's parameters is below the head: 1 in the last block; {} where there are no blocks."""
+    num_blocks = len(blocks_of(model))
+    return {name: num_blocks - number for name, number in block_numbers(model).items()} if num_blocks else {}
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: int) -> None:
+    """Give each group of an optimizer the learning rate and weight decay of an experience (0-based)."""
+    set_lr(optimizer, value_at(config.lr, experience, "training.optimizer.lr"))
+    decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
+    for group in optimizer.param_groups:
+        group["weight_decay"] = decay * _factor(group, "weight_decay")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate, times the factor of each group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * _factor(group, "lr")
+
+
+def base_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate without the groups' factors; NaN where all of them are 0."""
+    groups = [group for group in reversed(optimizer.param_groups) if _factor(group, "lr")]
+    return groups[0]["lr"] / _factor(groups[0], "lr") if groups else math.nan
+
+
+def _factor(group: dict[str, Any], key: str) -> float:
+    factor: float = group.get("factors", {}).get(key, 1.0)
+    return factor
+
+
+def num_iterations(training: Training, experience: int, num_batches: int) -> int:
+    """Iterations of an experience (0-based) whose epoch has `num_batches`: as configured, or all of its epochs."""
+    if training.iterations is not None:
+        return value_at(training.iterations, experience, "training.iterations")
+    return num_batches * value_at(training.epochs, experience, "training.epochs")
+
+
+def culprit(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
+    """Whose term made the loss no number: the criterion and the hooks that add to it are run again, one after the other.
+
+    Returns a part of a sentence, empty where it cannot be said. The trial is over: running a hook twice does no harm.
+    """
+    learner.loss = learner.criterion()
+    if not math.isfinite(learner.loss.item()):
+        return ", in the cross-entropy itself"
+    for hook in hooks:
+        hook(learner)
+        if not math.isfinite(learner.loss.item()):
+            return f", by the term of strategy {name_of(getattr(hook, '__self__', hook))}"
+    return ""
+
+
+def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
+    """What the learning rate is multiplied by at `iteration` (0-based) of an experience of `num_iterations`.
+
+    A linear warm-up over ``warmup * num_iterations``, then 1 (constant), ``gamma^(steps passed)`` (step) or half a cosine from
+    1 to 0 over what is left (Loshchilov & Hutter 2017, without restarts).
+    """
+    warm = schedule.warmup * num_iterations
+    if iteration < warm:
+        return (iteration + 1) / (warm + 1)
+    if schedule.name == "step":
+        return schedule.gamma ** sum(iteration >= step * num_iterations for step in schedule.steps)
+    if schedule.name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1.0, num_iterations - warm)))
+    return 1.0
+
+
+def criterion_of(training: Training) -> Callable[[Tensor, Tensor], Tensor]:
+    """The cross-entropy, with smoothed labels where asked: (logits (B, C), y (B,)) -> a scalar."""
+    if training.label_smoothing == 0:
+        return torch.nn.CrossEntropyLoss()
+    return partial(smoothed_cross_entropy, smoothing=training.label_smoothing)
+
+
+def smoothed_cross_entropy(logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with targets (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016, 1512.00567), a scalar.
+
+    C counts the classes whose logit is not -inf: those of the sample's own task.
+    """
+    own = logits > -torch.inf
+    log_p = logits.log_softmax(1)
+    of_all = log_p.masked_fill(~own, 0.0).sum(1) / own.sum(1)
+    return -((1 - smoothing) * log_p.gather(1, y[:, None])[:, 0] + smoothing * of_all).mean()

@@ -1,0 +1,76 @@
+"""Linear CKA: how alike each layer's representation is before and after an experience, on old and on new data.
+
+1 is the same up to rotation and scale, 0 nothing in common. Values: <layer>/old and <layer>/new, on test samples of the earlier
+experiences and of the one that is learned. Kept amid an experience: the inner products of the samples' features before it.
+Shapes: n samples.
+
+Source: Kornblith et al. 2019 (1905.00414).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...models.features import gram, layers_of, linear_cka, outputs
+from ._base import Context, Probe, Values, batches, old_and_new, positive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Similarity (linear CKA) of each layer before and after an experience, on old and on new data.
+
+    layers: patterns on the names of modules, or "features" (what the head is given); null: the trunk's blocks and "features".
+    samples: test samples of the old data, and of the new.
+    """
+
+    layers: tuple[str, ...] | None = None
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        positive(samples=self.samples)
+
+
+class CKA(Probe):
+    """Looks before and after each experience."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._before: dict[str, torch.Tensor] = {}  # "<layer>/<side>" -> (n, n)
+
+    def before_experience(self, learner: Any, number: int) -> None:
+        """Keep what the samples look like."""
+        self._before = self._grams(learner, number)
+
+    def after_experience(self, learner: Any, number: int) -> Values:
+        """Compare with what was kept."""
+        now, before = self._grams(learner, number), self._before
+        self._before = {}
+        return {name: linear_cka(before[name].to(now[name]), now[name]) for name in now}
+
+    def _grams(self, learner: Any, number: int) -> dict[str, torch.Tensor]:
+        layers = layers_of(learner.model, self.config.layers, "layers")
+        return {
+            f"{layer}/{side}": gram(features)
+            for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "cka").items()
+            for layer, features in outputs(learner.model, layers, batches(learner, subset)).items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty between experiences."""
+        return {"before": dict(self._before)} if self._before else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what was kept."""
+        self._before = dict(state.get("before", {}))
+
+
+def check_model(config: Config, network: nn.Module) -> None:
+    """Refuse patterns that fit no layer."""
+    layers_of(network, config.layers, "probes.cka.layers")
+
+
+def build(config: Config, context: Context) -> Probe:
+    """The probe."""
+    return CKA(config, context.seed)

@@ -1,0 +1,99 @@
+"""Training and validation curves: loss and accuracy after every so many epochs, both in evaluation mode, on fixed samples.
+
+    generalisation_gap = train_accuracy - validation_accuracy
+
+The samples of an experience are drawn once: up to `samples` of those that are trained on, as many of its validation split
+(under `joint` and `cumulative` of each experience whose data are trained on). The numbers are in the epochs' events, as
+`train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy` and `generalisation_gap`; where a strategy has measured
+one of the validation's on the whole split, that stands. The only probe that is on by default.
+Shapes: n samples, K outputs of the head.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ._base import Context, Probe, Subset, Values, drawn, gathered, logits, positive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Loss and accuracy on fixed training and validation samples along the epochs, and the gap between the two.
+
+    every: epochs from one look to the next, beside the last epoch of each experience; null: never.
+    samples: at most so many of the training samples, and of the validation samples.
+    """
+
+    every: int | None = 5
+    samples: int = 500
+
+    def __post_init__(self) -> None:
+        positive(every=1 if self.every is None else self.every, samples=self.samples)
+
+
+class Curves(Probe):
+    """Looks after every so many epochs."""
+
+    def __init__(self, every: int, samples: int, seed: int) -> None:
+        self.every, self.samples, self.seed = every, samples, seed
+        self._number = -1  # of the experience whose samples are at hand
+        self._subset: Subset | None = None
+        self._num_train = 0
+
+    def during(self, learner: Any) -> Values:
+        """Both curves' points, from one pass over the samples of both."""
+        epoch = learner.clock.train_exp_epochs
+        if epoch % self.every and epoch < learner.train_epochs:
+            return {}
+        number = learner.experience.current_experience
+        if self._subset is None or number != self._number:
+            self._gather(learner, number)
+        assert self._subset is not None
+        found = _scores(logits(learner, self._subset), self._subset.y, self._num_train)
+        if len(self._subset) == self._num_train:
+            return dict(zip(("train_loss", "train_accuracy"), found, strict=False))
+        validation = learner.measured.get("validation_accuracy", found[3])
+        return {
+            "train_loss": found[0],
+            "train_accuracy": found[1],
+            "validation_loss": found[2],
+            "validation_accuracy": found[3],
+            "generalisation_gap": found[1] - validation,
+        }
+
+    def _gather(self, learner: Any, number: int) -> None:
+        accumulated = any(getattr(plugin, "accumulates", False) for plugin in learner.strategies)
+        numbers = list(range(number + 1)) if accumulated else [number]
+        each = -(-self.samples // len(numbers))
+        experiences = learner.stream.experiences
+        train = [(one, drawn(experiences[one].train, each, self.seed, "curves", "train", one)) for one in numbers]
+        validation = [
+            (one, drawn(experiences[one].validation, each, self.seed, "curves", "held", one)) for one in numbers
+        ]
+        self._subset = gathered(learner.stream, train + validation, learner.device)
+        self._number, self._num_train = number, sum(len(part) for _, part in train)
+
+
+def _scores(output: torch.Tensor, y: torch.Tensor, num_train: int) -> list[float]:
+    """Mean loss and accuracy of the first `num_train` samples, then of the others (NaN where there are none), from logits (n, K).
+
+    A class that the head lacks counts as wrong and has no loss.
+    """
+    last = output.shape[1] - 1
+    losses = F.cross_entropy(output, y.clamp(max=last), reduction="none")
+    table = (
+        torch.stack([losses, output.argmax(1) == y, y <= last]).double().cpu().numpy()
+    )  # numpy's small sums are faster
+    found = []
+    for part in (table[:, :num_train], table[:, num_train:]):
+        loss, hits, known = (part[0] * part[2]).sum(), part[1].sum(), part[2].sum()
+        found += [float(loss / known) if known else math.nan, float(hits / part.shape[1]) if part.size else math.nan]
+    return found
+
+
+def build(config: Config, context: Context) -> Probe:
+    """The probe; one that never looks where it is turned off."""
+    return Probe() if config.every is None else Curves(config.every, config.samples, context.seed)

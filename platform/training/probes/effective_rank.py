@@ -1,0 +1,58 @@
+"""Effective rank of the representation, layer by layer, on old and on new data after each experience.
+
+    effective rank = exp(-sum_i p_i log p_i),  p_i = s_i / sum_j s_j,  s: singular values of the centred features (n, D)
+
+It falls where a representation collapses onto few directions; at most min(n - 1, D). Values: <layer>/old and <layer>/new, on
+test samples of the earlier experiences and of the one just learned.
+
+Source: Roy & Vetterli 2007.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ...models.features import effective_rank, layers_of, outputs
+from ._base import Context, Probe, Values, batches, old_and_new, positive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Effective rank of each layer's features on old and on new data.
+
+    layers: patterns on the names of modules, or "features" (what the head is given); null: the trunk's blocks and "features".
+    samples: test samples of the old data, and of the new.
+    """
+
+    layers: tuple[str, ...] | None = None
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        positive(samples=self.samples)
+
+
+class EffectiveRank(Probe):
+    """Looks after each experience."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def after_experience(self, learner: Any, number: int) -> Values:
+        """One number for each layer and side."""
+        layers = layers_of(learner.model, self.config.layers, "layers")
+        found: dict[str, float] = {}
+        for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "effective_rank").items():
+            for layer, features in outputs(learner.model, layers, batches(learner, subset)).items():
+                found[f"{layer}/{side}"] = effective_rank(features - features.mean(0))
+        return found
+
+
+def check_model(config: Config, network: nn.Module) -> None:
+    """Refuse patterns that fit no layer."""
+    layers_of(network, config.layers, "probes.effective_rank.layers")
+
+
+def build(config: Config, context: Context) -> Probe:
+    """The probe."""
+    return EffectiveRank(config, context.seed)

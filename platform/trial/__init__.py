@@ -1,0 +1,1 @@
+"""One trial: from a checked config to a finished, resumable run."""

@@ -1,0 +1,294 @@
+"""From a checked config to the parts of a trial: stream, network, plugins, learner; and the checks that need them."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config.load import settings_of, transformations_of
+from ..config.schema import Experiment
+from ..data.augmentation.pipeline import Augmentation, check_stream
+from ..data.avalanche_import import stream_of
+from ..data.cache import DataFolders
+from ..data.streams import Stream
+from ..errors import UserError, listed, nearest
+from ..seeding import derive, generator
+from ..training.optimization import depths_of, num_iterations, parameter_groups, value_at
+from ..training.plugin import EVENTS, Plugin
+from ..training.probes._base import Context, Probe
+
+if TYPE_CHECKING:
+    from ..training.learner import Learner
+
+
+_ROLES = {  # what only one strategy of a trial can do; a module names its own in ROLES
+    "criterion": "put a loss of their own in the place of the cross-entropy",
+    "predictions": "replace how predictions are made",
+    "loss of its own": "have a cross-entropy of their own beside that of training",
+    "memory": "keep a memory of old samples",
+    "head": "replace the network's head",
+    "data": "replace the data that are trained on",
+    "norms": "replace the network's BatchNorm layers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSeeds:
+    """The three seeds of a trial, each the trial's own `seed` unless set apart."""
+
+    class_order: int
+    initialisation: int
+    data: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a trial is made of."""
+
+    config: Experiment
+    stream: Stream
+    seeds: TrialSeeds
+    device: torch.device
+
+    def learner(
+        self,
+        on_epoch: "Callable[[Learner], None]",
+        on_note: Callable[[str], None],
+        on_iteration: "Callable[[Learner], None]" = lambda learner: None,
+    ) -> "Learner":
+        """A new network and new plugins in a learner."""
+        from ..training.learner import Learner  # here: it imports avalanche, which only a process that trains needs
+
+        return Learner(
+            model=self.network(),
+            stream=self.stream,
+            training=self.config.training,
+            plugins=self.plugins(),
+            seed_data=self.seeds.data,
+            seed_initialisation=self.seeds.initialisation,
+            device=self.device,
+            on_epoch=on_epoch,
+            on_note=on_note,
+            on_iteration=on_iteration,
+            augment=self.augmentation(),
+        )
+
+    def augmentation(self) -> Augmentation | None:
+        """What is done to the pictures of each mini-batch; None where the config names nothing."""
+        transformations = [built for _, built in transformations_of(self.config)]
+        return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
+
+    def network(self) -> torch.nn.Module:
+        """A new network whose head has the classes of the first experience, or all of them (`training.full_head`)."""
+        (module, settings), *_ = settings_of(self.config, "networks")
+        full = self.config.training.full_head
+        num_classes = len(self.stream.class_names) if full else 1 + max(self.stream.experiences[0].classes)
+        draws = generator(self.seeds.initialisation, "network")
+        network: torch.nn.Module
+        if hasattr(module, "build_for"):  # one that must know how the stream normalises, and where files are
+            network = module.build_for(settings, self.stream, _folders(self.config), num_classes, draws)
+        else:
+            network = module.build(settings, self.stream.shape, num_classes, draws)
+        for name, (strategy, config) in zip(
+            self.config.strategies, settings_of(self.config, "strategies"), strict=True
+        ):
+            if hasattr(strategy, "adapt"):  # it has parts of its own in the network: another head, other norms, prompts
+                network = strategy.adapt(config, network, generator(self.seeds.initialisation, "adapt", name))
+        return network
+
+    def plugins(self) -> list[Any]:
+        """New plugins, in the order of the YAML."""
+        return [_plugin(module, config, self.seeds.data) for module, config in settings_of(self.config, "strategies")]
+
+    def probes(self, folder: Path) -> dict[str, Probe]:
+        """New probes by name, in the order of the YAML; what they write goes under `folder`."""
+        context = Context(self.stream, self.seeds.data, _folders(self.config), folder)
+        settings = settings_of(self.config, "probes")
+        built = {
+            name: module.build(config, context)
+            for name, (module, config) in zip(self.config.probes, settings, strict=True)
+        }
+        for name, probe in built.items():
+            if not isinstance(probe, Probe):
+                raise UserError(f"probes.{name}: its `build` returned {probe!r}, which is no retain.Probe.")
+        return built
+
+    def num_trained(self) -> int:
+        """How many experiences are trained on: all, or one where `joint` waits for the last."""
+        length = len(self.stream.experiences)
+        ours = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]
+        return sum(all(plugin.trains_on(number, length) for plugin in ours) for number in range(length))
+
+
+def assemble(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> Parts:
+    """Build the stream and check everything that needs data or modules.
+
+    `planning`: for the checks only, on a machine that need not have the GPUs that the trials will run on.
+    `stream`: the config's, where it has been built already.
+
+    Raises:
+        UserError: data missing, strategies that cannot run together or on this stream, no GPU where one is asked for.
+    """
+    check_combination(config)
+    device = torch.device("cpu") if planning else device_of(config)
+    seeds = seeds_of(config)
+    stream = stream or _stream(config, seeds.class_order)
+    _check_lengths(config, len(stream.experiences))
+    check_stream(transformations_of(config), stream)
+    parts = Parts(config, stream, seeds, device)
+    network = parts.network()
+    # refuses patterns that fit nothing
+    parameter_groups(config.training.optimizer, network.named_parameters(), depths_of(network))
+    _check_last_batches(config, stream, network)
+    num_trained = parts.num_trained()
+    for module, strategy in settings_of(config, "strategies"):
+        _check_stream(module, strategy, stream, num_trained)
+        if hasattr(module, "check_model"):
+            module.check_model(strategy, network)
+    for module, probe in settings_of(config, "probes"):
+        if hasattr(module, "check_model"):
+            module.check_model(probe, network)
+    parts.probes(Path())  # refused now rather than at the start
+    return parts
+
+
+def _stream(config: Experiment, seed: int) -> Stream:
+    """The benchmark's stream; an Avalanche benchmark is read into one."""
+    (benchmark, settings), *_ = settings_of(config, "benchmarks")
+    if not hasattr(benchmark, "Config"):
+        return stream_of(next(iter(config.benchmark)), benchmark, settings)
+    stream: Stream = benchmark.build(settings, seed, _folders(config))
+    return stream
+
+
+def _folders(config: Experiment) -> DataFolders:
+    return DataFolders.of(config.data.root, config.data.cache)
+
+
+def seeds_of(config: Experiment) -> TrialSeeds:
+    """Resolve the split seeds; each kind is derived apart, so that equal numbers do not mean equal draws."""
+    chosen = config.seeds
+    return TrialSeeds(
+        class_order=config.seed if chosen.class_order is None else chosen.class_order,
+        initialisation=derive(
+            config.seed if chosen.initialisation is None else chosen.initialisation, "initialisation"
+        ),
+        data=derive(config.seed if chosen.data is None else chosen.data, "data"),
+    )
+
+
+def device_of(config: Experiment) -> torch.device:
+    """The first visible GPU where `resources.gpus` asks for one (Ray shows each trial its own), else the CPU."""
+    if config.resources.gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"resources.gpus={config.resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU."
+        )
+    return torch.device("cuda", 0)
+
+
+def check_combination(config: Experiment) -> None:
+    """Refuse strategies that cannot run together, with the reason that one of them gives."""
+    named = [
+        (name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)
+    ]
+    for (first, one), (second, other) in combinations(named, 2):
+        for role in sorted(set(getattr(one, "ROLES", ())) & set(getattr(other, "ROLES", ()))):
+            raise UserError(f"strategies: {first} and {second} cannot run together: both {_ROLES[role]}; choose one")
+        reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
+        if reason:
+            raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
+    for name, module in named:
+        if config.training.full_head and hasattr(module, "NO_FULL_HEAD"):
+            raise UserError(f"training.full_head: strategies.{name} cannot run with it: {module.NO_FULL_HEAD}")
+        own_loss = {"criterion", "loss of its own"} & {*getattr(module, "ROLES", ())}
+        wraps = getattr(module, "WRAPS_CRITERION", False)
+        if config.training.label_smoothing > 0 and own_loss and not wraps:
+            key = f"training.label_smoothing={config.training.label_smoothing}"
+            raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")
+
+
+def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
+    """What a strategy needs of the stream: validation samples, room for the classes."""
+    if hasattr(module, "check_stream"):
+        module.check_stream(config, len(stream.class_names), num_trained)
+    if getattr(module, "needs_validation", lambda config: False)(config):
+        empty = [e.name for e in stream.experiences if not len(e.validation)]
+        if empty:
+            name = module.__name__.rpartition(".")[2]
+            raise UserError(
+                f"benchmark.{stream.name}.validation: strategies.{name} needs validation samples; '{empty[0]}' has none."
+            )
+
+
+def _check_lengths(config: Experiment, num_experiences: int) -> None:
+    """Lists per experience must have one value for each."""
+    training, optimizer = config.training, config.training.optimizer
+    lists = {
+        "training.epochs": training.epochs,
+        "training.iterations": training.iterations,
+        "training.batch_size": training.batch_size,
+        "training.optimizer.lr": optimizer.lr,
+        "training.optimizer.weight_decay": optimizer.weight_decay,
+        "training.optimizer.clip": optimizer.clip,
+    }
+    for key, value in lists.items():
+        if isinstance(value, tuple):
+            value_at(value, num_experiences - 1, key)
+            if len(value) > num_experiences:
+                raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
+
+
+def _check_last_batches(config: Experiment, stream: Stream, network: torch.nn.Module) -> None:
+    """Refuse a last mini-batch of one sample where BatchNorm cannot take it, rather than hours later."""
+    for number, experience in enumerate(stream.experiences):
+        size = value_at(config.training.batch_size, number, "training.batch_size")
+        length = -(-len(experience.train) // size)
+        if len(experience.train) % size != 1 or num_iterations(config.training, number, length) < length:
+            continue
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                copy.deepcopy(network).train()(torch.zeros(1, *stream.shape))
+        except ValueError as error:  # torch: expected more than 1 value per channel when training
+            raise UserError(
+                f"training.batch_size={size}: leaves one sample for the last mini-batch of '{experience.name}' "
+                f"({len(experience.train)} samples), which this network cannot be trained on ({error}): choose another."
+            ) from None
+
+
+def _plugin(module: Any, config: Any, seed: int) -> Any:
+    """One of our plugins, or an instance of an Avalanche class with its arguments."""
+    return _foreign(module, config) if isinstance(module, type) else module.build(config, seed)
+
+
+def _foreign(cls: type, arguments: Any) -> Any:
+    """An Avalanche plugin; one that reads a live evaluator is refused, since without that metric it would silently do nothing."""
+    key = _arguments(cls, arguments)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"{key}={dict(arguments)}: is refused by Avalanche: {error}") from error
+
+
+def _arguments(cls: type, arguments: Any) -> str:
+    """Check an Avalanche plugin and its arguments against its signature; return its key in the YAML."""
+    key = f"strategies.{cls.__module__}.{cls.__qualname__}"
+    if cls.__name__ == "EarlyStoppingPlugin":
+        raise UserError(f"{key}: it reads an evaluator that retain does not run; use strategies.early_stopping.")
+    if not any(hasattr(cls, event) for event in EVENTS):
+        raise UserError(f"{key}: is no Avalanche plugin: it has none of its hooks, such as before_training_exp.")
+    known = inspect.signature(cls).parameters
+    for name in arguments:
+        if name not in known:
+            raise UserError(f"{key}.{name}: no such argument.{nearest(name, known)} Known: {listed(known)}.")
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{key}: {error}; known arguments: {listed(known)}.") from None
+    return key

@@ -1,0 +1,222 @@
+"""Everything that a trial is, in one object: learner, accuracy matrices, place in the ledger; saved and restored as one."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import metrics
+from ..config.schema import Experiment, seconds
+from ..errors import UserError, listed
+from ..files import VIEWS
+from ..ledger.writer import TrialLedger
+from ..seeding import seed_globals
+from ..training.learner import Learner
+from ..training.optimization import base_lr
+from ..training.probes._base import Probes
+from . import checkpoint
+from .builder import Parts
+from .environment import gpu_memory_reset, usage
+from .stop_request import Interruption, Watchdog
+
+_LOOK = 0.5  # seconds between two looks at the clock's and others' wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What surrounds a trial: wishes to stop, the watch over its iterations, the writer of its checkpoints."""
+
+    interruption: Interruption
+    watchdog: Watchdog
+    writer: checkpoint.Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a trial gave: its folder, `summary` (metrics per view) and accuracy matrices per view, (T + 1, T)."""
+
+    folder: Path
+    summary: dict[str, Any]
+    matrices: dict[str, np.ndarray]
+
+
+class TrialState:
+    """Everything that a trial is: the learner, the rows of its matrices, its place in the ledger; saved and restored as one."""
+
+    def __init__(self, config: Experiment, parts: Parts, ledger: TrialLedger, around: Around) -> None:
+        self.config, self.parts, self.stream, self.ledger, self.around = config, parts, parts.stream, ledger, around
+        self.learner = parts.learner(self.on_epoch, self.on_note, self.on_iteration)
+        self.probes = Probes(parts.probes(ledger.folder / "probes"))
+        num_experiences = len(parts.stream.experiences)
+        self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
+        self.seconds = 0.0  # of the experiences that are done
+        self._train_seconds = 0.0  # of the one that is being trained, up to `_since`
+        self._since = self._epoch_started = time.perf_counter()
+        every = config.checkpoint.every
+        self._resumable = not self.learner.not_resumable
+        self._every = math.inf if every is None else seconds("checkpoint.every", every)
+        self._newest = ""  # name of the newest checkpoint
+        self._saved = self._look = time.monotonic()
+        gpu_memory_reset(self.learner.device)
+
+    def restore(self) -> int:
+        """Go on from the newest valid checkpoint; the number of experiences that are done (0: from the start)."""
+        for path, state in self._checkpoints():
+            try:
+                self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
+            except UserError as error:
+                checkpoint.pass_over(path, str(error))
+                continue
+            self.learner.load_state_dict(state["learner"])
+            self.probes.load_state_dict(state["probes"])
+            self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
+            self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
+            self._newest = path.name
+            self._write_matrix()  # the file may be damaged: nothing else would write it again after the last experience
+            return int(state["experience"])
+        self.ledger.truncate(0)
+        if not self._resumable:
+            names = listed(self.learner.not_resumable)
+            self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
+        self.add_row(0)
+        return 0
+
+    def _checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        if not self._resumable:
+            return iter(())
+        return checkpoint.valid(self.ledger.folder / "checkpoints", self.around.writer.config)
+
+    def train(self, number: int) -> None:
+        """Train on experience `number` (0-based), or what is left of it."""
+        if not self.learner.is_inside:
+            seed_globals(self.parts.seeds.data, "experience", number)
+            self.probes.before_experience(self.learner, number)
+        self._since = self._epoch_started = time.perf_counter()
+        self.learner.train_experience(number)
+        self._train_seconds += time.perf_counter() - self._since
+        self.around.watchdog.alive()
+
+    def on_iteration(self, learner: Learner) -> None:
+        """Between two iterations: what `_pause` does, when it is time; then the probes, which a trial that goes on asks again."""
+        now = time.monotonic()
+        if now >= self._look or self.around.interruption.signal is not None:
+            self._pause(learner, now)
+        spent = self.probes.spent
+        for event in self.probes.between_iterations(learner):
+            self._append("probe", event)
+        self._leave_out(self.probes.spent - spent)
+
+    def _pause(self, learner: Learner, now: float) -> None:
+        """Say that the trial lives, checkpoint when it is time, stop when asked to."""
+        self.around.watchdog.alive()
+        stop = self.around.interruption.wanted()
+        due = now - self._saved >= self._every and not self.around.writer.busy
+        if (stop or due) and learner.can_pause:
+            self._save(learner.experience.current_experience, learner.clock.train_exp_iterations)
+        if stop:
+            self.around.interruption.stop()
+        self._look = min(now + _LOOK, self._saved + self._every) if self._every else now
+
+    def _save(self, experience: int, iteration: int | None = None) -> None:
+        """A checkpoint after `experience` experiences or, with `iteration`, amid the next one."""
+        name = checkpoint.name_of(experience, iteration)
+        if name == self._newest:  # gone on with from there, and nothing done since
+            return
+        self.learner.check_total()
+        now = time.perf_counter()
+        if iteration is not None:
+            self._train_seconds, self._since = self._train_seconds + now - self._since, now
+        state = {
+            "experience": experience,
+            "ledger": {"bytes": self.ledger.flush(), "sha256": self.ledger.digest()},
+            "matrices": {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()},
+            "seconds": self.seconds,
+            "train_seconds": self._train_seconds,
+            "learner": self.learner.state_dict(),
+            "probes": self.probes.state_dict(),
+        }
+        self.around.writer.save(name, state)
+        self._newest, self._saved = name, time.monotonic()
+
+    def add_row(self, row: int) -> None:
+        """Evaluate on every experience and put the accuracies into row `row` of the matrices."""
+        self._evaluation_started = time.perf_counter()
+        accuracy = self.learner.evaluate()
+        for view in VIEWS:
+            self.matrices[view][row] = getattr(accuracy, view)
+
+    def record(self, experience: int) -> None:
+        """Write an experience's results to the ledger, then a checkpoint that knows how long the ledger was."""
+        evaluation_seconds = time.perf_counter() - self._evaluation_started
+        self.seconds += self._train_seconds + evaluation_seconds
+        rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
+        timing = {
+            "train_seconds": self._train_seconds,
+            "evaluation_seconds": evaluation_seconds,
+            "samples": self.learner.samples,
+        }
+        self._train_seconds = 0.0
+        iteration = self.learner.clock.train_iterations
+        self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
+        self.ledger.append("resources", experience, iteration, usage(self.learner.device))
+        for event in self.probes.after_experience(self.learner, experience - 1):
+            self.ledger.append("probe", experience, iteration, event)
+            self.around.watchdog.alive()
+        self._write_matrix()
+        if self._resumable:
+            self._save(experience)
+
+    def finish(self) -> Result:
+        """Write the summary and say that the trial is done."""
+        num_experiences = len(self.stream.experiences)
+        summary: dict[str, Any] = dict(self.so_far(num_experiences))
+        summary |= {"seconds": self.seconds, "samples": self.learner.samples}
+        self.around.writer.wait()
+        summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
+        self.ledger.write("summary", summary)
+        self.ledger.status("done", experience=num_experiences)
+        return Result(self.ledger.folder, summary, self.matrices)
+
+    def on_epoch(self, learner: Learner) -> None:
+        """A line per epoch: mean loss, learning rate, seconds."""
+        now = time.perf_counter()
+        event = {
+            "epoch": learner.clock.train_exp_epochs,
+            "loss": learner.epoch_loss,
+            "lr": base_lr(learner.optimizer),
+        }
+        event["seconds"], self._epoch_started = now - self._epoch_started, now
+        spent = self.probes.spent
+        found = self.probes.after_epoch(learner)
+        self._leave_out(self.probes.spent - spent)
+        self._append("epoch", found | event | learner.measured)
+
+    def _leave_out(self, seconds: float) -> None:
+        """Probes are no part of the training's time."""
+        self._since += seconds
+        self._epoch_started += seconds
+
+    def on_note(self, text: str) -> None:
+        """A sentence from a strategy."""
+        self._append("note", {"text": text})
+
+    def _append(self, kind: str, event: Mapping[str, Any]) -> None:
+        clock = self.learner.clock
+        self.ledger.append(kind, clock.train_exp_counter + 1, clock.train_iterations, event)
+
+    def so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
+        """The metrics over the first `experience` experiences, per view; None where the matrix does not give one."""
+        sizes = self.learner.test_set.sizes[:experience]
+        found = {view: metrics.summary(self.matrices[view][: experience + 1, :experience], sizes) for view in VIEWS}
+        return {view: {n: None if math.isnan(v) else v for n, v in values.items()} for view, values in found.items()}
+
+    def _write_matrix(self) -> None:
+        names = [experience.name for experience in self.stream.experiences]
+        shape = {"num_experiences": len(names), "experiences": names, "sizes": self.learner.test_set.sizes}
+        about = {"scenario": self.stream.scenario, "class_names": list(self.stream.class_names)}
+        self.ledger.write("matrix", shape | about | {view: self.matrices[view].tolist() for view in VIEWS})

@@ -1,0 +1,61 @@
+"""The process's settings that a result depends on: the same for every trial, whatever was run before in its process."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .. import seeding
+from ..config.schema import Resources
+
+
+@contextmanager
+def isolated(resources: Resources) -> Iterator[None]:
+    """Within: torch's settings as a trial wants them. Afterwards they are as before, and so are the global generators."""
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS reads it once; without it, it is not deterministic
+    wanted = _table(resources)
+    before = [get() for get, _, _ in wanted]
+    generators = seeding.capture()
+    for _, put, value in wanted:
+        put(value)
+    try:
+        yield
+    finally:
+        for (_, put, _), value in zip(wanted, before, strict=True):
+            put(value)
+        seeding.restore(generators)
+
+
+def _table(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
+    """How each setting is read and written, and what it is in a trial."""
+
+    deterministic = (resources.deterministic, False)
+    return [
+        (torch.get_num_threads, torch.set_num_threads, resources.threads),
+        (torch.is_grad_enabled, torch.set_grad_enabled, True),
+        (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        (_deterministic, lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]), deterministic),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, False),
+        (_cudnn, _set_cudnn, (False, False, True)),
+    ]
+
+
+def _deterministic() -> tuple[bool, bool]:
+    """Whether only deterministic algorithms are used, and whether others only warn."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _cudnn() -> tuple[bool, bool, bool]:
+    """cuDNN's switches: picking algorithms by their speed in this very run, deterministic ones only, TF32."""
+    cudnn = torch.backends.cudnn
+    return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+
+def _set_cudnn(value: tuple[bool, bool, bool]) -> None:
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = value
