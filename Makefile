@@ -4,6 +4,7 @@
 check: types
 	uv run ruff check .
 	uv run ruff format --check .
+	uv run lint-imports
 	uv run pytest -q
 
 # The package is the checkout itself, whatever it is called: mypy sees it under its name through a link.

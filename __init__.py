@@ -22,7 +22,7 @@ _NAMES = {
     "UserError": "platform.errors",
     "Plugin": "platform.training.plugin",
     "Probe": "platform.training.probes._base",
-    "note": "platform.config.registry",
+    "note": "platform.training.plugin_api",
     "stream_of": "platform.data.avalanche_import",
     "Stream": "platform.data.streams",
     "run": "platform.trial.run",

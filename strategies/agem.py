@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from ..platform.methods.replay_memory import NEEDLESS, MemoryPlugin, logits_apart
+from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
+from ..platform.methods.replay_memory import NEEDLESS
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
@@ -54,37 +54,8 @@ def projected(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - against * reference
 
 
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters whose gradients count."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def gradient_of(strategy: Any, minibatch: list[Tensor]) -> Tensor:
-    """Gradient (P,) of the cross-entropy on a mini-batch [x, y, t] of its own."""
-    scaler = getattr(strategy, "scaler", None)
-    scale = 1.0 if scaler is None else scaler.get_scale()  # with float16 small gradients would be lost
-    loss = scale * cross_entropy(logits_apart(strategy, minibatch), minibatch[1])
-    parameters = trained(strategy.model)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    pairs = zip(parameters, found, strict=True)
-    return (
-        torch.cat([(torch.zeros_like(p) if gradient is None else gradient).flatten() for p, gradient in pairs]) / scale
-    )
-
-
-class AGEMPlugin(MemoryPlugin):
-    """Takes the reference gradient before each iteration, and turns the gradient after the backward pass."""
-
-    def __init__(self, memory: int, sample_size: int | None, seed: int, name: str) -> None:
-        """`memory`: of each experience."""
-        super().__init__(memory, sample_size, seed, name)
-        self._reference: Tensor | None = None
-
-    def keep(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """All old ones, and of the new ones those with the smallest keys."""
-        num_old = len(self)
-        new = candidates["key"][num_old:].argsort()[: self.memory].sort().values + num_old
-        return torch.cat([torch.arange(num_old, device=new.device), new])
+class AGEMPlugin(GradientProjectionPlugin):
+    """The reference is one gradient, on samples drawn from the whole memory."""
 
     def reference(self, strategy: Any) -> Tensor:
         """What the gradient must not go against: (P,)."""
@@ -93,26 +64,6 @@ class AGEMPlugin(MemoryPlugin):
     def turn(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """The gradient (P,) that is followed."""
         return projected(gradient, reference)
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The reference, by the network as it is before the step."""
-        self._reference = self.reference(strategy) if len(self) else None
-
-    @torch.no_grad()
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Turn the gradient; a parameter that has none stays without."""
-        if self._reference is None:
-            return
-        parameters = trained(strategy.model)
-        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        together = torch.cat([gradient.flatten() for gradient in own])
-        if not bool(together.isfinite().all() & self._reference.isfinite().all()):  # float16 overflowed
-            self._reference = None
-            return
-        turned = self.turn(together, self._reference)
-        for gradient, new in zip(own, turned.split([p.numel() for p in parameters]), strict=True):
-            gradient.copy_(new.view_as(gradient))
-        self._reference = None
 
 
 def build(config: Config, seed: int) -> AGEMPlugin:

@@ -24,13 +24,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..platform.config import registry
 from ..platform.errors import UserError
 from ..platform.methods.bias_correction import corrected, fitted
-from ..platform.methods.herded_memory import DistilledMemory, HeldOut
+from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.logit_distillation import distillation
 from ..platform.methods.replay_memory import NEEDLESS
-from ..platform.training.evaluation import logits_of
-from .lwf import distillation
+from ..platform.methods.validation_samples import HeldOut
+from ..platform.models.inference import logits_of
+from ..platform.training import plugin_api
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
 ROLES = ("predictions", "memory")
@@ -141,7 +142,9 @@ class BiCPlugin(DistilledMemory):
             batches = iter(self._held.inputs(strategy).split(strategy.eval_mb_size))
             alpha, beta = fitted(logits_of(strategy.model, batches), self._held.columns["y"], new)
             self._correction = [new, alpha, beta]
-            registry.note(strategy, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}")
+            plugin_api.note(
+                strategy, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}"
+            )
 
 
 def build(config: Config, seed: int) -> BiCPlugin:

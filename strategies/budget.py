@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..platform.config import registry
+from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"accuracy": None}
@@ -114,7 +114,7 @@ class BudgetPlugin(Plugin):
         seconds = self.config.seconds
         if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
             strategy.stop_training()
-            registry.note(strategy, f"budget: stopped after {seconds:g} seconds")
+            plugin_api.note(strategy, f"budget: stopped after {seconds:g} seconds")
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Stop when a target is reached."""
@@ -122,7 +122,7 @@ class BudgetPlugin(Plugin):
             words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
             if words:
                 strategy.stop_training()
-                registry.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
+                plugin_api.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""

@@ -10,10 +10,9 @@ Peers: Avalanche's Cumulative (the same), FACIL's joint (the same: it is cumulat
 """
 
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
-from ..platform.training.plugin import Plugin
+from ..platform.methods.accumulated_data import AccumulatedDataPlugin
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no settings: with the data of all experiences it is no longer naive finetuning"
@@ -25,24 +24,8 @@ class Config:
     """Train each experience on the data of all experiences so far: a ceiling."""
 
 
-def data_so_far(experience: Any) -> Any:
-    """The training dataset of experiences 1..t of the stream of `experience` (the t-th), oldest first."""
-    stream = experience.origin_stream[: experience.current_experience + 1]
-    return reduce(lambda joined, dataset: joined.concat(dataset), [each.dataset for each in stream])
-
-
-class CumulativePlugin(Plugin):
-    """Replaces the training data of an experience by those of all experiences so far."""
-
-    accumulates = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """There is nothing to save."""
-        return {}
-
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Before the head grows, so that it grows to all classes of the data."""
-        strategy.adapted_dataset = data_so_far(strategy.experience).train()
+class CumulativePlugin(AccumulatedDataPlugin):
+    """Replace the training data of an experience by those of all experiences so far."""
 
 
 def build(config: Config, seed: int) -> CumulativePlugin:

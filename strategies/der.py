@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.config import registry
 from ..platform.methods.replay_memory import NEEDLESS, logits_apart
 from ..platform.methods.reservoir_memory import ReservoirPlugin
+from ..platform.training import plugin_api
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
@@ -94,7 +94,7 @@ class DERPlugin(ReservoirPlugin):
         remembered = self.minibatch(strategy, torch.cat([first, second]))
         with_logits, with_labels = zip(*(part.split(len(first)) for part in remembered), strict=True)
         if self.config.alpha > 0:
-            stored = registry.own_outputs(strategy, self.columns["logits"][first], with_logits[2])
+            stored = plugin_api.own_outputs(strategy, self.columns["logits"][first], with_logits[2])
             logits = logits_apart(strategy, list(with_logits))
             strategy.loss = strategy.loss + self.config.alpha * matching(logits, stored)
         if self.config.beta > 0:

@@ -22,9 +22,9 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..platform.config import registry
 from ..platform.errors import UserError
 from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"patience": None}
@@ -120,7 +120,7 @@ class EarlyStoppingPlugin(Plugin):
             return
         self._data = self._data or validation_data(strategy)
         value = score(own_logits(strategy, self._data), self._data[1], self.config.metric)
-        registry.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
+        plugin_api.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch
@@ -132,7 +132,7 @@ class EarlyStoppingPlugin(Plugin):
             return
         strategy.model.load_state_dict(self._weights)
         best = self._best if self.config.metric == "accuracy" else -self._best
-        registry.note(
+        plugin_api.note(
             strategy,
             f"early_stopping: trained {self._epoch} of {strategy.train_epochs} epochs, kept the weights of epoch "
             f"{self._best_epoch} (validation {self.config.metric} {best:.4f})",

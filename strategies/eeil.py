@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.config.registry import own_outputs
 from ..platform.methods.balanced_finetuning import Finetuning
 from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.logit_distillation import headwise
 from ..platform.methods.replay_memory import NEEDLESS, check_places
 from ..platform.methods.teacher import LOGITS
-from ..platform.training.evaluation import logits_of
-from .lwf import headwise
+from ..platform.models.inference import logits_of
+from ..platform.training.plugin_api import own_outputs
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
 ROLES = ("memory", "loss of its own")

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..platform.methods.accumulated_data import data_so_far
 from ..platform.methods.replay_memory import NEEDLESS, check_places, kept
 from ..platform.seeding import generator
 from ..platform.training.plugin import Plugin
-from .cumulative import data_so_far
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("data", "memory")

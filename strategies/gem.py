@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
 from ..platform.methods.replay_memory import NEEDLESS
-from .agem import AGEMPlugin, gradient_of
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
@@ -85,7 +85,7 @@ def non_negative(matrix: Tensor, vector: Tensor) -> Tensor:
         found = wanted
 
 
-class GEMPlugin(AGEMPlugin):
+class GEMPlugin(GradientProjectionPlugin):
     """Takes a gradient for each past experience before an iteration, and moves the gradient after the backward pass."""
 
     def __init__(self, config: Config, seed: int) -> None:

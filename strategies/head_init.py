@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.errors import UserError
-from ..platform.methods.herded_memory import ClassesMetPlugin, dataset_features
+from ..platform.methods.dataset_features import dataset_features
 from ..platform.methods.replay_memory import stored
+from ..platform.methods.seen_classes import ClassesMetPlugin
+from ..platform.models.cosine_head import CosineHead
 from ..platform.models.features import head_of
-from .cosine_head import CosineHead
 
 Rows = Literal["random", "zero", "mean", "imprinted"]
 NEUTRAL: dict[str, Any] | None = {"rows": "random"}

@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.herded_memory import DistilledMemory, batched_features, class_means, nearness
+from ..platform.methods.dataset_features import batched_features
+from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.herding import class_means, nearness
 from ..platform.methods.replay_memory import NEEDLESS, check_places
 from ..platform.models.activation_capture import outputs_of
 from ..platform.models.features import FEATURES

@@ -10,7 +10,7 @@ set. In a plain Avalanche script, call `train` on the last experience only.
 from dataclasses import dataclass
 from typing import Any
 
-from .cumulative import CumulativePlugin
+from ..platform.methods.accumulated_data import AccumulatedDataPlugin
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no settings: one training on all data is not a sequence of finetunings"
@@ -26,7 +26,7 @@ class Config:
     """Train once on the data of all experiences together: the ceiling."""
 
 
-class JointPlugin(CumulativePlugin):
+class JointPlugin(AccumulatedDataPlugin):
     """At the last experience all data so far are all data there are."""
 
     def trains_on(self, experience: int, num_experiences: int) -> bool:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..platform.models.cosine_head import linear_head
 from ..platform.training.plugin import Plugin, replace_criterion
-from .cosine_head import linear_head
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it is another head with another loss, whatever its scale and margin"

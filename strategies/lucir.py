@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.methods.layer_distillation import LayerDistillation, distance, growth
+from ..platform.models.cosine_head import CosineHead, with_cosine_head
 from ..platform.models.features import FEATURES
-from .cosine_head import CosineHead, with_cosine_head
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its head is one of cosines; with both weights 0 it is cosine_head, bit for bit"

@@ -18,12 +18,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..platform.config import registry
 from ..platform.errors import UserError
+from ..platform.methods.logit_distillation import distillation, headwise
 from ..platform.methods.teacher import Teacher
+from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -52,20 +52,6 @@ class Config:
             raise ValueError(f"{loss=}: must be 'kl' or 'mse'")
         if loss == "mse" and temperature != 2.0:
             raise ValueError(f"{temperature=}: is not used by loss 'mse': leave it out")
-
-
-def distillation(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
-    """L_KD of this file's formula, a scalar: student (B, K) and teacher (B, K) logits."""
-    if loss == "mse":
-        return nn.functional.mse_loss(student, teacher)
-    log_q, log_p = (logits.div(temperature).log_softmax(1) for logits in (student, teacher))
-    return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-
-
-def headwise(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
-    """The sum of the heads' kl, a scalar: logits (B, K) each, and the positions of each head's outputs."""
-    parts = [distillation(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
-    return torch.stack(parts).sum()
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
@@ -118,7 +104,7 @@ class LwFPlugin(Plugin):
     def _term(self, strategy: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """L_KD, head by head where there are several."""
         if self._heads is None:
-            heads = registry.own_heads(strategy, teacher.shape[1])
+            heads = plugin_api.own_heads(strategy, teacher.shape[1])
             # a head of fixed size has those of later experiences too
             self._heads = heads and heads[: strategy.experience.current_experience]
         if self._heads and self.config.loss == "kl":

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, gradient_sums, own_samples, predictions, summed
+from ..platform.methods.per_sample_gradients import gradient_sums, own_samples, predictions
+from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, summed
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from ..platform.config import registry
 from ..platform.errors import UserError
 from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
 CONFLICTS = {"joint": "joint trains once, so there are no older experiences that could lose"}
@@ -125,7 +125,7 @@ class OldValidationPlugin(Plugin):
             self._stopped = True
             strategy.stop_training()
             text = f"old_validation: an older experience lost {lost:.4f} of its validation accuracy by iteration "
-            registry.note(strategy, f"{text}{self._iterations}; the best weights until then were put back")
+            plugin_api.note(strategy, f"{text}{self._iterations}; the best weights until then were put back")
         elif mean(now) > self._best:
             self._keep(strategy, mean(now))
 

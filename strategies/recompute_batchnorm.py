@@ -24,10 +24,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..platform.config import registry
 from ..platform.errors import UserError
+from ..platform.models.inference import evaluating
 from ..platform.seeding import generator
-from ..platform.training.evaluation import evaluating
+from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"batches": 0}
@@ -110,7 +110,7 @@ class RecomputeBatchNormPlugin(Plugin):
         size = self.config.batch_size or strategy.train_mb_size
         order = torch.randperm(len(dataset), generator=draw)
         order = order if self.config.batches is None else order[: self.config.batches * size]
-        for x, _ in registry.batches(dataset, size, order):
+        for x, _ in plugin_api.batches(dataset, size, order):
             if len(x) > 1:  # one sample has no variance
                 yield x.to(strategy.device)
 

@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from ..platform.config import registry
 from ..platform.errors import UserError
-from ..platform.methods.herded_memory import dataset_features, herding_ranks
+from ..platform.methods.dataset_features import dataset_features
+from ..platform.methods.herding import herding_ranks
 from ..platform.methods.replay_memory import MemoryPlugin, check_places, kept, to_inputs
 from ..platform.methods.sample_selection import greedy, interference
 from ..platform.models.activation_capture import outputs_of
 from ..platform.models.features import FEATURES
+from ..platform.models.inference import evaluating
 from ..platform.seeding import generator
-from ..platform.training.evaluation import evaluating
+from ..platform.training import plugin_api
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory",)
@@ -119,7 +120,7 @@ class ReplayPlugin(MemoryPlugin):
             raise UserError(f"{key}: must be more than the {size} that are replayed")
 
         def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
-            return cross_entropy(registry.own_outputs(strategy, logits, t), y, reduction="none")
+            return cross_entropy(plugin_api.own_outputs(strategy, logits, t), y, reduction="none")
 
         x, y, *rest = strategy.mbatch
         new = (x, y, rest[0] if rest else torch.zeros_like(y))
@@ -134,7 +135,7 @@ class ReplayPlugin(MemoryPlugin):
         with evaluating(strategy.model):
             for x, y, t in batches:
                 logits, found = outputs_of(strategy.model, inputs(x))
-                probabilities = registry.own_outputs(strategy, logits, t).softmax(1)
+                probabilities = plugin_api.own_outputs(strategy, logits, t).softmax(1)
                 residuals.append(probabilities - one_hot(y, logits.shape[1]))
                 features.append(found[FEATURES])
         draw = generator(self.seed, "replay gss", strategy.experience.current_experience)

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from ..platform.methods.quadratic_penalty import Named, PathPlugin, copies, grown, moved_to
+from ..platform.methods.path_penalty import PathPlugin
+from ..platform.methods.quadratic_penalty import Named, copies, grown, moved_to
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}

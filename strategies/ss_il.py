@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.logit_distillation import headwise
 from ..platform.methods.replay_memory import NEEDLESS, check_places
 from ..platform.training.plugin import replace_criterion
-from .lwf import headwise
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "without a memory and distillation new samples still have a softmax of their own"

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.config.registry import note
 from ..platform.errors import UserError
-from ..platform.methods.herded_memory import ClassesMetPlugin
+from ..platform.methods.seen_classes import ClassesMetPlugin
 from ..platform.models.features import head_of
+from ..platform.training.plugin_api import note
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no strength: new rows have the length of old ones or are left as they are"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retain.platform.files import VIEWS
+from retain.platform.ledger.documents import VIEWS
 from retain.platform.ledger.writer import Trial
 from retain.platform.trial import checkpoint
 

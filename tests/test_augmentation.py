@@ -20,15 +20,17 @@ from retain.platform import seeding
 from retain.platform.cli.app import app
 from retain.platform.cli.image_sheet import augmented_rows, experience_rows, gallery
 from retain.platform.cli.listing import entries
-from retain.platform.config import registry
-from retain.platform.config.load import check_plugins, from_dict, to_dict, transformations_of
+from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.data.augmentation import colour, spatial
-from retain.platform.data.augmentation.pipeline import PRESETS, TRANSFORMATIONS, Augmentation, check_stream
+from retain.platform.data.augmentation.pipeline import Augmentation, check_stream
+from retain.platform.data.augmentation.presets import PRESETS, TRANSFORMATIONS, transformations_of
 from retain.platform.data.streams import Arrays, Stream
 from retain.platform.errors import UserError
+from retain.platform.training import plugin_api
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import Parts, assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
 
@@ -257,7 +259,7 @@ def test_replayed_samples_are_augmented_and_test_samples_are_not(make_experiment
     parts = assembled(make_experiment, [{"flip": {"p": 1}}], strategies={"replay": {"memory": 40}})
     learner, watch = parts.learner(lambda learner: None, lambda text: None), _Watch()
     learner.plugins.insert(1, watch)  # after replay
-    assert learner.augments and not registry.is_cacheable(learner)
+    assert learner.augments and not plugin_api.is_cacheable(learner)
     for number in (0, 1):
         learner.train_experience(number)
     for before, after in watch.seen:
@@ -270,7 +272,7 @@ def test_replayed_samples_are_augmented_and_test_samples_are_not(make_experiment
 
 def test_without_augmentation_teachers_are_cached(make_experiment: Make) -> None:
     learner = assembled(make_experiment, None).learner(lambda learner: None, lambda text: None)
-    assert learner.augment is None and registry.is_cacheable(learner)
+    assert learner.augment is None and plugin_api.is_cacheable(learner)
 
 
 def test_positions_have_their_own_augmentation(make_experiment: Make) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain.platform.errors import UserError
-from retain.platform.files import checksum
+from retain.platform.ledger.documents import checksum
 from retain.platform.trial import checkpoint
 
 NAMES = {"tensors.safetensors", "state.json", "manifest.json"}

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from retain.platform.errors import UserError
-from retain.platform.methods import herded_memory
+from retain.platform.methods import seen_classes
 from retain.platform.methods.bias_correction import corrected, fitted
-from retain.platform.methods.sample_selection import herding
+from retain.platform.methods.herding import class_means, herding, herding_ranks, nearness
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.strategies import bic, eeil, freezing, head_init, icarl, lwf, replay, ss_il, wa
@@ -85,7 +85,7 @@ def test_each_part_of_bics_memory_must_hold_the_classes() -> None:
 
 def test_classes_met_by_hand() -> None:
     """Growing classes, one that comes again, and a domain that brings none."""
-    met = herded_memory.ClassesMet()
+    met = seen_classes.ClassesMet()
     found = []
     for classes in ([1, 0], [3, 0], [0, 1, 3], [2]):
         strategy = SimpleNamespace(experience=SimpleNamespace(classes_in_this_experience=classes))
@@ -97,7 +97,7 @@ def test_classes_met_by_hand() -> None:
 
 def test_ranks_are_the_herding_orders_of_the_classes() -> None:
     features, y = drawn(30, 5), torch.arange(3).repeat(10)
-    ranks = herded_memory.herding_ranks(features, y, 4)
+    ranks = herding_ranks(features, y, 4)
     for label in range(3):
         own = (y == label).nonzero().flatten()
         scaled = features[own] / features[own].norm(dim=1, keepdim=True)
@@ -153,12 +153,12 @@ def test_icarls_loss_is_that_of_the_samples_own_task() -> None:
 
 def test_nearest_mean_is_avalanches() -> None:
     features, y, x = drawn(40, 6), torch.arange(4).repeat(10), drawn(20, 6, seed=1)
-    means = herded_memory.class_means(features, y)
+    means = class_means(features, y)
     theirs = NCMClassifier(normalize=True)
     scaled = features / features.norm(dim=1, keepdim=True)
     of_class = {label: scaled[y == label].mean(0) for label in range(4)}
     theirs.update_class_means_dict({label: mean / mean.norm() for label, mean in of_class.items()})
-    torch.testing.assert_close(herded_memory.nearness(x, means), -theirs(x).square(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(nearness(x, means), -theirs(x).square(), atol=1e-5, rtol=1e-5)
 
 
 class Losses(Plugin):

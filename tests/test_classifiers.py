@@ -15,7 +15,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from test_strategies_avalanche import Net, benchmark, network, pair, script
 from torch import nn
 
-from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.load import from_dict
 from retain.platform.errors import UserError
 from retain.platform.methods import prompted_vit
 from retain.platform.methods.feature_classifier import FeatureClassifier, added
@@ -25,6 +25,7 @@ from retain.platform.models.networks import vit
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.strategies import coda_prompt, fecam, l2p, ncm, ranpac, slda
 
 D = 6  # features

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retain.platform.config.load import check_plugins, from_dict, load_config
+from retain.platform.config.load import from_dict, load_config
+from retain.platform.trial.resolve import check_plugins
 
 RETAIN = Path(sys.executable).with_name("retain")
 HEAVY = ("torch", "ray", "avalanche", "wandb", "plotly", "sklearn", "torchvision", "numpy")

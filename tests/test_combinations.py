@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
-from retain.platform.methods import quadratic_penalty
+from retain.platform.methods import per_sample_gradients
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import agem, lora
 
@@ -82,7 +82,9 @@ def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
     assert factors and lora.Config().rank > 0
     x = torch.rand(4, *parts.stream.shape, generator=torch.Generator().manual_seed(0))
     rows = torch.zeros(4, 1)
-    sums = quadratic_penalty.gradient_sums(model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2)
+    sums = per_sample_gradients.gradient_sums(
+        model, x, rows, lambda logits, row: logits.square().sum(1, keepdim=True), 2
+    )
     assert all(bool(sums[name].gt(0).any()) for name in factors)
 
 

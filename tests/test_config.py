@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from retain import run, sweep
-from retain.platform.config.load import check_plugins, config_names, from_dict, load_config, to_dict
+from retain.platform.config.load import config_names, from_dict, load_config, to_dict
 from retain.platform.config.schema import Experiment, Sweep
 from retain.platform.config.yaml_overrides import merge, parse_yaml
 from retain.platform.errors import UserError
 from retain.platform.sweep.plan import PlannedTrial, check, plan, points
+from retain.platform.trial.resolve import check_plugins
 
 BASE = "name: t\nbenchmark: split_digits\nmodel: mlp\noutput: out\nwandb: {mode: disabled}\n"
 EWC = "avalanche.training.plugins.EWCPlugin"

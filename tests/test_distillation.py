@@ -14,16 +14,18 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Bits, benchmark, same
 from torch import Tensor, nn
 
-from retain.platform.config.load import check_plugins
 from retain.platform.config.schema import Experiment, Optimizer, Training
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
+from retain.platform.methods import logit_distillation
 from retain.platform.methods.layer_distillation import growth
+from retain.platform.models.cosine_head import CosineHead
 from retain.platform.models.features import FEATURES
 from retain.platform.models.heads import Classifier
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.strategies import (
     attention_distillation,
     cosine_head,
@@ -162,7 +164,7 @@ def test_heads_are_distilled_apart_as_avalanches_are_with_a_head_each() -> None:
     heads = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
     theirs = LearningWithoutForgetting(alpha=1, temperature=3.0)
     expected = 9 * sum(theirs._distillation_loss(student, teacher, own) for own in heads)
-    torch.testing.assert_close(lwf.headwise(student, teacher, heads, 3.0), expected)
+    torch.testing.assert_close(logit_distillation.headwise(student, teacher, heads, 3.0), expected)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -177,7 +179,7 @@ def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any)
             heads = (
                 [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
             )
-            parts = [lwf.distillation(student[:, own], teacher[:, own], 2.0, "kl") for own in heads]
+            parts = [logit_distillation.distillation(student[:, own], teacher[:, own], 2.0, "kl") for own in heads]
             torch.testing.assert_close(added, 0.5 * torch.stack(parts).sum().detach(), rtol=1e-4, atol=1e-6)
             seen.append(number)
 
@@ -254,13 +256,13 @@ def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None
 
 
 def test_cosines_by_hand() -> None:
-    head = cosine_head.CosineHead(torch.tensor([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]]), 4.0)
+    head = CosineHead(torch.tensor([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]]), 4.0)
     logits = head(torch.tensor([[5.0, 0.0]]))
     torch.testing.assert_close(logits, torch.tensor([[4.0, 4 / math.sqrt(2), 0.0]]))
 
 
 def test_a_cosine_head_grows_and_shrinks_as_the_linear_one() -> None:
-    head = cosine_head.CosineHead(draws(3, 8), 10.0, learned=False)
+    head = CosineHead(draws(3, 8), 10.0, learned=False)
     assert [name for name, _ in head.named_parameters()] == ["weight"]
     old = head.weight.detach().clone()
     head.grow(5, torch.Generator().manual_seed(0))
@@ -297,7 +299,7 @@ def test_similarity_is_the_formula_written_out() -> None:
 def test_with_one_proxy_the_outputs_are_the_cosine_heads() -> None:
     head = local_similarity.ProxyHead(8, local_similarity.Config(proxies=1, scale=4.0))
     head.grow(3, torch.Generator().manual_seed(0))
-    plain = cosine_head.CosineHead(head.proxies[:, 0], 4.0)
+    plain = CosineHead(head.proxies[:, 0], 4.0)
     torch.testing.assert_close(head(draws(7, 8)), plain(draws(7, 8)))
 
 

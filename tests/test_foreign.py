@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import retain
-from retain.platform.config.load import check_plugins
 from retain.platform.config.registry import resolve
 from retain.platform.data.avalanche_import import stream_of
 from retain.platform.errors import UserError
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 
 MODULE = """
 from dataclasses import dataclass

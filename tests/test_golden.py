@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from retain.platform.config.schema import Experiment
+from retain.platform.ledger.documents import VIEWS
 from retain.platform.trial.run import run as run_trial
-from retain.platform.trial.state import VIEWS
 
 GOLDEN = Path(__file__).parent / "golden" / "curves.json"
 UPDATE = os.environ.get("RETAIN_UPDATE_GOLDEN") == "1"

@@ -20,15 +20,17 @@ from bits import Outcome, assert_same, outcome, same
 
 from retain.platform import seeding
 from retain.platform.config import registry
-from retain.platform.config.load import check_plugins, load_config, settings_of, to_dict
+from retain.platform.config.load import load_config, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
+from retain.platform.ledger.documents import VIEWS
 from retain.platform.ledger.writer import Trial
+from retain.platform.training import learner_state
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins, settings_of
 from retain.platform.trial.run import run as run_trial
-from retain.platform.trial.state import VIEWS
 from retain.platform.trial.stop_request import Stopped
 
 Make = Callable[..., Experiment]
@@ -413,7 +415,7 @@ def test_evaluating_changes_no_state_and_nothing_is_left_in_the_network(
     evaluate(evaluated)
     assert not different
     without = trained(config)
-    assert same(evaluated.state_dict(), without.state_dict())
+    assert same(learner_state.capture(evaluated), learner_state.capture(without))
     for learner in (evaluated, without):
         assert num_hooks(learner.model) == 0
         assert all(parameter.requires_grad for parameter in learner.model.parameters())

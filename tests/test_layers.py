@@ -1,9 +1,11 @@
-"""The architecture: who may import whom, what is loaded when, and what no shipped line may do."""
+"""The architecture: import contracts, what is loaded when, and what no shipped line may do."""
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,109 +16,33 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("platform", "strategies", "benchmarks", "configs")
 FILES = [ROOT / "__init__.py"] + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
-# A module may import modules of lower layers, and of its own layer as long as there is no cycle.
-LAYERS: list[set[str]] = [
-    {
-        "errors",
-        "files",
-        "config.schema",
-        "metrics",
-        "seeding",
-        "data.streams",
-        "config.dotted_paths",
-        "training.plugin",
-        "config.registry",
-        "models.heads",
-    },
-    {
-        "data.resident_loader",
-        "config.yaml_overrides",
-        "data.cache_entry",
-        "data.cache",
-        "data.image_decoding",
-        "data.image_cache",
-        "data.dataset",
-        "data.dataset_key",
-        "ledger.reader",
-        "ledger.writer",
-        "trial.state_codec",
-        "trial.checkpoint",
-        "disk_errors",
-        "data.subsampling",
-        "data.class_streams",
-        "data.domain_streams",
-        "data.image_rotation",
-        "data.image_filters",
-        "data.corruptions",
-        "data.image_styles",
-        "data.synthetic_domain_streams",
-        "training.evaluation",
-        "methods.validation_samples",
-        "models.batchnorm",
-        "methods.probability_averaging",
-        "training.probes._base",
-        "models.blocks",
-        "methods.freezing",
-        "training.frozen_feature_cache",
-        "models.features",
-        "models.activation_capture",
-        "methods.feature_classifier",
-        "methods.prompted_vit",
-        "methods.teacher",
-        "methods.layer_distillation",
-        "methods.replay_memory",
-        "methods.herded_memory",
-        "methods.bias_correction",
-        "methods.balanced_finetuning",
-        "methods.quadratic_penalty",
-        "methods.sample_selection",
-        "methods.reservoir_memory",
-        "trial.environment",
-        "config.load",
-        "data.augmentation.pipeline",
-        "data.augmentation",
-    },
-    {"models.networks", "data.datasets", "benchmarks", "strategies", "training.probes"},
-    {
-        "training.optimization",
-        "data.avalanche_export",
-        "data.avalanche_import",
-        "training.avalanche_template",
-        "training.learner_state",
-        "training.learner",
-        "trial.builder",
-    },
-    {"trial.stop_request", "trial.torch_settings", "trial.failure_status", "trial.state", "trial.run"},
-    {
-        "cli.listing",
-        "sweep.plan",
-        "sweep.estimate",
-        "sweep.run",
-        "sweep.ray_cluster",
-        "sweep.ray_tune",
-        "sweep.ray_worker",
-        "reporting.rows",
-        "reporting.wandb_runs",
-        "reporting.projector",
-        "reporting.results",
-        "reporting.charts",
-        "reporting.probe_section",
-        "reporting.html_parts",
-        "reporting.html_report",
-        "cli.image_sheet",
-    },
-    {"cli.progress", "cli.exit_report", "cli.prepare", "cli.ensemble", "cli.app"},
-]
-ONLY = {  # who may import what
-    "ray": {"platform.sweep.ray_tune", "platform.sweep.ray_cluster"},
-    "wandb": {"platform.reporting.wandb_runs"},
-    "tensorboard": {"platform.reporting.wandb_runs"},
-    "omegaconf": {"platform.config.yaml_overrides"},
-    "avalanche": {"platform.training.avalanche_template", "platform.data.avalanche_export"},
-    "torchvision": {"platform.data.datasets._download", "platform.models.networks.torchvision"},
-    "timm": {"platform.models.networks.timm"},
-    "sklearn": {"platform.data.datasets.digits"},
-    "typer": {"platform.cli.app", "platform.cli.exit_report"},
+# The only modules at the top of platform/; everything else is in one of its subpackages.
+TOP = {"errors", "files", "seeding", "metrics", "run_folders", "disk_errors"}
+SUBPACKAGES = {
+    *("config", "ledger", "data", "models", "training", "methods", "trial", "sweep", "reporting", "cli"),
+}
+# Forbidden imports: the file that one is planted in, the line, the contract of pyproject.toml that it breaks.
+PLANTS = {
+    "a lower layer imports a higher one": ("platform/data/streams.py", "from ..trial import run", "layers"),
+    "inside of a function": ("platform/config/load.py", "def f():\n    from ..data import cache", "layers"),
+    "for types only": (
+        "platform/models/heads.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..training import learner",
+        "layers",
+    ),
+    "the top imports a subpackage": ("platform/metrics.py", "from .ledger import documents", "layers"),
+    "methods and trial do not know each other": ("platform/methods/teacher.py", "from ..trial import state", "layers"),
+    "reporting imports torch": ("platform/reporting/rows.py", "import torch", "reporting"),
+    "reporting imports the trial": ("platform/reporting/rows.py", "from ..trial import state", "reporting"),
+    "a strategy imports another": ("strategies/ewc.py", "from . import lwf", "independent"),
+    "a benchmark imports a strategy": ("benchmarks/rotated.py", "from ..strategies import lwf", "independent"),
+    "a strategy imports the learner": ("strategies/si.py", "from ..platform.training import learner", "strategies"),
+    "a benchmark imports a trial": ("benchmarks/permuted.py", "from ..platform.trial import run", "strategies"),
+    "platform imports a strategy": ("platform/methods/teacher.py", "from ...strategies import lwf", "plugins"),
+    "a cycle": ("platform/data/cache_entry.py", "from . import cache", "acyclic"),
+    "ray outside of sweep": ("platform/trial/run.py", "import ray", "ray"),
+    "wandb outside of reporting": ("platform/trial/run.py", "import wandb", "wandb"),
+    "avalanche elsewhere": ("platform/training/evaluation.py", "import avalanche", "avalanche"),
 }
 
 
@@ -190,68 +116,53 @@ def _literal_start(node: ast.expr) -> str:
     return str(part.value) if isinstance(part, ast.Constant) else ""
 
 
-def layer(name: str) -> int | None:
-    """The number of a module's layer; None for packages' own files, which hold nothing but a docstring or lazy names."""
-    key = name.partition(".")[0] if name.startswith(("benchmarks", "strategies")) else name.removeprefix("platform.")
-    return next(
-        (n for n, members in enumerate(LAYERS) if any(f"{key}.".startswith(f"{one}.") for one in members)), None
-    )
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 
-def test_every_module_has_a_layer() -> None:
-    known = {name_of(path) for path in FILES if path.name == "__init__.py"}
-    assert [name for name in NAMES if name not in known and layer(name) is None] == []
-    members = {name.removeprefix("platform.") for name in NAMES}
-    assert sorted(set.union(*LAYERS) - members) == []  # and no layer holds a module that is not there
+def linted(folder: Path, plants: Iterable[tuple[str, str, str]]) -> tuple[dict[str, str], str]:
+    """Verdicts on the contracts for a copy of the shipped code with these lines planted, and import-linter's report."""
+    for path in FILES:
+        copy = folder / "retain" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    for file, line, _ in plants:
+        with (folder / "retain" / file).open("a") as open_file:
+            open_file.write(f"\n\n{line}\n")
+    program = "import sys; from importlinter.cli import lint_imports; sys.path.insert(0, '.')\n"
+    program += f"sys.exit(lint_imports(config_filename={str(ROOT / 'pyproject.toml')!r}, no_cache=True))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    text = " ".join(ended.stdout.split())  # it wraps long names
+    assert "kept," in text, ended.stdout + ended.stderr
+    return {contract["id"]: text.partition(contract["name"])[2].split()[0] for contract in CONTRACTS}, text
 
 
-def test_layers_point_one_way() -> None:
-    upwards = [
-        f"{found.importer}:{found.line} imports {found.imported}"
-        for found in imports()
-        if found.ours and not found.typing_only
-        if (low := layer(found.importer)) is not None and (high := layer(found.imported)) is not None and high > low
-    ]
-    assert upwards == []
+def test_the_contracts_are_kept(tmp_path: Path) -> None:
+    verdicts, _ = linted(tmp_path, ())
+    assert set(verdicts.values()) == {"KEPT"}
 
 
-def test_no_import_cycles() -> None:
-    below = {
-        name: {f.imported for f in imports() if f.importer == name and f.ours and not f.typing_only} for name in NAMES
-    }
-    cycles: list[str] = []
-
-    def walk(name: str, trail: tuple[str, ...]) -> None:
-        if name in trail:
-            cycles.append(" -> ".join([*trail[trail.index(name) :], name]))
-            return
-        if name not in seen:
-            for imported in sorted(below.get(name, ())):
-                walk(imported, (*trail, name))
-            seen.add(name)
-
-    seen: set[str] = set()
-    for name in NAMES:
-        walk(name, ())
-    assert cycles == []
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    """All plants at once."""
+    return linted(tmp_path_factory.mktemp("planted"), PLANTS.values())
 
 
-def test_benchmarks_and_strategies_do_not_know_each_other() -> None:
-    forbidden = {"benchmarks": "strategies", "strategies": "benchmarks"}
-    for found in imports():
-        kind = found.importer.partition(".")[0]
-        if kind in forbidden and found.ours:
-            assert not found.imported.startswith(forbidden[kind]), found
-            assert found.imported.partition(".")[0] in (kind, "platform"), found
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_forbidden_import_breaks_its_contract(plant: str, planted: tuple[dict[str, str], str]) -> None:
+    file, line, contract = PLANTS[plant]
+    verdicts, report = planted
+    assert verdicts[contract] == "BROKEN"
+    name = next(c["name"] for c in CONTRACTS if c["id"] == contract)
+    section = re.split(r" -{8,} ", report.partition("Broken contracts")[2].partition(name)[2])[1]
+    importer = "retain." + file.removesuffix(".py").replace("/", ".")
+    imported = line.rpartition("import ")[2]
+    found = re.findall(r"([\w.]+) -> ([\w.]+)", section)
+    assert any(importer.endswith(one) and other.rpartition(".")[2] == imported for one, other in found), section
 
 
-@pytest.mark.parametrize("package", ONLY)
-def test_only_these_import(package: str) -> None:
-    found = {one.importer for one in imports() if not one.ours and one.imported.split(".")[0] == package}
-    if package == "tensorboard":
-        found |= {one.importer for one in imports() if one.imported.startswith("torch.utils.tensorboard")}
-    assert found <= ONLY[package]
-    assert found, f"nobody imports {package}: take it out of the table"
+def test_the_top_of_platform_is_small() -> None:
+    there = {path.stem for path in (ROOT / "platform").iterdir() if path.name != "__pycache__"}
+    assert there == TOP | SUBPACKAGES
 
 
 def test_our_own_imports_are_relative() -> None:
@@ -309,16 +220,7 @@ def test_reading_ledgers_and_settings_needs_no_torch() -> None:
 
 
 def test_a_trial_never_loads_ray() -> None:
-    """Nor wandb by itself: Avalanche's loggers import that, so it is looked for in our own imports."""
     assert loaded(["retain.platform.trial.run"], "ray,plotly") == "[]"
-    reached, waiting = set[str](), ["platform.trial.run"]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            waiting += [found.imported for found in imports() if found.importer == name and found.ours]
-    assert "platform.training.learner" in reached
-    assert [f for f in imports() if f.importer in reached and f.imported.split(".")[0] in ("ray", "wandb")] == []
 
 
 # --- what no shipped line may do ---

@@ -17,7 +17,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torch.nn import functional
 
-from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
 from retain.platform.data import resident_loader
 from retain.platform.data.streams import Stream, resident
@@ -25,11 +25,13 @@ from retain.platform.errors import UserError
 from retain.platform.ledger.writer import Trial
 from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
+from retain.platform.training import learner_state
 from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
 from retain.platform.training.optimization import base_lr, factor, make_optimizer
 from retain.platform.training.plugin import EVENTS, Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import joint
 
@@ -333,9 +335,9 @@ def test_a_network_with_avalanches_head_trains_and_goes_on(tiny_stream: Build) -
     first = learner_of(stream, model=Foreign())
     for number in range(2):
         first.train_experience(number)
-    state, draws = copy.deepcopy(first.state_dict()), torch.get_rng_state()
+    state, draws = copy.deepcopy(learner_state.capture(first)), torch.get_rng_state()
     second = learner_of(stream, model=Foreign())
-    second.load_state_dict(state)
+    learner_state.restore(second, state)
     torch.set_rng_state(draws)  # Avalanche's heads draw new rows from the global generator; a trial seeds it
     second.train_experience(2)
     assert_same(bits(second.model), bits(whole.model))
@@ -347,7 +349,7 @@ def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> 
     first = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
     first.train_experience(2)
     second = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    learner_state.restore(second, copy.deepcopy(learner_state.capture(first)))
     assert_same(bits(second.model), bits(first.model))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from retain.platform.errors import UserError
-from retain.platform.files import SCHEMA, read_json, write_json, write_text
+from retain.platform.files import write_text
+from retain.platform.ledger.documents import SCHEMA, read_json, write_json
 from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of
 
 IDENTITY: dict[str, Any] = {"id": "lwf-0", "variant": "lwf", "stream": "digits", "seed": 3, "overrides": {"a.b": 1}}

@@ -21,10 +21,11 @@ import yaml
 from retain.platform.config.load import from_dict, load_config, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.files import checksum, digest, read_json, write_json
+from retain.platform.files import digest
+from retain.platform.ledger.documents import checksum, read_json, write_json
 from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of, write_status
+from retain.platform.reporting.projector_state import Book
 from retain.platform.reporting.results import results_of
-from retain.platform.reporting.rows import Book
 from retain.platform.sweep.run import resume
 from retain.platform.trial.run import run as run_trial
 

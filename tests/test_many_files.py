@@ -15,8 +15,8 @@ from rich.console import Console
 from retain.platform.cli.progress import Watch
 from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
 from retain.platform.reporting.html_report import report
+from retain.platform.reporting.polling import Rounds
 from retain.platform.reporting.projector import Settings, project
-from retain.platform.reporting.rows import Rounds
 
 NUM_TRIALS = 1200
 BOUND = 600  # trials that a look may touch when nothing has changed: those that run, and 500 more

@@ -12,10 +12,10 @@ from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms.v2 import CutMix
 
-from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
 from retain.platform.seeding import generator
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import mixup
 

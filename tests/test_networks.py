@@ -20,7 +20,7 @@ from torch.nn import functional
 from retain.platform.config import registry
 from retain.platform.config.dotted_paths import parted
 from retain.platform.config.load import build as build_config
-from retain.platform.config.load import check_plugins, from_dict, load_config, to_dict
+from retain.platform.config.load import from_dict, load_config, to_dict
 from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.streams import Stream
@@ -33,6 +33,7 @@ from retain.platform.seeding import generator
 from retain.platform.training.learner import Learner
 from retain.platform.training.optimization import make_optimizer, parameter_groups, set_lr
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 
 Build = Callable[..., Stream]

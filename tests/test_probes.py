@@ -21,23 +21,28 @@ from torch import nn
 
 from retain.platform import seeding
 from retain.platform.config import registry
-from retain.platform.config.load import check_plugins, from_dict, to_dict
+from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
 from retain.platform.ledger.writer import Trial
-from retain.platform.models.features import effective_rank, gram, layers_of, linear_cka, linear_probe, outputs
+from retain.platform.models.features import layers_of
+from retain.platform.models.inference import evaluating
 from retain.platform.reporting import charts, probe_section
 from retain.platform.reporting.html_report import report
 from retain.platform.reporting.results import results_of
 from retain.platform.reporting.rows import row_of
 from retain.platform.seeding import generator
-from retain.platform.training.evaluation import TestSet, evaluating
+from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
 from retain.platform.training.probes import cka, curves, evaluate_on, stability_gap, worst_errors
-from retain.platform.training.probes._base import Context, Probe, Probes, accuracies, gathered
+from retain.platform.training.probes._base import Context, Probe
+from retain.platform.training.probes._representation import effective_rank, gram, linear_cka, linear_probe, outputs
+from retain.platform.training.probes._samples import accuracies, gathered
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.probe_runner import Probes
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
 

@@ -17,11 +17,12 @@ import wandb
 import wandb_server as stub
 
 from retain.platform.errors import UserError
-from retain.platform.files import read_json
+from retain.platform.ledger.documents import read_json
 from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
 from retain.platform.reporting import projector, wandb_runs
+from retain.platform.reporting.polling import Follower
 from retain.platform.reporting.projector import STOP, Settings, project, resolve_mode, start, stop
-from retain.platform.reporting.rows import Follower, Row
+from retain.platform.reporting.rows import Row
 
 OFFLINE, ONLINE = Settings(mode="offline", project="p", tags=("mine",)), Settings(mode="online", project="p")
 SCALARS = Settings(mode="disabled", tensorboard=True)

@@ -10,13 +10,14 @@ import published
 import pytest
 import torch
 
-from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Published
 from retain.platform.errors import UserError
 from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
 from retain.platform.models.heads import initialise
 from retain.platform.sweep.plan import plan
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 
 NAMES = published.names()
 FILE = {

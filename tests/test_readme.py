@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 import retain
-from retain.platform.config.load import check_plugins, from_dict
+from retain.platform.config.load import from_dict
 from retain.platform.sweep.plan import plan
+from retain.platform.trial.resolve import check_plugins
 
 ROOT = Path(retain.__file__).parent
 README = (ROOT / "README.md").read_text()

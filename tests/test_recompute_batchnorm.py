@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from retain.platform.config.load import check_plugins
 from retain.platform.config.schema import Experiment
 from retain.platform.data.streams import Arrays, Part
 from retain.platform.errors import UserError
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.strategies.recompute_batchnorm import Config, check_model, recompute
 
 Make = Callable[..., Experiment]

@@ -14,12 +14,12 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Net, accuracy, benchmark, naive, pair, same, script  # noqa: F401 - a fixture
 from torch import nn
 
-from retain.platform.config.load import check_plugins
 from retain.platform.errors import UserError
-from retain.platform.methods import quadratic_penalty
+from retain.platform.methods import per_sample_gradients, quadratic_penalty
 from retain.platform.training.optimization import smoothed_cross_entropy
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import check_combination
+from retain.platform.trial.checks import check_combination
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import ewc, l2_sp, lfl, mas, rwalk, si
 
@@ -84,7 +84,7 @@ def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: An
         net[1 if make is cnn else 0].requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     flags = [p.requires_grad for p in net.parameters()]
-    ours = quadratic_penalty.gradient_sums(net, x, rows, two_values, power)
+    ours = per_sample_gradients.gradient_sums(net, x, rows, two_values, power)
     assert_named(ours, by_loop(net, x, rows, two_values, power), rtol=1e-4, atol=1e-6)
     assert_named(before, net.state_dict(), rtol=0, atol=0)
     assert net.training and flags == [p.requires_grad for p in net.parameters()]
@@ -93,20 +93,20 @@ def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: An
 
 def test_both_ways_agree_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, rows = mlp(), draws(9, 4, seed=1), draws(9, 3, seed=2)
-    closed = quadratic_penalty._closed_form(net.eval(), x, rows, two_values, 2)
+    closed = per_sample_gradients._closed_form(net.eval(), x, rows, two_values, 2)
     assert closed is not None
 
     def by_label(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What torch.func has no rule for."""
         return two_values(logits, rows) * nn.functional.one_hot(logits.argmax(1), 3).sum(1, keepdim=True)
 
-    assert_named(quadratic_penalty._one_by_one(net, x, rows, by_label, 2), closed)
+    assert_named(per_sample_gradients._one_by_one(net, x, rows, by_label, 2), closed)
     for size in (1, 2**20):
-        monkeypatch.setattr(quadratic_penalty, "_CHUNK_BYTES", size)
-        assert_named(quadratic_penalty._one_by_one(net, x, rows, two_values, 2), closed)
+        monkeypatch.setattr(per_sample_gradients, "_CHUNK_BYTES", size)
+        assert_named(per_sample_gradients._one_by_one(net, x, rows, two_values, 2), closed)
     shared = nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])  # a layer that is run twice has no closed form
-    assert quadratic_penalty._closed_form(shared.eval(), x, rows, two_values, 2) is None
-    assert quadratic_penalty._closed_form(cnn().eval(), x, rows, two_values, 2) is None
+    assert per_sample_gradients._closed_form(shared.eval(), x, rows, two_values, 2) is None
+    assert per_sample_gradients._closed_form(cnn().eval(), x, rows, two_values, 2) is None
 
 
 def test_penalty_by_hand_counts_the_old_rows_only() -> None:

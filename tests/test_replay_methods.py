@@ -16,15 +16,16 @@ from test_strategies_avalanche import N, Watch, accuracy, learn, pair, same, scr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from retain.platform.config.load import check_plugins, load_config
+from retain.platform.config.load import load_config
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.methods import sample_selection
+from retain.platform.methods import herding, sample_selection
 from retain.platform.methods.replay_memory import quotas
 from retain.platform.methods.reservoir_memory import ReservoirPlugin, places
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.strategies import agem, der, er_ace, gdumb, gem, replay
 
 MODULES = (agem, der, er_ace, gdumb, gem, replay)
@@ -79,11 +80,11 @@ def test_bad_values_are_refused_with_the_path_of_the_key(settings: str, message:
 def test_herding_is_avalanches(num: int, width: int, seed: int) -> None:
     features = drawn(num, width, seed=seed).double()
     theirs = HerdingSelectionStrategy.__new__(HerdingSelectionStrategy).make_sorted_indices_from_features(features)
-    assert sample_selection.herding(features, num + 5).tolist() == theirs
+    assert herding.herding(features, num + 5).tolist() == theirs
     assert (
-        sample_selection.herding(features.float(), 7).tolist() == theirs[:7]
+        herding.herding(features.float(), 7).tolist() == theirs[:7]
     )  # a shorter order is the beginning of a longer one
-    assert sample_selection.herding(features, 0).tolist() == []
+    assert herding.herding(features, 0).tolist() == []
 
 
 def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from retain.platform.errors import UserError
-from retain.platform.files import write_json
+from retain.platform.ledger.documents import write_json
 from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting import charts
 from retain.platform.reporting.html_report import report

@@ -633,9 +633,10 @@ def test_seeds_vote(name: str, settings: dict[str, Any], seeds: Callable[..., li
 
 def test_the_votes_of_seeds_are_their_mean_probabilities(seeds: Callable[..., list[Path]]) -> None:
     """A second way: networks from the checkpoints by hand, the mean of their softmax, right answers counted."""
-    from retain.platform.config.load import check_plugins, from_dict
+    from retain.platform.config.load import from_dict
     from retain.platform.trial import checkpoint
     from retain.platform.trial.builder import assemble
+    from retain.platform.trial.resolve import check_plugins
 
     folders = seeds("domains", benchmark="rotated")
     found, total = ensembles(folders)[0], 0.0

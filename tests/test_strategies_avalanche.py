@@ -16,6 +16,7 @@ from torch import nn
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data.streams import Arrays, Experience, Part, Stream, resident
 from retain.platform.errors import UserError
+from retain.platform.methods import logit_distillation
 from retain.platform.models.heads import Head
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
@@ -191,7 +192,7 @@ def test_lwf_holds_the_old_outputs() -> None:
     teacher = network(bits[1])(x)
     # in training mode, as it was trained: BatchNorm's running statistics follow the new data whatever the loss says
     students = [network(after).train()(x)[:, :2] for after in (bits[2], plain[2])]
-    drift = [lwf.distillation(student, teacher, 2.0, "kl").item() for student in students]
+    drift = [logit_distillation.distillation(student, teacher, 2.0, "kl").item() for student in students]
     assert drift[0] < drift[1] / 5
     assert accuracy(bits[2], 1) > 0.9
 

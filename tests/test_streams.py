@@ -11,7 +11,7 @@ from sets import domains as animals
 from torch.nn import functional as F
 
 from retain.platform.config import registry
-from retain.platform.config.load import check_plugins, from_dict, to_dict
+from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data import class_streams, dataset_key, domain_streams, subsampling
 from retain.platform.data.cache import DataFolders
@@ -26,6 +26,7 @@ from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import assemble
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import early_stopping, replay
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from retain.platform.config.load import build
 from retain.platform.data.augmentation import affine, colour, policies, spatial, tones
-from retain.platform.data.augmentation.pipeline import TRANSFORMATIONS, transformed
+from retain.platform.data.augmentation.pipeline import transformed
+from retain.platform.data.augmentation.presets import TRANSFORMATIONS
 
 B, C, H, W = 6, 3, 24, 32
 

@@ -18,11 +18,12 @@ import wandb
 import wandb_server as stub
 
 from retain.platform.errors import UserError
-from retain.platform.files import read_json
+from retain.platform.ledger.documents import read_json
 from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
 from retain.platform.reporting import projector, wandb_runs
+from retain.platform.reporting.polling import Follower, fingerprint
 from retain.platform.reporting.projector import Settings, left, project
-from retain.platform.reporting.rows import Follower, Row, fingerprint, row_of
+from retain.platform.reporting.rows import Row, row_of
 
 ONLINE = Settings(mode="online", project="p")
 CONFIG = "schema: 1\nname: demo\n"
@@ -348,9 +349,10 @@ import json, sys, time
 from pathlib import Path
 import yaml
 from retain import load_config, run
-from retain.platform.config.load import check_plugins, to_dict
+from retain.platform.config.load import to_dict
 from retain.platform.ledger.writer import TrialLedger
 from retain.platform.reporting.projector import settings_for, start, stop
+from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import identity_of
 
 root, how = Path(sys.argv[1]), sys.argv[2]

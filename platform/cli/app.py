@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..config.dotted_paths import module_path
 from ..config.load import load_config
-from ..config.registry import module_path
 from ..config.schema import Experiment
 from ..errors import UserError
-from ..files import away_from_runs
+from ..run_folders import away_from_runs
 from .exit_report import resumable, show_results
 
 app = typer.Typer(
@@ -175,7 +175,8 @@ def show(
     """Print the whole resolved config, or draw what the network is trained on."""
     import yaml
 
-    from ..config.load import check_plugins, to_dict
+    from ..config.load import to_dict
+    from ..trial.resolve import check_plugins
 
     experiment = check_plugins(load_config(config, overrides or []))
     if images or out is not None:
@@ -230,7 +231,7 @@ def _dry_run(experiment: Experiment) -> None:
     """Plan, check and estimate."""
     from ..sweep.estimate import estimate
     from ..sweep.plan import check, plan
-    from .progress import dry_run_table, duration
+    from .tables import dry_run_table, duration
 
     trials = plan(experiment)
     check(trials)

@@ -14,16 +14,18 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ..config.load import check_plugins, from_dict
+from ..config.load import from_dict
 from ..errors import UserError
 from ..files import digest
 from ..methods.probability_averaging import as_logits, probabilities, vote
 from ..metrics import interval
 from ..reporting.results import Result, cell, finished, results_of
+from ..training import learner_state
 from ..training.evaluation import TestSet
 from ..training.learner import Learner
 from ..trial import checkpoint
 from ..trial.builder import Parts, assemble, seeds_of
+from ..trial.resolve import check_plugins
 from ..trial.torch_settings import isolated
 
 
@@ -104,7 +106,7 @@ def _learner(result: Result, parts: Parts) -> Learner:
     if state is None:
         raise UserError(f"{folder}: has no valid checkpoint, so its network cannot be made again.")
     learner = parts.learner(lambda learner: None, lambda text: None)
-    learner.load_state_dict(state["learner"])
+    learner_state.restore(learner, state["learner"])
     return learner
 
 

@@ -57,7 +57,7 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
     from ..ledger.writer import trials_of
     from ..reporting.html_report import report as write_report
     from ..reporting.results import results_of, table
-    from .progress import tables
+    from .tables import tables
 
     for shown in tables(table(results_of([folder]))):
         console.print(shown)

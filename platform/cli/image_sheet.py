@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..config.load import transformations_of
 from ..config.schema import Experiment
+from ..data.augmentation.presets import transformations_of
 from ..data.streams import Experience, Stream
 from ..errors import UserError
 from ..trial.builder import Parts, assemble

@@ -37,7 +37,7 @@ def _entry(name: str, config: Any) -> Entry:
 
 def _augmentation() -> list[Entry]:
     """The presets, then the transformations."""
-    from ..data.augmentation.pipeline import PRESETS, TRANSFORMATIONS
+    from ..data.augmentation.presets import PRESETS, TRANSFORMATIONS
 
     presets = [
         Entry(name, "Preset: " + ", ".join(key for item in items for key in item) + ".", ())

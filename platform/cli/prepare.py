@@ -11,13 +11,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import registry
-from ..config.load import build, config_names, load_config, settings_of
+from ..config.load import build, config_names, load_config
 from ..config.yaml_overrides import with_overrides
 from ..data.cache import DataFolders, opened
 from ..data.image_cache import SKIPPED
 from ..data.streams import Stream
 from ..errors import UserError, listed, nearest
 from ..sweep.plan import plan
+from ..trial.resolve import settings_of
 
 _SHOWN = 20  # skipped files that are named
 

@@ -2,12 +2,17 @@
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import run_folder_of
+from ..run_folders import run_folder_of
+
+if TYPE_CHECKING:
+    pass
 
 
 def parted(name: str) -> tuple[str, dict[str, str]]:
@@ -46,3 +51,14 @@ def _is_closed(package: str) -> bool:
         return True
     places = [str(spec.origin), *(spec.submodule_search_locations or ())] if spec is not None else []
     return package in sys.stdlib_module_names or any(run_folder_of(Path(place)) for place in places)
+
+
+def module_path(path: Sequence[str]) -> list[str]:
+    """`path` (as sys.path) with the working folder first: there are the user's own modules.
+
+    Not where that is inside of a run's folder, which may be somebody else's: no code is taken from there.
+    """
+    here = os.getcwd()
+    if run_folder_of(Path(here)) is None:
+        return list(dict.fromkeys([here, *path]))
+    return [entry for entry in path if entry and run_folder_of(Path(entry)) is None]

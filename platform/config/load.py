@@ -5,7 +5,7 @@ Names and the platform's own keys are checked here without torch; a plugin's set
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -14,14 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError, listed, nearest
 from . import registry
-from .dotted_paths import parted
-from .schema import Experiment, Settings, Training
+from .schema import Experiment, Settings
 from .yaml_overrides import read_yaml, with_overrides
 
 SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")
-_DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
 
 
 def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
@@ -177,82 +175,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return {"schema": SCHEMA, **_plain(experiment)}
 
 
-def check_plugins(experiment: Experiment) -> Experiment:
-    """Check every plugin's settings against its `Config` and return the experiment with all defaults filled in.
-
-    Imports the modules that are named, so it takes as long as ``import torch``.
-    """
-    filled: dict[str, Any] = {}
-    for kind, key in registry.KEYS.items():
-        if kind == "datasets":  # filled in by the benchmark that names it
-            continue
-        named: Settings = {**(_DEFAULT_PROBES if kind == "probes" else {}), **getattr(experiment, key)}
-        filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
-    return replace(experiment, training=_with_transformations(experiment), **filled)
-
-
-def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
-    """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
-    module, built = _resolved(kind, name, settings)
-    _, in_the_name = parted(name)
-    return {k: v for k, v in _plain(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
-
-
-def _resolved(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
-    """A plugin's module and its `Config`; an Avalanche class or function comes with its arguments."""
-    module = registry.resolve(kind, name)
-    if not hasattr(module, "Config"):
-        return module, settings
-    path, (_, in_the_name) = f"{registry.KEYS[kind]}.{name}", parted(name)
-    if in_the_name and "name" not in [field.name for field in fields(module.Config)]:
-        raise UserError(f"{path}: '{parted(name)[0]}' takes no name after a colon; give it settings.")
-    if twice := in_the_name.keys() & settings.keys():
-        raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
-    return module, build(module.Config, {**settings, **in_the_name}, path)
-
-
 def _plain(instance: Any) -> dict[str, Any]:
     """A dataclass as plain data: tuples are lists, as YAML and JSON have them."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
     return plain
-
-
-def settings_of(experiment: Experiment, kind: registry.Kind) -> list[tuple[Any, Any]]:
-    """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
-    named: Settings = getattr(experiment, registry.KEYS[kind])
-    return [_resolved(kind, name, settings) for name, settings in named.items()]
-
-
-def _with_transformations(experiment: Experiment) -> Training:
-    """The training with a preset as its list of transformations, and each with all of its settings."""
-    if experiment.training.augmentation is None:
-        return experiment.training
-    listed_out = tuple({name: _plain(built)} for name, built in transformations_of(experiment))
-    return replace(experiment.training, augmentation=listed_out)
-
-
-def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
-    """The transformations of `training.augmentation` with their names, in their order; none for null."""
-    from ..data.augmentation.pipeline import PRESETS, TRANSFORMATIONS
-
-    path, chosen = "training.augmentation", experiment.training.augmentation or ()
-    if isinstance(chosen, str):
-        if chosen not in PRESETS:
-            raise UserError(
-                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
-                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
-            )
-        chosen = PRESETS[chosen]
-    found = []
-    for number, item in enumerate(chosen):
-        named: Settings = {item: {}} if isinstance(item, str) else item
-        if len(named) != 1:
-            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
-        ((name, settings),) = named.items()
-        if name not in TRANSFORMATIONS:
-            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
-            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
-        if not isinstance(settings, Mapping | None):
-            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
-        found.append((name, build(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
-    return found

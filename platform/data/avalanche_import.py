@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..files import run_folder_of
+from ..run_folders import run_folder_of
 from .streams import Arrays, Experience, Part, Stream
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import UserError
-from ..files import DamagedError, digest, read_json, read_text, refuse_links
+from ..files import digest
+from ..run_folders import refuse_links
+from .documents import DamagedError, read_json, read_text
 
 State = Literal["pending", "running", "done", "failed", "stopped"]
 Document = Literal["matrix", "summary", "environment", "config"]

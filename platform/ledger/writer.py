@@ -19,18 +19,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from ..files import (
-    SCHEMA,
-    DamagedError,
-    digest,
-    read_json,
-    refuse_links,
-    sync,
-    to_json,
-    whole_lines,
-    write_json,
-    write_text,
-)
+from ..files import digest, sync, whole_lines, write_text
+from ..run_folders import refuse_links
+from .documents import SCHEMA, DamagedError, read_json, to_json, write_json
 from .reader import State, Status, Trial, config_of, is_sweep, listed_trials, name_of, status_of, to_do, trials_of
 
 __all__ = [

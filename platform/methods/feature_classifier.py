@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import registry
 from ..models.activation_capture import features_of, outputs_of
 from ..models.features import FEATURES
-from ..training.evaluation import evaluating
+from ..models.inference import evaluating
+from ..training import plugin_api
 from ..training.plugin import Plugin
 
 Classify = Callable[[Tensor], Tensor]  # features (B, D) -> scores (B, C)
@@ -56,7 +56,7 @@ class FeatureClassifier(Plugin):
         found: list[Tensor] = []
         labels: list[Tensor] = []
         with evaluating(strategy.model):
-            for x, y in registry.batches(dataset, strategy.train_mb_size):
+            for x, y in plugin_api.batches(dataset, strategy.train_mb_size):
                 found.append(features_of(strategy.model, x.to(strategy.device)).flatten(1))
                 labels.append(y.to(strategy.device))
         self.statistics = {name: tensor.to(strategy.device) for name, tensor in self.statistics.items()}

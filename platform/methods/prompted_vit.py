@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.blocks import is_added
-from ..training.evaluation import evaluating
+from ..models.inference import evaluating
 from ..training.plugin import replace_criterion
 from .freezing import FreezingPlugin, Part, part_beside
 

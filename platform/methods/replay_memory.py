@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import registry
 from ..data.streams import resident
 from ..errors import UserError
 from ..seeding import generator
+from ..training import plugin_api
 from ..training.plugin import Plugin
 
 Policy = Literal["reservoir", "class_balanced"]
@@ -144,7 +144,7 @@ def stored(dataset: Any) -> dict[str, Tensor]:
     found = resident(dataset)
     if found is not None:
         return {"x": found.x, "y": found.y, "t": found.t}
-    x, y = registry.samples(dataset.eval())
+    x, y = plugin_api.samples(dataset.eval())
     labels = getattr(dataset, "targets_task_labels", None)
     return {"x": x, "y": y, "t": torch.zeros_like(y) if labels is None else torch.tensor(list(labels))}
 
@@ -173,6 +173,6 @@ def logits_apart(strategy: Any, minibatch: list[Tensor]) -> Tensor:
     """
     own = strategy.mbatch
     strategy.mbatch = minibatch
-    logits = registry.own_outputs(strategy, strategy.forward(), minibatch[2])
+    logits = plugin_api.own_outputs(strategy, strategy.forward(), minibatch[2])
     strategy.mbatch = own
     return logits

@@ -16,30 +16,6 @@ _COMPARED = 10  # samples in memory that a new one is compared with
 _FIRST = 0.1  # the score of the first sample of all, as in the authors' code
 
 
-@torch.no_grad()
-def herding(features: Tensor, size: int) -> Tensor:
-    """Positions (min(size, n),) of features (n, D), in the order in which they are chosen: the first k stand best for all.
-
-    Greedy: the k-th is the one that brings the mean of the k chosen ones nearest to the mean of all,
-
-        p_k = argmin_i || mean - (sum_{j<k} f_{p_j} + f_i) / k ||,  each once.
-
-    iCaRL takes features of length 1: give those. Rebuffi et al. 2017 (1611.07725), algorithm 4; Welling 2009.
-    """
-    features = features.double()  # near ties are then the same on every device
-    mean, squares = features.mean(0), features.square().sum(1)
-    total = torch.zeros_like(mean)
-    order = []
-    for number in range(1, min(size, len(features)) + 1):
-        # k^2 times the squared distance, without what is the same for all
-        distances = squares - 2 * features @ (number * mean - total)
-        best = distances.argmin()
-        order.append(best)
-        total = total + features[best]
-        squares = squares.index_fill(0, best, torch.inf)
-    return torch.stack(order) if order else torch.zeros(0, dtype=torch.int64, device=features.device)
-
-
 def greedy(residuals: Tensor, features: Tensor, scores: Tensor, memory: int, draw: torch.Generator) -> Tensor:
     """GSS-greedy: the memory prefers samples whose gradients point elsewhere; positions, rising, of at most `memory` samples.
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import registry
 from ..models.activation_capture import outputs_of
+from ..training import plugin_api
 
 LOGITS = "logits"
 _CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
@@ -76,12 +76,12 @@ class Teacher:
         Where the learner tells `mb_index` and does not augment, each sample is seen once an experience; rows that are appended
         (a memory) are seen as they come.
         """
-        index = strategy.mb_index if registry.is_cacheable(strategy) else None
+        index = strategy.mb_index if plugin_api.is_cacheable(strategy) else None
         size = getattr(strategy, "train_mb_size", 0)
         if index is None or not self._is_small(strategy):  # another loader, augmented samples, large maps
             return self._filled(strategy.mb_x, size)
         if self._cached is None:
-            batches = registry.batches(strategy.adapted_dataset, size)
+            batches = plugin_api.batches(strategy.adapted_dataset, size)
             parts = [self._filled(x.to(strategy.device), size) for x, _ in batches]
             self._cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         known = {name: kept.index_select(0, index) for name, kept in self._cached.items()}

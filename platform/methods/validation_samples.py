@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import registry
-from ..training.evaluation import logits_of
+from ..errors import UserError
+from ..models.inference import logits_of
+from ..training import plugin_api
+from .replay_memory import MemoryPlugin
 
 Samples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels (n,), task labels (n,)
 
 
 def gathered(strategy: Any, experiences: Iterable[Any]) -> Samples | None:
     """The validation samples of these experiences, side by side on the device; None where there are none."""
-    datasets = [dataset for dataset in map(registry.validation, experiences) if dataset is not None]
+    datasets = [dataset for dataset in map(plugin_api.validation, experiences) if dataset is not None]
     if not datasets:
         return None
-    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(registry.samples, datasets), strict=True))
+    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(plugin_api.samples, datasets), strict=True))
     tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
     return x, y, torch.tensor(tasks, device=strategy.device)
 
@@ -29,10 +31,27 @@ def own_logits(strategy: Any, samples: Samples) -> Tensor:
     """Logits (n, C) of the network in evaluation mode; where the task is given, -inf outside of each sample's task."""
     x, _, tasks = samples
     logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
-    own = registry.own_outputs(strategy, logits, tasks)
+    own = plugin_api.own_outputs(strategy, logits, tasks)
     return own
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
     """The share of right answers: logits (n, C), y (n,)."""
     return (logits.argmax(1) == y).sum().item() / len(y)
+
+
+class HeldOut(MemoryPlugin):
+    """A balanced memory of validation samples: what is never trained on and still stands for all classes so far."""
+
+    def __init__(self, memory: int, seed: int, strategy: str) -> None:
+        super().__init__(memory, None, seed, f"{strategy} held out")
+        self.strategy = strategy
+
+    def source(self, strategy: Any) -> Any:
+        """The experience's validation split; UserError where there is none."""
+        found = plugin_api.validation(strategy.experience)
+        if found is None:
+            raise UserError(
+                f"strategies.{self.strategy}: needs validation data, and has none: set the benchmark's `validation` above 0"
+            )
+        return found

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import to_json
+from ..ledger.documents import to_json
 from ..metrics import TITLES, Array
 from .charts import Figure, Look
 from .results import COLUMNS, VIEWS, Result, Row, best, cell

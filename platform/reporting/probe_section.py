@@ -16,7 +16,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..errors import UserError
-from ..files import read_json
+from ..ledger.documents import read_json
 from ..metrics import interval
 from .charts import Figure, Look, Variants, add_mean, plain
 from .html_parts import card, key, plot

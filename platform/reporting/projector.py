@@ -22,10 +22,13 @@ from filelock import FileLock, Timeout
 
 from ..config.schema import Experiment
 from ..errors import UserError
-from ..files import away_from_runs
 from ..ledger.reader import Trial, trials_of
-from .rows import Book, Fingerprint, Mode, Rounds, Settings, fingerprint
-from .wandb_runs import ENDED, Runs, Scalars, failures, resolve_mode
+from ..run_folders import away_from_runs
+from .polling import Fingerprint, Rounds, fingerprint
+from .projector_state import Book
+from .rows import Mode, Settings
+from .tensorboard_files import Scalars
+from .wandb_runs import ENDED, Runs, failures, resolve_mode
 
 __all__ = ["STOP", "Settings", "beside", "left", "project", "resolve_mode", "settings_for", "start", "stop"]
 

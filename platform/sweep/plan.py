@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..config.load import check_plugins, from_dict, to_dict
+from ..config.load import from_dict, to_dict
 from ..config.schema import Experiment, Settings, Sweep
 from ..config.yaml_overrides import merge, nested, resolved
 from ..data.streams import Stream
 from ..errors import UserError, listed, nearest
 from ..trial.builder import assemble
+from ..trial.resolve import check_plugins
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
 _WHOLE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")

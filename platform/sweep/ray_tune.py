@@ -13,7 +13,7 @@ from shutil import disk_usage
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from ..config.registry import module_path
+from ..config.dotted_paths import module_path
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.writer import Trial

@@ -19,9 +19,9 @@ from ..config.schema import Data, Experiment
 from ..data.cache import DataFolders
 from ..disk_errors import explained, unwritable_folder
 from ..errors import UserError
-from ..files import away_from_runs
 from ..ledger.writer import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of, write_status
 from ..reporting.projector import beside, resolve_mode
+from ..run_folders import away_from_runs
 from ..trial.stop_request import Interruption
 from .plan import PlannedTrial, check, plan
 from .ray_cluster import Cluster, check_shared

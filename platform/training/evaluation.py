@@ -3,7 +3,7 @@
 Shapes: N test samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,29 +74,6 @@ class TestSet:
         return [
             hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)
         ]
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own training flag is put back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-def logits_of(
-    model: torch.nn.Module,
-    batches: Iterator[torch.Tensor],
-    predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Logits (N, K) of a model over batches, in evaluation mode; `predict`: what strategies make of it."""
-    with evaluating(model):
-        return torch.cat([(predict or model)(x) for x in batches])
 
 
 class _Collector(Plugin):

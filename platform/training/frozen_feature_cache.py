@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..config import registry
 from ..models.heads import Classifier
+from . import plugin_api
 
 _CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -59,7 +59,7 @@ class FrozenFeatures:
         self._decided, self._usable = now, False
         if (
             strategy.num_iterations <= len(strategy.dataloader)
-            or not registry.is_cacheable(strategy)
+            or not plugin_api.is_cacheable(strategy)
             or not is_fixed(model)
         ):
             self._kept = None
@@ -124,7 +124,7 @@ def _all_features(strategy: Any, size: int) -> Tensor:
     length = len(strategy.adapted_dataset)
     whole = length // size * size
     order = torch.cat([torch.arange(whole), torch.arange(length - size, length)[: size if length % size else 0]])
-    batches = registry.batches(strategy.adapted_dataset, size, order)
+    batches = plugin_api.batches(strategy.adapted_dataset, size, order)
     found = torch.cat([_features(strategy.model, x.to(strategy.device)) for x, _ in batches])
     return torch.cat([found[:whole], found[len(found) - length % size :]])
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import learner_state
+from ..models.inference import logits_of
 from .avalanche_template import Template
-from .evaluation import Row, collecting, logits_of
+from .evaluation import Row, collecting
 from .optimization import culprit, factor, num_iterations, set_lr, value_at
 from .plugin import EVAL_EVENTS, Plugin, name_of, overrides
 
@@ -71,14 +71,6 @@ class Learner(Template):
     def can_pause(self) -> bool:
         """Whether its state can be taken here: the order of the samples can be gone on with, not so another's loader."""
         return not self.not_resumable and self.dataloader is self._own_loader
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that what comes next depends on; see snapshot.py."""
-        return learner_state.capture(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        learner_state.restore(self, state)
 
     def enter_again(self, number: int) -> None:
         """Choose the data of experience `number`, whose training was cut off, without starting it anew."""

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import UserError
-from ..files import checksum, digest, sync
+from ..files import digest, sync
+from ..ledger.documents import checksum
 from .state_codec import flatten, unflatten
 
 FORMAT = 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..config.load import check_plugins, to_dict
+from ..config.load import to_dict
 from ..config.schema import Experiment
 from ..disk_errors import explained
 from ..files import digest
@@ -20,9 +20,11 @@ from .builder import assemble
 from .checkpoint import Writer
 from .environment import describe
 from .failure_status import recording
+from .resolve import check_plugins
 from .state import Around, Result, TrialState
-from .stop_request import Interruption, Watchdog
+from .stop_request import Interruption
 from .torch_settings import isolated
+from .watchdog import Watchdog
 
 
 def run(

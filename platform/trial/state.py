@@ -13,16 +13,18 @@ import torch
 from .. import metrics
 from ..config.schema import Experiment, seconds
 from ..errors import UserError, listed
-from ..files import VIEWS
+from ..ledger.documents import VIEWS
 from ..ledger.writer import TrialLedger
 from ..seeding import seed_globals
+from ..training import learner_state
 from ..training.learner import Learner
 from ..training.optimization import base_lr
-from ..training.probes._base import Probes
 from . import checkpoint
 from .builder import Parts
 from .environment import gpu_memory_reset, usage
-from .stop_request import Interruption, Watchdog
+from .probe_runner import Probes
+from .stop_request import Interruption
+from .watchdog import Watchdog
 
 _LOOK = 0.5  # seconds between two looks at the clock's and others' wishes
 
@@ -72,7 +74,7 @@ class TrialState:
             except UserError as error:
                 checkpoint.pass_over(path, str(error))
                 continue
-            self.learner.load_state_dict(state["learner"])
+            learner_state.restore(self.learner, state["learner"])
             self.probes.load_state_dict(state["probes"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
@@ -137,7 +139,7 @@ class TrialState:
             "matrices": {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()},
             "seconds": self.seconds,
             "train_seconds": self._train_seconds,
-            "learner": self.learner.state_dict(),
+            "learner": learner_state.capture(self.learner),
             "probes": self.probes.state_dict(),
         }
         self.around.writer.save(name, state)

@@ -1,12 +1,11 @@
 """How a trial is stopped from outside: by a signal or by whoever runs it, between two iterations; and how a hung one ends."""
 
-import faulthandler
 import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, Self
 
 # Ctrl-C first: from then on nothing interrupts the setting of the other
 _DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -61,31 +60,3 @@ class Interruption:
             signal.signal(number, _DEFAULTS[number])
         if error is None and self.signal is not None:
             os.kill(os.getpid(), self.signal)
-
-
-class Watchdog:
-    """A context that ends the process (exit code 1) when `alive` was not called for `timeout` seconds; None: never.
-
-    The library's timer runs outside of Python, so a thread that holds the interpreter is found too. Where every thread stood
-    is written to `log` first.
-    """
-
-    def __init__(self, timeout: float | None, log: TextIO) -> None:
-        self.timeout, self._log = timeout, log
-
-    def alive(self) -> None:
-        """Start counting anew."""
-        if self.timeout is not None:
-            faulthandler.dump_traceback_later(self.timeout, exit=True, file=self._log)
-
-    def __enter__(self) -> Self:
-        """Start counting."""
-        self.alive()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop counting."""
-        if self.timeout is not None:
-            faulthandler.cancel_dump_traceback_later()

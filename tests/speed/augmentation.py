@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from retain.platform.config.load import from_dict, transformations_of
+from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data.augmentation.pipeline import Augmentation
+from retain.platform.data.augmentation.presets import transformations_of
 from retain.platform.data.streams import Arrays, Experience, Part, Stream
 from retain.platform.models.networks import small_cnn
 from retain.platform.seeding import generator

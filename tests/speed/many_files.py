@@ -28,8 +28,8 @@ from retain.platform.config.load import to_dict
 from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
 from retain.platform.reporting.html_report import report
 from retain.platform.reporting.projector import Settings, _Projector
+from retain.platform.reporting.projector_state import Book
 from retain.platform.reporting.results import results_of
-from retain.platform.reporting.rows import Book
 from retain.platform.reporting.wandb_runs import Runs
 
 EXPERIENCES, EPOCHS, SEEDS, RUNNING = 5, 3, 10, 4

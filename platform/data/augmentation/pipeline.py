@@ -7,64 +7,16 @@ A list is applied in its order, each sample with random numbers of its own; rota
 together are one resampling. Shapes: B samples, C channels, H height, W width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ...config.schema import Settings
 from ...errors import UserError
 from ...seeding import generator
 from ..streams import Stream
-from . import affine, colour, policies, spatial
 from .affine import Affine, warp
 from .base import Transformation
-
-TRANSFORMATIONS: Mapping[str, type[Transformation]] = {
-    "crop": spatial.Crop,
-    "flip": spatial.Flip,
-    "random_resized_crop": spatial.RandomResizedCrop,
-    "cutout": spatial.Cutout,
-    "rotation": affine.Rotation,
-    "scale": affine.Scale,
-    "translation": affine.Translation,
-    "elastic": affine.Elastic,
-    "brightness": colour.Brightness,
-    "contrast": colour.Contrast,
-    "colour": colour.Colour,
-    "hue": colour.Hue,
-    "greyscale": colour.Greyscale,
-    "blur": colour.Blur,
-    "randaugment": policies.RandAugment,
-    "augmix": policies.AugMix,
-}
-PRESETS: Mapping[str, tuple[Settings, ...]] = {
-    # He et al. 2016, 4.2
-    "cifar": ({"crop": {"padding": 4}}, {"flip": {}}),
-    # nothing is mirrored; turns as far as 1 and 7, and scales, allow: Ciresan et al. 2010; 2 pixels of 28
-    "digits": (
-        {"rotation": {"degrees": 7.5}},
-        {"scale": {"low": 0.85, "high": 1.15}},
-        {"translation": {"amount": 0.07}},
-    ),
-    # as for CIFAR (so Zhong et al. 2020), but with half of the padding: the clothes fill their 28 pixels
-    "fashion": ({"crop": {"padding": 2}}, {"flip": {}}),
-    # Szegedy et al. 2015 and the colours of Facebook's ResNet recipe; parts from a quarter on, for small pictures
-    "natural": (
-        {"random_resized_crop": {"low": 0.25}},
-        {"flip": {}},
-        {"brightness": {"amount": 0.4}},
-        {"contrast": {"amount": 0.4}},
-        {"colour": {"amount": 0.4}},
-    ),
-    # our own: drawings on white, so nothing that brings black edges, and colours that stay what they mean
-    "emoji": (
-        {"random_resized_crop": {"low": 0.5}},
-        {"flip": {}},
-        {"brightness": {"amount": 0.2}},
-        {"colour": {"amount": 0.2}},
-    ),
-}
 
 
 class Augmentation:

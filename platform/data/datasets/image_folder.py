@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import UserError, listed
-from ...files import run_folder_of
+from ...run_folders import run_folder_of
 from ..cache import DataFolders
 from ..dataset import DataSet, data_set
 from ..image_cache import Listing, identity, pictures

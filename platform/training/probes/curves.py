@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ._base import Context, Probe, Subset, Values, drawn, gathered, logits, positive
+from ._base import Context, Probe, Values, positive
+from ._samples import Subset, drawn, gathered, logits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from ...models.features import effective_rank, layers_of, outputs
-from ._base import Context, Probe, Values, batches, old_and_new, positive
+from ...models.features import layers_of
+from ._base import Context, Probe, Values, positive
+from ._representation import effective_rank, outputs
+from ._samples import batches, old_and_new
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

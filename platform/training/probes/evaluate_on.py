@@ -16,7 +16,8 @@ from ...config import registry
 from ...config.load import build as build_config
 from ...data.streams import Arrays, Experience, Part, Stream
 from ...errors import UserError
-from ..evaluation import TestSet, logits_of
+from ...models.inference import logits_of
+from ..evaluation import TestSet
 from ._base import Context, Probe, Values
 
 Named = str | Mapping[str, Mapping[str, Any] | None]

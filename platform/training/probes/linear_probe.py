@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...models.features import FEATURES, layers_of, linear_probe, outputs
-from ._base import Context, Probe, Values, batches, old_and_new, positive, spread
+from ...models.features import FEATURES, layers_of
+from ._base import Context, Probe, Values, positive
+from ._representation import linear_probe, outputs
+from ._samples import batches, old_and_new, spread
 
 PENALTY = 0.1  # of the range where accuracies hardly change: see representation.linear_probe
 

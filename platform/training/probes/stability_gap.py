@@ -13,7 +13,8 @@ Source: De Lange et al. 2023 (2205.13452).
 from dataclasses import dataclass
 from typing import Any
 
-from ._base import Context, Probe, Subset, Values, accuracies, positive, spread
+from ._base import Context, Probe, Values, positive
+from ._samples import Subset, accuracies, spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from ...errors import UserError
-from ...files import write_bytes, write_json
-from ._base import Context, Probe, Subset, Values, gathered, logits, positive
+from ...files import write_bytes
+from ...ledger.documents import write_json
+from ._base import Context, Probe, Values, positive
+from ._samples import Subset, gathered, logits
 
 _SIDE, _COLUMNS, _TEXT = 72, 8, 28  # of a picture and its caption, in pixels
 

@@ -1,0 +1,83 @@
+"""The transformations that `training.augmentation` can name, and presets of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...config.load import build
+from ...config.schema import Experiment, Settings
+from ...errors import UserError, listed, nearest
+from . import affine, colour, policies, spatial
+from .base import Transformation
+
+
+def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
+    """The transformations of `training.augmentation` with their names, in their order; none for null."""
+
+    path, chosen = "training.augmentation", experiment.training.augmentation or ()
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise UserError(
+                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
+                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
+            )
+        chosen = PRESETS[chosen]
+    found = []
+    for number, item in enumerate(chosen):
+        named: Settings = {item: {}} if isinstance(item, str) else item
+        if len(named) != 1:
+            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
+        ((name, settings),) = named.items()
+        if name not in TRANSFORMATIONS:
+            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
+            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
+        if not isinstance(settings, Mapping | None):
+            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
+        found.append((name, build(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
+    return found
+
+
+TRANSFORMATIONS: Mapping[str, type[Transformation]] = {
+    "crop": spatial.Crop,
+    "flip": spatial.Flip,
+    "random_resized_crop": spatial.RandomResizedCrop,
+    "cutout": spatial.Cutout,
+    "rotation": affine.Rotation,
+    "scale": affine.Scale,
+    "translation": affine.Translation,
+    "elastic": affine.Elastic,
+    "brightness": colour.Brightness,
+    "contrast": colour.Contrast,
+    "colour": colour.Colour,
+    "hue": colour.Hue,
+    "greyscale": colour.Greyscale,
+    "blur": colour.Blur,
+    "randaugment": policies.RandAugment,
+    "augmix": policies.AugMix,
+}
+PRESETS: Mapping[str, tuple[Settings, ...]] = {
+    # He et al. 2016, 4.2
+    "cifar": ({"crop": {"padding": 4}}, {"flip": {}}),
+    # nothing is mirrored; turns as far as 1 and 7, and scales, allow: Ciresan et al. 2010; 2 pixels of 28
+    "digits": (
+        {"rotation": {"degrees": 7.5}},
+        {"scale": {"low": 0.85, "high": 1.15}},
+        {"translation": {"amount": 0.07}},
+    ),
+    # as for CIFAR (so Zhong et al. 2020), but with half of the padding: the clothes fill their 28 pixels
+    "fashion": ({"crop": {"padding": 2}}, {"flip": {}}),
+    # Szegedy et al. 2015 and the colours of Facebook's ResNet recipe; parts from a quarter on, for small pictures
+    "natural": (
+        {"random_resized_crop": {"low": 0.25}},
+        {"flip": {}},
+        {"brightness": {"amount": 0.4}},
+        {"contrast": {"amount": 0.4}},
+        {"colour": {"amount": 0.4}},
+    ),
+    # our own: drawings on white, so nothing that brings black edges, and colours that stay what they mean
+    "emoji": (
+        {"random_resized_crop": {"low": 0.5}},
+        {"flip": {}},
+        {"brightness": {"amount": 0.2}},
+        {"colour": {"amount": 0.2}},
+    ),
+}

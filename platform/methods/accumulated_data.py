@@ -1,0 +1,26 @@
+"""The training data of all experiences so far."""
+
+from functools import reduce
+from typing import Any
+
+from ..training.plugin import Plugin
+
+
+def data_so_far(experience: Any) -> Any:
+    """The training dataset of experiences 1..t of the stream of `experience` (the t-th), oldest first."""
+    stream = experience.origin_stream[: experience.current_experience + 1]
+    return reduce(lambda joined, dataset: joined.concat(dataset), [each.dataset for each in stream])
+
+
+class AccumulatedDataPlugin(Plugin):
+    """Replaces the training data of an experience by those of all experiences so far."""
+
+    accumulates = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is nothing to save."""
+        return {}
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Before the head grows, so that it grows to all classes of the data."""
+        strategy.adapted_dataset = data_so_far(strategy.experience).train()
