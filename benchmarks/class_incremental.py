@@ -16,13 +16,15 @@ class Config(class_streams.ClassSplit):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: dataset_key.Source
+    data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
         class_streams.ClassSplit.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.checked(self.data))
+        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
-    return class_streams.by_class("class_incremental", dataset_key.load(config.data, folders), config, seed)
+    return class_streams.class_stream(
+        "class_incremental", dataset_key.load_data_set(config.data, folders), config, seed
+    )

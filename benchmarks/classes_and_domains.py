@@ -16,15 +16,15 @@ class Config(domain_streams.MixedSplit):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: dataset_key.Source
+    data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
         domain_streams.MixedSplit.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.checked(self.data))
+        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and pairs, the validation pictures and what the variants draw."""
     return domain_streams.by_class_and_domain(
-        "classes_and_domains", dataset_key.load(config.data, folders), config, seed
+        "classes_and_domains", dataset_key.load_data_set(config.data, folders), config, seed
     )

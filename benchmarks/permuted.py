@@ -14,13 +14,13 @@ class Config(synthetic_domain_streams.Permuted):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: dataset_key.Source
+    data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
         synthetic_domain_streams.Permuted.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.checked(self.data))
+        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the permutations, the validation pictures and what the variants draw."""
-    return synthetic_domain_streams.permuted("permuted", dataset_key.load(config.data, folders), config, seed)
+    return synthetic_domain_streams.permuted("permuted", dataset_key.load_data_set(config.data, folders), config, seed)

@@ -14,13 +14,15 @@ class Config(synthetic_domain_streams.Rotated):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: dataset_key.Source
+    data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
         synthetic_domain_streams.Rotated.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.checked(self.data))
+        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the validation pictures and what the variants draw."""
-    return synthetic_domain_streams.rotated("rotated", dataset_key.load(config.data, folders), config, seed, folders)
+    return synthetic_domain_streams.rotated(
+        "rotated", dataset_key.load_data_set(config.data, folders), config, seed, folders
+    )

@@ -16,15 +16,17 @@ class Config(class_streams.TaskSplit):
     data: the data set: a name, or one name with its settings.
     """
 
-    data: dataset_key.Source
+    data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
         class_streams.TaskSplit.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.checked(self.data))
+        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
         if self.first is not None:
             raise ValueError(f"first={self.first}: all groups must be of one size: leave it out")
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
-    return class_streams.by_group("shared_labels", dataset_key.load(config.data, folders), config, seed)
+    return class_streams.shared_labels_stream(
+        "shared_labels", dataset_key.load_data_set(config.data, folders), config, seed
+    )

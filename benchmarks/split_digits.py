@@ -22,4 +22,4 @@ class Config(class_streams.ClassSplit):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and the validation pictures."""
-    return class_streams.by_class("split_digits", digits.build(digits.Config(), data), config, seed)
+    return class_streams.class_stream("split_digits", digits.build(digits.Config(), data), config, seed)

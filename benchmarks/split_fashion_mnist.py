@@ -22,6 +22,6 @@ class Config(class_streams.ClassSplit):
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
     """Build the stream; `seed` draws the order of classes and the validation pictures."""
-    return class_streams.by_class(
+    return class_streams.class_stream(
         "split_fashion_mnist", fashion_mnist.build(fashion_mnist.Config(), data), config, seed
     )

@@ -12,7 +12,7 @@ from .errors import UserError
 _UNWRITABLE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
-def unwritable(error: BaseException) -> str | None:
+def unwritable_reason(error: BaseException) -> str | None:
     """The system's words, if an exception or its cause says that the disk is full or read-only (torch's are no OSErrors)."""
     told: BaseException | None = error
     while told is not None:
@@ -23,7 +23,7 @@ def unwritable(error: BaseException) -> str | None:
     return None
 
 
-def unwritable_folder(folder: Path, reason: str) -> UserError:
+def unwritable_folder_error(folder: Path, reason: str) -> UserError:
     """What to tell the user of a folder in which nothing can be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     begun = any((folder / name).exists() for name in ("trial.json", "trials.json"))
@@ -37,7 +37,7 @@ def unwritable_folder(folder: Path, reason: str) -> UserError:
     )
 
 
-class explained:
+class reraise_disk_errors:
     """A context in which such a failure becomes a UserError that names the folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -49,6 +49,6 @@ class explained:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        reason = unwritable(error) if isinstance(error, Exception) else None
+        reason = unwritable_reason(error) if isinstance(error, Exception) else None
         if reason is not None:
-            raise unwritable_folder(self.folder, reason) from error
+            raise unwritable_folder_error(self.folder, reason) from error

@@ -16,7 +16,7 @@ def run_folder_of(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def away_from_runs() -> contextlib.AbstractContextManager[Any]:
+def outside_run_folders() -> contextlib.AbstractContextManager[Any]:
     """Within, the working folder is in no run's: Ray's workers look for modules in it, and W&B for its settings."""
     inside = run_folder_of(Path.cwd()) is not None
     return contextlib.chdir(Path.cwd().anchor) if inside else contextlib.nullcontext()

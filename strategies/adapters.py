@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.errors import UserError, listed
-from ..platform.methods.freezing import AddedPlugin, check_start
+from ..platform.methods.freezing import AddedLayersPlugin, check_from_experience
 from ..platform.models.blocks import blocks_of, is_head
 
 NEUTRAL: dict[str, Any] | None = {"width": 0}
@@ -135,10 +135,10 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.width != 0:
-        check_start("adapters", config.from_experience, num_experiences)
+        check_from_experience("adapters", config.from_experience, num_experiences)
 
 
-class AdaptersPlugin(AddedPlugin):
+class AdaptersPlugin(AddedLayersPlugin):
     """Freezes; the adapters themselves are the network's."""
 
     def __init__(self, config: Config) -> None:

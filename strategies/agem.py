@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
-from ..platform.methods.replay_memory import NEEDLESS
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +57,9 @@ def projected(gradient: Tensor, reference: Tensor) -> Tensor:
 class AGEMPlugin(GradientProjectionPlugin):
     """The reference is one gradient, on samples drawn from the whole memory."""
 
-    def reference(self, strategy: Any) -> Tensor:
+    def reference(self, learner: Any) -> Tensor:
         """What the gradient must not go against: (P,)."""
-        return gradient_of(strategy, self.minibatch(strategy, self.draw(strategy)))
+        return gradient_of(learner, self.minibatch(learner, self.draw(learner)))
 
     def turn(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """The gradient (P,) that is followed."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..platform.methods.layer_distillation import LayerDistillation, check_maps, map_layers
 from ..platform.methods.teacher import LOGITS, Teacher
-from ..platform.models.activation_capture import outputs_of
+from ..platform.models.activation_capture import layer_outputs
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
@@ -92,7 +92,7 @@ class GradCAMTeacher(Teacher):
         """Logits, and q (B, H * W) of the layers."""
         assert self.model is not None, "there is no teacher"
         with torch.enable_grad():
-            logits, maps = outputs_of(self.model, x.detach().clone().requires_grad_(), self.layers)
+            logits, maps = layer_outputs(self.model, x.detach().clone().requires_grad_(), self.layers)
             _check(maps)
             found = gradcam_maps(logits, logits.argmax(1), maps)
         return {LOGITS: logits.detach().float()} | {layer: each.detach() for layer, each in found.items()}
@@ -119,13 +119,13 @@ class AttentionDistillationPlugin(LayerDistillation):
         check_maps(layer, output, _KEY)
         return activation_map(output) if self.config.kind == "activation" else output
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """The mean over the layers."""
         order = 2
         if self.config.kind == "gradcam":
-            student, order = gradcam_maps(strategy.mb_output, teacher[LOGITS].argmax(1), self.found), 1
+            student, order = gradcam_maps(learner.mb_output, teacher[LOGITS].argmax(1), self.found), 1
         if not student:  # all layers that are compared are frozen
-            return torch.zeros((), device=strategy.device)
+            return torch.zeros((), device=learner.device)
         return self.config.weight * attention_distance(student, teacher, order)
 
 

@@ -97,32 +97,32 @@ class BatchNormPerExperiencePlugin(Plugin):
         """Take the banks over."""
         self._banks, self._classes, self._trained = dict(state["banks"]), dict(state["classes"]), state["trained"]
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """Whatever others did at the end of the last experience (recomputed statistics) is in the network now."""
-        experience = strategy.experience
+        experience = learner.experience
         self._classes[str(experience.current_experience)] = list(experience.classes_in_this_experience)
         if self._trained is not None and self.config.keep != 0:
-            self._banks[self._trained] = bank_of(strategy.model, self.config.affine)
+            self._banks[self._trained] = bank_of(learner.model, self.config.affine)
             kept = list(self._banks)[-(self.config.keep or len(self._banks)) :]
             self._banks = {number: self._banks[number] for number in kept}
             self._trained = None
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The network's BatchNorm is this experience's until the next one begins."""
-        self._trained = str(strategy.experience.current_experience)
+        self._trained = str(learner.experience.current_experience)
 
-    def predict(self, strategy: Any, x: Tensor, network: Any) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
         """Logits (B, K) under the BatchNorm of each class's own, or of the likeliest experience."""
         if not self._banks:
             return network(x)  # type: ignore[no-any-return]
         banks = {number: {name: t.to(x.device) for name, t in bank.items()} for number, bank in self._banks.items()}
         every = [label for classes in self._classes.values() for label in classes]
         if len(every) > len(set(every)):
-            return _by_likelihood(strategy.model, x, list(banks.values()))
+            return _by_likelihood(learner.model, x, list(banks.values()))
         logits: Tensor = network(x)
         for number, bank in banks.items():
             columns = self._classes[number]
-            logits[:, columns] = functional_call(strategy.model, bank, (x,))[:, columns]
+            logits[:, columns] = functional_call(learner.model, bank, (x,))[:, columns]
         return logits
 
 

@@ -27,15 +27,15 @@ from torch import Tensor
 from ..platform.errors import UserError
 from ..platform.methods.bias_correction import corrected, fitted
 from ..platform.methods.herded_memory import DistilledMemory
-from ..platform.methods.logit_distillation import distillation
-from ..platform.methods.replay_memory import NEEDLESS
-from ..platform.methods.validation_samples import HeldOut
+from ..platform.methods.logit_distillation import distillation_loss
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY
+from ..platform.methods.validation_samples import HeldOutMemory
 from ..platform.models.inference import logits_of
 from ..platform.training import plugin_api
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
 ROLES = ("predictions", "memory")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,13 +93,13 @@ class BiCPlugin(DistilledMemory):
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config.memory - config.num_held, config.batch_size, seed, "bic")
-        self.config, self._held = config, HeldOut(config.num_held, seed, "bic")
+        self.config, self._held = config, HeldOutMemory(config.num_held, seed, "bic")
         self._correction: list[Any] = [[], 1.0, 0.0]  # of the last experience: classes, alpha, beta
         self._amid = False
 
-    def has_teacher(self, strategy: Any) -> bool:
+    def has_teacher(self, learner: Any) -> bool:
         """Unless nothing is distilled."""
-        return self.config.weight != 0 and super().has_teacher(strategy)
+        return self.config.weight != 0 and super().has_teacher(learner)
 
     def state_dict(self) -> dict[str, Any]:
         """What is held out and the correction too."""
@@ -111,39 +111,41 @@ class BiCPlugin(DistilledMemory):
         self._held.load_state_dict(state["held"])
         *self._correction, self._amid = state["last"]
 
-    def predict(self, strategy: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """The network's logits, corrected; amid an experience it is held to corrected logits itself."""
         return network(x) if self._amid else corrected(network(x), *self._correction)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The last correction is the teacher's now."""
         self._amid = True
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Weigh the loss so far against the distillation."""
         if self.teacher:
-            gone = self.met.gone(strategy)
+            gone = self.seen.absent_classes(learner)
             weight = self.config.weight
             if weight is None:
-                weight = len(gone) / (len(gone) + len(set(strategy.experience.classes_in_this_experience)))
-            teacher = corrected(self.teacher.logits(strategy), *self._correction)[:, gone]
-            student, temperature = strategy.mb_output[:, gone].float(), self.config.temperature
-            term = distillation(student, teacher, temperature, "kl") / temperature**2  # the paper's, up to a constant
-            strategy.loss = (1 - weight) * strategy.loss + weight * term
+                weight = len(gone) / (len(gone) + len(set(learner.experience.classes_in_this_experience)))
+            teacher = corrected(self.teacher.logits(learner), *self._correction)[:, gone]
+            student, temperature = learner.mb_output[:, gone].float(), self.config.temperature
+            term = (
+                distillation_loss(student, teacher, temperature, "kl") / temperature**2
+            )  # the paper's, up to a constant
+            learner.loss = (1 - weight) * learner.loss + weight * term
 
-    def finish(self, strategy: Any) -> None:
+    def finish(self, learner: Any) -> None:
         """Let the new samples compete for the other part of the memory too; fit the correction."""
-        gone, new = self.met.gone(strategy), self.met.new(strategy)
+        gone, new = self.seen.absent_classes(learner), self.seen.new_classes(learner)
         self._correction, self._amid = [[], 1.0, 0.0], False
         if self.config.memory == 0:
             return
-        self._held.after_training_exp(strategy)
+        self._held.after_training_exp(learner)
         if gone and new:
-            batches = iter(self._held.inputs(strategy).split(strategy.eval_mb_size))
-            alpha, beta = fitted(logits_of(strategy.model, batches), self._held.columns["y"], new)
+            batches = iter(self._held.inputs(learner).split(learner.eval_mb_size))
+            alpha, beta = fitted(logits_of(learner.model, batches), self._held.columns["y"], new)
             self._correction = [new, alpha, beta]
             plugin_api.note(
-                strategy, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}"
+                learner, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}"
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..platform.errors import UserError
-from ..platform.methods.freezing import FreezingPlugin, Part, check_start, part_beside
+from ..platform.methods.freezing import FreezingPlugin, FrozenParts, all_parts_except, check_from_experience
 from ..platform.models.blocks import is_head
 
 NEUTRAL: dict[str, Any] | None = {"from_experience": None}
@@ -58,7 +58,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.from_experience is not None:
-        check_start("bitfit", config.from_experience, num_experiences)
+        check_from_experience("bitfit", config.from_experience, num_experiences)
 
 
 class BitFitPlugin(FreezingPlugin):
@@ -68,11 +68,11 @@ class BitFitPlugin(FreezingPlugin):
         super().__init__()
         self.config = config
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """Nothing in the first experiences."""
         if self.config.from_experience is None or self.num_trained < self.config.from_experience:
             return [], []
-        return part_beside(model, is_bias)
+        return all_parts_except(model, is_bias)
 
 
 def build(config: Config, seed: int) -> BitFitPlugin:

@@ -86,48 +86,48 @@ class BudgetPlugin(Plugin):
         self._hits, self._losses = state["hits"], state["losses"]
         (self._rows, self._iterations), self._spent = state["counts"], state["spent"]
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The clock runs again."""
         self._since = time.perf_counter()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The clock starts."""
         self._spent, self._since = 0.0, time.perf_counter()
 
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Nothing is counted yet."""
         self._reset()
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: Any, **kwargs: Any) -> None:
         """Count; the loss has all of its terms now. Nothing waits for a GPU here."""
         if self.config.accuracy is None and self.config.loss is None:
             return
-        output = strategy.mb_output
-        if hasattr(strategy, "own_outputs"):
-            output = strategy.own_outputs(output, strategy.mb_task_id)
-        self._hits = self._hits + (output.argmax(1) == strategy.mb_y).sum()
-        self._losses = self._losses + strategy.loss.detach().double()
+        output = learner.mb_output
+        if hasattr(learner, "mask_other_tasks"):
+            output = learner.mask_other_tasks(output, learner.mb_task_id)
+        self._hits = self._hits + (output.argmax(1) == learner.mb_y).sum()
+        self._losses = self._losses + learner.loss.detach().double()
         self._rows, self._iterations = self._rows + len(output), self._iterations + 1
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """Stop when the time is over."""
         seconds = self.config.seconds
         if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
-            strategy.stop_training()
-            plugin_api.note(strategy, f"budget: stopped after {seconds:g} seconds")
+            learner.stop_training()
+            plugin_api.note(learner, f"budget: stopped after {seconds:g} seconds")
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Stop when a target is reached."""
         if self._rows:
             words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
             if words:
-                strategy.stop_training()
-                plugin_api.note(strategy, f"budget: stopped after epoch {strategy.clock.train_exp_epochs + 1}: {words}")
+                learner.stop_training()
+                plugin_api.note(learner, f"budget: stopped after epoch {learner.clock.train_exp_epochs + 1}: {words}")
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""
         self._reset()
-        strategy._stop_training = False
+        learner._stop_training = False
 
 
 def build(config: Config, seed: int) -> BudgetPlugin:

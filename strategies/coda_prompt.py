@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ..platform.errors import UserError
 from ..platform.methods import prompted_vit
-from ..platform.methods.freezing import Part, check_start
+from ..platform.methods.freezing import FrozenParts, check_from_experience
 
 NEUTRAL: dict[str, Any] | None = {"length": 0}
 ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.ALONE
@@ -109,7 +109,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse more experiences than the pool has parts, and to begin only after the last that is trained on."""
     if config.length:
-        check_start("coda_prompt", config.from_experience, num_experiences)
+        check_from_experience("coda_prompt", config.from_experience, num_experiences)
         if num_experiences > config.experiences:
             key = f"strategies.coda_prompt.experiences={config.experiences}"
             raise UserError(f"{key}: must be at least {num_experiences}, the experiences trained on")
@@ -126,18 +126,18 @@ class CodaPromptPlugin(prompted_vit.PromptPlugin):
         """Parts that are weighed now."""
         return min(self.num_trained + 1, self.config.experiences)
 
-    def part(self, model: Any) -> Part:
+    def frozen_parts(self, model: Any) -> FrozenParts:
         """The trunk, and the components that are not of this experience's part."""
-        parameters, norms = super().part(model)
+        parameters, norms = super().frozen_parts(model)
         components = model.trunk.named_parameters(recurse=False) if self.is_there else ()
         now = f"_{self.num_parts() - 1}"
         return [*parameters, *(each for name, each in components if not name.endswith(now))], norms
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Weigh one more part."""
-        super().before_training_exp(strategy, **kwargs)
+        super().before_training_exp(learner, **kwargs)
         if self.is_there:
-            strategy.model.trunk.active[: self.num_parts()] = True
+            learner.model.trunk.active[: self.num_parts()] = True
 
     def penalty(self, trunk: Any) -> Tensor:
         """Of the components so far, layer by layer."""

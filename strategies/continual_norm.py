@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..platform.models.batchnorm import num_groups, replace
+from ..platform.models.batchnorm import num_groups, replace_batchnorm
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"groups": None}
@@ -64,7 +64,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     """Replace the BatchNorm layers; UserError where there is none."""
     groups = config.groups
     if groups is not None:
-        replace("strategies.continual_norm", network, lambda layer: ContinualNorm(layer, groups))
+        replace_batchnorm("strategies.continual_norm", network, lambda layer: ContinualNorm(layer, groups))
     return network
 
 

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.methods.replay_memory import NEEDLESS, logits_apart
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, separate_logits
 from ..platform.methods.reservoir_memory import ReservoirPlugin
 from ..platform.training import plugin_api
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,28 +78,28 @@ class DERPlugin(ReservoirPlugin):
         super().__init__(config.memory, config.batch_size, seed, "der")
         self.config = config
 
-    def remembered(self, strategy: Any) -> dict[str, Tensor]:
+    def remembered(self, learner: Any) -> dict[str, Tensor]:
         """With the logits of this iteration."""
-        new = super().remembered(strategy)
-        logits = strategy.mb_output.detach()[: len(new["y"])]
+        new = super().remembered(learner)
+        logits = learner.mb_output.detach()[: len(new["y"])]
         if "logits" in self.columns:
             self.columns["logits"] = widened(self.columns["logits"], logits.shape[1])
         return new | {"logits": logits}
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
         """Two mini-batches of remembered samples, each with a pass of its own."""
         if not len(self):
             return
-        first, second = self.draw(strategy, "logits"), self.draw(strategy, "labels")
-        remembered = self.minibatch(strategy, torch.cat([first, second]))
+        first, second = self.draw(learner, "logits"), self.draw(learner, "labels")
+        remembered = self.minibatch(learner, torch.cat([first, second]))
         with_logits, with_labels = zip(*(part.split(len(first)) for part in remembered), strict=True)
         if self.config.alpha > 0:
-            stored = plugin_api.own_outputs(strategy, self.columns["logits"][first], with_logits[2])
-            logits = logits_apart(strategy, list(with_logits))
-            strategy.loss = strategy.loss + self.config.alpha * matching(logits, stored)
+            stored = plugin_api.mask_other_tasks(learner, self.columns["logits"][first], with_logits[2])
+            logits = separate_logits(learner, list(with_logits))
+            learner.loss = learner.loss + self.config.alpha * matching(logits, stored)
         if self.config.beta > 0:
-            logits = logits_apart(strategy, list(with_labels))
-            strategy.loss = strategy.loss + self.config.beta * cross_entropy(logits, with_labels[1])
+            logits = separate_logits(learner, list(with_labels))
+            learner.loss = learner.loss + self.config.beta * cross_entropy(logits, with_labels[1])
 
 
 def build(config: Config, seed: int) -> DERPlugin:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..platform.errors import UserError
-from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.methods.validation_samples import ValidationSamples, accuracy, gather_validation_samples, masked_logits
 from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
@@ -66,12 +66,12 @@ def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> flo
     return -math.inf if math.isnan(loss) else -loss
 
 
-def validation_data(strategy: Any) -> Samples:
+def validation_data(learner: Any) -> ValidationSamples:
     """The validation splits of the data trained on; UserError if there are none."""
-    experience = strategy.experience
-    cumulative = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
+    experience = learner.experience
+    cumulative = any(getattr(plugin, "accumulates", False) for plugin in learner.plugins)
     of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
-    found = gathered(strategy, of)
+    found = gather_validation_samples(learner, of)
     if found is None:
         reason = "needs validation data, and has none: set the benchmark's `validation` above 0, or patience: null"
         raise UserError("strategies.early_stopping.patience: " + reason)
@@ -88,7 +88,7 @@ class EarlyStoppingPlugin(Plugin):
     def _reset(self) -> None:
         self._epoch, self._best_epoch, self._best = 0, 0, -math.inf
         self._weights: dict[str, Any] | None = None
-        self._data: Samples | None = None
+        self._data: ValidationSamples | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Empty between experiences; inside one, the count of epochs and the best weights."""
@@ -103,38 +103,38 @@ class EarlyStoppingPlugin(Plugin):
             self._epoch, self._best_epoch, self._best = state["counts"]
             self._weights = state["weights"]
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Start anew; refuse before the first epoch if there is nothing to look at."""
         if self.config.patience is not None:
             self._reset()
-            self._data = validation_data(strategy)
+            self._data = validation_data(learner)
 
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Stop here, not in the epoch before: a stop at the very last epoch would reach into the next experience."""
         if self.config.patience is not None and self._epoch - self._best_epoch >= self.config.patience:
-            strategy.stop_training()
+            learner.stop_training()
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Score the epoch, keep its weights if they are the best."""
         if self.config.patience is None:
             return
-        self._data = self._data or validation_data(strategy)
-        value = score(own_logits(strategy, self._data), self._data[1], self.config.metric)
-        plugin_api.measure(strategy, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
+        self._data = self._data or validation_data(learner)
+        value = score(masked_logits(learner, self._data), self._data[1], self.config.metric)
+        plugin_api.measure(learner, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch
-            self._weights = copy.deepcopy(strategy.model.state_dict())
+            self._weights = copy.deepcopy(learner.model.state_dict())
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Put the best epoch back, however training ended."""
         if self._weights is None:
             return
-        strategy.model.load_state_dict(self._weights)
+        learner.model.load_state_dict(self._weights)
         best = self._best if self.config.metric == "accuracy" else -self._best
         plugin_api.note(
-            strategy,
-            f"early_stopping: trained {self._epoch} of {strategy.train_epochs} epochs, kept the weights of epoch "
+            learner,
+            f"early_stopping: trained {self._epoch} of {learner.train_epochs} epochs, kept the weights of epoch "
             f"{self._best_epoch} (validation {self.config.metric} {best:.4f})",
         )
         self._reset()

@@ -26,15 +26,15 @@ from torch.nn import functional
 
 from ..platform.methods.balanced_finetuning import Finetuning
 from ..platform.methods.herded_memory import DistilledMemory
-from ..platform.methods.logit_distillation import headwise
-from ..platform.methods.replay_memory import NEEDLESS, check_places
+from ..platform.methods.logit_distillation import distillation_loss_by_task
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places
 from ..platform.methods.teacher import LOGITS
 from ..platform.models.inference import logits_of
-from ..platform.training.plugin_api import own_outputs
+from ..platform.training.plugin_api import mask_other_tasks
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
 ROLES = ("memory", "loss of its own")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int]], temperature: float) -> Tensor:
     """sum_e mean_B KL_e, a scalar: logits (B, >= K) of student and teacher, the classes of each experience."""
     heads = [torch.as_tensor(group, device=student.device) for group in groups if group]
-    return headwise(student, teacher, heads, temperature) / temperature**2
+    return distillation_loss_by_task(student, teacher, heads, temperature) / temperature**2
 
 
 class EEILPlugin(DistilledMemory):
@@ -92,9 +92,9 @@ class EEILPlugin(DistilledMemory):
         super().__init__(config.memory, config.batch_size, seed, "eeil")
         self.config, self._finetuning = config, Finetuning(seed, "eeil")
 
-    def has_teacher(self, strategy: Any) -> bool:
+    def has_teacher(self, learner: Any) -> bool:
         """From the second experience on, unless nothing is distilled."""
-        return self.config.weight > 0 and bool(self.met.all)
+        return self.config.weight > 0 and bool(self.seen.all)
 
     def state_dict(self) -> dict[str, Any]:
         """The learning rates the experience began with too."""
@@ -105,43 +105,43 @@ class EEILPlugin(DistilledMemory):
         super().load_state_dict(state)
         self._finetuning.rates = state["rates"]
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The optimizer is ready."""
-        self._finetuning.begin(strategy)
+        self._finetuning.begin(learner)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the distillation of the classes met."""
         if self.teacher:
-            student, teacher = strategy.mb_output.float(), self.teacher.logits(strategy)
-            term = distillation(student, teacher, self.met.groups, self.config.temperature)
-            strategy.loss = strategy.loss + self.config.weight * term
+            student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
+            term = distillation(student, teacher, self.seen.groups, self.config.temperature)
+            learner.loss = learner.loss + self.config.weight * term
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """See what is frozen."""
-        self._finetuning.look(strategy)
+        self._finetuning.look(learner)
 
-    def finish(self, strategy: Any) -> None:
+    def finish(self, learner: Any) -> None:
         """Finetune on the memory."""
         config = self.config
-        if not len(self) or not self.met.all or not config.epochs:
+        if not len(self) or not self.seen.all or not config.epochs:
             return
-        x, y, tasks = self.inputs(strategy), self.columns["y"], self.columns["t"]
-        soft = self._soft_targets(strategy, x) if self.teacher else None
-        groups = [*self.met.groups, self.met.new(strategy)]
+        x, y, tasks = self.inputs(learner), self.columns["y"], self.columns["t"]
+        soft = self._soft_targets(learner, x) if self.teacher else None
+        groups = [*self.seen.groups, self.seen.new_classes(learner)]
 
         def loss(logits: Tensor, index: Tensor) -> Tensor:
-            value = functional.cross_entropy(own_outputs(strategy, logits, tasks[index]), y[index])
+            value = functional.cross_entropy(mask_other_tasks(learner, logits, tasks[index]), y[index])
             if soft is None:
                 return value
             return value + config.weight * distillation(logits, soft[index], groups, config.temperature)
 
-        self._finetuning.run(strategy, x, loss, config.epochs, config.lr_factor)
+        self._finetuning.run(learner, x, loss, config.epochs, config.lr_factor)
 
-    def _soft_targets(self, strategy: Any, x: Tensor) -> Tensor:
+    def _soft_targets(self, learner: Any, x: Tensor) -> Tensor:
         """Logits (m, C): the teacher's for the classes met, the present network's for the others."""
-        soft = logits_of(strategy.model, iter(x.split(strategy.eval_mb_size)))
-        old = torch.cat([self.teacher.of(each)[LOGITS] for each in x.split(strategy.eval_mb_size)])
-        soft[:, self.met.all] = old[:, self.met.all]
+        soft = logits_of(learner.model, iter(x.split(learner.eval_mb_size)))
+        old = torch.cat([self.teacher.of(each)[LOGITS] for each in x.split(learner.eval_mb_size)])
+        soft[:, self.seen.all] = old[:, self.seen.all]
         return soft
 
 

@@ -80,29 +80,29 @@ class EMAPlugin(Plugin):
         """Take the average over."""
         self._average, self._num_updates = dict(state["average"]), state["num_updates"]
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The average belongs on the device."""
-        self._average = {name: tensor.to(strategy.device) for name, tensor in self._average.items()}
+        self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The head may have grown."""
         if self.config.decay > 0:
-            self.on_resume(strategy)
-            self._average = grown(self._average, strategy.model.state_dict())
+            self.on_resume(learner)
+            self._average = grown(self._average, learner.model.state_dict())
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """One step of the average."""
         if self.config.decay > 0:
             self._num_updates += 1
             share = 1 - min(self.config.decay, 1 - 1 / self._num_updates)
-            update(self._average, strategy.model.state_dict(), share)
+            update(self._average, learner.model.state_dict(), share)
 
-    def predict(self, strategy: Any, x: Tensor, network: Any) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
         """Logits (B, C) of the averaged weights, once there are any."""
         if not self._average:
             return network(x)  # type: ignore[no-any-return]
         average = {name: tensor.to(x.device) for name, tensor in self._average.items()}
-        return functional_call(strategy.model, average, (x,))  # type: ignore[no-any-return]
+        return functional_call(learner.model, average, (x,))  # type: ignore[no-any-return]
 
 
 def build(config: Config, seed: int) -> EMAPlugin:

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.methods.replay_memory import NEEDLESS, logits_apart
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, separate_logits
 from ..platform.methods.reservoir_memory import ReservoirPlugin
 from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("criterion", "memory")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,22 +73,22 @@ class ERACEPlugin(ReservoirPlugin):
         super().load_state_dict(state)
         self._num_trained = state["num_trained"]
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Replace the criterion where there are old classes."""
         if self._num_trained and self.memory > 0:
-            self._undo = replace_criterion(strategy, asymmetric)
+            self._undo = replace_criterion(learner, asymmetric)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Again."""
-        self.before_training_exp(strategy)
+        self.before_training_exp(learner)
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
         """The remembered mini-batch, in a pass of its own."""
         if self._num_trained and len(self):
-            remembered = self.minibatch(strategy, self.draw(strategy))
-            strategy.loss = strategy.loss + cross_entropy(logits_apart(strategy, remembered), remembered[1])
+            remembered = self.minibatch(learner, self.draw(learner))
+            learner.loss = learner.loss + cross_entropy(separate_logits(learner, remembered), remembered[1])
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Give the criterion back."""
         self._num_trained += 1
         if self._undo is not None:

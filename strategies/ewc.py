@@ -24,8 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..platform.methods.per_sample_gradients import gradient_sums, own_samples, predictions
-from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, summed
+from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
+from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -96,26 +96,26 @@ class EWCPlugin(PenaltyPlugin):
         super().__init__(config.weight)
         self.config, self.seed = config, seed
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The experience that ends is one of those to be kept."""
         if self.config.weight == 0:
             return
-        importances = self.fisher(strategy)
+        importances = self.fisher(learner)
         if self.config.mode == "separate":
-            self.penalty.add(strategy.model, importances)
+            self.penalty.add(learner.model, importances)
         else:
-            self.penalty.anchor(strategy.model, summed(self.penalty.importances, importances, self.config.decay))
+            self.penalty.anchor(learner.model, decayed_sum(self.penalty.importances, importances, self.config.decay))
 
-    def fisher(self, strategy: Any) -> Named:
+    def fisher(self, learner: Any) -> Named:
         """The diagonal Fisher information of the network on the experience's training samples."""
-        number, length = strategy.experience.current_experience, len(strategy.experience.dataset)
+        number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "ewc samples", number))[: self.config.num_samples]
         draw = generator(self.seed, "ewc labels", number)
         total: Named = {}
-        for x, y, t in own_samples(strategy, order):
-            logits = predictions(strategy, x, t)
+        for x, y, t in training_samples(learner, order):
+            logits = masked_predictions(learner, x, t)
             weights = label_weights(logits, y, self.config.fisher, draw)
-            total = summed(total, fisher_sums(strategy.model, x, weights, logits > -torch.inf))
+            total = decayed_sum(total, fisher_sums(learner.model, x, weights, logits > -torch.inf))
         return {name: tensor / len(order) for name, tensor in total.items()}
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..platform.errors import UserError
 from ..platform.methods.layer_distillation import LayerDistillation, distance
 from ..platform.models.blocks import is_head
-from ..platform.models.features import FEATURES, layers_of
+from ..platform.models.features import FEATURES, select_layers
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
@@ -60,7 +60,7 @@ def feature_distillation(student: Tensor, teacher: Tensor, loss: Literal["cosine
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse a pattern that fits no layer, and one that fits the head, which grows."""
     key = "strategies.feature_distillation.layers"
-    for name in layers_of(model, config.layers, key):
+    for name in select_layers(model, config.layers, key):
         if is_head(name):
             raise UserError(
                 f"{key}={list(config.layers)}: fits '{name}'; outputs are what lwf distils, name the trunk's layers."
@@ -76,9 +76,9 @@ class FeatureDistillationPlugin(LayerDistillation):
 
     def layers(self, model: nn.Module) -> list[str]:
         """Those that fit the patterns."""
-        return layers_of(model, self.config.layers, "strategies.feature_distillation.layers")
+        return select_layers(model, self.config.layers, "strategies.feature_distillation.layers")
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """The mean over the layers."""
         terms = [feature_distillation(output, teacher[layer], self.config.loss) for layer, output in student.items()]
         return self.config.weight * torch.stack(terms).mean()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.feature_classifier import FeatureClassifier, added, class_means, class_sums
+from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it classifies in the place of the head: no setting leaves the head's predictions"
@@ -100,7 +100,7 @@ class FeCAMPlugin(FeatureClassifier):
         products = t.new_zeros(*new["sums"].shape, t.shape[1])
         for label in y.unique().tolist():
             products[label] = t[y == label].T @ t[y == label]
-        self.statistics = added(self.statistics, new | {"products": products})
+        self.statistics = add_statistics(self.statistics, new | {"products": products})
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """Invert the matrices of all classes."""

@@ -23,9 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from ..platform.errors import UserError, listed
 from ..platform.methods.freezing import FreezingPlugin as Base
-from ..platform.methods.freezing import Part, check_start, frozen_norms
+from ..platform.methods.freezing import FrozenParts, check_from_experience, frozen_norms
 from ..platform.models.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
-from ..platform.models.heads import layers_of
+from ..platform.models.heads import summarise_layers
 
 NEUTRAL: dict[str, Any] | None = {"layers": []}
 Layers = Literal["trunk"] | int | tuple[str, ...]
@@ -87,7 +87,7 @@ def frozen_names(config: Config, model: nn.Module) -> set[str]:
     return names | affine if "affine" in config.norm else names - affine
 
 
-def frozen_part(config: Config, model: nn.Module) -> Part:
+def frozen_part(config: Config, model: nn.Module) -> FrozenParts:
     """The parameters that are to be frozen, and the BatchNorm layers whose statistics are."""
     names = frozen_names(config, model)
     parameters = [parameter for name, parameter in model.named_parameters() if name in names]
@@ -102,7 +102,7 @@ def check_model(config: Config, model: nn.Module) -> None:
     names = [name for name, _ in model.named_parameters()]
     layers, norm = config.layers, config.norm
     key = f"strategies.freezing.layers={list(layers) if isinstance(layers, tuple) else layers}"
-    known = layers_of(names)
+    known = summarise_layers(names)
     for pattern in layers if isinstance(layers, tuple) else ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"{key}: '{pattern}' matches no parameter. Layers of this network: {known}.")
@@ -119,7 +119,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.layers or config.norm:
-        check_start("freezing", config.from_experience, num_experiences)
+        check_from_experience("freezing", config.from_experience, num_experiences)
 
 
 class FreezingPlugin(Base):
@@ -129,15 +129,15 @@ class FreezingPlugin(Base):
         super().__init__()
         self.config = config
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """Nothing in the first experiences."""
         return frozen_part(self.config, model) if self.num_trained >= self.config.from_experience else ([], [])
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The network has its final shape: check the patterns against it and freeze."""
         if self.config.layers or self.config.norm:
-            check_model(self.config, strategy.model)
-        super().before_training_exp(strategy)
+            check_model(self.config, learner.model)
+        super().before_training_exp(learner)
 
 
 def build(config: Config, seed: int) -> FreezingPlugin:

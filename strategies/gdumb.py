@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.methods.accumulated_data import data_so_far
-from ..platform.methods.replay_memory import NEEDLESS, check_places, kept
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places, select_kept
 from ..platform.seeding import generator
 from ..platform.training.plugin import Plugin
 
@@ -32,7 +32,7 @@ _AFRESH = (
 )
 _OTHERS = ["lwf", "lwf_mc", "feature_distillation", "attention_distillation", "podnet", "lucir", "lfl", "freezing"]
 _OTHERS += ["gradual_unfreezing", "bitfit", "lora", "adapters", "l2p", "coda_prompt"]
-CONFLICTS = NEEDLESS | dict.fromkeys(_OTHERS, _AFRESH)
+CONFLICTS = REDUNDANT_MEMORY | dict.fromkeys(_OTHERS, _AFRESH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,25 +91,25 @@ class GDumbPlugin(Plugin):
         self._initial, self.columns = dict(state["initial"]), dict(state["columns"])
         self._filled = state["filled"]
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """Back to the weights from before the first experience."""
         if self.config.memory == 0:
             return
         if not self._initial:
-            self._initial = {name: tensor.clone() for name, tensor in strategy.model.state_dict().items()}
-        number = strategy.experience.current_experience
-        reset(strategy.model, self._initial, generator(self.seed, "gdumb rows", number))
+            self._initial = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+        number = learner.experience.current_experience
+        reset(learner.model, self._initial, generator(self.seed, "gdumb rows", number))
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """Fill the memory, once an experience, and train on it."""
         if self.config.memory == 0:
             return
-        number = strategy.experience.current_experience
+        number = learner.experience.current_experience
         if number != self._filled:
-            self._fill(strategy.experience)
+            self._fill(learner.experience)
             self._filled = number
         positions = self.columns["position"].tolist()
-        strategy.adapted_dataset = data_so_far(strategy.experience).subset(positions).train()
+        learner.adapted_dataset = data_so_far(learner.experience).subset(positions).train()
 
     def _fill(self, experience: Any) -> None:
         """Let the experience's samples compete for places."""
@@ -119,7 +119,7 @@ class GDumbPlugin(Plugin):
         new = {"position": start + torch.arange(len(y)), "y": y, "key": keys}
         candidates = {name: torch.cat([self.columns.get(name, column[:0]), column]) for name, column in new.items()}
         check_places("strategies.gdumb.memory", self.config.memory, len(candidates["y"].unique()))
-        keep = kept(candidates["key"], candidates["y"], self.config.memory, "class_balanced")
+        keep = select_kept(candidates["key"], candidates["y"], self.config.memory, "class_balanced")
         self.columns = {name: column[keep] for name, column in candidates.items()}
 
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
-from ..platform.methods.replay_memory import NEEDLESS
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
 ROLES = ("memory", "loss of its own")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 _RIDGE = 1e-3
 
 
@@ -92,17 +92,17 @@ class GEMPlugin(GradientProjectionPlugin):
         super().__init__(config.memory, None, seed, "gem")
         self.config = config
 
-    def remember(self, strategy: Any, new: dict[str, Tensor]) -> None:
+    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
         """With the number of the experience."""
-        number = strategy.experience.current_experience
-        super().remember(strategy, new | {"experience": torch.full_like(new["y"], number)})
+        number = learner.experience.current_experience
+        super().remember(learner, new | {"experience": torch.full_like(new["y"], number)})
 
-    def reference(self, strategy: Any) -> Tensor:
+    def reference(self, learner: Any) -> Tensor:
         """A row for each past experience: (E, P)."""
-        self.inputs(strategy)  # on the device
+        self.inputs(learner)  # on the device
         numbers = self.columns["experience"]
         rows = [(numbers == number).nonzero().flatten() for number in numbers.unique()]
-        return torch.stack([gradient_of(strategy, self.minibatch(strategy, index)) for index in rows])
+        return torch.stack([gradient_of(learner, self.minibatch(learner, index)) for index in rows])
 
     def turn(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """The nearest gradient that goes against none."""

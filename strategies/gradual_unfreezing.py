@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ..platform.errors import UserError
-from ..platform.methods.freezing import FreezingPlugin, Part, check_start, part_of
+from ..platform.methods.freezing import FreezingPlugin, FrozenParts, check_from_experience, selected_parts
 from ..platform.models.blocks import block_numbers, blocks_of
 
 NEUTRAL: dict[str, Any] | None = {"start": None}
@@ -66,7 +66,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.start is not None:
-        check_start("gradual_unfreezing", config.from_experience, num_experiences)
+        check_from_experience("gradual_unfreezing", config.from_experience, num_experiences)
 
 
 class GradualUnfreezingPlugin(FreezingPlugin):
@@ -86,23 +86,23 @@ class GradualUnfreezingPlugin(FreezingPlugin):
         super().load_state_dict(state)
         self._epoch = state["epoch"]
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """The next epoch may free a block."""
         self._epoch += 1
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Everything is free, and epochs are counted anew."""
-        super().after_training_exp(strategy)
+        super().after_training_exp(learner)
         self._epoch = 0
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """The first blocks with what stands before and between them."""
         config, since = self.config, self.num_trained - self.config.from_experience
         if config.start is None or since < 0:
             return [], []
         passed = self._epoch if config.per == "epoch" else since
         frozen, numbers = num_frozen(len(blocks_of(model)), config.start, passed, config.every), block_numbers(model)
-        return part_of(model, lambda name: name in numbers and numbers[name] < frozen)
+        return selected_parts(model, lambda name: name in numbers and numbers[name] < frozen)
 
 
 def build(config: Config, seed: int) -> GradualUnfreezingPlugin:

@@ -24,10 +24,10 @@ from torch.nn import functional
 
 from ..platform.errors import UserError
 from ..platform.methods.dataset_features import dataset_features
-from ..platform.methods.replay_memory import stored
-from ..platform.methods.seen_classes import ClassesMetPlugin
+from ..platform.methods.replay_memory import stored_samples
+from ..platform.methods.seen_classes import SeenClassesPlugin
 from ..platform.models.cosine_head import CosineHead
-from ..platform.models.features import head_of
+from ..platform.models.features import find_head
 
 Rows = Literal["random", "zero", "mean", "imprinted"]
 NEUTRAL: dict[str, Any] | None = {"rows": "random"}
@@ -58,14 +58,14 @@ def imprinted(features: Tensor, y: Tensor, classes: Sequence[int], length: Tenso
 
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse a head that has no row of weights for each class, and rows of 0 where they are scaled to length 1."""
-    if config.rows == "zero" and isinstance(head_of(model), CosineHead):
+    if config.rows == "zero" and isinstance(find_head(model), CosineHead):
         raise UserError("strategies.head_init.rows=zero: a cosine head scales its rows to length 1: choose another.")
-    if config.rows != "random" and getattr(head_of(model), "weight", None) is None:
-        kind = type(head_of(model)).__name__
+    if config.rows != "random" and getattr(find_head(model), "weight", None) is None:
+        kind = type(find_head(model)).__name__
         raise UserError(f"strategies.head_init.rows={config.rows}: needs a linear head with rows; this is a {kind}.")
 
 
-class HeadInitPlugin(ClassesMetPlugin):
+class HeadInitPlugin(SeenClassesPlugin):
     """Initialises when the head has its rows and nothing is trained yet."""
 
     def __init__(self, config: Config) -> None:
@@ -73,26 +73,26 @@ class HeadInitPlugin(ClassesMetPlugin):
         self.config = config
 
     @torch.no_grad()
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Write the new rows; in place, so that the optimizer's parameters stay the same."""
-        old, new = self.met.all, self.met.new(strategy)
+        old, new = self.seen.all, self.seen.new_classes(learner)
         if self.config.rows == "random" or not old or not new:
             return
-        head: Any = head_of(strategy.model)
+        head: Any = find_head(learner.model)
         if self.config.rows == "imprinted":
-            y = stored(strategy.experience.dataset)["y"].to(strategy.device)
+            y = stored_samples(learner.experience.dataset)["y"].to(learner.device)
             new = [label for label in new if (y == label).any()]
             length = head.weight[old].norm(dim=1).mean()
-            features = dataset_features(strategy, strategy.experience.dataset)
+            features = dataset_features(learner, learner.experience.dataset)
             head.weight[new] = imprinted(features, y, new, length)
         else:
             head.weight[new] = 0.0 if self.config.rows == "zero" else head.weight[old].mean(0)
         if getattr(head, "bias", None) is not None:
             head.bias[new] = 0.0 if self.config.rows == "zero" else head.bias[old].mean()
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """These classes are old from now on."""
-        self.met.add(strategy)
+        self.seen.add(learner)
 
 
 def build(config: Config, seed: int) -> HeadInitPlugin:

@@ -28,16 +28,16 @@ from torch.nn import functional
 
 from ..platform.methods.dataset_features import batched_features
 from ..platform.methods.herded_memory import DistilledMemory
-from ..platform.methods.herding import class_means, nearness
-from ..platform.methods.replay_memory import NEEDLESS, check_places
-from ..platform.models.activation_capture import outputs_of
+from ..platform.methods.herding import negative_distances, unit_class_means
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places
+from ..platform.models.activation_capture import layer_outputs
 from ..platform.models.features import FEATURES
 from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its loss (binary) and its classifier (means) differ from the naive ones whatever is set"
 ROLES = ("criterion", "predictions", "memory")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,37 +105,39 @@ class ICaRLPlugin(DistilledMemory):
         super().load_state_dict(state)
         self._means = state.get("means")
 
-    def predict(self, strategy: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """The nearest mean; the network where there are none. A class without exemplars has -inf."""
         if self._means is None:
             return network(x)
-        logits, found = outputs_of(strategy.model, x)
+        logits, found = layer_outputs(learner.model, x)
         scores = torch.full_like(logits, -torch.inf)
-        scores[:, self.columns["y"].unique().to(x.device)] = nearness(found[FEATURES], self._means.to(x.device))
+        scores[:, self.columns["y"].unique().to(x.device)] = negative_distances(
+            found[FEATURES], self._means.to(x.device)
+        )
         return scores
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """From here on the loss is this one."""
         self._means = None
-        self._replace(strategy)
+        self._replace(learner)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The same again."""
-        super().on_resume(strategy)
-        self._replace(strategy)
+        super().on_resume(learner)
+        self._replace(learner)
 
-    def finish(self, strategy: Any) -> None:
+    def finish(self, learner: Any) -> None:
         """Compute the means of the exemplars."""
         self._undo()
-        batches = self.inputs(strategy).split(strategy.eval_mb_size)
-        self._means = class_means(batched_features(strategy.model, batches), self.columns["y"])
+        batches = self.inputs(learner).split(learner.eval_mb_size)
+        self._means = unit_class_means(batched_features(learner.model, batches), self.columns["y"])
 
-    def _replace(self, strategy: Any) -> None:
-        self._undo = replace_criterion(strategy, partial(self._criterion, strategy))
+    def _replace(self, learner: Any) -> None:
+        self._undo = replace_criterion(learner, partial(self._criterion, learner))
 
-    def _criterion(self, strategy: Any, logits: Tensor, y: Tensor) -> Tensor:
-        teacher = self.teacher.logits(strategy) if self.teacher and strategy.is_training else None
-        wanted = targets(y, logits.shape[1], teacher, self.met.gone(strategy), self.config.temperature)
+    def _criterion(self, learner: Any, logits: Tensor, y: Tensor) -> Tensor:
+        teacher = self.teacher.logits(learner) if self.teacher and learner.is_training else None
+        wanted = targets(y, logits.shape[1], teacher, self.seen.absent_classes(learner), self.config.temperature)
         return binary_loss(logits, wanted)
 
 

@@ -29,7 +29,7 @@ class Config:
 class JointPlugin(AccumulatedDataPlugin):
     """At the last experience all data so far are all data there are."""
 
-    def trains_on(self, experience: int, num_experiences: int) -> bool:
+    def should_train(self, experience: int, num_experiences: int) -> bool:
         """Only on the last one."""
         return experience == num_experiences - 1
 

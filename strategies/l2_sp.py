@@ -18,7 +18,7 @@ import torch
 
 from ..platform.errors import UserError
 from ..platform.methods.quadratic_penalty import PenaltyPlugin
-from ..platform.models.features import head_of
+from ..platform.models.features import find_head
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 
@@ -66,16 +66,16 @@ class L2SPPlugin(PenaltyPlugin):
         super().load_state_dict(state)
         self._num_trained = state["num_trained"]
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The head has not grown yet: what is there becomes the reference."""
         pretrained = self.config.reference == "pretrained"
         if self.weight == 0 or pretrained != (self._num_trained == 0):
             return
-        head = {id(parameter) for parameter in head_of(strategy.model).parameters()} if pretrained else set()
-        named = strategy.model.named_parameters()
-        self.penalty.anchor(strategy.model, {n: torch.ones_like(p) for n, p in named if id(p) not in head})
+        head = {id(parameter) for parameter in find_head(learner.model).parameters()} if pretrained else set()
+        named = learner.model.named_parameters()
+        self.penalty.anchor(learner.model, {n: torch.ones_like(p) for n, p in named if id(p) not in head})
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """One more is trained."""
         self._num_trained += 1
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.methods.freezing import check_start
+from ..platform.methods.freezing import check_from_experience
 from ..platform.methods.prompted_vit import (
     ALONE,
     PrependedBlocks,
@@ -127,7 +127,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.length:
-        check_start("l2p", config.from_experience, num_experiences)
+        check_from_experience("l2p", config.from_experience, num_experiences)
 
 
 class L2PPlugin(PromptPlugin):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.methods.layer_distillation import LayerDistillation
-from ..platform.methods.quadratic_penalty import Named, moved_to, part
-from ..platform.models.features import FEATURES, head_of
+from ..platform.methods.quadratic_penalty import Named, leading_part, moved_to
+from ..platform.models.features import FEATURES, find_head
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0, "freeze_head": False}
 CONFLICTS = {"joint": "joint trains once, so there is no old network whose features could be held"}
@@ -60,7 +60,7 @@ class LFLPlugin(LayerDistillation):
         """What the head is given."""
         return [FEATURES]
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """The weighted distance."""
         return self.config.weight * feature_distance(student[FEATURES], teacher[FEATURES])
 
@@ -73,31 +73,31 @@ class LFLPlugin(LayerDistillation):
         super().load_state_dict(state)
         self._rows = dict(state["rows"])
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Make the old network and watch the new one."""
-        super().on_resume(strategy)
-        self._rows = moved_to(self._rows, strategy.device)
+        super().on_resume(learner)
+        self._rows = moved_to(self._rows, learner.device)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The head has not grown yet: keep it, and the network."""
-        super().before_train_dataset_adaptation(strategy, **kwargs)
+        super().before_train_dataset_adaptation(learner, **kwargs)
         if self.num_trained and self.config.freeze_head:
-            head = head_of(
-                strategy.model
+            head = find_head(
+                learner.model
             ).named_parameters()  # with all outputs from the start it has rows of no class yet
             self._rows = {
                 name: p.detach()[: self.num_old].clone() if p.ndim else p.detach().clone() for name, p in head
             }
 
     @torch.no_grad()
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """Whatever momentum and weight decay did: the old rows stay."""
-        for name, parameter in head_of(strategy.model).named_parameters() if self._rows else ():
-            part(parameter.data, self._rows[name].shape).copy_(self._rows[name])
+        for name, parameter in find_head(learner.model).named_parameters() if self._rows else ():
+            leading_part(parameter.data, self._rows[name].shape).copy_(self._rows[name])
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The old network has done its work."""
-        super().after_training_exp(strategy, **kwargs)
+        super().after_training_exp(learner, **kwargs)
         self._rows = {}
 
 

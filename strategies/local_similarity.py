@@ -121,19 +121,19 @@ class LocalSimilarityPlugin(Plugin):
         """There is nothing to save: the head is the network's."""
         return {}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """From here on the loss is this one, with the scale that the head has at each step."""
 
         def criterion(logits: Tensor, y: Tensor) -> Tensor:
-            return nca(logits, y, self.config.margin * strategy.model.head.scale.detach())
+            return nca(logits, y, self.config.margin * learner.model.head.scale.detach())
 
-        self._undo = replace_criterion(strategy, criterion)
+        self._undo = replace_criterion(learner, criterion)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Again."""
-        self.before_training_exp(strategy)
+        self.before_training_exp(learner)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Give the criterion back."""
         self._undo()
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..platform.errors import UserError, listed
-from ..platform.methods.freezing import AddedPlugin, check_start
+from ..platform.methods.freezing import AddedLayersPlugin, check_from_experience
 from ..platform.models.blocks import is_head
 
 NEUTRAL: dict[str, Any] | None = {"rank": 0}
@@ -128,10 +128,10 @@ def check_model(config: Config, model: nn.Module) -> None:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse to begin only after the last experience that is trained on."""
     if config.rank:
-        check_start("lora", config.from_experience, num_experiences)
+        check_from_experience("lora", config.from_experience, num_experiences)
 
 
-class LoRAPlugin(AddedPlugin):
+class LoRAPlugin(AddedLayersPlugin):
     """Freezes; the additions themselves are the network's."""
 
     def __init__(self, config: Config) -> None:

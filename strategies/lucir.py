@@ -97,22 +97,22 @@ class LucirPlugin(LayerDistillation):
         """The features."""
         return [FEATURES]
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Less-forget constraint and margin ranking."""
-        config, head = self.config, cosine_head_of(strategy.model)
-        weight = config.weight * growth(self.num_old, strategy)
-        cosines = strategy.mb_output / head.scale
-        if hasattr(strategy, "own_outputs"):  # a sample of an old task does not compete with new tasks' classes
-            cosines = strategy.own_outputs(cosines, strategy.mb_task_id)
-        margin = margin_ranking(cosines, strategy.mb_y, self.num_old, config.margin, config.negatives)
+        config, head = self.config, cosine_head_of(learner.model)
+        weight = config.weight * growth(self.num_old, learner)
+        cosines = learner.mb_output / head.scale
+        if hasattr(learner, "mask_other_tasks"):  # a sample of an old task does not compete with new tasks' classes
+            cosines = learner.mask_other_tasks(cosines, learner.mb_task_id)
+        margin = margin_ranking(cosines, learner.mb_y, self.num_old, config.margin, config.negatives)
         return weight * distance(student[FEATURES], teacher[FEATURES]) + config.margin_weight * margin
 
     @torch.no_grad()
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """Whatever the optimizer did (momentum, weight decay), old classes' weights are the teacher's."""
         if self.teacher.model is not None and self.config.weight > 0:
             fixed = cosine_head_of(self.teacher.model).weight[: self.num_old]
-            cosine_head_of(strategy.model).weight[: self.num_old].copy_(fixed)
+            cosine_head_of(learner.model).weight[: self.num_old].copy_(fixed)
 
 
 def build(config: Config, seed: int) -> LucirPlugin:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..platform.errors import UserError
-from ..platform.methods.logit_distillation import distillation, headwise
+from ..platform.methods.logit_distillation import distillation_loss, distillation_loss_by_task
 from ..platform.methods.teacher import Teacher
 from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
@@ -79,37 +79,37 @@ class LwFPlugin(Plugin):
         self._num_trained = state["num_trained"]
         self._teacher.load_state_dict(state)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Make the teacher from its tensors."""
-        self._teacher.on_resume(strategy)
+        self._teacher.on_resume(learner)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
         if self._weight() > 0:
-            self._teacher.take(strategy.model)
+            self._teacher.take(learner.model)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the distillation term to the loss."""
         if self._teacher:
-            teacher = self._teacher.logits(strategy)
-            student = strategy.mb_output[:, : teacher.shape[1]].float()
-            strategy.loss = strategy.loss + self._weight() * self._term(strategy, student, teacher)
+            teacher = self._teacher.logits(learner)
+            student = learner.mb_output[:, : teacher.shape[1]].float()
+            learner.loss = learner.loss + self._weight() * self._term(learner, student, teacher)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""
         self._num_trained += 1
         self._teacher.drop()
         self._heads = None
 
-    def _term(self, strategy: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    def _term(self, learner: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """L_KD, head by head where there are several."""
         if self._heads is None:
-            heads = plugin_api.own_heads(strategy, teacher.shape[1])
+            heads = plugin_api.task_heads(learner, teacher.shape[1])
             # a head of fixed size has those of later experiences too
-            self._heads = heads and heads[: strategy.experience.current_experience]
+            self._heads = heads and heads[: learner.experience.current_experience]
         if self._heads and self.config.loss == "kl":
-            return headwise(student, teacher, self._heads, self.config.temperature)
-        return distillation(student, teacher, self.config.temperature, self.config.loss)
+            return distillation_loss_by_task(student, teacher, self._heads, self.config.temperature)
+        return distillation_loss(student, teacher, self.config.temperature, self.config.loss)
 
     def _weight(self) -> float:
         """Lambda of the experience being trained; the first has no teacher."""

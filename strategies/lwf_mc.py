@@ -81,28 +81,28 @@ class LwFMCPlugin(Plugin):
         self._num_trained = state["num_trained"]
         self._teacher.load_state_dict(state)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Make the teacher from its tensors, and replace the criterion."""
-        self._teacher.on_resume(strategy)
-        self.before_training_exp(strategy)
+        self._teacher.on_resume(learner)
+        self.before_training_exp(learner)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
         if self._num_trained and self.config.weight > 0:
-            self._teacher.take(strategy.model)
+            self._teacher.take(learner.model)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Replace the criterion."""
-        classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
-        self._undo = replace_criterion(strategy, lambda logits, y: classification(logits, y, classes))
+        classes = torch.tensor(sorted(learner.experience.classes_in_this_experience), device=learner.device)
+        self._undo = replace_criterion(learner, lambda logits, y: classification(logits, y, classes))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the old outputs' part."""
         if self._teacher:
-            term = distillation(strategy.mb_output.float(), self._teacher.logits(strategy))
-            strategy.loss = strategy.loss + self.config.weight * term
+            term = distillation(learner.mb_output.float(), self._teacher.logits(learner))
+            learner.loss = learner.loss + self.config.weight * term
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The teacher has done its work; the criterion is the old one again."""
         assert self._undo is not None
         self._undo()

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.methods.per_sample_gradients import gradient_sums, own_samples, predictions
-from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, summed
+from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
+from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -64,8 +64,8 @@ def squared_norm(logits: Tensor, own: Tensor) -> Tensor:
 def mixed(old: Named, new: Named, alpha: float | None) -> Named:
     """Omega after an experience."""
     if alpha is None or not old:
-        return summed(old, new)
-    return summed(old, {name: (1 - alpha) * tensor for name, tensor in new.items()}, alpha)
+        return decayed_sum(old, new)
+    return decayed_sum(old, {name: (1 - alpha) * tensor for name, tensor in new.items()}, alpha)
 
 
 class MASPlugin(PenaltyPlugin):
@@ -75,22 +75,22 @@ class MASPlugin(PenaltyPlugin):
         super().__init__(config.weight)
         self.config, self.seed = config, seed
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The experience that ends is one of those to be kept."""
         if self.weight > 0:
-            omega = mixed(self.penalty.importances, self.importances(strategy), self.config.alpha)
+            omega = mixed(self.penalty.importances, self.importances(learner), self.config.alpha)
             bound = self.config.largest or math.inf
-            self.penalty.anchor(strategy.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
+            self.penalty.anchor(learner.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
 
-    def importances(self, strategy: Any) -> Named:
+    def importances(self, learner: Any) -> Named:
         """Omega_t of the network on the experience's training samples."""
-        number, length = strategy.experience.current_experience, len(strategy.experience.dataset)
+        number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "mas samples", number))
         order = order[: self.config.num_samples]
         total: Named = {}
-        for x, _, t in own_samples(strategy, order):
-            own = (predictions(strategy, x, t) > -torch.inf).to(x.dtype)
-            total = summed(total, gradient_sums(strategy.model, x, own, squared_norm, 1))
+        for x, _, t in training_samples(learner, order):
+            own = (masked_predictions(learner, x, t) > -torch.inf).to(x.dtype)
+            total = decayed_sum(total, gradient_sums(learner.model, x, own, squared_norm, 1))
         return {name: tensor / len(order) for name, tensor in total.items()}
 
 

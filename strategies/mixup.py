@@ -90,29 +90,29 @@ class MixupPlugin(Plugin):
         """Nothing: all follows from the position."""
         return {}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Put the criterion in its place."""
         if max(self.config.alpha, self.config.cutmix_alpha) > 0:
-            self._undo = replace_criterion(strategy, self._mixed(strategy._criterion))
+            self._undo = replace_criterion(learner, self._mixed(learner._criterion))
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Again."""
-        self.before_training_exp(strategy)
+        self.before_training_exp(learner)
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
         """Mix the samples."""
         if self._undo is None:
             return
-        x, where = strategy.mb_x, (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
+        x, where = learner.mb_x, (learner.experience.current_experience, learner.clock.train_exp_iterations)
         draw = generator(self.seed, "mixup", *where)
         partner = torch.randperm(len(x), generator=draw).to(x.device)
-        if len(strategy.mbatch) > 2:
-            tasks = strategy.mbatch[2]
+        if len(learner.mbatch) > 2:
+            tasks = learner.mbatch[2]
             partner = torch.where(tasks[partner] == tasks, partner, torch.arange(len(x), device=x.device))
-        strategy.mbatch[0], self._share = self._mix(x, x[partner], draw)
+        learner.mbatch[0], self._share = self._mix(x, x[partner], draw)
         self._partner = partner
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Give the criterion back."""
         if self._undo is not None:
             self._undo()

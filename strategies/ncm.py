@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.feature_classifier import FeatureClassifier, added, class_means, class_sums
+from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it classifies in the place of the head: no setting leaves the head's predictions"
@@ -59,7 +59,7 @@ class NCMPlugin(FeatureClassifier):
 
     def update(self, features: Tensor, y: Tensor, experience: int) -> None:
         """Add to the sums."""
-        self.statistics = added(self.statistics, class_sums(features, y))
+        self.statistics = add_statistics(self.statistics, class_sums(features, y))
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """By the means."""

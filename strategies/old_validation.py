@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 from ..platform.errors import UserError
-from ..platform.methods.validation_samples import Samples, accuracy, gathered, own_logits
+from ..platform.methods.validation_samples import ValidationSamples, accuracy, gather_validation_samples, masked_logits
 from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
 
@@ -71,7 +71,7 @@ class OldValidationPlugin(Plugin):
         self._start: list[float] = []  # accuracies at the beginning; empty: nothing is watched
         self._best, self._iterations, self._stopped = 0.0, 0, False
         self._weights: dict[str, Any] = {}
-        self._data: list[Samples] = []
+        self._data: list[ValidationSamples] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Empty between experiences; inside one, where it began, the best so far and its weights."""
@@ -87,62 +87,62 @@ class OldValidationPlugin(Plugin):
             self._start, self._weights = list(state["start"]), state["weights"]
             self._best, self._iterations = state["counts"]
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The beginning is the first check, where there is an older experience."""
         self._reset()
-        if self.config.tolerance is not None and strategy.experience.current_experience > 0:
-            self._start = self._accuracies(strategy)
-            self._keep(strategy, mean(self._start))
+        if self.config.tolerance is not None and learner.experience.current_experience > 0:
+            self._start = self._accuracies(learner)
+            self._keep(learner, mean(self._start))
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """Check when it is time."""
         self._iterations += 1
         if self._start and self.config.every is not None and self._iterations % self.config.every == 0:
-            self._check(strategy)
+            self._check(learner)
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Check, unless iterations count."""
         if self._start and self.config.every is None and not self._stopped:
-            self._check(strategy)
+            self._check(learner)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Look at the iterations after the last check too; put the best weights back if it cost too much."""
         if self._start and not self._stopped and self.config.every and self._iterations % self.config.every:
-            self._check(strategy)
+            self._check(learner)
         if self._stopped:
-            strategy.model.load_state_dict(self._weights)
-        strategy._stop_training = (
-            False  # in Avalanche a stop at the last iteration would reach into the next experience
-        )
+            learner.model.load_state_dict(self._weights)
+        learner._stop_training = False  # in Avalanche a stop at the last iteration would reach into the next experience
         self._reset()
 
-    def _check(self, strategy: Any) -> None:
+    def _check(self, learner: Any) -> None:
         """Keep the weights if they are the best so far, or stop."""
-        now = self._accuracies(strategy)
+        now = self._accuracies(learner)
         lost = drop(self._start, now)
         assert self.config.tolerance is not None
         if lost > self.config.tolerance:
             self._stopped = True
-            strategy.stop_training()
+            learner.stop_training()
             text = f"old_validation: an older experience lost {lost:.4f} of its validation accuracy by iteration "
-            plugin_api.note(strategy, f"{text}{self._iterations}; the best weights until then were put back")
+            plugin_api.note(learner, f"{text}{self._iterations}; the best weights until then were put back")
         elif mean(now) > self._best:
-            self._keep(strategy, mean(now))
+            self._keep(learner, mean(now))
 
-    def _keep(self, strategy: Any, value: float) -> None:
+    def _keep(self, learner: Any, value: float) -> None:
         self._best = value
-        self._weights = {name: tensor.detach().clone() for name, tensor in strategy.model.state_dict().items()}
+        self._weights = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
 
-    def _accuracies(self, strategy: Any) -> list[float]:
+    def _accuracies(self, learner: Any) -> list[float]:
         """Validation accuracy of each experience so far."""
         if not self._data:
-            number = strategy.experience.current_experience
-            found = [gathered(strategy, [one]) for one in strategy.experience.origin_stream[: number + 1]]
+            number = learner.experience.current_experience
+            found = [
+                gather_validation_samples(learner, [one]) for one in learner.experience.origin_stream[: number + 1]
+            ]
             self._data = [samples for samples in found if samples is not None]
             if len(self._data) <= number:
                 reason = "needs validation data of every experience: set the benchmark's `validation` above 0"
                 raise UserError(f"strategies.old_validation.tolerance={self.config.tolerance}: {reason}")
-        return [accuracy(own_logits(strategy, samples), samples[1]) for samples in self._data]
+        return [accuracy(masked_logits(learner, samples), samples[1]) for samples in self._data]
 
 
 def build(config: Config, seed: int) -> OldValidationPlugin:

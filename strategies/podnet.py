@@ -79,13 +79,13 @@ class PODNetPlugin(LayerDistillation):
         check_maps(layer, output, _KEY)
         return pooled(output)
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Both terms."""
         config = self.config
         spatial = [(s - teacher[layer]).norm(dim=1).mean() for layer, s in student.items() if layer != FEATURES]
         flat = distance(student[FEATURES], teacher[FEATURES])
         both = config.spatial_weight * torch.stack(spatial).mean() + config.flat_weight * flat
-        return growth(self.num_classes(strategy), strategy) * both
+        return growth(self.num_classes(learner), learner) * both
 
 
 def build(config: Config, seed: int) -> PODNetPlugin:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.methods.feature_classifier import FeatureClassifier, added
+from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = None
@@ -91,7 +91,7 @@ class RanPACPlugin(FeatureClassifier):
         h, one_hot = self.project(features), torch.nn.functional.one_hot(y).double()
         new = {"counts": one_hot.sum(0), "products": one_hot.T @ h, "gram": h.T @ h}
         ridge = self.config.ridge or self._chosen(h, one_hot, experience)
-        self.statistics = added(self.statistics, new) | {"ridge": h.new_tensor(ridge)}
+        self.statistics = add_statistics(self.statistics, new) | {"ridge": h.new_tensor(ridge)}
 
     def _chosen(self, h: Tensor, y: Tensor, experience: int) -> float:
         """The ridge with the least error on a fifth of the samples."""

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..platform.errors import UserError
-from ..platform.models.inference import evaluating
+from ..platform.models.inference import evaluation_mode
 from ..platform.seeding import generator
 from ..platform.training import plugin_api
 from ..platform.training.plugin import Plugin
@@ -68,7 +68,7 @@ def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
         return
     layers = norms(model)
     momenta = [layer.momentum for layer in layers]
-    with evaluating(model):  # dropout is off, modes are put back
+    with evaluation_mode(model):  # dropout is off, modes are put back
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None  # torch's way to say: cumulative average
@@ -98,21 +98,21 @@ class RecomputeBatchNormPlugin(Plugin):
         """Nothing: the statistics are the network's."""
         return {}
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The weights are final."""
         if self.config.batches != 0:
-            recompute(strategy.model, self._batches(strategy))
+            recompute(learner.model, self._batches(learner))
 
-    def _batches(self, strategy: Any) -> Iterator[torch.Tensor]:
+    def _batches(self, learner: Any) -> Iterator[torch.Tensor]:
         """Shuffled mini-batches of the data trained on, as the network takes them, without augmentation."""
-        dataset = strategy.adapted_dataset.eval()
-        draw = generator(self.seed, "recompute_batchnorm", strategy.experience.current_experience)
-        size = self.config.batch_size or strategy.train_mb_size
+        dataset = learner.adapted_dataset.eval()
+        draw = generator(self.seed, "recompute_batchnorm", learner.experience.current_experience)
+        size = self.config.batch_size or learner.train_mb_size
         order = torch.randperm(len(dataset), generator=draw)
         order = order if self.config.batches is None else order[: self.config.batches * size]
-        for x, _ in plugin_api.batches(dataset, size, order):
+        for x, _ in plugin_api.dataset_batches(dataset, size, order):
             if len(x) > 1:  # one sample has no variance
-                yield x.to(strategy.device)
+                yield x.to(learner.device)
 
 
 def build(config: Config, seed: int) -> RecomputeBatchNormPlugin:

@@ -28,11 +28,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from ..platform.errors import UserError
 from ..platform.methods.dataset_features import dataset_features
 from ..platform.methods.herding import herding_ranks
-from ..platform.methods.replay_memory import MemoryPlugin, check_places, kept, to_inputs
+from ..platform.methods.replay_memory import MemoryPlugin, check_places, select_kept, to_inputs
 from ..platform.methods.sample_selection import greedy, interference
-from ..platform.models.activation_capture import outputs_of
+from ..platform.models.activation_capture import layer_outputs
 from ..platform.models.features import FEATURES
-from ..platform.models.inference import evaluating
+from ..platform.models.inference import evaluation_mode
 from ..platform.seeding import generator
 from ..platform.training import plugin_api
 
@@ -90,55 +90,55 @@ class ReplayPlugin(MemoryPlugin):
         super().__init__(config.memory, config.batch_size, seed, "replay")
         self.config = config
 
-    def remember(self, strategy: Any, new: dict[str, Tensor]) -> None:
+    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
         """Herding puts the new samples in order, and GSS gives each a score, before they compete."""
         if self.config.policy == "herding":
-            features = dataset_features(strategy, strategy.experience.dataset)
+            features = dataset_features(learner, learner.experience.dataset)
             new["key"] = herding_ranks(features, new["y"], self.memory)
         if self.config.policy == "gss":
             new["score"] = torch.full_like(new["key"], torch.nan)
-        super().remember(strategy, new)
+        super().remember(learner, new)
 
-    def keep(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
+    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
         """By the policy."""
         if self.config.policy == "gss":
-            return self._greedy(strategy, candidates)
+            return self._greedy(learner, candidates)
         if self.config.policy == "reservoir":
-            return kept(candidates["key"], candidates["y"], self.memory, "reservoir")
+            return select_kept(candidates["key"], candidates["y"], self.memory, "reservoir")
         num_classes = len(candidates["y"].unique())
         check_places("strategies.replay.memory", self.memory, num_classes, ", or policy: reservoir")
-        return kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
+        return select_kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
 
-    def draw(self, strategy: Any) -> Tensor:
+    def draw(self, learner: Any) -> Tensor:
         """At random, or of some at random those that a step on the new samples would harm most."""
         if self.config.selection == "random":
-            return super().draw(strategy)
-        size = self.batch_size or strategy.train_mb_size
-        drawn = self.drawn(strategy, self.config.candidates or _EACH * size)
+            return super().draw(learner)
+        size = self.batch_size or learner.train_mb_size
+        drawn = self.drawn(learner, self.config.candidates or _EACH * size)
         if self.config.candidates is not None and self.config.candidates <= size:
             key = f"strategies.replay.candidates={self.config.candidates}"
             raise UserError(f"{key}: must be more than the {size} that are replayed")
 
         def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
-            return cross_entropy(plugin_api.own_outputs(strategy, logits, t), y, reduction="none")
+            return cross_entropy(plugin_api.mask_other_tasks(learner, logits, t), y, reduction="none")
 
-        x, y, *rest = strategy.mbatch
+        x, y, *rest = learner.mbatch
         new = (x, y, rest[0] if rest else torch.zeros_like(y))
-        candidates = (self.inputs(strategy)[drawn], self.columns["y"][drawn], self.columns["t"][drawn])
-        grown = interference(strategy.model, losses, new, candidates, strategy.optimizer.param_groups[0]["lr"])
+        candidates = (self.inputs(learner)[drawn], self.columns["y"][drawn], self.columns["t"][drawn])
+        grown = interference(learner.model, losses, new, candidates, learner.optimizer.param_groups[0]["lr"])
         return drawn[grown.argsort(descending=True, stable=True)[:size]]
 
-    def _greedy(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
+    def _greedy(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
         """GSS, by what the network makes of old and new samples now."""
-        batches = zip(*(candidates[name].split(strategy.eval_mb_size) for name in ("x", "y", "t")), strict=True)
-        residuals, features, inputs = [], [], to_inputs(strategy)
-        with evaluating(strategy.model):
+        batches = zip(*(candidates[name].split(learner.eval_mb_size) for name in ("x", "y", "t")), strict=True)
+        residuals, features, inputs = [], [], to_inputs(learner)
+        with evaluation_mode(learner.model):
             for x, y, t in batches:
-                logits, found = outputs_of(strategy.model, inputs(x))
-                probabilities = plugin_api.own_outputs(strategy, logits, t).softmax(1)
+                logits, found = layer_outputs(learner.model, inputs(x))
+                probabilities = plugin_api.mask_other_tasks(learner, logits, t).softmax(1)
                 residuals.append(probabilities - one_hot(y, logits.shape[1]))
                 features.append(found[FEATURES])
-        draw = generator(self.seed, "replay gss", strategy.experience.current_experience)
+        draw = generator(self.seed, "replay gss", learner.experience.current_experience)
         return greedy(torch.cat(residuals), torch.cat(features), candidates["score"], self.memory, draw)
 
 

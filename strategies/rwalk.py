@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import Named, copies, grown, moved_to
+from ..platform.methods.quadratic_penalty import Named, moved_to, parameter_copies, zero_padded
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
@@ -63,7 +63,7 @@ def scaled(named: Named) -> Named:
 def importances(fisher: Named, scores: Named) -> Named:
     """F / max F + max(0, s) / max s."""
     f, s = scaled(fisher), scaled(scores)
-    return {n: grown(f[n], s[n].shape) + s[n] if n in s else f[n] for n in f}
+    return {n: zero_padded(f[n], s[n].shape) + s[n] if n in s else f[n] for n in f}
 
 
 class RWalkPlugin(PathPlugin):
@@ -86,52 +86,54 @@ class RWalkPlugin(PathPlugin):
         self._named = {key: dict(state[key]) for key in self._named}
         self._count = state["count"]
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Bring everything to the device."""
-        super().on_resume(strategy)
-        self._named = {key: moved_to(named, strategy.device) for key, named in self._named.items()}
+        super().on_resume(learner)
+        self._named = {key: moved_to(named, learner.device) for key, named in self._named.items()}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The walk begins here."""
-        super().before_training_exp(strategy, **kwargs)
+        super().before_training_exp(learner, **kwargs)
         if self.weight > 0:
-            self._named = {key: moved_to(named, strategy.device) for key, named in self._named.items()}
-            self._named["score"] = {n: torch.zeros_like(p) for n, p in copies(strategy.model).items()}
-            self._begin(strategy)
+            self._named = {key: moved_to(named, learner.device) for key, named in self._named.items()}
+            self._named["score"] = {n: torch.zeros_like(p) for n, p in parameter_copies(learner.model).items()}
+            self._begin(learner)
 
-    def _begin(self, strategy: Any) -> None:
-        self._named["start"], self._count = copies(strategy.model), 0
+    def _begin(self, learner: Any) -> None:
+        self._named["start"], self._count = parameter_copies(learner.model), 0
         self._named["gain"] = {name: torch.zeros_like(p) for name, p in self._named["start"].items()}
 
-    def follow(self, strategy: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
         """Go an iteration on; score the way at the end of an interval."""
         fisher, gain, alpha = self._named["fisher"], self._named["gain"], self.config.alpha
         for name, g in gradients.items():
             new = g.square()
-            fisher[name] = alpha * new + (1 - alpha) * grown(fisher[name], new.shape) if name in fisher else new
+            fisher[name] = alpha * new + (1 - alpha) * zero_padded(fisher[name], new.shape) if name in fisher else new
             gain[name] = gain[name] - g * steps[name]
         self._count += 1
         if self._count == self.config.interval:
-            self._score(strategy)
+            self._score(learner)
 
-    def _score(self, strategy: Any) -> None:
+    def _score(self, learner: Any) -> None:
         score, fisher, gain = (self._named[key] for key in ("score", "fisher", "gain"))
-        for name, parameter in copies(strategy.model).items():
+        for name, parameter in parameter_copies(learner.model).items():
             if name in fisher:
                 way = (parameter - self._named["start"][name]).square()
-                f = grown(fisher[name], way.shape)
+                f = zero_padded(fisher[name], way.shape)
                 score[name] = score[name] + gain[name] / (0.5 * f * way + self.config.damping)
-        self._begin(strategy)
+        self._begin(learner)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The walk becomes importances, around the parameters as they are now."""
         if self._named["fisher"] and self.weight > 0:
             if self._count:
-                self._score(strategy)
+                self._score(learner)
             old, new = self._named["scores"], self._named["score"]
-            self._named["scores"] = {n: (grown(old[n], s.shape) + s) / 2 if n in old else s for n, s in new.items()}
+            self._named["scores"] = {
+                n: (zero_padded(old[n], s.shape) + s) / 2 if n in old else s for n, s in new.items()
+            }
             omega = importances(self._named["fisher"], self._named["scores"])
-            self.penalty.anchor(strategy.model, omega)
+            self.penalty.anchor(learner.model, omega)
         self._named |= {"score": {}, "gain": {}, "start": {}}
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import Named, copies, grown, moved_to
+from ..platform.methods.quadratic_penalty import Named, moved_to, parameter_copies, zero_padded
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
@@ -63,7 +63,7 @@ def importances(old: Named, path: Named, moved: Named, config: Config) -> Named:
     found = {}
     for name, w in path.items():
         added = w / (moved[name].square() + config.damping)
-        omega = grown(old[name], w.shape) + added if name in old else added
+        omega = zero_padded(old[name], w.shape) + added if name in old else added
         found[name] = omega.clamp(min=0.0 if config.clip else None, max=config.largest or math.inf)
     return old | found
 
@@ -86,27 +86,27 @@ class SIPlugin(PathPlugin):
         super().load_state_dict(state)
         self._path, self._start = dict(state["path"]), dict(state["start"])
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Bring everything to the device."""
-        super().on_resume(strategy)
-        self._path, self._start = (moved_to(named, strategy.device) for named in (self._path, self._start))
+        super().on_resume(learner)
+        self._path, self._start = (moved_to(named, learner.device) for named in (self._path, self._start))
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The path begins here."""
-        super().before_training_exp(strategy, **kwargs)
+        super().before_training_exp(learner, **kwargs)
         if self.weight > 0:
-            self._start = copies(strategy.model)
+            self._start = parameter_copies(learner.model)
             self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
 
-    def follow(self, strategy: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
         """Go a step along the path."""
         self._path = self._path | {name: self._path[name] - gradients[name] * step for name, step in steps.items()}
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The path becomes importances, around the parameters as they are now."""
         if self._path:
-            moved = {name: now - self._start[name] for name, now in copies(strategy.model).items()}
-            self.penalty.anchor(strategy.model, importances(self.penalty.importances, self._path, moved, self.config))
+            moved = {name: now - self._start[name] for name, now in parameter_copies(learner.model).items()}
+            self.penalty.anchor(learner.model, importances(self.penalty.importances, self._path, moved, self.config))
         self._path, self._start = {}, {}
 
 

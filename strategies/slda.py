@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.methods.feature_classifier import FeatureClassifier, added, class_means, class_sums
+from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it classifies in the place of the head: no setting leaves the head's predictions"
@@ -67,7 +67,7 @@ class SLDAPlugin(FeatureClassifier):
     def update(self, features: Tensor, y: Tensor, experience: int) -> None:
         """Add to the sums."""
         new = class_sums(features, y) | {"products": features.T @ features}
-        self.statistics = added(self.statistics, new)
+        self.statistics = add_statistics(self.statistics, new)
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """Solve for the weights."""

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 from torch.func import functional_call
 
-from ..platform.methods.probability_averaging import as_logits, probabilities, vote
+from ..platform.methods.probability_averaging import as_logits, average_probabilities, probabilities
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"members": 1}
@@ -59,25 +59,25 @@ class SnapshotEnsemblePlugin(Plugin):
         """Take the snapshots over."""
         self._snapshots, self._trained = [dict(one) for one in state["snapshots"]], state["trained"]
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The network has ended an experience, and its head has not grown yet."""
         if self._trained and self.config.members > 1:
-            taken = {name: tensor.detach().clone() for name, tensor in strategy.model.state_dict().items()}
+            taken = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
             self._snapshots = [*self._snapshots, taken][1 - self.config.members :]
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """From now on there is something to keep."""
         self._trained = True
 
-    def predict(self, strategy: Any, x: Tensor, network: Any) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
         """Log of the mean probabilities (B, K)."""
         if not self._snapshots:
             return network(x)  # type: ignore[no-any-return]
-        stream = getattr(strategy, "stream", None)
+        stream = getattr(learner, "stream", None)
         own = stream.own if stream is not None and stream.scenario == "task" else None
         members = [{name: t.to(x.device) for name, t in one.items()} for one in self._snapshots]
-        logits = [*(functional_call(strategy.model, one, (x,)) for one in members), network(x)]
-        return as_logits(vote([probabilities(one, own) for one in logits], alone=own is not None))
+        logits = [*(functional_call(learner.model, one, (x,)) for one in members), network(x)]
+        return as_logits(average_probabilities([probabilities(one, own) for one in logits], alone=own is not None))
 
 
 def build(config: Config, seed: int) -> SnapshotEnsemblePlugin:

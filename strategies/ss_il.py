@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..platform.methods.herded_memory import DistilledMemory
-from ..platform.methods.logit_distillation import headwise
-from ..platform.methods.replay_memory import NEEDLESS, check_places
+from ..platform.methods.logit_distillation import distillation_loss_by_task
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places
 from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "without a memory and distillation new samples still have a softmax of their own"
 ROLES = ("criterion", "memory")
-CONFLICTS = NEEDLESS
+CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,28 +84,28 @@ class SSILPlugin(DistilledMemory):
         self.config = config
         self._undo: Callable[[], None] = lambda: None
 
-    def has_teacher(self, strategy: Any) -> bool:
+    def has_teacher(self, learner: Any) -> bool:
         """From the second experience on, unless nothing is distilled."""
-        return self.config.weight > 0 and bool(self.met.all)
+        return self.config.weight > 0 and bool(self.seen.all)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """From here on the loss is this one."""
-        self._undo = replace_criterion(strategy, partial(separated, old=self.met.all))
+        self._undo = replace_criterion(learner, partial(separated, old=self.seen.all))
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The same again."""
-        super().on_resume(strategy)
-        self._undo = replace_criterion(strategy, partial(separated, old=self.met.all))
+        super().on_resume(learner)
+        self._undo = replace_criterion(learner, partial(separated, old=self.seen.all))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the distillation of the classes met."""
         if self.teacher:
-            student, teacher = strategy.mb_output.float(), self.teacher.logits(strategy)
-            heads = [torch.as_tensor(group, device=student.device) for group in self.met.groups if group]
-            term = headwise(student, teacher, heads, self.config.temperature)
-            strategy.loss = strategy.loss + self.config.weight * term
+            student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
+            heads = [torch.as_tensor(group, device=student.device) for group in self.seen.groups if group]
+            term = distillation_loss_by_task(student, teacher, heads, self.config.temperature)
+            learner.loss = learner.loss + self.config.weight * term
 
-    def finish(self, strategy: Any) -> None:
+    def finish(self, learner: Any) -> None:
         """The loss is the plain one again."""
         self._undo()
 

@@ -70,30 +70,30 @@ class SWAPlugin(Plugin):
         """Take the average over."""
         self._average, (self._epoch, self._num_points) = dict(state["average"]), state["counts"]
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The average belongs on the device."""
-        self._average = {name: tensor.to(strategy.device) for name, tensor in self._average.items()}
+        self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Start anew."""
         self._reset()
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Another point, if it is late enough."""
         self._epoch += 1
-        if self.config.start is None or self._epoch <= self.config.start * strategy.train_epochs:
+        if self.config.start is None or self._epoch <= self.config.start * learner.train_epochs:
             return
-        weights = strategy.model.state_dict()
+        weights = learner.model.state_dict()
         if self._average:
             add(self._average, weights, self._num_points)
         else:
             self._average = {name: tensor.detach().clone() for name, tensor in weights.items()}
         self._num_points += 1
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The average becomes the network."""
         if self._num_points > 1:
-            strategy.model.load_state_dict(self._average)
+            learner.model.load_state_dict(self._average)
         self._reset()
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..platform.errors import UserError
-from ..platform.models.batchnorm import num_groups, replace
+from ..platform.models.batchnorm import num_groups, replace_batchnorm
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"kind": None}
@@ -67,7 +67,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     """Replace the BatchNorm layers; UserError where there is none."""
     kind = config.kind
     if kind is not None:
-        replace("strategies.swap_norm", network, lambda layer: without_batch(layer, kind))
+        replace_batchnorm("strategies.swap_norm", network, lambda layer: without_batch(layer, kind))
     return network
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.errors import UserError
-from ..platform.methods.seen_classes import ClassesMetPlugin
-from ..platform.models.features import head_of
+from ..platform.methods.seen_classes import SeenClassesPlugin
+from ..platform.models.features import find_head
 from ..platform.training.plugin_api import note
 
 NEUTRAL: dict[str, Any] | None = None
@@ -55,11 +55,13 @@ def alignment(weight: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
 
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse a head that has no row of weights for each class."""
-    if getattr(head_of(model), "weight", None) is None:
-        raise UserError(f"strategies.wa: aligns a linear head's rows; this head is a {type(head_of(model)).__name__}.")
+    if getattr(find_head(model), "weight", None) is None:
+        raise UserError(
+            f"strategies.wa: aligns a linear head's rows; this head is a {type(find_head(model)).__name__}."
+        )
 
 
-class WeightAligningPlugin(ClassesMetPlugin):
+class WeightAligningPlugin(SeenClassesPlugin):
     """Aligns when the training of an experience has ended."""
 
     def __init__(self, config: Config) -> None:
@@ -67,22 +69,22 @@ class WeightAligningPlugin(ClassesMetPlugin):
         self.config = config
 
     @torch.no_grad()
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """No weight of the head below 0."""
         if self.config.clip:
-            weight: Any = head_of(strategy.model).weight
+            weight: Any = find_head(learner.model).weight
             weight.clamp_(min=0.0)
 
     @torch.no_grad()
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Scale the new rows."""
-        old, new = self.met.all, self.met.new(strategy)
-        self.met.add(strategy)
+        old, new = self.seen.all, self.seen.new_classes(learner)
+        self.seen.add(learner)
         if old and new:
-            weight: Any = head_of(strategy.model).weight
+            weight: Any = find_head(learner.model).weight
             gamma = alignment(weight, old, new)
             weight[new] *= gamma
-            note(strategy, f"wa: scaled the rows of {len(new)} new classes by {gamma:.3f}")
+            note(learner, f"wa: scaled the rows of {len(new)} new classes by {gamma:.3f}")
 
 
 def build(config: Config, seed: int) -> WeightAligningPlugin:

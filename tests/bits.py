@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from retain.platform.ledger.documents import VIEWS
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.trial import checkpoint
 
 
@@ -32,7 +32,11 @@ def outcome(folder: Path) -> Outcome:
     """Read a finished trial back from its folder."""
     done = Trial(folder)
     assert done.status().status == "done", done.status()
-    matrix, summary, state = done.read("matrix"), done.read("summary"), checkpoint.load_newest(folder / "checkpoints")
+    matrix, summary, state = (
+        done.read("matrix"),
+        done.read("summary"),
+        checkpoint.load_newest_checkpoint(folder / "checkpoints"),
+    )
     assert matrix is not None and summary is not None and state is not None
     views = {view: np.array(matrix[view], dtype=float) for view in VIEWS}
     assert all(same(torch.from_numpy(views[view]), state["matrices"][view]) for view in views)

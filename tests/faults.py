@@ -31,7 +31,7 @@ from bits import Outcome, differences, outcome
 
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Checkpoint, Experiment
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.trial.run import run as run_trial
 
 KINDS = {

@@ -20,7 +20,7 @@ import numpy as np
 from retain.platform.config.load import config_names, config_path, load_config
 from retain.platform.config.schema import Experiment, Published
 from retain.platform.config.yaml_overrides import read_yaml
-from retain.platform.ledger.writer import to_do, trials_of
+from retain.platform.ledger.reader import trials_of, unfinished_trials
 from retain.platform.metrics import interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +126,7 @@ def run(config: Config, results: dict[str, Results], at_once: int) -> None:
     for about in sorted(RUNS.glob(f"{config.name}/*.json")):
         folder = about.with_suffix("")
         is_current = json.loads(about.read_text()).items() <= dict(config.digests).items()
-        if is_current and (folder / "trials.json").exists() and to_do(trials_of(folder)):
+        if is_current and (folder / "trials.json").exists() and unfinished_trials(trials_of(folder)):
             resume(folder)
     keep()
     for seeds, variants in config.missing(results[config.name]).items():

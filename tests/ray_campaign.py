@@ -26,7 +26,7 @@ from faults import STRATEGIES
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_overrides import read_yaml
-from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial.run import run as run_trial
 
 KINDS = {

@@ -14,7 +14,7 @@ import yaml
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_overrides import read_yaml
-from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 from retain.platform.trial.run import run as run_trial
 
@@ -86,7 +86,7 @@ def newest(folder: Path) -> str:
 
 def assert_same_bits(swept: Path, alone: Path) -> None:
     """Matrices and final tensors of a trial under Ray and of one in this process."""
-    one, other = (checkpoint.load_newest(folder / "checkpoints") for folder in (swept, alone))
+    one, other = (checkpoint.load_newest_checkpoint(folder / "checkpoints") for folder in (swept, alone))
     assert one is not None and other is not None
     for tensors, others in ((one["learner"]["model"], other["learner"]["model"]), (one["matrices"], other["matrices"])):
         for name, tensor in tensors.items():

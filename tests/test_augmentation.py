@@ -18,18 +18,18 @@ from typer.testing import CliRunner
 from retain import load_config
 from retain.platform import seeding
 from retain.platform.cli.app import app
-from retain.platform.cli.image_sheet import augmented_rows, experience_rows, gallery
-from retain.platform.cli.listing import entries
+from retain.platform.cli.image_sheet import augmented_rows, experience_rows, write_image_sheet
+from retain.platform.cli.listing import list_entries
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.data.augmentation import colour, spatial
 from retain.platform.data.augmentation.pipeline import Augmentation, check_stream
-from retain.platform.data.augmentation.presets import PRESETS, TRANSFORMATIONS, transformations_of
+from retain.platform.data.augmentation.presets import PRESETS, TRANSFORMATIONS, resolve_transformations
 from retain.platform.data.streams import Arrays, Stream
 from retain.platform.errors import UserError
 from retain.platform.training import plugin_api
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import Parts, assemble
+from retain.platform.trial.builder import TrialBuilder, build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
@@ -55,7 +55,7 @@ def test_a_list_is_filled_in() -> None:
     )
     assert check_plugins(config) == config == from_dict(to_dict(config))
     override = "training.augmentation=[flip, {rotation: {degrees: 5}}]"
-    names = [name for name, _ in transformations_of(load_config("quickstart", [override]))]
+    names = [name for name, _ in resolve_transformations(load_config("quickstart", [override]))]
     assert names == ["flip", "rotation"]
 
 
@@ -125,13 +125,13 @@ def test_refused(augmentation: Any, start: str, within: str) -> None:
 def test_refused_for_these_pictures(augmentation: Any, message: str) -> None:
     """Digits are grey, 8x8."""
     with pytest.raises(UserError) as error:
-        assemble(check_plugins(experiment(augmentation)), planning=True)
+        build_trial(check_plugins(experiment(augmentation)), planning=True)
     assert str(error.value).startswith(message)
 
 
 def test_samples_that_are_no_pictures_are_refused(tiny_stream: Callable[..., Stream]) -> None:
     """Such as an Avalanche benchmark may have: its transforms have normalised them, or they are vectors."""
-    stream, named = tiny_stream(), transformations_of(experiment("digits"))
+    stream, named = tiny_stream(), resolve_transformations(experiment("digits"))
     check_stream(named, stream)
     part = stream.experiences[0].train
     normalised = replace(part, arrays=Arrays(stream.normalise(part.arrays.x), part.arrays.y))
@@ -164,8 +164,8 @@ class Stop(Plugin):
     def state_dict(self):
         return {}
 
-    def before_backward(self, strategy, **kwargs):
-        done = strategy.clock.train_iterations
+    def before_backward(self, learner, **kwargs):
+        done = learner.clock.train_iterations
         if done in AT:
             AT.remove(done)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -240,19 +240,19 @@ class _Watch(Plugin):
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.evaluated: list[Tensor] = []
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        self._before = strategy.mb_x.clone()
+    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+        self._before = learner.mb_x.clone()
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.append((self._before, strategy.mb_x.clone()))
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+        self.seen.append((self._before, learner.mb_x.clone()))
 
-    def before_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        self.evaluated.append(strategy.mb_x.clone())
+    def before_eval_forward(self, learner: Any, **kwargs: Any) -> None:
+        self.evaluated.append(learner.mb_x.clone())
 
 
-def assembled(make_experiment: Make, augmentation: Any, **more: Any) -> Parts:
+def assembled(make_experiment: Make, augmentation: Any, **more: Any) -> TrialBuilder:
     """A trial's parts."""
-    return assemble(check_plugins(make_experiment("pair", augmentation=augmentation, **more)))
+    return build_trial(check_plugins(make_experiment("pair", augmentation=augmentation, **more)))
 
 
 def test_replayed_samples_are_augmented_and_test_samples_are_not(make_experiment: Make) -> None:
@@ -292,7 +292,7 @@ def test_positions_have_their_own_augmentation(make_experiment: Make) -> None:
 
 
 def _built(preset: str) -> list[Any]:
-    return [built for _, built in transformations_of(experiment(preset))]
+    return [built for _, built in resolve_transformations(experiment(preset))]
 
 
 def test_normalised_pictures_are_changed_in_their_own_values(tiny_stream: Callable[..., Stream]) -> None:
@@ -313,10 +313,10 @@ def test_normalised_pictures_are_changed_in_their_own_values(tiny_stream: Callab
 
 def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experiment: Make, tmp_path: Path) -> None:
     config = check_plugins(make_experiment(augmentation=["crop", {"rotation": {"degrees": 90}}]))
-    path = gallery(config, tmp_path / "sheet.png")
+    path = write_image_sheet(config, tmp_path / "sheet.png")
     with Image.open(path) as opened:
         image = np.asarray(opened.convert("L"))
-    parts = assemble(config, planning=True)
+    parts = build_trial(config, planning=True)
     rows = augmented_rows(parts)
     assert sorted(row.title for row in rows) == list("0123456789")
     assert all(row.title in row.more for row in rows)  # the experience's name has its classes
@@ -332,16 +332,16 @@ def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experime
         if (image[y : y + 80, x : x + 80] == enlarged).all()
     ]
     assert len(places) == 1
-    assert gallery(config, tmp_path / "again.png").read_bytes() == path.read_bytes()
+    assert write_image_sheet(config, tmp_path / "again.png").read_bytes() == path.read_bytes()
 
 
 def test_without_augmentation_the_sheet_shows_each_experience(make_experiment: Make, tmp_path: Path) -> None:
     config = check_plugins(make_experiment("rotated"))
-    rows = experience_rows(assemble(config, planning=True).stream)
+    rows = experience_rows(build_trial(config, planning=True).stream)
     assert [row.title for row in rows] == ["rotation 0", "rotation 45", "rotation 90"]
     assert rows[0].captions == tuple("012345678901") and len(rows[0].pictures) == 12
     with pytest.raises(UserError, match="missing.sheet.png: cannot be written: No such file"):
-        gallery(config, tmp_path / "missing" / "sheet.png")
+        write_image_sheet(config, tmp_path / "missing" / "sheet.png")
 
 
 def test_the_command_draws_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +350,6 @@ def test_the_command_draws_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ended = CliRunner().invoke(app, ["show", "quickstart", "--images", *arguments, "training.augmentation=digits"])
         assert (ended.exit_code, ended.output) == (0, f"{name}\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart-augmentation.png", "x.png"]
-    listed = {entry.name: entry for entry in entries("augmentation")}
+    listed = {entry.name: entry for entry in list_entries("augmentation")}
     assert listed["digits"].line == "Preset: rotation, scale, translation."
     assert set(listed) == {*PRESETS, *TRANSFORMATIONS} and listed["crop"].settings == ("padding: int = 4",)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from retain.platform.data import cache
-from retain.platform.data.cache import DataFolders, prepared
+from retain.platform.data.cache import DataFolders, load_or_make
 from retain.platform.errors import UserError
 
 
@@ -39,9 +39,9 @@ def _check(found: dict[str, torch.Tensor]) -> None:
 def test_prepared_once(tmp_path: Path) -> None:
     """The second opening makes nothing; what one opening writes into its tensors stays there."""
     make = Maker()
-    first = prepared("numbers", make, tmp_path)
+    first = load_or_make("numbers", make, tmp_path)
     first["x"].fill_(7)
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 1
 
 
@@ -68,23 +68,23 @@ def _flip(path: Path, place: int = -3) -> None:
 def test_damaged_entry_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     """A flipped bit, a lost or half-written file: another process makes the entry again, once."""
     make = Maker()
-    prepared("numbers", make, tmp_path)
+    load_or_make("numbers", make, tmp_path)
     damage(next(tmp_path.glob("numbers-v*/manifest.json")).parent)
     cache._hashed.clear()  # as in another process, which has verified nothing
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
 
 
 def test_flip_is_seen_by_the_process_that_verified(tmp_path: Path) -> None:
     """Sums are taken again for a file that changed since."""
     make = Maker()
-    prepared("numbers", make, tmp_path)
+    load_or_make("numbers", make, tmp_path)
     path = next(tmp_path.glob("numbers-v*/x.npy"))
     _flip(path)
     os.utime(path, (0, 0))  # file systems tick in milliseconds: this test is faster
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
 
 
@@ -92,15 +92,15 @@ def test_large_entries_are_checked_by_size_and_header(tmp_path: Path, monkeypatc
     """Above the limit nothing is hashed, but a short file or another header is seen."""
     monkeypatch.setattr(cache, "HASHED_BELOW", 0)
     make = Maker()
-    prepared("numbers", make, tmp_path)
+    load_or_make("numbers", make, tmp_path)
     path = next(tmp_path.glob("numbers-v*/x.npy"))
     _flip(path)
-    prepared("numbers", make, tmp_path)
+    load_or_make("numbers", make, tmp_path)
     assert make.calls == 1
     np.save(path, _numbers()["x"].reshape(100, 50))
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     path.write_bytes(path.read_bytes()[:-1])
-    _check(prepared("numbers", make, tmp_path))
+    _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 3
 
 
@@ -108,7 +108,7 @@ _CHILD = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from retain.platform.data.cache import prepared
+from retain.platform.data.cache import load_or_make
 folder, mine, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 class Dying(dict):
@@ -125,7 +125,7 @@ def make():
 (folder / mine).touch()
 while not (folder / other).exists():
     time.sleep(0.001)
-found = prepared("shared", (lambda: Dying(make())) if mine == "dies" else make, folder / "cache")
+found = load_or_make("shared", (lambda: Dying(make())) if mine == "dies" else make, folder / "cache")
 print(int(found["x"].sum()))
 """
 
@@ -150,7 +150,7 @@ def test_a_process_that_dies_while_writing_leaves_no_entry(tmp_path: Path) -> No
     assert child.returncode == 9
     assert (tmp_path / "cache" / ".shared-v1.tmp" / "x.npy").exists()
     make = Maker()
-    _check(prepared("shared", make, tmp_path / "cache"))
+    _check(load_or_make("shared", make, tmp_path / "cache"))
     assert make.calls == 1
     assert not (tmp_path / "cache" / ".shared-v1.tmp").exists()
 
@@ -160,17 +160,17 @@ def test_cache_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"data.cache={folder}: cannot be written .* RETAIN_CACHE"):
-            prepared("numbers", _numbers, folder)
+            load_or_make("numbers", _numbers, folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
 def test_read_only_cache(tmp_path: Path) -> None:
     """A complete entry opens in a read-only cache; a missing one is refused."""
-    prepared("numbers", _numbers, tmp_path)
+    load_or_make("numbers", _numbers, tmp_path)
     tmp_path.chmod(0o500)
-    _check(prepared("numbers", _numbers, tmp_path))
+    _check(load_or_make("numbers", _numbers, tmp_path))
     with pytest.raises(UserError, match="data.cache=.*: cannot be written"):
-        prepared("others", _numbers, tmp_path)
+        load_or_make("others", _numbers, tmp_path)
 
 
 def test_error_in_making_is_not_the_caches(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_error_in_making_is_not_the_caches(tmp_path: Path) -> None:
         raise OSError("source gone")
 
     with pytest.raises(OSError, match="source gone"):
-        prepared("numbers", make, tmp_path)
-    _check(prepared("numbers", _numbers, tmp_path))
+        load_or_make("numbers", make, tmp_path)
+    _check(load_or_make("numbers", _numbers, tmp_path))
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,15 +39,15 @@ def state_of(number: int) -> dict[str, Any]:
 
 def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
     """Write one, and wait until it is there."""
-    with checkpoint.Writer(folder, keep, "mine") as writer:
-        writer.save(checkpoint.name_of(number), state)
-    return folder / checkpoint.name_of(number)
+    with checkpoint.CheckpointWriter(folder, keep, "mine") as writer:
+        writer.save(checkpoint.checkpoint_name(number), state)
+    return folder / checkpoint.checkpoint_name(number)
 
 
 def back(folder: Path, state: dict[str, Any]) -> Any:
     """Save and load."""
     save(folder, 1, state, keep=1)
-    return checkpoint.load_newest(folder)
+    return checkpoint.load_newest_checkpoint(folder)
 
 
 SHARED = torch.arange(12.0).view(3, 4)
@@ -146,7 +146,7 @@ def test_unknown_objects_are_refused_by_their_place(value: Any, message: str, tm
     save(tmp_path, 1, state_of(1), keep=2)
     with pytest.raises(TypeError, match=message):
         save(tmp_path, 2, {"x": [value]}, keep=2)
-    found = checkpoint.load_newest(tmp_path)
+    found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and found["number"] == 1
 
 
@@ -167,21 +167,21 @@ def test_the_newest_are_kept(keep: int, left: list[int], tmp_path: Path) -> None
     for number in range(1, 6):
         save(tmp_path, number, state_of(number), keep)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == left
-    found = checkpoint.load_newest(tmp_path)
+    found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and found["number"] == 5
 
 
 def test_a_number_can_be_written_again(tmp_path: Path) -> None:
     save(tmp_path, 1, state_of(1), keep=2)
     save(tmp_path, 1, state_of(8), keep=2)
-    found = checkpoint.load_newest(tmp_path)
+    found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and found["number"] == 8
 
 
 def test_none_without_a_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "absent") is None
+    assert checkpoint.load_newest_checkpoint(tmp_path / "absent") is None
     tmp_path.joinpath("notes.txt").touch()
-    assert checkpoint.load_newest(tmp_path) is None
+    assert checkpoint.load_newest_checkpoint(tmp_path) is None
 
 
 def test_what_a_killed_process_left_is_not_looked_at_and_removed(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_a_killed_process_left_is_not_looked_at_and_removed(tmp_path: Path)
     left = tmp_path / ".000002.99999.tmp"
     shutil.copytree(tmp_path / "000001", left)
     (left / "state.json").write_text('{"number": 2, "x"')
-    found = checkpoint.load_newest(tmp_path)
+    found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and found["number"] == 1
     save(tmp_path, 2, state_of(2), keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {"000001", "000002"}
@@ -253,7 +253,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
         save(tmp_path, number, state_of(number), keep=2)
     damage(tmp_path / "000002")
     with caplog.at_level(logging.WARNING):
-        found = checkpoint.load_newest(tmp_path)
+        found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and same(state_of(1), found)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{tmp_path / '000002'} is passed over: " in caplog.text
@@ -266,7 +266,7 @@ def test_any_flipped_bit_of_the_manifest_is_seen_or_harmless(tmp_path: Path) -> 
         flipped = bytearray(data)
         flipped[position] ^= 1 << position % 8
         (tmp_path / "000001" / "manifest.json").write_bytes(flipped)
-        found = checkpoint.load_newest(tmp_path)
+        found = checkpoint.load_newest_checkpoint(tmp_path)
         assert found is None or same(state_of(1), found)
 
 
@@ -277,7 +277,7 @@ def test_damaged_ones_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
     for name in ("000002", "000003"):
         _flip("state.json", 0.5)(tmp_path / name)
     save(tmp_path, 1, state_of(1), keep=2)
-    found = checkpoint.load_newest(tmp_path)
+    found = checkpoint.load_newest_checkpoint(tmp_path)
     assert found is not None and found["number"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
 
@@ -311,13 +311,13 @@ def test_a_foreign_or_newer_one_is_refused_and_stays(
         save(tmp_path, number, state_of(number), keep=2)
     change(tmp_path / "000002")
     with pytest.raises(UserError, match=message):
-        checkpoint.load_newest(tmp_path, "mine")
+        checkpoint.load_newest_checkpoint(tmp_path, "mine")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000001", "000002"]
 
 
 def test_names_sort_in_order_of_time() -> None:
     places = [(0, 1), (0, 99), (0, 100), (1, None), (1, 0), (1, 7), (2, None), (10, None), (10, 3)]
-    names = [checkpoint.name_of(*place) for place in places]
+    names = [checkpoint.checkpoint_name(*place) for place in places]
     assert names == sorted(names) and len(set(names)) == len(names)
     assert names[3] == "000001" and names[5] == "000001+000000007"
 
@@ -325,26 +325,26 @@ def test_names_sort_in_order_of_time() -> None:
 def test_the_state_is_copied_before_training_goes_on(tmp_path: Path) -> None:
     """What is written is the state at the call, whatever becomes of the tensors meanwhile."""
     x = torch.zeros(2_000_000)
-    with checkpoint.Writer(tmp_path, 9, "mine") as writer:
+    with checkpoint.CheckpointWriter(tmp_path, 9, "mine") as writer:
         for number in range(1, 4):
             x.fill_(number)
-            writer.save(checkpoint.name_of(number), {"number": number, "x": x})
+            writer.save(checkpoint.checkpoint_name(number), {"number": number, "x": x})
         x.fill_(-1)
-    found = [(state["number"], state["x"].unique().tolist()) for _, state in checkpoint.valid(tmp_path)]
+    found = [(state["number"], state["x"].unique().tolist()) for _, state in checkpoint.valid_checkpoints(tmp_path)]
     assert found == [(3, [3.0]), (2, [2.0]), (1, [1.0])]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path) -> None:
     """Here a file is in the place of the folder; by the next call, or on leaving."""
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(OSError), checkpoint.Writer(tmp_path / "checkpoints", 1, "mine") as writer:
+    with pytest.raises(OSError), checkpoint.CheckpointWriter(tmp_path / "checkpoints", 1, "mine") as writer:
         writer.save("000001", state_of(1))
-    with checkpoint.Writer(tmp_path / "checkpoints", 1, "mine") as writer:
+    with checkpoint.CheckpointWriter(tmp_path / "checkpoints", 1, "mine") as writer:
         writer.save("000001", state_of(1))
         with pytest.raises(OSError):
             writer.save("000002", state_of(2))
         (tmp_path / "checkpoints").unlink()
-    assert checkpoint.load_newest(tmp_path / "checkpoints") is None
+    assert checkpoint.load_newest_checkpoint(tmp_path / "checkpoints") is None
 
 
 def test_a_passing_trouble_costs_nothing(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_passing_trouble_costs_nothing(tmp_path: Path) -> None:
     manifest.rename(tmp_path / "whole")
     manifest.symlink_to(manifest)
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        checkpoint.load_newest(tmp_path)
+        checkpoint.load_newest_checkpoint(tmp_path)
     manifest.unlink()
     (tmp_path / "whole").rename(manifest)
-    assert checkpoint.load_newest(tmp_path) is not None
+    assert checkpoint.load_newest_checkpoint(tmp_path) is not None

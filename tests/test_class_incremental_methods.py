@@ -17,7 +17,7 @@ from torch.nn import functional
 from retain.platform.errors import UserError
 from retain.platform.methods import seen_classes
 from retain.platform.methods.bias_correction import corrected, fitted
-from retain.platform.methods.herding import class_means, herding, herding_ranks, nearness
+from retain.platform.methods.herding import herding, herding_ranks, negative_distances, unit_class_means
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.strategies import bic, eeil, freezing, head_init, icarl, lwf, replay, ss_il, wa
@@ -85,14 +85,14 @@ def test_each_part_of_bics_memory_must_hold_the_classes() -> None:
 
 def test_classes_met_by_hand() -> None:
     """Growing classes, one that comes again, and a domain that brings none."""
-    met = seen_classes.ClassesMet()
+    seen = seen_classes.SeenClasses()
     found = []
     for classes in ([1, 0], [3, 0], [0, 1, 3], [2]):
         strategy = SimpleNamespace(experience=SimpleNamespace(classes_in_this_experience=classes))
-        found.append((met.new(strategy), met.gone(strategy)))
-        met.add(strategy)
+        found.append((seen.new_classes(strategy), seen.absent_classes(strategy)))
+        seen.add(strategy)
     assert found == [([0, 1], []), ([3], [1]), ([], []), ([2], [0, 1, 3])]
-    assert met.groups == [[0, 1], [3], [], [2]] and met.all == [0, 1, 3, 2]
+    assert seen.groups == [[0, 1], [3], [], [2]] and seen.all == [0, 1, 3, 2]
 
 
 def test_ranks_are_the_herding_orders_of_the_classes() -> None:
@@ -153,12 +153,12 @@ def test_icarls_loss_is_that_of_the_samples_own_task() -> None:
 
 def test_nearest_mean_is_avalanches() -> None:
     features, y, x = drawn(40, 6), torch.arange(4).repeat(10), drawn(20, 6, seed=1)
-    means = class_means(features, y)
+    means = unit_class_means(features, y)
     theirs = NCMClassifier(normalize=True)
     scaled = features / features.norm(dim=1, keepdim=True)
     of_class = {label: scaled[y == label].mean(0) for label in range(4)}
     theirs.update_class_means_dict({label: mean / mean.norm() for label, mean in of_class.items()})
-    torch.testing.assert_close(nearness(x, means), -theirs(x).square(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(negative_distances(x, means), -theirs(x).square(), atol=1e-5, rtol=1e-5)
 
 
 class Losses(Plugin):
@@ -167,13 +167,13 @@ class Losses(Plugin):
     def __init__(self, expected: Callable[[nn.Module, Any], torch.Tensor]) -> None:
         self.expected, self.pairs = expected, list[tuple[float, float]]()
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        self.teacher = copy.deepcopy(strategy.model).eval()
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+        self.teacher = copy.deepcopy(learner.model).eval()
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        if strategy.experience.current_experience:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+        if learner.experience.current_experience:
             with torch.no_grad():
-                self.pairs.append((strategy.loss.item(), self.expected(self.teacher, strategy).item()))
+                self.pairs.append((learner.loss.item(), self.expected(self.teacher, learner).item()))
 
     def check(self) -> None:
         """They are the same."""
@@ -186,19 +186,19 @@ def test_icarl_distils_and_classifies_by_means() -> None:
     plugin, watch = icarl.build(icarl.Config(memory=16), 0), Watch()
     scores: list[torch.Tensor] = []
 
-    def expected(teacher: nn.Module, strategy: Any) -> torch.Tensor:
-        wanted = functional.one_hot(strategy.mb_y, 4).float()
-        wanted[:, :2] = teacher(strategy.mb_x).sigmoid()
-        return 4 * functional.binary_cross_entropy_with_logits(strategy.mb_output, wanted)
+    def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
+        wanted = functional.one_hot(learner.mb_y, 4).float()
+        wanted[:, :2] = teacher(learner.mb_x).sigmoid()
+        return 4 * functional.binary_cross_entropy_with_logits(learner.mb_output, wanted)
 
     class Look(Plugin):
         """What evaluation ends with."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             x = torch.cat([pair(0, 2)[0], pair(1, 2)[0]])
-            strategy.model.eval()
-            scores.append(plugin.predict(strategy, x, strategy.model))
-            strategy.model.train()
+            learner.model.eval()
+            scores.append(plugin.predict(learner, x, learner.model))
+            learner.model.train()
 
     losses = Losses(expected)
     script([plugin, watch, losses, Look()], epochs=6)
@@ -285,17 +285,17 @@ def test_bic_distils_and_corrects() -> None:
     plugin = bic.build(bic.Config(memory=40, held_out=0.3), 0)
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def expected(teacher: nn.Module, strategy: Any) -> torch.Tensor:
-        found = functional.cross_entropy(strategy.mb_output, strategy.mb_y)
-        log_q, log_p = ((each / 2).log_softmax(1) for each in (strategy.mb_output[:, :2], teacher(strategy.mb_x)))
+    def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
+        found = functional.cross_entropy(learner.mb_output, learner.mb_y)
+        log_q, log_p = ((each / 2).log_softmax(1) for each in (learner.mb_output[:, :2], teacher(learner.mb_x)))
         return found / 2 + (log_p.exp() * (log_p - log_q)).sum(1).mean() / 2  # two classes are gone, two are new
 
     class Look(Plugin):
         """What evaluation ends with, beside the network's own logits."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             with torch.no_grad():
-                outputs.append((strategy.model(pair(0, 2)[0]), plugin.predict(strategy, pair(0, 2)[0], strategy.model)))
+                outputs.append((learner.model(pair(0, 2)[0]), plugin.predict(learner, pair(0, 2)[0], learner.model)))
 
     losses = Losses(expected)
     script([plugin, losses, Look()])
@@ -317,13 +317,13 @@ def test_bics_teacher_is_corrected() -> None:
     experience = SimpleNamespace(classes_in_this_experience=[4])
     for weight, share in ((None, 4 / 5), (0.3, 0.3)):
         plugin = bic.build(bic.Config(weight=weight, temperature=3.0), 0)
-        plugin.met.groups, plugin._correction = [[0, 1], [2, 3]], [[2, 3], 0.5, -1.0]
+        plugin.seen.groups, plugin._correction = [[0, 1], [2, 3]], [[2, 3], 0.5, -1.0]
         plugin.teacher.model = nn.Identity()
-        strategy = SimpleNamespace(experience=experience, mb_x=teacher, mb_output=logits, loss=torch.tensor(2.0))
-        plugin.before_backward(strategy)
+        learner = SimpleNamespace(experience=experience, mb_x=teacher, mb_output=logits, loss=torch.tensor(2.0))
+        plugin.before_backward(learner)
         log_p = (corrected(teacher, [2, 3], 0.5, -1.0) / 3).log_softmax(1)
         kl = (log_p.exp() * (log_p - (logits[:, :4] / 3).log_softmax(1))).sum(1).mean()
-        torch.testing.assert_close(strategy.loss, (1 - share) * 2.0 + share * kl)
+        torch.testing.assert_close(learner.loss, (1 - share) * 2.0 + share * kl)
 
 
 def test_bic_without_validation_data_is_refused() -> None:
@@ -348,10 +348,10 @@ def test_new_rows_start_as_they_are_said_to(rows: head_init.Rows) -> None:
     class Look(Plugin):
         """The head before anything is trained."""
 
-        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            model = strategy.model
-            found.append((copy.deepcopy(model.classifier.classifier), copy.deepcopy(model.trunk), strategy.optimizer))
-            trained = {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}
+        def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            model = learner.model
+            found.append((copy.deepcopy(model.classifier.classifier), copy.deepcopy(model.trunk), learner.optimizer))
+            trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
             assert {id(parameter) for parameter in model.parameters()} <= trained
 
     bits = script([head_init.build(head_init.Config(rows=rows), 0), Look()])
@@ -394,9 +394,9 @@ def test_eeil_distils_each_experience_apart() -> None:
 
 
 def test_eeils_loss_while_an_experience_is_trained() -> None:
-    def expected(teacher: nn.Module, strategy: Any) -> torch.Tensor:
-        found = functional.cross_entropy(strategy.mb_output, strategy.mb_y)
-        return found + 0.5 * kl(strategy.mb_output[:, :2], teacher(strategy.mb_x))
+    def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
+        found = functional.cross_entropy(learner.mb_output, learner.mb_y)
+        return found + 0.5 * kl(learner.mb_output[:, :2], teacher(learner.mb_x))
 
     losses = Losses(expected)
     script([eeil.build(eeil.Config(weight=0.5), 0), losses])
@@ -411,11 +411,11 @@ def finetuned(**settings: Any) -> tuple[nn.Module, nn.Module, eeil.EEILPlugin, n
     class Keep(Plugin):
         """Looks just before and just after; stands before and behind the plugin."""
 
-        def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-            self.teacher = copy.deepcopy(strategy.model)
+        def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+            self.teacher = copy.deepcopy(learner.model)
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            found.append(copy.deepcopy(strategy.model))
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            found.append(copy.deepcopy(learner.model))
 
     keep = Keep()
     script([keep, plugin, keep])
@@ -480,12 +480,12 @@ def test_separated_softmax_by_hand() -> None:
 def test_ss_ils_loss() -> None:
     """As its authors' code adds it up: sums over both parts, over all samples; T^2 KL for each experience."""
 
-    def expected(teacher: nn.Module, strategy: Any) -> torch.Tensor:
-        logits, y = strategy.mb_output, strategy.mb_y
+    def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
+        logits, y = learner.mb_output, learner.mb_y
         old = y < 2
         total = functional.cross_entropy(logits[old, :2], y[old], reduction="sum")
         total = total + functional.cross_entropy(logits[~old, 2:], y[~old] - 2, reduction="sum")
-        return total / len(y) + 4 * kl(logits[:, :2], teacher(strategy.mb_x))
+        return total / len(y) + 4 * kl(logits[:, :2], teacher(learner.mb_x))
 
     losses, watch = Losses(expected), Watch()
     script([ss_il.build(ss_il.Config(memory=20, batch_size=5), 0), losses, watch])

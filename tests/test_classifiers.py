@@ -18,13 +18,13 @@ from torch import nn
 from retain.platform.config.load import from_dict
 from retain.platform.errors import UserError
 from retain.platform.methods import prompted_vit
-from retain.platform.methods.feature_classifier import FeatureClassifier, added
+from retain.platform.methods.feature_classifier import FeatureClassifier, add_statistics
 from retain.platform.models.blocks import is_added
 from retain.platform.models.heads import Classifier
 from retain.platform.models.networks import vit
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.strategies import coda_prompt, fecam, l2p, ncm, ranpac, slda
 
@@ -214,8 +214,8 @@ CLASSIFIERS = {"ncm": ncm, "slda": slda, "fecam": fecam, "ranpac": ranpac}
 
 def test_sums_grow_with_the_classes() -> None:
     one, other = {"counts": torch.tensor([1.0, 2.0])}, {"counts": torch.tensor([0.0, 1.0, 5.0])}
-    assert added({}, one)["counts"].tolist() == [1, 2]
-    assert added(one, other)["counts"].tolist() == added(other, one)["counts"].tolist() == [1, 3, 5]
+    assert add_statistics({}, one)["counts"].tolist() == [1, 2]
+    assert add_statistics(one, other)["counts"].tolist() == add_statistics(other, one)["counts"].tolist() == [1, 3, 5]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -381,7 +381,7 @@ def test_not_a_transformer_is_refused(name: str, make_experiment: Any) -> None:
     config = check_plugins(make_experiment("rotated", strategies={name: {}}))
     other = from_dict({"name": "x", "benchmark": config.benchmark, "model": {"mlp": {}}, "strategies": {name: {}}})
     with pytest.raises(UserError, match=f"strategies.{name}: needs a vision transformer"):
-        assemble(check_plugins(other))
+        build_trial(check_plugins(other))
 
 
 def test_what_does_not_fit_the_stream_is_refused() -> None:
@@ -433,10 +433,10 @@ def accuracy(plugin: Plugin, bits: Any, number: int) -> float:
     """Of what the plugin predicts in a plain script's evaluation, on the test samples of an experience."""
     x, y = pair(number, 2)
     model = network(bits)
-    strategy = SimpleNamespace(model=model, device="cpu", mb_x=x, mb_output=None)
+    learner = SimpleNamespace(model=model, device="cpu", mb_x=x, mb_output=None)
     with torch.no_grad():
-        plugin.after_eval_forward(strategy)
-    return float((strategy.mb_output.argmax(1) == y).double().mean())
+        plugin.after_eval_forward(learner)
+    return float((learner.mb_output.argmax(1) == y).double().mean())
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -489,13 +489,13 @@ def test_prompts_in_a_plain_script(name: str) -> None:
     config, network = with_prompts(name, _Pictures())
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=network, optimizer=optimizer, train_mb_size=16, plugins=[module.build(config, 0)], evaluator=None
     )
-    data, criterion = benchmark(), strategy._criterion
-    strategy.train(data.train_stream[0], eval_streams=[])
+    data, criterion = benchmark(), learner._criterion
+    learner.train(data.train_stream[0], eval_streams=[])
     first = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    strategy.train(data.train_stream[1], eval_streams=[])
+    learner.train(data.train_stream[1], eval_streams=[])
     moved = {key for key, tensor in network.state_dict().items() if not torch.equal(tensor, first[key])}
     assert not {key for key in before if key.startswith("trunk.trunk.") and not torch.equal(before[key], first[key])}
     assert not {key for key in moved if key.startswith("trunk.trunk.")}
@@ -503,7 +503,7 @@ def test_prompts_in_a_plain_script(name: str) -> None:
         {"trunk.prompts"} if name == "l2p" else {"trunk.prompts_1", "trunk.prompt_keys_1", "trunk.prompt_attention_1"}
     )
     assert learned <= moved and not any(key.endswith("_0") for key in moved)
-    assert strategy._criterion is criterion and all(each.requires_grad for each in network.parameters())
+    assert learner._criterion is criterion and all(each.requires_grad for each in network.parameters())
 
 
 def test_a_network_that_was_not_adapted_is_refused_in_a_plain_script() -> None:

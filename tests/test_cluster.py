@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from retain.platform.ledger.writer import trials_of
+from retain.platform.ledger.reader import trials_of
 
 COMMAND = [sys.executable, "-c", "from retain.platform.cli.app import main; main()"]
 

@@ -9,7 +9,7 @@ import torch
 
 from retain.platform.errors import UserError
 from retain.platform.methods import per_sample_gradients
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import agem, lora
@@ -31,7 +31,7 @@ from retain.strategies import agem, lora
 )
 def test_refused_before_the_start(strategies: dict[str, Any], message: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=message):
-        assemble(check_plugins(make_experiment("rotated", strategies=strategies)))
+        build_trial(check_plugins(make_experiment("rotated", strategies=strategies)))
 
 
 @pytest.mark.parametrize("name", ["der", "agem", "gem", "eeil"])
@@ -39,13 +39,13 @@ def test_smoothing_is_refused_beside_a_cross_entropy_that_would_not_be_smoothed(
     name: str, make_experiment: Any
 ) -> None:
     with pytest.raises(UserError, match=f"training.label_smoothing=0.1: is not used beside strategies.{name}"):
-        assemble(check_plugins(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
+        build_trial(check_plugins(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
 
 
 @pytest.mark.parametrize("name", ["lwf_mc", "lucir"])
 def test_a_full_head_is_refused_where_its_unmet_classes_would_count(name: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=f"training.full_head: strategies.{name} cannot run with it"):
-        assemble(check_plugins(make_experiment(strategies={name: {}}, full_head=True)))
+        build_trial(check_plugins(make_experiment(strategies={name: {}}, full_head=True)))
 
 
 def test_mir_needs_more_candidates_than_are_replayed(make_experiment: Any, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_overflow_is_left_to_whoever_looks_for_it(which: str) -> None:
 
 def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
     """A network of linear layers has a closed form, and lora's layers are none of those."""
-    parts = assemble(check_plugins(make_experiment(strategies={"lora": {}})))
+    parts = build_trial(check_plugins(make_experiment(strategies={"lora": {}})))
     model = parts.network()
     factors = [name for name, _ in model.named_parameters() if "lora_b" in name]
     assert factors and lora.Config().rank > 0

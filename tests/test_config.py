@@ -15,7 +15,7 @@ from retain.platform.config.load import config_names, from_dict, load_config, to
 from retain.platform.config.schema import Experiment, Sweep
 from retain.platform.config.yaml_overrides import merge, parse_yaml
 from retain.platform.errors import UserError
-from retain.platform.sweep.plan import PlannedTrial, check, plan, points
+from retain.platform.sweep.plan import PlannedTrial, check_trials, plan, search_points
 from retain.platform.trial.resolve import check_plugins
 
 BASE = "name: t\nbenchmark: split_digits\nmodel: mlp\noutput: out\nwandb: {mode: disabled}\n"
@@ -48,7 +48,7 @@ def planned(text: str, overrides: Sequence[str], folder: Path) -> list[PlannedTr
     file = folder.parent / "config.yaml"
     file.write_text(text)
     trials = plan(load_config(file, overrides))
-    check(trials)
+    check_trials(trials)
     return trials
 
 
@@ -333,9 +333,9 @@ def test_a_file_that_is_no_text(here: Path) -> None:
 
 def loaded(*overrides: str, text: str = BASE) -> Experiment:
     """An experiment of plain data, without a file."""
-    from retain.platform.config.yaml_overrides import with_overrides
+    from retain.platform.config.yaml_overrides import apply_overrides
 
-    return from_dict(with_overrides(parse_yaml(text, "text"), overrides))
+    return from_dict(apply_overrides(parse_yaml(text, "text"), overrides))
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -344,7 +344,7 @@ def test_shipped_config_loads_plans_and_survives_a_round_trip(name: str) -> None
     assert from_dict(to_dict(experiment)) == experiment
     trials = plan(experiment)
     sweep = experiment.sweep
-    num_points = len(points(sweep))
+    num_points = len(search_points(sweep))
     assert len(trials) == max(1, len(sweep.streams)) * max(1, len(sweep.variants)) * num_points * len(sweep.seeds)
     assert len({trial.identity["id"] for trial in trials}) == len(trials)
     for trial in trials:
@@ -352,7 +352,7 @@ def test_shipped_config_loads_plans_and_survives_a_round_trip(name: str) -> None
 
 
 def test_quickstart_is_accepted_by_every_check(here: Path) -> None:
-    check(plan(load_config("quickstart")))
+    check_trials(plan(load_config("quickstart")))
 
 
 def test_schema_comes_first_and_all_is_plain() -> None:
@@ -471,7 +471,7 @@ SPACE: dict[str, Any] = {
 
 
 def test_points_are_the_grid_times_the_samples() -> None:
-    found = points(Sweep(space=SPACE, samples=50))
+    found = search_points(Sweep(space=SPACE, samples=50))
     assert len(found) == 2 * 3 * 50
     cells = [(point["training.batch_size"], tuple(point["model.mlp.hidden"])) for point in found]
     assert {cells.count(cell) for cell in cells} == {50} and len(set(cells)) == 6
@@ -486,13 +486,13 @@ def test_points_are_the_grid_times_the_samples() -> None:
 
 
 def test_points_depend_on_their_seed_alone() -> None:
-    assert points(Sweep(space=SPACE, samples=3)) == points(Sweep(space=SPACE, samples=3, seeds=(7, 8)))
-    assert points(Sweep(space=SPACE, samples=3)) != points(Sweep(space=SPACE, samples=3, space_seed=1))
+    assert search_points(Sweep(space=SPACE, samples=3)) == search_points(Sweep(space=SPACE, samples=3, seeds=(7, 8)))
+    assert search_points(Sweep(space=SPACE, samples=3)) != search_points(Sweep(space=SPACE, samples=3, space_seed=1))
 
 
 def test_no_space_is_one_point() -> None:
-    assert points(Sweep()) == [{}]
-    assert len(points(Sweep(space={"training.epochs": {"grid": [1, 2]}}))) == 2
+    assert search_points(Sweep()) == [{}]
+    assert len(search_points(Sweep(space={"training.epochs": {"grid": [1, 2]}}))) == 2
 
 
 def test_every_variant_gets_the_same_points() -> None:

@@ -57,7 +57,7 @@ def folders_of(tmp_path: Path) -> DataFolders:
 
 def load(name: str, tmp_path: Path, **settings: Any) -> DataSet:
     """Open a data set as a benchmark does."""
-    return dataset_key.load({name: settings}, folders_of(tmp_path))
+    return dataset_key.load_data_set({name: settings}, folders_of(tmp_path))
 
 
 def entries(tmp_path: Path) -> list[Path]:
@@ -443,7 +443,7 @@ def test_missing_data_says_what_to_do(name: str, words: list[str], tmp_path: Pat
     """Where nothing is found and nothing can be fetched, the message says what to put where."""
     for folders in (folders_of(tmp_path), DataFolders(None, tmp_path / "cache")):
         with pytest.raises(UserError) as caught:
-            dataset_key.load(name, folders)
+            dataset_key.load_data_set(name, folders)
         place = "data.root, which is not set" if folders.root is None else str(tmp_path / "data")
         for word in [*words, "not found in", place, "data.root", "RETAIN_DATA"]:
             assert word in str(caught.value)
@@ -585,7 +585,7 @@ def test_golden_digests(name: str, digest: str, tmp_path: Path) -> None:
         pytest.skip(
             "no folder with the real MNIST and mfeat: run `make data`, link mnist into it and set RETAIN_DATA to it"
         )
-    found = dataset_key.load(name, DataFolders(root, tmp_path))
+    found = dataset_key.load_data_set(name, DataFolders(root, tmp_path))
     total = hashlib.sha256(repr((found.class_names, found.domain_names, found.mean, found.std)).encode())
     for tensor in (found.train.x, found.train.y, found.test.x, found.test.y, found.train_domains, found.test_domains):
         total.update(b"" if tensor is None else tensor.numpy().tobytes())
@@ -823,7 +823,7 @@ def test_damaged_domainnet_is_refused(file: str, damage: Damage, message: str, t
 )
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        dataset_key.checked({name: settings})
+        dataset_key.with_defaults({name: settings})
     assert str(caught.value).startswith(f"data.{name}.")
     assert message in str(caught.value)
 
@@ -833,7 +833,7 @@ def test_settings_are_documented(name: str) -> None:
     """Every field has a line in the docstring, and sets with domains say so."""
     module = registry.resolve("datasets", name)
     assert [field for field in module.Config.__slots__ if f"    {field}: " not in (module.Config.__doc__ or "")] == []
-    assert (name in dataset_key.with_domains()) == (module in (digit_domains, core50, domainnet))
+    assert (name in dataset_key.data_sets_with_domains()) == (module in (digit_domains, core50, domainnet))
 
 
 def test_these_are_all_here() -> None:

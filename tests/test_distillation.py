@@ -24,7 +24,7 @@ from retain.platform.models.features import FEATURES
 from retain.platform.models.heads import Classifier
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.strategies import (
     attention_distillation,
@@ -80,11 +80,11 @@ class Terms(Plugin):
     def __init__(self, plugin: Plugin, look: Callable[[Any, Tensor], None]) -> None:
         self.plugin, self.look = plugin, look
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        before = strategy.loss
-        self.plugin.before_backward(strategy)
-        self.look(strategy, (strategy.loss - before).detach())
-        strategy.loss = before
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+        before = learner.loss
+        self.plugin.before_backward(learner)
+        self.look(learner, (learner.loss - before).detach())
+        learner.loss = before
 
 
 # Bad values, and what does not fit the network.
@@ -164,7 +164,7 @@ def test_heads_are_distilled_apart_as_avalanches_are_with_a_head_each() -> None:
     heads = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
     theirs = LearningWithoutForgetting(alpha=1, temperature=3.0)
     expected = 9 * sum(theirs._distillation_loss(student, teacher, own) for own in heads)
-    torch.testing.assert_close(logit_distillation.headwise(student, teacher, heads, 3.0), expected)
+    torch.testing.assert_close(logit_distillation.distillation_loss_by_task(student, teacher, heads, 3.0), expected)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -172,25 +172,25 @@ def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any)
     plugin = lwf.build(lwf.Config(weight=0.5), 0)
     seen: list[int] = []
 
-    def look(strategy: Any, added: Tensor) -> None:
-        number = strategy.experience.current_experience
+    def look(learner: Any, added: Tensor) -> None:
+        number = learner.experience.current_experience
         if number:
-            teacher, student = plugin._teacher.of(strategy.mb_x)["logits"], strategy.mb_output[:, : 2 * number]
+            teacher, student = plugin._teacher.of(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
             heads = (
                 [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
             )
-            parts = [logit_distillation.distillation(student[:, own], teacher[:, own], 2.0, "kl") for own in heads]
+            parts = [logit_distillation.distillation_loss(student[:, own], teacher[:, own], 2.0, "kl") for own in heads]
             torch.testing.assert_close(added, 0.5 * torch.stack(parts).sum().detach(), rtol=1e-4, atol=1e-6)
             seen.append(number)
 
     class Whole(Terms):
         """The strategy's other hooks too."""
 
-        def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-            plugin.before_train_dataset_adaptation(strategy)
+        def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+            plugin.before_train_dataset_adaptation(learner)
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            plugin.after_training_exp(strategy)
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            plugin.after_training_exp(learner)
 
     learn(replace(tiny_stream(), scenario=scenario), network(), [Whole(plugin, look)])
     assert set(seen) == {1, 2}
@@ -204,7 +204,7 @@ def test_a_list_of_weights_is_one_for_each_experience(make_experiment: Make, tin
     assert same(one, listed) and not same(one, other)
     alpha = [0, 0.5, 4 / 3, 2.25, 3.2]  # as a list in the YAML: Avalanche's, divided by T^2
     config = make_experiment(strategies={"lwf": {"weight": [each / 4 for each in alpha]}})
-    (plugin,) = assemble(check_plugins(config)).plugins()
+    (plugin,) = build_trial(check_plugins(config)).plugins()
     assert plugin.config.weight == tuple(each / 4 for each in alpha)
 
 
@@ -236,15 +236,15 @@ def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None
     class Look(Plugin):
         """Compares the loss with the formula."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            number, logits = strategy.experience.current_experience, strategy.mb_output
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
+            number, logits = learner.experience.current_experience, learner.mb_output
             new = torch.tensor([2 * number, 2 * number + 1])
-            expected = lwf_mc.classification(logits, strategy.mb_y, new)
+            expected = lwf_mc.classification(logits, learner.mb_y, new)
             if number:
-                teacher = plugin._teacher.of(strategy.mb_x)["logits"]
+                teacher = plugin._teacher.of(learner.mb_x)["logits"]
                 assert teacher.shape[1] == 2 * number
                 expected = expected + 2.0 * lwf_mc.distillation(logits, teacher)
-            losses.append((strategy.loss.item(), expected.item()))
+            losses.append((learner.loss.item(), expected.item()))
 
     learner = learn(tiny_stream(), network(), [plugin, Look()])
     ours, expected = torch.tensor(losses).T
@@ -343,18 +343,18 @@ def test_the_network_learns_by_nca_and_its_scale_along(tiny_stream: Any) -> None
     class Look(Plugin):
         """Compares the loss with the formula."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            head, y = strategy.model.head, strategy.mb_y
-            features = strategy.model.features(strategy.mb_x)
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
+            head, y = learner.model.head, learner.mb_y
+            features = learner.model.features(learner.mb_x)
             logits = head.scale * local_similarity.similarity(features, head.proxies)
             rivals = torch.stack([row[torch.arange(len(row)) != label] for row, label in zip(logits, y, strict=True)])
             behind = rivals.exp().sum(1).log() - logits[torch.arange(len(y)), y] + 0.6 * head.scale
-            torch.testing.assert_close(strategy.loss, behind.relu().mean())
-            [ours] = torch.autograd.grad(strategy.loss, head.scale, retain_graph=True)
+            torch.testing.assert_close(learner.loss, behind.relu().mean())
+            [ours] = torch.autograd.grad(learner.loss, head.scale, retain_graph=True)
             num_behind = (behind > 0).sum()  # each would push the scale down by the margin
             [whole] = torch.autograd.grad(behind.relu().mean(), head.scale)
             torch.testing.assert_close(ours, whole - 0.6 * num_behind / len(y))
-            losses.append(strategy.loss.item())
+            losses.append(learner.loss.item())
 
     model = network(adapt=lambda model: local_similarity.adapt(config, model, torch.Generator().manual_seed(0)))
     learner = learn(tiny_stream(), model, [local_similarity.build(config, 0), Look()], epochs=4)
@@ -383,16 +383,16 @@ def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
     class Look(Plugin):
         """Compares the loss with the formula."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
                 return
             layers = []
-            for model in (strategy.model, plugin.teacher.model):
-                first = model.trunk[1][0](strategy.mb_x.flatten(1))
-                layers.append((first, model.features(strategy.mb_x)))
+            for model in (learner.model, plugin.teacher.model):
+                first = model.trunk[1][0](learner.mb_x.flatten(1))
+                layers.append((first, model.features(learner.mb_x)))
             parts = [1 - nn.functional.cosine_similarity(s, t).mean() for s, t in zip(*layers, strict=True)]
-            loss = strategy._criterion(strategy.mb_output, strategy.mb_y) + 3.0 * (parts[0] + parts[1]) / 2
-            torch.testing.assert_close(strategy.loss.squeeze(), loss, rtol=1e-4, atol=1e-6)
+            loss = learner._criterion(learner.mb_output, learner.mb_y) + 3.0 * (parts[0] + parts[1]) / 2
+            torch.testing.assert_close(learner.loss.squeeze(), loss, rtol=1e-4, atol=1e-6)
             seen.append(loss.item())
 
     learn(tiny_stream(), network(), [plugin, Look()])
@@ -451,17 +451,17 @@ def test_lucirs_loss_is_the_formula_with_a_memory(tiny_stream: Any) -> None:
     class Look(Plugin):
         """Compares the loss with the formula, in passes of its own."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
                 return
-            old, x = plugin.teacher.model, strategy.mb_x
-            num_old = 2 * strategy.experience.current_experience
-            turned = 1 - nn.functional.cosine_similarity(strategy.model.features(x), old.features(x)).mean()  # type: ignore[operator]
-            bare = strategy.mb_output / strategy.model.head.scale
-            margin = lucir.margin_ranking(bare, strategy.mb_y, num_old, 0.5, 2)
-            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            old, x = plugin.teacher.model, learner.mb_x
+            num_old = 2 * learner.experience.current_experience
+            turned = 1 - nn.functional.cosine_similarity(learner.model.features(x), old.features(x)).mean()  # type: ignore[operator]
+            bare = learner.mb_output / learner.model.head.scale
+            margin = lucir.margin_ranking(bare, learner.mb_y, num_old, 0.5, 2)
+            loss = learner._criterion(learner.mb_output, learner.mb_y)
             expected = loss + 2.0 * math.sqrt(num_old / 2) * turned + 3.0 * margin
-            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
             margins.append(margin.item())
 
     learn(tiny_stream(), cosines(config), [replay.build(replay.Config(memory=10), 0), plugin, Look()])
@@ -477,8 +477,8 @@ def test_old_classes_weights_are_fixed_while_the_constraint_acts(weight: float, 
     class Look(Plugin):
         """Keeps the head's rows."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            rows.append(strategy.model.head.weight.detach().clone())
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            rows.append(learner.model.head.weight.detach().clone())
 
     optimizer = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.1)
     learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], optimizer=optimizer)
@@ -514,18 +514,18 @@ def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
     class Look(Plugin):
         """Compares the loss with the formula."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if plugin.teacher.model is None or seen.count(strategy.experience.current_experience) == 2:
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
+            if plugin.teacher.model is None or seen.count(learner.experience.current_experience) == 2:
                 return
-            pair = (strategy.model, plugin.teacher.model)
-            vectors = [pool(model.trunk[1][1](strategy.mb_x)) for model in pair]
-            spatial = sum(map(math.dist, *vectors)) / len(strategy.mb_x)
-            features = [model.features(strategy.mb_x) for model in pair]
-            flat = nn.functional.cosine_embedding_loss(*features, torch.ones(len(strategy.mb_x)))
-            number = strategy.experience.current_experience
-            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            pair = (learner.model, plugin.teacher.model)
+            vectors = [pool(model.trunk[1][1](learner.mb_x)) for model in pair]
+            spatial = sum(map(math.dist, *vectors)) / len(learner.mb_x)
+            features = [model.features(learner.mb_x) for model in pair]
+            flat = nn.functional.cosine_embedding_loss(*features, torch.ones(len(learner.mb_x)))
+            number = learner.experience.current_experience
+            loss = learner._criterion(learner.mb_output, learner.mb_y)
             expected = loss + math.sqrt((2 * number + 2) / 2) * (2.0 * spatial + 3.0 * flat)
-            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
             seen.append(number)
 
     learn(tiny_stream(), network("cnn"), [plugin, Look()])
@@ -574,16 +574,16 @@ def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any)
     class Look(Plugin):
         """Compares the loss with the formula."""
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
                 return
-            x = strategy.mb_x.clone().requires_grad_()
+            x = learner.mb_x.clone().requires_grad_()
             classes = plugin.teacher.model(x).argmax(1)
-            student, teacher = (maps_of(model, x, classes) for model in (strategy.model, plugin.teacher.model))
-            loss = strategy._criterion(strategy.mb_output, strategy.mb_y)
+            student, teacher = (maps_of(model, x, classes) for model in (learner.model, plugin.teacher.model))
+            loss = learner._criterion(learner.mb_output, learner.mb_y)
             expected = loss + 2.0 * torch.linalg.vector_norm(student - teacher, order, dim=1).mean()
-            torch.testing.assert_close(strategy.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
-            added.append((strategy.loss - loss).item())
+            torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
+            added.append((learner.loss - loss).item())
 
     learn(tiny_stream(), network("cnn"), [plugin, Look()])
     assert len(added) == 12 and max(added) > 0.01
@@ -622,7 +622,7 @@ class _Augmenting(Learner):
 
 def _bits(name: str, config: Experiment, cls: type[Learner]) -> Bits:
     """The network after two experiences of a trial with the strategy."""
-    parts, (_, make) = assemble(check_plugins(config)), ALL[name]
+    parts, (_, make) = build_trial(check_plugins(config)), ALL[name]
     model = lucir.adapt(lucir.Config(), parts.network(), torch.Generator()) if name == "lucir" else parts.network()
     learner = cls(model=model, stream=parts.stream, training=config.training, plugins=[make()])
     for number in (0, 1):
@@ -668,7 +668,7 @@ def script(kind: str, plugins: Sequence[Plugin], only: Sequence[int] = (0, 1)) -
     torch.manual_seed(0)
     model: nn.Module = Fixed(kind)
     model = lucir.adapt(lucir.Config(), model, torch.Generator()) if kind == "cosine" else model
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         train_mb_size=16,
@@ -678,8 +678,8 @@ def script(kind: str, plugins: Sequence[Plugin], only: Sequence[int] = (0, 1)) -
     )
     found, data = [], benchmark()
     for number in only:
-        strategy.train(data.train_stream[number], eval_streams=[])
-        found.append({name: tensor.clone() for name, tensor in strategy.model.state_dict().items()})
+        learner.train(data.train_stream[number], eval_streams=[])
+        found.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
     return found
 
 
@@ -705,8 +705,8 @@ def test_lucir_keeps_the_features_in_direction(tiny_stream: Any) -> None:
             """Keeps the features."""
 
             @torch.no_grad()
-            def after_training_exp(self, strategy: Any, _kept: list[Tensor] = kept, **kwargs: Any) -> None:
-                _kept.append(strategy.model.features(x))
+            def after_training_exp(self, learner: Any, _kept: list[Tensor] = kept, **kwargs: Any) -> None:
+                _kept.append(learner.model.features(x))
 
         config = lucir.Config(weight=weight)
         learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], epochs=10)

@@ -11,7 +11,7 @@ import retain
 from retain.platform.config.registry import resolve
 from retain.platform.data.avalanche_import import stream_of
 from retain.platform.errors import UserError
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 
 MODULE = """
@@ -62,7 +62,7 @@ def config(name: str, settings: str) -> retain.Experiment:
 
 
 def test_it_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> None:
-    stream = assemble(config(name, "{num_experiences: 3}")).stream
+    stream = build_trial(config(name, "{num_experiences: 3}")).stream
     assert stream.scenario == "class"
     assert [experience.classes for experience in stream.experiences] == [(0, 1), (2, 3), (4, 5)]
     assert [{int(n) for n in stream.class_names[i : i + 2]} for i in (0, 2, 4)] == [{3, 1}, {0, 2}, {5, 4}]

@@ -15,9 +15,9 @@ from retain.platform.errors import UserError
 from retain.platform.models import blocks
 from retain.platform.models.heads import Classifier
 from retain.platform.models.networks import mlp, small_cnn, vit
-from retain.platform.training.frozen_feature_cache import FrozenFeatures, is_fixed
+from retain.platform.training.frozen_feature_cache import FrozenFeatureCache, is_fixed
 from retain.platform.training.learner import Learner
-from retain.platform.training.optimization import base_lr, depths_of, make_optimizer
+from retain.platform.training.optimization import base_lr, blocks_from_head, make_optimizer
 from retain.platform.training.plugin import Plugin
 from retain.strategies import adapters, bitfit, freezing, gradual_unfreezing, lora, lwf, replay
 
@@ -78,9 +78,9 @@ class Look(Plugin):
         self.bits: list[Bits] = []
         self.free: list[set[str]] = []
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        self.bits.append(bits(strategy.model))
-        self.free.append({name for name, parameter in strategy.model.named_parameters() if parameter.requires_grad})
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+        self.bits.append(bits(learner.model))
+        self.free.append({name for name, parameter in learner.model.named_parameters() if parameter.requires_grad})
 
 
 # Blocks.
@@ -447,7 +447,7 @@ def test_what_would_begin_after_the_last_experience_is_refused(module: Any) -> N
 def test_rates_fall_from_the_head_down(kind: str) -> None:
     model, groups = network(kind), {"*.bias": {"weight_decay": 0.0, "lr": 2.0}}
     config = Optimizer(lr=0.1, weight_decay=0.3, layer_decay=0.5, groups=groups)
-    optimizer = make_optimizer(config, model.named_parameters(), 0, depths_of(model))
+    optimizer = make_optimizer(config, model.named_parameters(), 0, blocks_from_head(model))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(parameter)]: group for group in optimizer.param_groups for parameter in group["params"]}
     assert rates.keys() == set(names.values())
@@ -498,7 +498,7 @@ def test_a_layer_decay_that_is_none_is_refused(value: float) -> None:
 def test_layer_decay_without_blocks_is_refused() -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(UserError, match="training.optimizer.layer_decay=0.5: the network has no trunk"):
-        make_optimizer(Optimizer(layer_decay=0.5), model.named_parameters(), 0, depths_of(model))
+        make_optimizer(Optimizer(layer_decay=0.5), model.named_parameters(), 0, blocks_from_head(model))
 
 
 # Cached features.
@@ -511,9 +511,9 @@ class Passes(Plugin):
         self.rows: list[int] = []
         self.experiences: list[int] = []
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.rows.append(0)
-        trunk = strategy.model.trunk
+        trunk = learner.model.trunk
 
         def counted(x: torch.Tensor) -> torch.Tensor:
             self.rows[-1] += len(x)
@@ -521,8 +521,8 @@ class Passes(Plugin):
 
         trunk.forward = counted
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        del strategy.model.trunk.forward
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+        del learner.model.trunk.forward
 
 
 @pytest.mark.parametrize(
@@ -540,7 +540,7 @@ def test_cached_features_give_the_bits_of_recomputed_ones(
 
     passes = Passes()
     cached, counted = run(), run(passes)
-    monkeypatch.setattr(FrozenFeatures, "of", lambda self, strategy: None)
+    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
     recomputed, all_passes = run(), Passes()
     run(all_passes)
     assert same(cached, recomputed) and same(counted, recomputed)
@@ -573,24 +573,24 @@ class Mix(Plugin):
     def __init__(self, in_place: bool) -> None:
         self.in_place = in_place
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
         if self.in_place:
-            strategy.mb_x.mul_(0.5)
+            learner.mb_x.mul_(0.5)
         else:
-            strategy.mbatch[0] = strategy.mb_x * 0.5
+            learner.mbatch[0] = learner.mb_x * 0.5
 
 
 class Watch(Plugin):
     """Has a hook on the trunk."""
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.outputs = 0
-        self.handle = strategy.model.trunk[1].register_forward_hook(self._count)
+        self.handle = learner.model.trunk[1].register_forward_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self.outputs += 1
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.handle.remove()
 
 
@@ -608,7 +608,7 @@ def test_mixed_samples_are_not_taken_for_others(
         return bits(trained.model)
 
     cached = run()
-    monkeypatch.setattr(FrozenFeatures, "of", lambda self, strategy: None)
+    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
     assert same(cached, run())
 
 
@@ -653,9 +653,9 @@ def test_a_network_that_changes_under_the_features_is_seen_in_the_next_epoch(
     class Shrink(Plugin):
         """Changes frozen weights behind everybody's back, between two epochs."""
 
-        def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
             with torch.no_grad():
-                strategy.model.trunk[1].weight.mul_(0.9)
+                learner.model.trunk[1].weight.mul_(0.9)
 
     def run() -> Bits:
         trained = learner(tiny_stream(), [built(freezing, from_experience=0), Shrink()])
@@ -663,7 +663,7 @@ def test_a_network_that_changes_under_the_features_is_seen_in_the_next_epoch(
         return bits(trained.model)
 
     cached = run()
-    monkeypatch.setattr(FrozenFeatures, "of", lambda self, strategy: None)
+    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
     assert same(cached, run())
 
 
@@ -687,7 +687,7 @@ def test_it_runs_in_a_plain_script(module: Any, settings: Any, learned: set[str]
         model = module.adapt(config, model, generator())
     module.check_model(config, model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=model,
         optimizer=optimizer,
         train_mb_size=16,
@@ -695,9 +695,9 @@ def test_it_runs_in_a_plain_script(module: Any, settings: Any, learned: set[str]
         plugins=[module.build(config, 0), built(lwf)],
         evaluator=None,
     )
-    strategy.train(data.train_stream[0], eval_streams=[])
+    learner.train(data.train_stream[0], eval_streams=[])
     first = bits(model)
-    strategy.train(data.train_stream[1], eval_streams=[])
+    learner.train(data.train_stream[1], eval_streams=[])
     second = {name: tensor[: len(first[name])] if tensor.ndim else tensor for name, tensor in bits(model).items()}
     assert moved(first, second) == learned
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -14,16 +14,8 @@ from bits import assert_same, outcome
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import (
-    SweepLedger,
-    Trial,
-    TrialLedger,
-    config_of,
-    reopen,
-    to_do,
-    trials_of,
-    write_status,
-)
+from retain.platform.ledger.reader import Trial, run_config, trials_of, unfinished_trials
+from retain.platform.ledger.writer import SweepLedger, TrialLedger, mark_for_repair, write_status
 from retain.platform.reporting.html_report import report
 from retain.platform.reporting.results import results_of
 from retain.platform.sweep import run as sweep_run
@@ -95,9 +87,11 @@ def numbers(folder: Path) -> dict[str, list[Any]]:
 
 def told(folder: Path) -> str:
     """All that is said when a sweep is looked at."""
-    problems = [one.problem for one in results_of([folder])] + [str(why) for _, why in to_do(trials_of(folder))]
+    problems = [one.problem for one in results_of([folder])] + [
+        str(why) for _, why in unfinished_trials(trials_of(folder))
+    ]
     try:
-        config_of(folder)
+        run_config(folder)
     except UserError as error:
         problems.append(str(error))
     return "\n".join(problems)
@@ -156,9 +150,9 @@ def test_what_a_sweep_knows_twice_is_repaired(copied: Callable[[], Path], how: s
         whole = (folder / name).read_bytes()
         damage(folder / name, how)
         with SweepLedger.open(folder) as ledger:
-            for one, why in to_do(ledger.trials()):
+            for one, why in unfinished_trials(ledger.trials()):
                 assert name in str(why)
-                reopen(one, str(why))
+                mark_for_repair(one, str(why))
         assert (folder / name).read_bytes() == whole
 
 

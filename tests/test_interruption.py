@@ -25,13 +25,13 @@ from bits import assert_same, outcome
 from retain.platform.config.load import to_dict
 from retain.platform.config.schema import Checkpoint, Experiment, Resources, seconds
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.sweep import ray_worker
 from retain.platform.sweep.run import resume
 from retain.platform.trial import checkpoint
 from retain.platform.trial.run import run as run_trial
-from retain.platform.trial.stop_request import Interruption, Stopped
-from retain.platform.trial.torch_settings import isolated
+from retain.platform.trial.stop_request import Stopped, StopRequest
+from retain.platform.trial.torch_settings import torch_settings
 
 Make = Callable[..., Experiment]
 OWN = '''
@@ -56,12 +56,12 @@ class Own(Plugin):
     def __init__(self, config):
         self.config = config
 
-    def before_backward(self, strategy, **kwargs):
-        done = strategy.clock.train_iterations
+    def before_backward(self, learner, **kwargs):
+        done = learner.clock.train_iterations
         if self.config.what == "call":
-            CALL[0](strategy)
+            CALL[0](learner)
         elif self.config.what == "nan" and done >= self.config.at:
-            strategy.loss = strategy.loss * float("nan")
+            learner.loss = learner.loss * float("nan")
         elif self.config.what == "slow":
             time.sleep(0.05)
         elif self.config.what == "sleep" and done == self.config.at:
@@ -106,27 +106,27 @@ def calling(make_experiment: Make, function: Callable[[Any], None], **more: Any)
 
 def test_signals_are_wishes_within_and_signals_again_afterwards() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    with Interruption() as interruption:
-        assert not interruption.wanted()
+    with StopRequest() as interruption:
+        assert not interruption.requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interruption.wanted() and interruption.signal == signal.SIGTERM
+        assert interruption.requested() and interruption.signal == signal.SIGTERM
         with pytest.raises(Stopped) as stopped:
-            interruption.stop()
+            interruption.raise_stop()
         assert stopped.value.code == 143
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.wanted()
+        assert interruption.requested()
         with pytest.raises(KeyboardInterrupt):
-            interruption.stop()
+            interruption.raise_stop()
     assert before == {number: signal.getsignal(number) for number in before}
-    with pytest.raises(KeyboardInterrupt), Interruption():  # nobody asked
+    with pytest.raises(KeyboardInterrupt), StopRequest():  # nobody asked
         os.kill(os.getpid(), signal.SIGINT)
-    with Interruption(lambda: True) as interruption, pytest.raises(Stopped) as stopped:
-        interruption.stop()
+    with StopRequest(lambda: True) as interruption, pytest.raises(Stopped) as stopped:
+        interruption.raise_stop()
     assert stopped.value.code == 0
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), Interruption():
+    with pytest.raises(KeyboardInterrupt), StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0)
         os.kill(os.getpid(), signal.SIGINT)
@@ -138,15 +138,15 @@ def test_the_programs_own_handlers_and_other_threads_are_left_alone() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with Interruption() as interruption:
+        with StopRequest() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGTERM] and not interruption.wanted()
+            assert heard == [signal.SIGTERM] and not interruption.requested()
     finally:
         signal.signal(signal.SIGTERM, before)
     handlers: list[Any] = []
 
     def elsewhere() -> None:
-        with Interruption():
+        with StopRequest():
             handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=elsewhere)
@@ -346,7 +346,7 @@ def test_deterministic_algorithms_run_every_strategy_with_the_same_bits(
 
 def test_threads_are_put_back_when_it_fails() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), isolated(Resources(threads=before + 1)):
+    with pytest.raises(KeyError), torch_settings(Resources(threads=before + 1)):
         assert torch.get_num_threads() == before + 1
         raise KeyError
     assert torch.get_num_threads() == before
@@ -366,7 +366,7 @@ def test_a_strategy_that_makes_the_loss_nan_is_named_before_the_step(folder: Pat
         run_trial(config, folder)
     status = Trial(folder).status()
     assert status.status == "failed" and "stoptest.own" in str(status.error)
-    state = checkpoint.load_newest(folder / "checkpoints")
+    state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
     assert state is not None and all(tensor.isfinite().all() for tensor in state["learner"]["model"].values())
 
 

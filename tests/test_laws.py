@@ -24,12 +24,12 @@ from retain.platform.config.load import load_config, to_dict
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.ledger.documents import VIEWS
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.training import learner_state
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import assemble
-from retain.platform.trial.resolve import check_plugins, settings_of
+from retain.platform.trial.builder import build_trial
+from retain.platform.trial.resolve import check_plugins, plugin_configs
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
 
@@ -93,7 +93,7 @@ def partners() -> list[Any]:
 
 
 STOPPER = '''
-"""A strategy of the user's own: ends the process, once, before a given iteration."""
+"""A learner of the user's own: ends the process, once, before a given iteration."""
 import os, signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +111,8 @@ class Stopper(Plugin):
     def __init__(self, flag):
         self.flag = Path(flag)
 
-    def before_training_iteration(self, strategy, **kwargs):
-        if self.flag.exists() and int(self.flag.read_text().split()[1]) == strategy.clock.train_iterations:
+    def before_training_iteration(self, learner, **kwargs):
+        if self.flag.exists() and int(self.flag.read_text().split()[1]) == learner.clock.train_iterations:
             how = self.flag.read_text().split()[0]
             self.flag.unlink()
             if how in ("KILL", "TERM", "INT"):
@@ -124,7 +124,7 @@ def build(config, seed):
     return Stopper(config.flag)
 '''
 NOISY = '''
-"""A strategy of the user's own that draws from every global generator, in every iteration."""
+"""A learner of the user's own that draws from every global generator, in every iteration."""
 import random
 from dataclasses import dataclass
 import numpy as np
@@ -139,14 +139,14 @@ class Noisy(Plugin):
     def state_dict(self):
         return {}
 
-    def before_backward(self, strategy, **kwargs):
-        strategy.loss = strategy.loss * (0.5 + random.random() * np.random.rand() + torch.rand(()))
+    def before_backward(self, learner, **kwargs):
+        learner.loss = learner.loss * (0.5 + random.random() * np.random.rand() + torch.rand(()))
 
 def build(config, seed):
     return Noisy()
 '''
 KEEPER = '''
-"""A strategy of the user's own that keeps what it is given, and changes it in place where it chooses the data."""
+"""A learner of the user's own that keeps what it is given, and changes it in place where it chooses the data."""
 from dataclasses import dataclass
 from retain import Plugin
 
@@ -156,25 +156,25 @@ class Config:
 
 class Keeper(Plugin):
     def __init__(self):
-        self.met = []
+        self.seen = []
 
     def state_dict(self):
-        return {"met": self.met}
+        return {"met": self.seen}
 
     def load_state_dict(self, state):
-        self.met = state["met"]
+        self.seen = state["met"]
 
-    def after_train_dataset_adaptation(self, strategy, **kwargs):
-        self.met.append(strategy.experience.current_experience)
+    def after_train_dataset_adaptation(self, learner, **kwargs):
+        self.seen.append(learner.experience.current_experience)
 
-    def before_backward(self, strategy, **kwargs):
-        strategy.loss = strategy.loss * (1 + 0.1 * len(self.met))
+    def before_backward(self, learner, **kwargs):
+        learner.loss = learner.loss * (1 + 0.1 * len(self.seen))
 
 def build(config, seed):
     return Keeper()
 '''
 WATCHER = '''
-"""A strategy of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
+"""A learner of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
 from dataclasses import dataclass
 from retain import Plugin
 
@@ -186,7 +186,7 @@ class Watcher(Plugin):
     def state_dict(self):
         return {}
 
-    def after_eval_forward(self, strategy, **kwargs):
+    def after_eval_forward(self, learner, **kwargs):
         pass
 
 def build(config, seed):
@@ -247,11 +247,11 @@ def module(name: str) -> Any:
 
 def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda learner: None) -> Learner:
     """A learner at the end of its stream, as a trial trains it."""
-    parts = assemble(check_plugins(config))
+    parts = build_trial(check_plugins(config))
     learner = parts.learner(on_epoch, lambda text: None)
     for number in range(len(parts.stream.experiences)):
         seeding.seed_globals(parts.seeds.data, "experience", number)
-        if learner.trains_on(number):
+        if learner.should_train(number):
             learner.train_experience(number)
     return learner
 
@@ -268,7 +268,7 @@ def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path
         config = make_experiment(strategies={name: settings})
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(to_dict(config)))
         loaded = check_plugins(load_config(tmp_path / "x.yaml"))
-        assert [built for _, built in settings_of(loaded, "strategies")] == [own]
+        assert [built for _, built in plugin_configs(loaded, "strategies")] == [own]
         assert loaded.strategies[name] == json.loads(json.dumps(asdict(own)))
 
 
@@ -604,7 +604,7 @@ def test_each_with_each_other_runs_or_is_refused(first: str, second: str, runs: 
         assert not folder.exists()
         assert str(refusal).startswith("strategies") and len(str(refusal)) > 40
         with pytest.raises(UserError):
-            assemble(check_plugins(make_experiment("pair", strategies={second: {}, first: {}})))
+            build_trial(check_plugins(make_experiment("pair", strategies={second: {}, first: {}})))
         return
     accuracy = outcome(folder).summary["task_agnostic"]["average_accuracy"]
     assert 0.0 < accuracy <= 1.0

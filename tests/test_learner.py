@@ -20,17 +20,17 @@ from torch.nn import functional
 from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
 from retain.platform.data import resident_loader
-from retain.platform.data.streams import Stream, resident
+from retain.platform.data.streams import Stream, resident_samples
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
 from retain.platform.training import learner_state
 from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
-from retain.platform.training.optimization import base_lr, factor, make_optimizer
+from retain.platform.training.optimization import base_lr, lr_factor, make_optimizer
 from retain.platform.training.plugin import EVENTS, Plugin
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import joint
@@ -83,9 +83,9 @@ class At(Plugin):
 
 
 def _at(event: str) -> Any:
-    def hook(self: At, strategy: Any, **kwargs: Any) -> None:
+    def hook(self: At, learner: Any, **kwargs: Any) -> None:
         if self.event == event:
-            self.what(strategy)
+            self.what(learner)
 
     return hook
 
@@ -103,10 +103,10 @@ class Recorder:
 
 
 def _recording(event: str) -> Any:
-    def hook(self: Recorder, strategy: Any, **kwargs: Any) -> None:
-        size = len(strategy.mb_y) if strategy.mbatch is not None and event.endswith("forward") else None
-        number = None if strategy.experience is None else strategy.experience.current_experience
-        self.events.append((event, number, strategy.is_training, strategy.clock.train_iterations, size))
+    def hook(self: Recorder, learner: Any, **kwargs: Any) -> None:
+        size = len(learner.mb_y) if learner.mbatch is not None and event.endswith("forward") else None
+        number = None if learner.experience is None else learner.experience.current_experience
+        self.events.append((event, number, learner.is_training, learner.clock.train_iterations, size))
 
     return hook
 
@@ -147,8 +147,8 @@ def test_hooks_come_in_avalanches_order(tiny_stream: Build) -> None:
 def test_a_hook_may_add_to_the_loss_before_the_criterion(tiny_stream: Build) -> None:
     """As in Avalanche, where the loss starts from zero before the forward pass."""
 
-    def penalty(strategy: Any) -> None:
-        strategy.loss += sum(parameter.square().sum() for parameter in strategy.model.parameters())
+    def penalty(learner: Any) -> None:
+        learner.loss += sum(parameter.square().sum() for parameter in learner.model.parameters())
 
     early, late = (
         train(learner_of(tiny_stream(), At(event, penalty))) for event in ("after_forward", "before_backward")
@@ -186,14 +186,14 @@ def test_the_bits_of_a_bare_loop(kind: str, scenario: str, tiny_stream: Build) -
 def test_mini_batches_are_the_samples_at_their_positions(tiny_stream: Build) -> None:
     seen: list[int] = []
 
-    def look(strategy: Any) -> None:
-        found = resident(strategy.adapted_dataset)
+    def look(learner: Any) -> None:
+        found = resident_samples(learner.adapted_dataset)
         assert found is not None
-        assert torch.equal(strategy.mb_x, found.stream.normalise(found.x[strategy.mb_index]))
-        assert torch.equal(strategy.mb_y, found.y[strategy.mb_index])
-        item = strategy.adapted_dataset[int(strategy.mb_index[0])]
-        assert torch.equal(item[0], strategy.mb_x[0]) and item[1] == strategy.mb_y[0] and item[2] == 0
-        seen.extend(strategy.mb_index.tolist())
+        assert torch.equal(learner.mb_x, found.stream.normalise(found.x[learner.mb_index]))
+        assert torch.equal(learner.mb_y, found.y[learner.mb_index])
+        item = learner.adapted_dataset[int(learner.mb_index[0])]
+        assert torch.equal(item[0], learner.mb_x[0]) and item[1] == learner.mb_y[0] and item[2] == 0
+        seen.extend(learner.mb_index.tolist())
 
     train(learner_of(tiny_stream(num_experiences=1), At("before_forward", look)))
     assert sorted(seen[:40]) == sorted(seen[40:]) == list(range(40)) and seen[:40] != seen[40:] != sorted(seen[40:])
@@ -204,7 +204,7 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
 ) -> None:
     stream = tiny_stream()
     dtypes: list[torch.dtype] = []
-    look = At("before_forward", lambda strategy: dtypes.append(strategy.dataloader.x.dtype))
+    look = At("before_forward", lambda learner: dtypes.append(learner.dataloader.x.dtype))
     whole = bits(train(learner_of(stream, look)).model)
     monkeypatch.setattr(resident_loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # of one experience, less one
     assert_same(bits(train(learner_of(stream, look)).model), whole)
@@ -220,7 +220,7 @@ class Watcher(Plugin):
     def state_dict(self):
         return {}
 
-    def before_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval_forward(self, learner: Any, **kwargs: Any) -> None:
         """Does nothing, but is there."""
 
 
@@ -266,8 +266,8 @@ def test_a_plugin_may_replace_predictions(tiny_stream: Build) -> None:
     """As NME or BiC do: what counts is what is there after the evaluation's iteration."""
 
     class Replace(Plugin):
-        def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-            strategy.mb_output = functional.one_hot(strategy.mb_y, 6).float()
+        def after_eval_forward(self, learner: Any, **kwargs: Any) -> None:
+            learner.mb_output = functional.one_hot(learner.mb_y, 6).float()
 
     assert learner_of(tiny_stream(), Replace()).evaluate().task_agnostic == [1.0, 1.0, 1.0]
 
@@ -283,11 +283,11 @@ def test_the_head_grows_in_training_only(tiny_stream: Build) -> None:
     sizes: list[int] = []
     kept: list[torch.Tensor] = []
 
-    def before(strategy: Any) -> None:
-        kept.append(strategy.model.head.weight.detach().clone())
+    def before(learner: Any) -> None:
+        kept.append(learner.model.head.weight.detach().clone())
 
-    def after(strategy: Any) -> None:
-        old, weight = kept[-1], strategy.model.head.weight
+    def after(learner: Any) -> None:
+        old, weight = kept[-1], learner.model.head.weight
         assert torch.equal(weight[: len(old)], old)
         assert len(weight) == len(old) or weight[len(old) :].abs().min() > 0
         sizes.append(len(weight))
@@ -370,9 +370,9 @@ def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> 
 def test_the_rate_follows_its_schedule_anew_in_each_experience(
     schedule: Schedule, expected: list[float], tiny_stream: Build
 ) -> None:
-    assert [factor(schedule, iteration, 8) for iteration in range(8)] == pytest.approx(expected, abs=1e-6)
+    assert [lr_factor(schedule, iteration, 8) for iteration in range(8)] == pytest.approx(expected, abs=1e-6)
     used: list[float] = []
-    look = At("before_update", lambda strategy: used.append(strategy.optimizer.param_groups[0]["lr"]))
+    look = At("before_update", lambda learner: used.append(learner.optimizer.param_groups[0]["lr"]))
     optimizer = Optimizer(lr=(0.5, 0.25, 0.125))
     train(learner_of(tiny_stream(), look, training=Training(iterations=8, optimizer=optimizer, schedule=schedule)))
     assert used == pytest.approx([lr * value for lr in (0.5, 0.25, 0.125) for value in expected], abs=1e-6)
@@ -382,12 +382,12 @@ def counts(stream: Stream, training: Training) -> tuple[list[int], list[int], li
     """Iterations and (full or started) epochs of each experience, and the sizes of its batches."""
     iterations, epochs, sizes = [0, 0, 0], [0, 0, 0], [set[int](), set[int](), set[int]()]
 
-    def iteration(strategy: Any) -> None:
-        iterations[strategy.experience.current_experience] += 1
-        sizes[strategy.experience.current_experience].add(len(strategy.mb_y))
+    def iteration(learner: Any) -> None:
+        iterations[learner.experience.current_experience] += 1
+        sizes[learner.experience.current_experience].add(len(learner.mb_y))
 
-    def epoch(strategy: Any) -> None:
-        epochs[strategy.experience.current_experience] += 1
+    def epoch(learner: Any) -> None:
+        epochs[learner.experience.current_experience] += 1
 
     learner = train(
         learner_of(stream, At("after_update", iteration), At("before_training_epoch", epoch), training=training)
@@ -420,8 +420,8 @@ def test_iterations_that_make_whole_epochs_give_the_bits_of_the_epochs(tiny_stre
 def test_values_of_an_experience_reach_the_optimizer(tiny_stream: Build) -> None:
     used: list[tuple[float, float]] = []
 
-    def look(strategy: Any) -> None:
-        (group,) = strategy.optimizer.param_groups
+    def look(learner: Any) -> None:
+        (group,) = learner.optimizer.param_groups
         used.append((group["lr"], group["weight_decay"]))
 
     for reset in (True, False):
@@ -432,8 +432,8 @@ def test_values_of_an_experience_reach_the_optimizer(tiny_stream: Build) -> None
 
 @pytest.mark.parametrize("clip", [0.01, (0.01, 0.02, 0.03)])
 def test_gradients_are_clipped_to_their_norm(clip: float | tuple[float, ...], tiny_stream: Build) -> None:
-    def norm(strategy: Any) -> float:
-        return float(torch.cat([p.grad.flatten() for p in strategy.model.parameters()]).norm())
+    def norm(learner: Any) -> float:
+        return float(torch.cat([p.grad.flatten() for p in learner.model.parameters()]).norm())
 
     raw: list[float] = []
     clipped: list[float] = []
@@ -454,9 +454,9 @@ def test_moments_are_reset_or_kept(reset: bool, scenario: str, name: Any, moment
     """Kept ones belong to the same parameter; those of a head that grew start anew."""
     found: list[dict[str, torch.Tensor]] = []
 
-    def look(strategy: Any) -> None:
-        state = strategy.optimizer.state
-        named = strategy.model.named_parameters()
+    def look(learner: Any) -> None:
+        state = learner.optimizer.state
+        named = learner.model.named_parameters()
         found.append({n: state[p][moment].clone() for n, p in named if moment in state.get(p, {})})
 
     plugins = At("after_training_exp", look), At("before_training_exp", look)
@@ -473,20 +473,20 @@ def test_moments_are_reset_or_kept(reset: bool, scenario: str, name: Any, moment
 def test_a_list_that_does_not_fit_the_stream_is_refused(make_experiment: Make) -> None:
     for epochs, message in (([1, 2], "needs a value for each experience"), ([1] * 6, "has 6 values for 5 experiences")):
         with pytest.raises(UserError, match="training.epochs=.*" + message):
-            assemble(check_plugins(make_experiment(epochs=epochs)))
+            build_trial(check_plugins(make_experiment(epochs=epochs)))
 
 
 def test_a_setting_that_could_not_act_is_refused(make_experiment: Make) -> None:
     """joint trains once: freezing after the first experience trained on would freeze nothing."""
     with pytest.raises(UserError, match="strategies.freezing.from_experience=1: must be below 1"):
-        assemble(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {}})))
-    assemble(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {"from_experience": 0}})))
+        build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {}})))
+    build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {"from_experience": 0}})))
 
 
 def test_a_stop_amid_an_epoch_ends_the_experience_only(tiny_stream: Build) -> None:
-    def stop(strategy: Any) -> None:
-        if strategy.clock.train_exp_iterations == 1 and strategy.experience.current_experience != 1:
-            strategy.stop_training()
+    def stop(learner: Any) -> None:
+        if learner.clock.train_exp_iterations == 1 and learner.experience.current_experience != 1:
+            learner.stop_training()
 
     learner = train(learner_of(tiny_stream(), At("after_update", stop)))
     assert learner.clock.train_iterations == 2 + 6 + 2
@@ -516,15 +516,15 @@ class Mine(Plugin):
     def __init__(self, config):
         self.config = config
 
-    def before_backward(self, strategy, **kwargs):
-        strategy.loss = strategy.loss * self.config.scale
+    def before_backward(self, learner, **kwargs):
+        learner.loss = learner.loss * self.config.scale
 
-    def after_backward(self, strategy, **kwargs):
-        if strategy.experience.current_experience + 1 == self.config.experience:
+    def after_backward(self, learner, **kwargs):
+        if learner.experience.current_experience + 1 == self.config.experience:
             raise RuntimeError("no more of this")
 
-    def after_training_exp(self, strategy, **kwargs):
-        note(strategy, "mine was here")
+    def after_training_exp(self, learner, **kwargs):
+        note(learner, "mine was here")
 
 def build(config, seed):
     return Mine(config)
@@ -622,7 +622,7 @@ def test_avalanches_early_stopping_is_refused(make_experiment: Make) -> None:
     name = "avalanche.training.plugins.EarlyStoppingPlugin"
     config = make_experiment(strategies={name: {"patience": 2, "val_stream_name": "valid"}})
     with pytest.raises(UserError, match="EarlyStoppingPlugin: .*use strategies.early_stopping"):
-        assemble(check_plugins(config))
+        build_trial(check_plugins(config))
 
 
 @pytest.mark.parametrize(
@@ -633,7 +633,7 @@ def test_arguments_of_avalanches_plugins_are_checked(
     arguments: dict[str, Any], message: str, make_experiment: Make
 ) -> None:
     with pytest.raises(UserError, match=message):
-        assemble(check_plugins(make_experiment(strategies={"avalanche.training.plugins.EWCPlugin": arguments})))
+        build_trial(check_plugins(make_experiment(strategies={"avalanche.training.plugins.EWCPlugin": arguments})))
 
 
 @pytest.mark.parametrize(
@@ -646,12 +646,12 @@ def test_a_last_mini_batch_of_one_sample_that_batch_norm_cannot_take(
     config = {"name": "x", "benchmark": "split_digits", "model": {model: {"norm": "batch"}}, "seed": 0}
     experiment = check_plugins(from_dict({**config, "training": {"batch_size": batch_size}}))
     if not refused:
-        assemble(experiment)
+        build_trial(experiment)
         return
     with pytest.raises(
         UserError, match=r"training\.batch_size=261: leaves one sample for the last mini-batch of 'classes "
     ):
-        assemble(experiment)
+        build_trial(experiment)
 
 
 def test_the_learning_rate_that_is_written_down_is_without_factors() -> None:

@@ -15,7 +15,8 @@ import pytest
 from retain.platform.errors import UserError
 from retain.platform.files import write_text
 from retain.platform.ledger.documents import SCHEMA, read_json, write_json
-from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of
+from retain.platform.ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
+from retain.platform.ledger.writer import SweepLedger, TrialLedger, mark_for_repair
 
 IDENTITY: dict[str, Any] = {"id": "lwf-0", "variant": "lwf", "stream": "digits", "seed": 3, "overrides": {"a.b": 1}}
 CONFIG = "schema: 1\nname: demo\nlr: 1e-3\n"
@@ -266,7 +267,7 @@ def test_a_config_that_has_changed_is_refused(ledger: TrialLedger) -> None:
     trial = Trial(ledger.folder)
     assert trial.config_text() == CONFIG and "config_sha256" not in trial.identity and trial.damage() is None
     (ledger.folder / "config.yaml").write_text(CONFIG.replace("1e-3", "1e-2"))
-    for read in (trial.config, trial.config_text, lambda: trial.read("config"), lambda: config_of(ledger.folder)):
+    for read in (trial.config, trial.config_text, lambda: trial.read("config"), lambda: run_config(ledger.folder)):
         with pytest.raises(UserError, match=r"config\.yaml has changed since it was written \(SHA-256 .*restore it"):
             read()
     assert "config.yaml has changed" in str(trial.damage())
@@ -325,9 +326,9 @@ def test_a_trial_whose_identity_is_damaged_gets_it_back_from_the_list(tmp_path: 
     TrialLedger.create(trial.folder, CONFIG, trial.identity).close()
     before = (trial.folder / "trial.json").read_bytes()
     (trial.folder / "trial.json").write_bytes(before[:-9])
-    ((found, damage),) = to_do(trials_of(tmp_path / "s"))
+    ((found, damage),) = unfinished_trials(trials_of(tmp_path / "s"))
     assert "trial.json is damaged" in str(damage)
-    reopen(found, str(damage))
+    mark_for_repair(found, str(damage))
     assert (trial.folder / "trial.json").read_bytes() == before and found.damage() is None
     TrialLedger.create(tmp_path / "other", CONFIG, {**IDENTITY, "seed": 4}).close()
     (tmp_path / "other" / "trial.json").replace(trial.folder / "trial.json")

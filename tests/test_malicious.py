@@ -23,8 +23,9 @@ from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.files import digest
 from retain.platform.ledger.documents import checksum, read_json, write_json
-from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of, write_status
-from retain.platform.reporting.projector_state import Book
+from retain.platform.ledger.reader import Trial, trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger, write_status
+from retain.platform.reporting.projector_state import ProjectorState
 from retain.platform.reporting.results import results_of
 from retain.platform.sweep.run import resume
 from retain.platform.trial.run import run as run_trial
@@ -258,7 +259,7 @@ def test_a_book_cannot_name_what_is_to_be_deleted(run: Path, name: Any) -> None:
     """Local files of a W&B run are deleted by a pattern with its id."""
     write_json(run / "projector.json", {"key": "k", "trials": {"test": {"run": name}}})
     with pytest.raises(UserError, match=r"projector\.json is damaged"):
-        Book(run)
+        ProjectorState(run)
 
 
 def test_no_html_comes_through_the_scenario(run: Path) -> None:

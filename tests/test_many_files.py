@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from retain.platform.cli.progress import Watch
-from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.cli.progress import ProgressDisplay
+from retain.platform.ledger.reader import Trial, trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting.html_report import report
-from retain.platform.reporting.polling import Rounds
-from retain.platform.reporting.projector import Settings, project
+from retain.platform.reporting.polling import PollSchedule
+from retain.platform.reporting.projector import ProjectorSettings, project
 
 NUM_TRIALS = 1200
 BOUND = 600  # trials that a look may touch when nothing has changed: those that run, and 500 more
@@ -123,7 +124,7 @@ def test_tensorboard_is_not_asked_again_about_trials_that_are_done(tmp_path: Pat
     """Beside a sweep of which most is done, the last look reads nothing of what was seen before."""
     folder = tmp_path / "some"
     many.build(folder, 34)
-    settings = Settings(mode="disabled", tensorboard=True)
+    settings = ProjectorSettings(mode="disabled", tensorboard=True)
     assert project(folder, settings) == 34
     read = opened.during(lambda: project(folder, settings))
     assert sum(path.endswith("metrics.jsonl") for path in read) <= 34 + 4  # a digest of each; the running ones anew
@@ -131,7 +132,7 @@ def test_tensorboard_is_not_asked_again_about_trials_that_are_done(tmp_path: Pat
 
 def test_the_first_of_those_that_wait_and_all_that_run_are_in_each_round(tmp_path: Path) -> None:
     trials = [Trial(tmp_path / str(i), {"id": str(i), "variant": "v", "stream": "s", "seed": i}) for i in range(5000)]
-    rounds = Rounds(trials)
+    rounds = PollSchedule(trials)
     for trial in trials[:2000]:
         rounds.mark(trial, "done")
     rounds.mark(trials[4321], "running")
@@ -150,18 +151,18 @@ def test_a_trials_folder_full_of_strange_files_costs_nothing(tmp_path: Path, ope
     ).close()
     (trial,) = trials_of(tmp_path / "s")
     many.write(trial.folder, CONFIG, trial.identity, done=True)
-    project(tmp_path / "s", Settings(mode="offline"))
-    before = opened.during(lambda: project(tmp_path / "s", Settings(mode="offline")))
+    project(tmp_path / "s", ProjectorSettings(mode="offline"))
+    before = opened.during(lambda: project(tmp_path / "s", ProjectorSettings(mode="offline")))
     for folder in (trial.folder / "checkpoints", tmp_path / "s" / "wandb"):
         folder.mkdir(exist_ok=True)
         for number in range(10_000):
             (folder / f"stray-{number}").touch()
     (trial.folder / "notes.txt").write_text("")
-    after = opened.during(lambda: project(tmp_path / "s", Settings(mode="offline")))
+    after = opened.during(lambda: project(tmp_path / "s", ProjectorSettings(mode="offline")))
     here = str(tmp_path)
     assert len([path for path in after if here in path]) <= len([path for path in before if here in path])
     assert not any("stray" in path for path in after)
-    assert project(tmp_path / "s", Settings(mode="offline")) == 0
+    assert project(tmp_path / "s", ProjectorSettings(mode="offline")) == 0
     assert "stray" not in report([tmp_path / "s"]).read_text()
 
 
@@ -175,7 +176,7 @@ def test_the_display_follows_a_trial_that_is_cut_back(tmp_path: Path, terminal: 
         ledger.append("experience", 1, 1, {"task_agnostic": [0.9, None], "task_aware": [None, None]})
         length = ledger.flush()
         ledger.append("experience", 2, 2, {"task_agnostic": [0.2, 0.4], "task_aware": [None, None]})
-    watch = Watch(folder, Console(file=out, force_terminal=terminal, width=100))
+    watch = ProgressDisplay(folder, Console(file=out, force_terminal=terminal, width=100))
     watch._begin()
     with TrialLedger.open(folder) as ledger:
         watch._look()
@@ -194,6 +195,6 @@ def test_the_display_follows_a_trial_that_is_cut_back(tmp_path: Path, terminal: 
 
 def test_a_resumed_sweep_does_not_tell_again_what_was_done(sweep: Path) -> None:
     out = io.StringIO()
-    with Watch(sweep, Console(file=out, force_terminal=False, width=100)):
+    with ProgressDisplay(sweep, Console(file=out, force_terminal=False, width=100)):
         pass
     assert out.getvalue() == ""

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import CutMix
 
 from retain.platform.errors import UserError
 from retain.platform.seeding import generator
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import mixup
@@ -120,7 +120,7 @@ def test_only_samples_of_the_same_task_are_mixed() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_teacher_is_asked_anew_where_samples_are_mixed(mixed: bool, make_experiment: Any) -> None:
     strategies = {"lwf": {}} | ({"mixup": {}} if mixed else {})
-    parts = assemble(check_plugins(make_experiment(strategies=strategies)))
+    parts = build_trial(check_plugins(make_experiment(strategies=strategies)))
     assert parts.learner(lambda learner: None, lambda text: None).augments == mixed
 
 

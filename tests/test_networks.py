@@ -18,21 +18,20 @@ from torch import nn
 from torch.nn import functional
 
 from retain.platform.config import registry
-from retain.platform.config.dotted_paths import parted
-from retain.platform.config.load import build as build_config
-from retain.platform.config.load import from_dict, load_config, to_dict
+from retain.platform.config.dotted_paths import split_colon
+from retain.platform.config.load import build_config, from_dict, load_config, to_dict
 from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
-from retain.platform.models.heads import Classifier, layers_of
+from retain.platform.ledger.reader import Trial
+from retain.platform.models.heads import Classifier, summarise_layers
 from retain.platform.models.networks import _layers, mlp, resnet, vit, wide_resnet
 from retain.platform.models.networks import torchvision as library
 from retain.platform.seeding import generator
 from retain.platform.training.learner import Learner
 from retain.platform.training.optimization import make_optimizer, parameter_groups, set_lr
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 
@@ -68,7 +67,7 @@ def config_of(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """A network's module and its checked settings."""
     if name.startswith("timm"):
         pytest.importorskip("timm", reason="timm is an optional package")
-    module_name, in_the_name = parted(name)
+    module_name, in_the_name = split_colon(name)
     module = importlib.import_module(f"retain.platform.models.networks.{module_name}")
     return module, build_config(module.Config, {**settings, **in_the_name}, f"model.{name}")
 
@@ -98,7 +97,7 @@ def count(network: nn.Module) -> int:
 
 
 def test_every_network_has_a_case() -> None:
-    assert {parted(name)[0] for name, _, _ in CASES.values()} == set(registry.names("networks"))
+    assert {split_colon(name)[0] for name, _, _ in CASES.values()} == set(registry.names("networks"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -351,9 +350,9 @@ def test_norms_and_activations_are_where_they_should_be() -> None:
 
 
 def test_layers_of_a_deep_network_are_summed_up() -> None:
-    assert layers_of(["trunk.1.weight", "head.weight", "weight"]) == "head, trunk.1, weight"
+    assert summarise_layers(["trunk.1.weight", "head.weight", "weight"]) == "head, trunk.1, weight"
     deep = [f"trunk.a{i}.b{j}.weight" for i in range(3) for j in range(20)]
-    assert layers_of([*deep, "head.bias"]) == "head, trunk.a0.*, trunk.a1.*, trunk.a2.*"
+    assert summarise_layers([*deep, "head.bias"]) == "head, trunk.a0.*, trunk.a1.*, trunk.a2.*"
 
 
 @pytest.mark.parametrize(
@@ -609,7 +608,7 @@ def test_a_librarys_network_in_its_two_spellings() -> None:
         experiment("torchvision:shufflenet_v2_x0_5"),
         experiment({"torchvision": {"name": "shufflenet_v2_x0_5"}}),
     )
-    one, other = (assemble(config, planning=True).network() for config in (short, long))
+    one, other = (build_trial(config, planning=True).network() for config in (short, long))
     published = 1_366_792
     assert count(one) == count(other) == published - (1000 - 5) * 1025 - 2 * 24 * 9  # 5 classes, grey
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -687,7 +686,7 @@ def test_the_first_pattern_that_fits_holds() -> None:
 def test_a_pattern_that_fits_nothing_is_refused(pattern: str) -> None:
     config = experiment({"mlp": {"hidden": [8]}}, training={"optimizer": {"groups": {pattern: {"lr": 0.1}}}})
     with pytest.raises(UserError, match=r"training\.optimizer\.groups\..*fits no parameter.*head, trunk\.1"):
-        assemble(config, planning=True)
+        build_trial(config, planning=True)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ from torch.nn.functional import interpolate
 
 from retain.platform.cli import app
 from retain.platform.config import registry
-from retain.platform.config.yaml_overrides import nested
+from retain.platform.config.yaml_overrides import nest_key
 from retain.platform.data import image_cache
-from retain.platform.data.cache import DataFolders, opened
-from retain.platform.data.cache_entry import entry
+from retain.platform.data.cache import DataFolders, opened_entries
+from retain.platform.data.cache_entry import new_entry
 from retain.platform.data.dataset import DataSet
 from retain.platform.data.datasets import emoji, image_folder
 from retain.platform.data.datasets._path_pattern import compiled
@@ -239,7 +239,7 @@ def test_entry(tmp_path: Path) -> None:
     parts = parts_of(grey_files(tmp_path, 150))
     folders = folders_of(tmp_path, lambda *what: told.append(what))
     for _ in range(2):
-        found = image_cache.pictures("grey", parts, 4, folders)
+        found = image_cache.cached_images("grey", parts, 4, folders)
         assert found["train_x"].shape == (130, 3, 4, 4)
         assert found["train_x"].dtype == torch.uint8
         assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(130))
@@ -248,7 +248,7 @@ def test_entry(tmp_path: Path) -> None:
         assert found["train_d"].tolist() == [i % 2 for i in range(130)]
     assert [done for _, done, _ in told] == [0, 64, 128, 130, 130, 150]
     assert told[0][0].startswith("grey: 150 pictures to 4x4; needs 0.0 MB, ")
-    assert opened()[folders.cache / "grey-v1"] is True
+    assert opened_entries()[folders.cache / "grey-v1"] is True
 
 
 def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = []
     for threads in (1, 5):
         monkeypatch.setattr(image_cache, "num_workers", lambda threads=threads: threads)
-        made = image_cache.pictures(f"noise{threads}", parts, 8, folders_of(tmp_path))
+        made = image_cache.cached_images(f"noise{threads}", parts, 8, folders_of(tmp_path))
         found.append({name: tensor.numpy().tobytes() for name, tensor in made.items()})
     assert found[0] == found[1]
 
@@ -267,7 +267,7 @@ def test_refused_with_names_and_number(tmp_path: Path) -> None:
     for path in paths[30:45]:
         path.write_bytes(b"")
     with pytest.raises(UserError) as refused:
-        image_cache.pictures("grey", parts_of(paths), 4, folders_of(tmp_path))
+        image_cache.cached_images("grey", parts_of(paths), 4, folders_of(tmp_path))
     text = str(refused.value)
     assert text.startswith(f"15 of 100 pictures cannot be read: {paths[30]}: empty; {paths[31]}: empty; ")
     assert f"{paths[39]}: empty; and 5 more." in text and str(paths[40]) not in text
@@ -280,7 +280,7 @@ def test_skipped(tmp_path: Path) -> None:
     broken = [5, 64, 79, 80, 99]
     for i in broken:
         paths[i].write_bytes(b"no picture")
-    found = image_cache.pictures("grey", parts_of(paths), 4, folders_of(tmp_path), unreadable="skip")
+    found = image_cache.cached_images("grey", parts_of(paths), 4, folders_of(tmp_path), unreadable="skip")
     train = [i for i in range(80) if i not in broken]
     assert found["train_x"].float().mean((1, 2, 3)).tolist() == train
     assert found["train_y"].tolist() == [i % 3 for i in train]
@@ -296,12 +296,12 @@ def test_a_part_of_which_nothing_is_left(tmp_path: Path) -> None:
     for path in paths[8:]:
         path.write_bytes(b"")
     with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
-        image_cache.pictures("grey", parts_of(paths, 2), 4, folders_of(tmp_path), unreadable="skip")
+        image_cache.cached_images("grey", parts_of(paths, 2), 4, folders_of(tmp_path), unreadable="skip")
 
 
 def test_a_part_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^grey: the part train has no pictures"):
-        image_cache.pictures("grey", {"train": Listing([], [])}, 4, folders_of(tmp_path))
+        image_cache.cached_images("grey", {"train": Listing([], [])}, 4, folders_of(tmp_path))
 
 
 def test_files_are_listed_only_when_they_are_needed(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_files_are_listed_only_when_they_are_needed(tmp_path: Path) -> None:
         return parts
 
     for _ in range(2):
-        image_cache.pictures("grey", listed, 4, folders_of(tmp_path))
+        image_cache.cached_images("grey", listed, 4, folders_of(tmp_path))
     assert len(calls) == 1
 
 
@@ -367,7 +367,7 @@ def test_disk_needed_is_checked_before(small_disk: Path, tmp_path: Path) -> None
     paths = [tmp_path / "not there.png"] * 100
     sizes = "needs 4,916,800 bytes and 1,048,576 are free"
     with pytest.raises(UserError, match=f"^data.cache={small_disk}: grey-v1 {sizes}; make room, or set data.cache"):
-        image_cache.pictures("grey", {"train": Listing(paths, [0] * 100)}, 128, DataFolders(None, small_disk))
+        image_cache.cached_images("grey", {"train": Listing(paths, [0] * 100)}, 128, DataFolders(None, small_disk))
     assert [path.name for path in small_disk.iterdir()] == ["grey-v1.lock"]
 
 
@@ -375,7 +375,7 @@ def test_a_disk_that_fills_up_is_an_error_not_a_signal(small_disk: Path) -> None
     """A map on a full disk kills the process with SIGBUS; so its blocks are allocated before."""
     with (
         pytest.raises(UserError, match=f"data.cache={small_disk}: cannot be written"),
-        entry(small_disk / "a", small_disk) as w,
+        new_entry(small_disk / "a", small_disk) as w,
     ):
         w.create("x", (3 * 2**20,), np.uint8)
     assert list(small_disk.iterdir()) == []
@@ -384,8 +384,8 @@ def test_a_disk_that_fills_up_is_an_error_not_a_signal(small_disk: Path) -> None
 CHILD = """
 import hashlib, os, sys, time
 from pathlib import Path
-from retain.platform.data.cache import DataFolders, opened
-from retain.platform.data.image_cache import Listing, pictures
+from retain.platform.data.cache import DataFolders, opened_entries
+from retain.platform.data.image_cache import Listing, cached_images
 folder, name, wait_for = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 def progress(title, done, total):
     if wait_for and done >= total // 2:
@@ -395,8 +395,8 @@ def progress(title, done, total):
 while name in "ab" and not (folder / ("b" if name == "a" else "a")).exists():
     time.sleep(0.001)
 paths = sorted(folder.glob("*.png"))
-found = pictures("grey", {"train": Listing(paths, range(len(paths)))}, 8, DataFolders(None, folder / "cache", progress))
-print(list(opened().values()), hashlib.sha256(found["train_x"].numpy().tobytes()).hexdigest())
+found = cached_images("grey", {"train": Listing(paths, range(len(paths)))}, 8, DataFolders(None, folder / "cache", progress))
+print(list(opened_entries().values()), hashlib.sha256(found["train_x"].numpy().tobytes()).hexdigest())
 """
 
 
@@ -424,7 +424,7 @@ def test_killed_half_way(tmp_path: Path) -> None:
     killed.communicate(timeout=60)
     cached = tmp_path / "cache"
     assert (cached / ".grey-v1.tmp" / "train_x.npy").exists() and not (cached / "grey-v1").exists()
-    found = image_cache.pictures("grey", {"train": Listing(paths, range(200))}, 8, folders_of(tmp_path))
+    found = image_cache.cached_images("grey", {"train": Listing(paths, range(200))}, 8, folders_of(tmp_path))
     assert found["train_x"].float().mean((1, 2, 3)).tolist() == list(range(200))
     assert sorted(path.name for path in cached.iterdir()) == ["grey-v1", "grey-v1.lock"]
 
@@ -686,10 +686,10 @@ def test_streams(benchmark: str, pattern: str, settings: dict[str, Any], num: in
 
 def test_settings_on_the_command_line() -> None:
     """Below a shipped benchmark keys are nested; a dotted path of a module of one's own stays one key."""
-    assert nested("benchmark.class_incremental.data.image_folder.path", "t") == {
+    assert nest_key("benchmark.class_incremental.data.image_folder.path", "t") == {
         "benchmark": {"class_incremental": {"data": {"image_folder": {"path": "t"}}}}
     }
-    assert nested("benchmark.my.own.module.size", 4) == {"benchmark": {"my.own.module": {"size": 4}}}
+    assert nest_key("benchmark.my.own.module.size", 4) == {"benchmark": {"my.own.module": {"size": 4}}}
 
 
 @pytest.fixture
@@ -728,10 +728,10 @@ def test_prepare(command: Any, tmp_path: Path) -> None:
 def test_prepare_again(command: Any, tmp_path: Path) -> None:
     root = tree(tmp_path / "t", *(f"{c}/{i}.png" for c in "ab" for i in range(10)))
     own(root, tmp_path, size=9)
-    opened_before = opened()
+    opened_before = opened_entries()
     data = f"data={{image_folder: {{path: {root}, size: 9}}}}"
     code, shown, _ = command("prepare", "class_incremental", data, "num_experiences=2")
-    assert (code, opened()) == (0, opened_before)
+    assert (code, opened_entries()) == (0, opened_before)
     assert "2 experiences, 2 classes, 3x9x9; samples: " in shown and "9x9; needs" not in shown
 
 

@@ -26,9 +26,9 @@ from retain.platform.config.schema import Experiment
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
-from retain.platform.models.features import layers_of
-from retain.platform.models.inference import evaluating
+from retain.platform.ledger.reader import Trial
+from retain.platform.models.features import select_layers
+from retain.platform.models.inference import evaluation_mode
 from retain.platform.reporting import charts, probe_section
 from retain.platform.reporting.html_report import report
 from retain.platform.reporting.results import results_of
@@ -37,10 +37,16 @@ from retain.platform.seeding import generator
 from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
 from retain.platform.training.probes import cka, curves, evaluate_on, stability_gap, worst_errors
-from retain.platform.training.probes._base import Context, Probe
-from retain.platform.training.probes._representation import effective_rank, gram, linear_cka, linear_probe, outputs
-from retain.platform.training.probes._samples import accuracies, gathered
-from retain.platform.trial.builder import assemble
+from retain.platform.training.probes._base import Probe, ProbeContext
+from retain.platform.training.probes._representation import (
+    effective_rank,
+    gram,
+    layer_features,
+    linear_cka,
+    linear_probe,
+)
+from retain.platform.training.probes._samples import accuracies, gather_samples
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.probe_runner import Probes
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
@@ -58,7 +64,7 @@ OFF: dict[str, Any] = {"curves": {"every": None}}
 ALL = {name: SETTINGS.get(name, {}) for name in NAMES}
 
 STOPPER = '''
-"""A strategy that asks for a stop before given iterations."""
+"""A learner that asks for a stop before given iterations."""
 import os, signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +82,10 @@ class Stopper(Plugin):
     def __init__(self, flag):
         self.flag = Path(flag)
 
-    def after_training_iteration(self, strategy, **kwargs):
+    def after_training_iteration(self, learner, **kwargs):
         left = self.flag.read_text().split() if self.flag.exists() else []
-        if str(strategy.clock.train_iterations) in left:
-            self.flag.write_text(" ".join(one for one in left if one != str(strategy.clock.train_iterations)))
+        if str(learner.clock.train_iterations) in left:
+            self.flag.write_text(" ".join(one for one in left if one != str(learner.clock.train_iterations)))
             os.kill(os.getpid(), signal.SIGTERM)
 
 def build(config, seed):
@@ -165,7 +171,7 @@ def test_a_probe_changes_no_bit(
 def test_all_probes_change_no_state_whenever_they_are_asked(make_experiment: Make, tmp_path: Path) -> None:
     """Parameters, gradients, flags, hooks, optimizer, clock and generators, compared around every question."""
     config = check_plugins(replace(make_experiment("rotated"), probes=ALL))
-    parts = assemble(config)
+    parts = build_trial(config)
     probes, different = Probes(parts.probes(tmp_path)), list[str]()
 
     def state(learner: Learner) -> dict[str, Any]:
@@ -256,7 +262,7 @@ def test_every_setting_is_documented(name: str) -> None:
 )
 def test_nonsense_is_refused_before_the_start(probes: dict[str, Any], message: str, make_experiment: Make) -> None:
     with pytest.raises(UserError) as refused:
-        assemble(check_plugins(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
+        build_trial(check_plugins(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
     assert message in str(refused.value)
 
 
@@ -279,14 +285,14 @@ def test_curves_are_on_unless_they_are_turned_off(make_experiment: Make) -> None
     assert check_plugins(config).probes == {"curves": {"every": 5, "samples": 500}}
     assert check_plugins(replace(config, probes={"cka": {}})).probes.keys() == {"curves", "cka"}
     off = check_plugins(replace(config, probes=OFF))
-    assert type(assemble(off).probes(Path())["curves"]) is Probe
+    assert type(build_trial(off).probes(Path())["curves"]) is Probe
 
 
 @pytest.mark.parametrize("strategies", [{}, {"cumulative": {}}, {"early_stopping": {"patience": 9}}])
 def test_curves_are_what_a_pass_over_the_data_gives(strategies: dict[str, Any], make_experiment: Make) -> None:
     """With more samples than there are: the whole training and validation split, recomputed at the end of the epoch."""
     config = replace(make_experiment("pair", strategies=strategies), probes={"curves": {"every": 1, "samples": 5000}})
-    parts = assemble(check_plugins(config))
+    parts = build_trial(check_plugins(config))
     probes, compared = Probes(parts.probes(Path())), 0
 
     def compare(learner: Learner) -> None:
@@ -407,18 +413,18 @@ def network(name: str = "small_cnn", **settings: Any) -> nn.Module:
 
 
 def test_layers_by_default_by_pattern_and_of_foreign_networks() -> None:
-    assert layers_of(network(), None, "layers") == ["trunk.0", "trunk.3", "trunk.7", "features"]
-    assert layers_of(network("mlp"), None, "layers") == ["trunk.1", "trunk.3", "features"]
-    assert layers_of(network(), ["features", "trunk.[07]"], "layers") == ["trunk.0", "trunk.7", "features"]
+    assert select_layers(network(), None, "layers") == ["trunk.0", "trunk.3", "trunk.7", "features"]
+    assert select_layers(network("mlp"), None, "layers") == ["trunk.1", "trunk.3", "features"]
+    assert select_layers(network(), ["features", "trunk.[07]"], "layers") == ["trunk.0", "trunk.7", "features"]
     deep = nn.Sequential(*[nn.Linear(4, 4) for _ in range(9)])
-    assert layers_of(deep, None, "layers") == ["0", "2", "4", "6", "8", "features"]
+    assert select_layers(deep, None, "layers") == ["0", "2", "4", "6", "8", "features"]
 
 
 def test_outputs_are_those_of_the_layers_and_no_hook_is_left() -> None:
     model = network()
     x = torch.rand(6, 1, 8, 8, generator=generator(0, "x"))
     with torch.no_grad():
-        found = outputs(model, ["trunk.0", "features"], x.split(4))
+        found = layer_features(model, ["trunk.0", "features"], x.split(4))
         maps = model.trunk[0](x)
         places = maps.view(6, 16, 4, 2, 4, 2).mean((3, 5))  # 8 x 8 averaged to 4 x 4
         torch.testing.assert_close(found["trunk.0"], places.flatten(1).double(), rtol=1e-5, atol=1e-6)
@@ -439,8 +445,8 @@ class Odd(nn.Module):
 
 def test_layers_that_run_twice_or_never() -> None:
     model, x = Odd(), torch.rand(6, 4, generator=generator(0, "x"))
-    assert layers_of(model, ["*"], "layers") == ["one", "two", "never"]
-    found = outputs(model, ["one", "never", "again"], x.split(4))
+    assert select_layers(model, ["*"], "layers") == ["one", "two", "never"]
+    found = layer_features(model, ["one", "never", "again"], x.split(4))
     assert set(found) == {"one", "again"}
     torch.testing.assert_close(found["again"], model(x).detach().double())
 
@@ -452,16 +458,16 @@ def test_a_network_that_diverged_has_no_numbers(make_experiment: Make) -> None:
     with torch.no_grad():
         learner.model.trunk[1].bias.fill_(math.inf)
     probe = registry.resolve("probes", "linear_probe")
-    with evaluating(learner.model):
+    with evaluation_mode(learner.model):
         found = probe.build(probe.Config(samples=20), context).after_experience(learner, 0)
     assert [math.isnan(value) for value in found.values()] == [True]
 
 
-def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, Context]:
+def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, ProbeContext]:
     """A learner before its first experience, and what its probes are built for."""
-    parts = assemble(check_plugins(make_experiment(stream, **training)))
+    parts = build_trial(check_plugins(make_experiment(stream, **training)))
     learner = parts.learner(lambda learner: None, lambda text: None)
-    return learner, Context(parts.stream, 0, DataFolders.of(), Path())
+    return learner, ProbeContext(parts.stream, 0, DataFolders.of(), Path())
 
 
 def test_cka_compares_before_with_after(make_experiment: Make) -> None:
@@ -513,7 +519,7 @@ def test_classes_that_the_stream_lacks_count_as_wrong(tiny_stream: Build) -> Non
 
 
 def test_a_stream_of_another_shape_or_without_a_common_class_is_refused(make_experiment: Make, tmp_path: Path) -> None:
-    own = assemble(check_plugins(make_experiment("pair"))).stream
+    own = build_trial(check_plugins(make_experiment("pair"))).stream
     config = evaluate_on.Config(streams=("rotated_digits",))
     renamed = replace(own, class_names=tuple(f"class {i}" for i in range(10)))
     for stream, message in (
@@ -521,7 +527,7 @@ def test_a_stream_of_another_shape_or_without_a_common_class_is_refused(make_exp
         (replace(own, shape=(3, 9, 9)), "its samples have the shape [1, 8, 8], the trial's [3, 9, 9]"),
     ):
         with pytest.raises(UserError, match=re.escape(f"probes.evaluate_on.streams[0].rotated_digits: {message}")):
-            evaluate_on.build(config, Context(stream, 0, DataFolders.of(), tmp_path))
+            evaluate_on.build(config, ProbeContext(stream, 0, DataFolders.of(), tmp_path))
 
 
 class Told:
@@ -582,12 +588,12 @@ def test_where_the_task_is_given_only_its_classes_are_asked_for(make_experiment:
     for number in range(3):
         learner.train_experience(number)
     tests = [(number, one.test) for number, one in enumerate(learner.stream.experiences[:3])]
-    subset = gathered(learner.stream, tests, learner.device)
+    subset = gather_samples(learner.stream, tests, learner.device)
     found = {}
     row = learner.evaluate()
     for scenario in ("class", "task"):
         learner.stream = replace(learner.stream, scenario=scenario)
-        with evaluating(learner.model):
+        with evaluation_mode(learner.model):
             found[scenario] = accuracies(learner, subset, [0, 1, 2])
     assert found["class"] == pytest.approx(row.task_agnostic[:3])
     assert found["task"] == pytest.approx(row.task_aware[:3])
@@ -680,7 +686,7 @@ def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Pa
 
 def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None:
     results = results_of([reported])
-    html = probe_section.section({EVIL: results}, charts.looks(results))
+    html = probe_section.section({EVIL: results}, charts.variant_styles(results))
     panel = html[html.index("<b>trunk.1/new</b>") :]
     figure = json.loads(re.search(r'application/json">(.*?)</script>', panel)[1])  # type: ignore[index]
     expected = [values["trunk.1/new"] for values in found_by(outcome(reported), "cka")]
@@ -727,6 +733,6 @@ def test_events_that_are_not_of_the_form_are_left_out(reported: Path, tmp_path: 
         file.writelines(lines)
     results = results_of([reported])
     shown = [replace(one, trial=Trial(copy)) for one in results]
-    html = probe_section.section({EVIL: shown}, charts.looks(results))
+    html = probe_section.section({EVIL: shown}, charts.variant_styles(results))
     assert html.count(escape(EVIL)) >= 2 and "<img src=x" not in html
     assert [row_of(json.loads(line)) is not None for line in lines] == [True] * 3

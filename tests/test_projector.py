@@ -18,14 +18,18 @@ import wandb_server as stub
 
 from retain.platform.errors import UserError
 from retain.platform.ledger.documents import read_json
-from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.ledger.reader import Trial, trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting import projector, wandb_runs
-from retain.platform.reporting.polling import Follower
-from retain.platform.reporting.projector import STOP, Settings, project, resolve_mode, start, stop
-from retain.platform.reporting.rows import Row
+from retain.platform.reporting.polling import LedgerCursor
+from retain.platform.reporting.projector import STOP_FILE, ProjectorSettings, project, resolve_mode, start, stop
+from retain.platform.reporting.rows import MetricsRow
 
-OFFLINE, ONLINE = Settings(mode="offline", project="p", tags=("mine",)), Settings(mode="online", project="p")
-SCALARS = Settings(mode="disabled", tensorboard=True)
+OFFLINE, ONLINE = (
+    ProjectorSettings(mode="offline", project="p", tags=("mine",)),
+    ProjectorSettings(mode="online", project="p"),
+)
+SCALARS = ProjectorSettings(mode="disabled", tensorboard=True)
 CONFIG = "schema: 1\nname: demo\nstrategies:\n  lwf: {weight: 0.7}\n"
 NUM_EXPERIENCES, NUM_EPOCHS = 3, 2
 
@@ -189,8 +193,8 @@ def test_a_follower_gives_each_row_once_through_truncations(sweep: Path) -> None
     write(trial, last=1, status=None)
     with TrialLedger.open(trial.folder) as ledger:
         length = ledger.flush()
-    follower = Follower(trial)
-    rows: list[Row] = list(follower.new())
+    follower = LedgerCursor(trial)
+    rows: list[MetricsRow] = list(follower.new())
     assert len(rows) == 4 and not list(follower.new())
     write(trial, first=2, last=2, status=None)
     rows += follower.new()
@@ -232,10 +236,10 @@ def test_tensorboard_holds_the_ledgers_numbers(sweep: Path) -> None:
 def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) -> None:
     first, second = trials_of(sweep)
     write(first)
-    (sweep / STOP).write_text("")  # left by an older one
+    (sweep / STOP_FILE).write_text("")  # left by an older one
     if end == "parent":
         code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import *\n"
-        code += "process = start(Path(sys.argv[1]), Settings(mode='offline'))\n"
+        code += "process = start(Path(sys.argv[1]), ProjectorSettings(mode='offline'))\n"
         code += "sys.stdout.write(f'{process.pid}\\n'); sys.stdout.flush(); time.sleep(60)"
         parent = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE, text=True)
         assert parent.stdout is not None
@@ -252,8 +256,8 @@ def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) ->
         parent.communicate()
         until(lambda: not psutil.pid_exists(pid))
     elif end == "file":
-        (sweep / STOP).write_text("")
-        assert process.wait(20) == 0 and not (sweep / STOP).exists()
+        (sweep / STOP_FILE).write_text("")
+        assert process.wait(20) == 0 and not (sweep / STOP_FILE).exists()
     else:
         assert stop(process, sweep, 20)
     for trial in (first, second):
@@ -341,7 +345,7 @@ def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(s
     write(trial, last=1, status="running")
     code = "import sys; from pathlib import Path; from retain.platform.reporting import projector, wandb_runs\n"
     code += "wandb_runs._INTERVAL = 1.0\n"
-    code += "projector.project(Path(sys.argv[1]), projector.Settings(mode='online', project='p'), follow=True)"
+    code += "projector.project(Path(sys.argv[1]), projector.ProjectorSettings(mode='online', project='p'), follow=True)"
     process = subprocess.Popen([sys.executable, "-c", code, str(sweep)])
     until(lambda: sum(map(len, server.rows.values())) == 4)
     process.kill()  # the run stays unfinished

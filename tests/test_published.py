@@ -13,10 +13,11 @@ import torch
 from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Published
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
+from retain.platform.ledger.reader import trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.models.heads import initialise
 from retain.platform.sweep.plan import plan
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 
 NAMES = published.names()
@@ -169,7 +170,7 @@ def test_what_is_missing_is_run(config: published.Config, tmp_path: Path, monkey
 
 
 def test_a_full_head_has_all_outputs_from_the_start() -> None:
-    parts = assemble(check_plugins(from_dict({key: FILE[key] for key in ("name", "benchmark", "model")})))
+    parts = build_trial(check_plugins(from_dict({key: FILE[key] for key in ("name", "benchmark", "model")})))
     assert parts.network().head.num_classes == 2
     full = replace(parts, config=replace(parts.config, training=replace(parts.config.training, full_head=True)))
     assert full.network().head.num_classes == 10

@@ -20,7 +20,7 @@ import sweeps
 from ray.cluster_utils import Cluster
 
 FAULTS = '''
-"""A strategy that does something bad at an iteration, and says from where it started."""
+"""A learner that does something bad at an iteration, and says from where it started."""
 import os, random, signal, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ class Fault(Plugin):
     def __init__(self, config):
         self.config, self.started = config, False
 
-    def before_backward(self, strategy, **kwargs):
-        now = strategy.clock.train_iterations
+    def before_backward(self, learner, **kwargs):
+        now = learner.clock.train_iterations
         if not self.started:
             self.started = True
             with open(self.config.notes, "a") as file:
@@ -52,7 +52,7 @@ class Fault(Plugin):
         if "RAYTEST_ALONE" not in os.environ:
             time.sleep(self.config.pause)
         if now >= self.config.at:
-            getattr(self, self.config.does)(strategy)
+            getattr(self, self.config.does)(learner)
 
     def once(self):
         """True at the first time, in whatever process."""
@@ -62,32 +62,32 @@ class Fault(Plugin):
         flag.touch()
         return True
 
-    def nothing(self, strategy): pass
+    def nothing(self, learner): pass
 
-    def hangs(self, strategy):
+    def hangs(self, learner):
         if self.once():
             time.sleep(1e6)
 
-    def holds(self, strategy):
+    def holds(self, learner):
         if self.once():
             sum(range(10**13))
 
-    def dies(self, strategy):
+    def dies(self, learner):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def fills(self, strategy):
+    def fills(self, learner):
         bytearray(10**15)
 
-    def allocates(self, strategy):
+    def allocates(self, learner):
         torch.empty(10**15)
 
-    def messes(self, strategy):
+    def messes(self, learner):
         if self.once():
             torch.set_num_threads(2)
         torch.manual_seed(5); random.seed(5); numpy.random.seed(5)
 
-    def after_training_exp(self, strategy, **kwargs):
-        if self.config.does == "messes" and strategy.experience.current_experience == 1:
+    def after_training_exp(self, learner, **kwargs):
+        if self.config.does == "messes" and learner.experience.current_experience == 1:
             torch.set_default_dtype(torch.float64)
             torch.set_grad_enabled(False)
             torch.set_num_threads(2)
@@ -222,10 +222,10 @@ def test_a_worker_that_is_told_to_end_lets_its_trial_write_a_checkpoint(
 LOCAL = """
 import os, subprocess, sys
 import psutil, ray
-from retain.platform.sweep.ray_cluster import Cluster
+from retain.platform.sweep.ray_cluster import RayCluster
 from retain import load_config
 
-with Cluster(load_config("quickstart")):
+with RayCluster(load_config("quickstart")):
     ray.get(ray.remote(lambda: None).remote())
     me = psutil.Process()
     ports = [c.laddr.ip for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet") if c.status == "LISTEN"]

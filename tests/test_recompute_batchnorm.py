@@ -12,7 +12,7 @@ from torch import nn
 from retain.platform.config.schema import Experiment
 from retain.platform.data.streams import Arrays, Part
 from retain.platform.errors import UserError
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.strategies.recompute_batchnorm import Config, check_model, recompute
 
@@ -91,7 +91,7 @@ def brighter(part: Part) -> Part:
 def accuracy_on_the_pale(make_experiment: Make, strategies: dict[str, Any], seed: int) -> float:
     """Trained on digits, then for a few iterations on pale ones: accuracy on these."""
     training = {"iterations": [150, 5, 1], "batch_size": 32, "optimizer": {"lr": [0.05, 0.005, 0.005]}}
-    parts = assemble(check_plugins(make_experiment("rotated", strategies, seed=seed, **training)), planning=True)
+    parts = build_trial(check_plugins(make_experiment("rotated", strategies, seed=seed, **training)), planning=True)
     first = parts.stream.experiences[0]
     second = replace(first, **{name: brighter(getattr(first, name)) for name in ("train", "validation", "test")})
     parts = replace(parts, stream=replace(parts.stream, experiences=(first, second)))

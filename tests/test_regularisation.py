@@ -113,20 +113,20 @@ def test_penalty_by_hand_counts_the_old_rows_only() -> None:
     omega, anchors = {"w": torch.tensor([[1.0, 2.0]])}, {"w": torch.tensor([[0.0, 1.0]])}
     now = {"w": torch.tensor([[3.0, 3.0], [50.0, 50.0]]), "other": torch.ones(1)}
     assert quadratic_penalty.penalty(now, anchors, omega).item() == 1 * 9 + 2 * 4
-    assert quadratic_penalty.summed(omega, {"w": torch.ones(2, 2)}, 0.5)["w"].tolist() == [[1.5, 2.0], [1.0, 1.0]]
+    assert quadratic_penalty.decayed_sum(omega, {"w": torch.ones(2, 2)}, 0.5)["w"].tolist() == [[1.5, 2.0], [1.0, 1.0]]
 
 
 def test_the_sum_of_penalties_is_one_penalty() -> None:
     """Its gradient is that of the sum, with a head that grew and importances that are 0."""
-    quadratic, terms = quadratic_penalty.Quadratic(), []
+    quadratic, terms = quadratic_penalty.QuadraticPenalty(), []
     for seed, classes in enumerate((2, 3, 5)):
         net = mlp(classes, seed)
         omega = {name: draws(*p.shape, seed=seed).relu() for name, p in net.named_parameters()}
-        terms.append((quadratic_penalty.copies(net), omega))
+        terms.append((quadratic_penalty.parameter_copies(net), omega))
         quadratic.add(net, omega)
     net = mlp(6, seed=9)
     named = dict(net.named_parameters())
-    ours = torch.autograd.grad(quadratic.of(net), list(named.values()))
+    ours = torch.autograd.grad(quadratic.loss(net), list(named.values()))
     total = sum((quadratic_penalty.penalty(named, *term) for term in terms), torch.zeros(()))
     for one, other in zip(ours, torch.autograd.grad(total, list(named.values())), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -192,7 +192,7 @@ def test_fisher_where_the_task_is_given_is_that_of_its_own_classes(fisher: Any) 
     y = torch.tensor([2, 3, 2, 3, 3, 2])
     mask = torch.tensor([-torch.inf, -torch.inf, 0.0, 0.0])
     config = ewc.Config(num_samples=None, fisher=fisher)
-    found = ewc.build(config, 0).fisher(trained_on(net, x, y, own_outputs=lambda logits, tasks: logits + mask))
+    found = ewc.build(config, 0).fisher(trained_on(net, x, y, mask_other_tasks=lambda logits, tasks: logits + mask))
     own = mlp(2)
     own[0], own[2].weight.data, own[2].bias.data = net[0], net[2].weight.data[2:], net[2].bias.data[2:]
     expected = ewc.build(config, 0).fisher(trained_on(own, x, y - 2))
@@ -236,11 +236,11 @@ def walk(plugins: list[Any], optimizer_of: Callable[[nn.Module], torch.optim.Opt
     """Train in plain Avalanche on two experiences, with a network without normalisation and all outputs from the start."""
     torch.manual_seed(0)
     net, data = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)), benchmark()
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=net, optimizer=optimizer_of(net), train_mb_size=16, train_epochs=epochs, plugins=plugins, evaluator=None
     )
     for experience in data.train_stream:
-        strategy.train(experience, eval_streams=[])
+        learner.train(experience, eval_streams=[])
     return net
 
 
@@ -255,15 +255,15 @@ class Path(Plugin):
         self.w: Named = {}
         self.points: list[Named] = []
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.w = {}
-        self.points.append(quadratic_penalty.copies(strategy.model))
+        self.points.append(quadratic_penalty.parameter_copies(learner.model))
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        self.at = quadratic_penalty.copies(strategy.model)
+    def before_update(self, learner: Any, **kwargs: Any) -> None:
+        self.at = quadratic_penalty.parameter_copies(learner.model)
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        for name, p in strategy.model.named_parameters():
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
+        for name, p in learner.model.named_parameters():
             self.w[name] = self.w.get(name, 0) - p.grad * (p.detach() - self.at[name])  # type: ignore[operator]
 
 
@@ -278,16 +278,16 @@ def test_si_by_the_definition() -> None:
     class Once(Path):
         """Keeps what the first experience gave."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             if len(self.points) == 1:
                 self.omega = dict(first.penalty.importances)
 
     path_of_first = Once()
     walk([first, path_of_first], sgd)
-    delta = {name: tensor - path.points[1][name] for name, tensor in quadratic_penalty.copies(net).items()}
+    delta = {name: tensor - path.points[1][name] for name, tensor in quadratic_penalty.parameter_copies(net).items()}
     expected = {name: path_of_first.omega[name] + path.w[name] / (delta[name] ** 2 + 0.01) for name in path.w}
     assert_named(ours.penalty.importances, expected)
-    assert_named(ours.penalty.anchors, quadratic_penalty.copies(net))
+    assert_named(ours.penalty.anchors, quadratic_penalty.parameter_copies(net))
 
 
 def test_si_gradient_of_the_task_leaves_out_the_penalty() -> None:
@@ -358,7 +358,7 @@ def test_mas_of_a_linear_network_by_hand() -> None:
 def test_mas_where_the_task_is_given_is_that_of_its_own_outputs() -> None:
     net, x = mlp(4), draws(6, 4, seed=5)
     mask = torch.tensor([-torch.inf, 0.0, 0.0, -torch.inf])
-    step = trained_on(net, x, torch.ones(6), own_outputs=lambda logits, tasks: logits + mask)
+    step = trained_on(net, x, torch.ones(6), mask_other_tasks=lambda logits, tasks: logits + mask)
     found = mas.build(mas.Config(num_samples=None), 0).importances(step)
     own = mlp(2)
     own[0], own[2].weight.data, own[2].bias.data = net[0], net[2].weight.data[1:3], net[2].bias.data[1:3]
@@ -464,14 +464,14 @@ class Features(Plugin):
     def __init__(self) -> None:
         self.rows: list[torch.Tensor] = []
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        self.rows.append(strategy.model.classifier.classifier.weight.detach().clone())
-        self.old = copy.deepcopy(strategy.model.trunk).eval()
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+        self.rows.append(learner.model.classifier.classifier.weight.detach().clone())
+        self.old = copy.deepcopy(learner.model.trunk).eval()
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.rows.append(strategy.model.classifier.classifier.weight.detach().clone())
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+        self.rows.append(learner.model.classifier.classifier.weight.detach().clone())
         x = pair(1, 0)[0]
-        self.distance = float((copy.deepcopy(strategy.model.trunk)(x) - self.old(x)).square().mean().detach())
+        self.distance = float((copy.deepcopy(learner.model.trunk)(x) - self.old(x)).square().mean().detach())
 
 
 def test_lfl_holds_features_and_old_boundaries() -> None:

@@ -21,10 +21,10 @@ from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.methods import herding, sample_selection
 from retain.platform.methods.replay_memory import quotas
-from retain.platform.methods.reservoir_memory import ReservoirPlugin, places
+from retain.platform.methods.reservoir_memory import ReservoirPlugin, reservoir_places
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.strategies import agem, der, er_ace, gdumb, gem, replay
 
@@ -69,7 +69,7 @@ def small_net(seed: int = 0) -> nn.Module:
 )
 def test_bad_values_are_refused_with_the_path_of_the_key(settings: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        assemble(check_plugins(load_config("quickstart", ["strategies={}", f"strategies.{settings}"])))
+        build_trial(check_plugins(load_config("quickstart", ["strategies={}", f"strategies.{settings}"])))
     assert message in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> N
         for seed in range(trials // len(sizes)):
             held, met = torch.full((memory,), -1), 0
             for number, size in enumerate(sizes):
-                rows, chosen = places(met, size, memory, generator(seed, number))
+                rows, chosen = reservoir_places(met, size, memory, generator(seed, number))
                 assert len(set(chosen.tolist())) == len(chosen)
                 held[chosen] = met + rows
                 met += size
@@ -107,7 +107,7 @@ def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> N
 
 def test_of_several_for_one_place_the_last_stays() -> None:
     """A second way: one by one with the same numbers."""
-    rows, chosen = places(2, 50, 3, generator(5))
+    rows, chosen = reservoir_places(2, 50, 3, generator(5))
     u = torch.rand(50, generator=generator(5), dtype=torch.float64).tolist()
     held: dict[int, int] = {}
     for row, value in enumerate(u):
@@ -182,8 +182,8 @@ def test_mir_is_the_difference_after_a_step() -> None:
 class Draws(replay.ReplayPlugin):
     """Keeps what was drawn."""
 
-    def draw(self, strategy: Any) -> Tensor:
-        self.last = super().draw(strategy)
+    def draw(self, learner: Any) -> Tensor:
+        self.last = super().draw(learner)
         return self.last
 
 
@@ -195,19 +195,19 @@ def test_mir_replays_the_worst_of_the_candidates() -> None:
     class Look(Plugin):
         """Draws again, at random and by hand, before the step."""
 
-        def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
             if not len(plugin):
                 return
-            drawn = plugin.drawn(strategy, 12)
-            new = [part[: plugin.num_new] for part in strategy.mbatch]
-            twin = copy.deepcopy(strategy.model)
-            loss = [cross_entropy(twin(plugin.inputs(strategy)[drawn]), plugin.columns["y"][drawn], reduction="none")]
+            drawn = plugin.drawn(learner, 12)
+            new = [part[: plugin.num_new] for part in learner.mbatch]
+            twin = copy.deepcopy(learner.model)
+            loss = [cross_entropy(twin(plugin.inputs(learner)[drawn]), plugin.columns["y"][drawn], reduction="none")]
             cross_entropy(twin(new[0]), new[1]).backward()
             with torch.no_grad():
                 for parameter in twin.parameters():
-                    parameter -= strategy.optimizer.param_groups[0]["lr"] * parameter.grad
+                    parameter -= learner.optimizer.param_groups[0]["lr"] * parameter.grad
             loss.append(
-                cross_entropy(twin(plugin.inputs(strategy)[drawn]), plugin.columns["y"][drawn], reduction="none")
+                cross_entropy(twin(plugin.inputs(learner)[drawn]), plugin.columns["y"][drawn], reduction="none")
             )
             worst = drawn[(loss[1] - loss[0]).argsort(descending=True)[:4]]
             assert set(worst.tolist()) == set(plugin.last.tolist())
@@ -258,22 +258,22 @@ class Spy(Plugin):
 
     def __init__(self, plugin: Any, loss: Callable[[Any, Any, Any], Tensor]) -> None:
         self.plugin, self.loss = plugin, loss
-        self.met: dict[tuple[float, ...], list[Tensor]] = {}
+        self.seen: dict[tuple[float, ...], list[Tensor]] = {}
         self.num_checked = 0
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        wanted = self.loss(self.plugin, strategy, copy.deepcopy(strategy.model))
-        torch.testing.assert_close(strategy.loss.squeeze(), wanted)
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+        wanted = self.loss(self.plugin, learner, copy.deepcopy(learner.model))
+        torch.testing.assert_close(learner.loss.squeeze(), wanted)
         self.num_checked += int(len(self.plugin) > 0)
-        for x, logits in zip(strategy.mb_x, strategy.mb_output, strict=True):
-            self.met.setdefault(tuple(x.tolist()), []).append(logits.detach().clone())
+        for x, logits in zip(learner.mb_x, learner.mb_output, strict=True):
+            self.seen.setdefault(tuple(x.tolist()), []).append(logits.detach().clone())
 
 
-def der_loss(plugin: Any, strategy: Any, twin: nn.Module) -> Tensor:
+def der_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
     """Mammoth's three terms."""
-    loss = cross_entropy(twin(strategy.mb_x), strategy.mb_y)
+    loss = cross_entropy(twin(learner.mb_x), learner.mb_y)
     if len(plugin):
-        first, second = plugin.draw(strategy, "logits"), plugin.draw(strategy, "labels")
+        first, second = plugin.draw(learner, "logits"), plugin.draw(learner, "labels")
         stored, held = plugin.columns["logits"][first], twin(plugin.columns["x"][first])
         known = ~stored.isnan()
         loss = loss + 0.3 * ((held[:, : stored.shape[1]] - stored)[known] ** 2).mean()
@@ -305,13 +305,13 @@ def test_a_reservoir_goes_on_from_its_state() -> None:
     """A copy: what is filled afterwards leaves the state alone."""
     one, other = ReservoirPlugin(5, None, 0, "test"), ReservoirPlugin(5, None, 0, "test")
     clock = SimpleNamespace(train_exp_iterations=0)
-    strategy = SimpleNamespace(experience=SimpleNamespace(current_experience=0), clock=clock, device="cpu", mbatch=[])
+    learner = SimpleNamespace(experience=SimpleNamespace(current_experience=0), clock=clock, device="cpu", mbatch=[])
 
     def fill(plugin: ReservoirPlugin, iteration: int) -> None:
         clock.train_exp_iterations = iteration
-        strategy.mbatch = [drawn(3, 2, seed=iteration), torch.full((3,), iteration)]
-        plugin.before_training_iteration(strategy)
-        plugin.after_training_iteration(strategy)
+        learner.mbatch = [drawn(3, 2, seed=iteration), torch.full((3,), iteration)]
+        plugin.before_training_iteration(learner)
+        plugin.after_training_iteration(learner)
 
     fill(one, 0)
     state = one.state_dict()
@@ -331,13 +331,13 @@ def test_a_reservoir_goes_on_from_its_state() -> None:
 # ER-ACE.
 
 
-def ace_loss(plugin: Any, strategy: Any, twin: nn.Module) -> Tensor:
+def ace_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
     """Avalanche's criterion, which halves the sum."""
-    if not (strategy.experience.current_experience and len(plugin)):
-        return cross_entropy(twin(strategy.mb_x), strategy.mb_y)
-    index = plugin.draw(strategy)
+    if not (learner.experience.current_experience and len(plugin)):
+        return cross_entropy(twin(learner.mb_x), learner.mb_y)
+    index = plugin.draw(learner)
     remembered = twin(plugin.columns["x"][index]), plugin.columns["y"][index]
-    found: Tensor = 2 * ACECriterion()(twin(strategy.mb_x), strategy.mb_y, *remembered)
+    found: Tensor = 2 * ACECriterion()(twin(learner.mb_x), learner.mb_y, *remembered)
     return found
 
 
@@ -436,22 +436,22 @@ def test_no_step_goes_against_what_is_remembered(make: Callable[[], Any]) -> Non
     class Look(Plugin):
         """Takes the reference by `backward`, and looks at what the optimizer is given."""
 
-        def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
             if not len(plugin):
                 return
-            twin = copy.deepcopy(strategy.model)
-            index = torch.arange(8) if isinstance(plugin, gem.GEMPlugin) else plugin.draw(strategy)
+            twin = copy.deepcopy(learner.model)
+            index = torch.arange(8) if isinstance(plugin, gem.GEMPlugin) else plugin.draw(learner)
             cross_entropy(twin(plugin.columns["x"][index]), plugin.columns["y"][index]).backward()
             self.wanted = torch.cat([p.grad.flatten() for p in twin.parameters()])
             torch.testing.assert_close(plugin._reference.flatten(), self.wanted)
 
-        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            gradients = torch.autograd.grad(strategy.loss, list(strategy.model.parameters()), retain_graph=True)
+        def before_backward(self, learner: Any, **kwargs: Any) -> None:
+            gradients = torch.autograd.grad(learner.loss, list(learner.model.parameters()), retain_graph=True)
             self.plain = torch.cat([gradient.flatten() for gradient in gradients])
 
-        def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        def before_update(self, learner: Any, **kwargs: Any) -> None:
             if len(plugin):
-                followed = torch.cat([p.grad.flatten() for p in strategy.model.parameters()])
+                followed = torch.cat([p.grad.flatten() for p in learner.model.parameters()])
                 against = bool(self.plain @ self.wanted < 0)
                 turned.append(against)
                 assert torch.equal(followed, self.plain) != against
@@ -473,12 +473,12 @@ def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
     class Look(Plugin):
         """The network and the data at the start of an experience."""
 
-        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            starts.append(copy.deepcopy(strategy.model.state_dict()))
-            labels = torch.tensor(list(strategy.adapted_dataset.targets))
+        def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            starts.append(copy.deepcopy(learner.model.state_dict()))
+            labels = torch.tensor(list(learner.adapted_dataset.targets))
             assert torch.bincount(labels).tolist() == quotas(18, len(labels.unique()))
             own = {tuple(x.tolist()) for x in torch.cat([pair(0, 0)[0], pair(1, 0)[0]])}
-            assert {tuple(x.tolist()) for x, *_ in strategy.adapted_dataset} <= own
+            assert {tuple(x.tolist()) for x, *_ in learner.adapted_dataset} <= own
 
     learner = learn([plugin, watch, Look()])
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and sum(watch.rows) == 2 * 4 * 18
@@ -541,7 +541,7 @@ def test_it_learns_tasks_augmented_pictures_and_in_low_precision(name: str, kind
     config = make_experiment("pair", strategies={name: settings}, optimizer={"lr": 0.1}, **training)
     if kind == "tasks":
         config = changed(config, benchmark={"task_incremental": {"data": "digits", "num_experiences": 5}})
-    parts = assemble(check_plugins(config))
+    parts = build_trial(check_plugins(config))
     learner = parts.learner(lambda learner: None, lambda text: None)
     for number in range(len(parts.stream.experiences)):
         learner.train_experience(number)

@@ -23,7 +23,7 @@ from retain.platform.ledger.documents import write_json
 from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting import charts
 from retain.platform.reporting.html_report import report
-from retain.platform.reporting.results import Row, best, cell, finished, results_of, table
+from retain.platform.reporting.results import TableRow, best_variants, finished, format_cell, results_of, table_rows
 
 CHROMIUM = "/usr/bin/chromium"
 NAN = math.nan
@@ -249,7 +249,7 @@ def test_every_metric_can_be_downloaded(sweep: Path) -> None:
 def test_single_runs_are_compared_as_variants(tmp_path: Path) -> None:
     folders = [write_trial(tmp_path / name, identity(name)) for name in ("naive", "lwf")]
     assert report(folders) == tmp_path / "naive" / "report.html"
-    assert [row.variant for row in table(results_of(folders)) if row.view == "task_agnostic"] == ["naive", "lwf"]
+    assert [row.variant for row in table_rows(results_of(folders)) if row.view == "task_agnostic"] == ["naive", "lwf"]
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -273,7 +273,7 @@ def run(folder: Path, seed: int, settings: str) -> Path:
 def test_seeds_in_separate_folders_are_one_variant(tmp_path: Path) -> None:
     folders = [run(tmp_path / str(seed), seed, "strategies: {lwf: {weight: 1.0}}") for seed in (0, 1)]
     assert labels(folders) == ["lwf", "lwf"]
-    assert table(results_of(folders))[0].metrics["average_accuracy"][2] == 2
+    assert table_rows(results_of(folders))[0].metrics["average_accuracy"][2] == 2
 
 
 def test_runs_with_other_settings_are_not_seeds_of_one_variant(tmp_path: Path) -> None:
@@ -316,25 +316,25 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     [((0.831, 0.005), "83.1 ± 0.5"), ((0.831, NAN), "83.1"), ((NAN, NAN), "-"), ((-0.0001, NAN), "0.0")],
 )
 def test_cell(value: tuple[float, float], shown: str) -> None:
-    assert cell(*value) == shown
+    assert format_cell(*value) == shown
 
 
-def row(variant: str, mean: float, *, bound: bool = False) -> Row:
+def row(variant: str, mean: float, *, bound: bool = False) -> TableRow:
     """A row that has two metrics only."""
-    return Row("s", "v", variant, bound, dict.fromkeys(("average_accuracy", "forgetting_max"), (mean, NAN, 1)))
+    return TableRow("s", "v", variant, bound, dict.fromkeys(("average_accuracy", "forgetting_max"), (mean, NAN, 1)))
 
 
 def test_best_knows_the_direction_ties_and_undefined_values() -> None:
     rows = [row("a", 0.5), row("b", 0.7), row("c", NAN), row("d", 0.7), row("joint", 0.9, bound=True)]
-    assert best(rows, "average_accuracy") == {"b", "d"}
-    assert best(rows, "forgetting_max") == {"a"}
-    assert best(rows[2:3], "average_accuracy") == set()
+    assert best_variants(rows, "average_accuracy") == {"b", "d"}
+    assert best_variants(rows, "forgetting_max") == {"a"}
+    assert best_variants(rows[2:3], "average_accuracy") == set()
 
 
 def test_curves_show_means_with_their_interval_and_joint_as_a_level(sweep: Path) -> None:
     results = results_of([sweep])
     variants = finished(results)["class_incremental"]
-    figure = charts.accuracy_curves(variants, "task_agnostic", charts.looks(results))
+    figure = charts.accuracy_curves(variants, "task_agnostic", charts.variant_styles(results))
     lines = {trace["name"]: trace for trace in figure["data"] if trace.get("name")}
     assert list(lines["naive"]["y"]) == pytest.approx([0.9, 0.55])
     assert list(lines["naive"]["customdata"]) == [" ± 0.0%", " ± 63.5%"]
@@ -349,7 +349,7 @@ def test_curves_show_means_with_their_interval_and_joint_as_a_level(sweep: Path)
 def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(tmp_path: Path) -> None:
     folders = [write_trial(tmp_path / str(n), identity(f"variant {n}")) for n in range(14)]
     results = results_of(folders)
-    looks = charts.looks(results)
+    looks = charts.variant_styles(results)
     assert len(set(looks.values())) == len(looks) == 14
     variants = finished(results)["class_incremental"]
     for chart in (charts.accuracy_curves, charts.forgetting_curves):
@@ -372,11 +372,11 @@ def test_many_variants_are_all_in_the_table_and_the_best_in_the_charts(tmp_path:
 def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: Path) -> None:
     results = results_of([sweep])
     variants = finished(results)["class_incremental"]
-    figure = charts.training(variants, charts.looks(results), "loss")
+    figure = charts.training(variants, charts.variant_styles(results), "loss")
     assert figure is not None
     assert list(figure["data"][0]["x"]) == [0.5, 1.0, 1.5, 2.0]
     np.testing.assert_allclose(figure["data"][0]["y"], [1, 0.5, 0.33333, 0.25])
-    assert charts.training(variants, charts.looks(results), "accuracy") is None
+    assert charts.training(variants, charts.variant_styles(results), "accuracy") is None
 
 
 def test_the_command_line_can_have_the_table_without_plotly() -> None:

@@ -22,8 +22,8 @@ from retain.platform.cli.app import app
 from retain.platform.cli.ensemble import ensembles
 from retain.platform.config.schema import Experiment, Seeds
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
-from retain.platform.methods.probability_averaging import as_logits, probabilities, vote
+from retain.platform.ledger.reader import Trial
+from retain.platform.methods.probability_averaging import as_logits, average_probabilities, probabilities
 from retain.platform.models.batchnorm import num_groups
 from retain.platform.models.heads import Classifier
 from retain.platform.models.networks import small_cnn
@@ -92,11 +92,11 @@ def test_in_a_plain_script(name: str, naive: list[Bits]) -> None:
     class Look(Plugin):
         """Evaluate as a script does, with the plugin before this one."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            strategy.mb_output = strategy.model.eval()(x)
-            strategy.mbatch = [x, torch.zeros(len(x)), torch.zeros(len(x))]
-            plugin.after_eval_forward(strategy)
-            seen.append(bool(torch.isfinite(strategy.mb_output).all()))
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            learner.mb_output = learner.model.eval()(x)
+            learner.mbatch = [x, torch.zeros(len(x)), torch.zeros(len(x))]
+            plugin.after_eval_forward(learner)
+            seen.append(bool(torch.isfinite(learner.mb_output).all()))
 
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     plugin = PLAIN[name]()
@@ -130,14 +130,14 @@ class Scores(Plugin):
         self.epochs: list[list[tuple[float, float]]] = []
         self._rows: list[tuple[int, int, float]] = []
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.epochs.append([])
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        hits = sum(int(row.argmax()) == int(y) for row, y in zip(strategy.mb_output, strategy.mb_y, strict=True))
-        self._rows.append((hits, len(strategy.mb_y), strategy.loss.item()))
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
+        hits = sum(int(row.argmax()) == int(y) for row, y in zip(learner.mb_output, learner.mb_y, strict=True))
+        self._rows.append((hits, len(learner.mb_y), learner.loss.item()))
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         hits, rows, losses = (np.array(column) for column in zip(*self._rows, strict=True))
         self.epochs[-1].append((hits.sum() / rows.sum(), losses.mean()))
         self._rows = []
@@ -159,7 +159,7 @@ def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() 
     watch = Watch()
     plugin = budget.build(budget.Config(accuracy=None, seconds=1e-9), 0)
     data, model = benchmark(), Net()
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         train_mb_size=16,
@@ -167,7 +167,7 @@ def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() 
         plugins=[plugin, watch],
         evaluator=None,
     )
-    strategy.train(data.train_stream, eval_streams=[])
+    learner.train(data.train_stream, eval_streams=[])
     assert watch.rows == [16, 16]
 
 
@@ -196,16 +196,16 @@ class History(Plugin):
     def __init__(self, iterations: bool) -> None:
         self.iterations, self.bits = iterations, list[Bits]()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.bits = [copy.deepcopy(strategy.model.state_dict())]
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+        self.bits = [copy.deepcopy(learner.model.state_dict())]
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         if self.iterations:
-            self.bits.append(copy.deepcopy(strategy.model.state_dict()))
+            self.bits.append(copy.deepcopy(learner.model.state_dict()))
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         if not self.iterations:
-            self.bits.append(copy.deepcopy(strategy.model.state_dict()))
+            self.bits.append(copy.deepcopy(learner.model.state_dict()))
 
 
 @pytest.mark.parametrize("every", [None, 1])
@@ -246,19 +246,19 @@ class Averages(Plugin):
         self.model: AveragedModel | None = None
         self.plain: list[Bits] = []
 
-    def _add(self, strategy: Any) -> None:
+    def _add(self, learner: Any) -> None:
         if self.model is None:
-            self.model = AveragedModel(strategy.model, multi_avg_fn=self.fn, use_buffers=True)
-        self.model.update_parameters(strategy.model)
-        self.plain.append(copy.deepcopy(strategy.model.state_dict()))
+            self.model = AveragedModel(learner.model, multi_avg_fn=self.fn, use_buffers=True)
+        self.model.update_parameters(learner.model)
+        self.plain.append(copy.deepcopy(learner.model.state_dict()))
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         if self.when == "update":
-            self._add(strategy)
+            self._add(learner)
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        if self.when == "epoch" and strategy.clock.train_exp_epochs >= self.since:
-            self._add(strategy)
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+        if self.when == "epoch" and learner.clock.train_exp_epochs >= self.since:
+            self._add(learner)
 
 
 def _close(ours: Bits, theirs: Any) -> None:
@@ -501,8 +501,8 @@ def test_a_class_has_the_batch_norm_of_its_experience() -> None:
     class Keep(Plugin):
         """What each experience left."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            ends.append(copy.deepcopy(strategy.model.state_dict()))
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            ends.append(copy.deepcopy(learner.model.state_dict()))
 
     learner = learn([batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0), Keep()])
     old = copy.deepcopy(learner.model).eval()
@@ -563,9 +563,11 @@ def test_only_the_latest_are_kept() -> None:
 
 def test_votes_by_hand() -> None:
     old, new = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.2, 0.6]])
-    torch.testing.assert_close(vote([old, new]), torch.tensor([[0.55, 0.15, 0.3]]))
-    torch.testing.assert_close(vote([old, new], alone=True), torch.tensor([[0.55, 0.15, 0.6]]))
-    torch.testing.assert_close(as_logits(vote([old, new])).softmax(1), vote([old, new]))
+    torch.testing.assert_close(average_probabilities([old, new]), torch.tensor([[0.55, 0.15, 0.3]]))
+    torch.testing.assert_close(average_probabilities([old, new], alone=True), torch.tensor([[0.55, 0.15, 0.6]]))
+    torch.testing.assert_close(
+        as_logits(average_probabilities([old, new])).softmax(1), average_probabilities([old, new])
+    )
 
 
 def test_probabilities_within_each_task() -> None:
@@ -584,8 +586,8 @@ def test_snapshots_vote(members: int) -> None:
     class Keep(Plugin):
         """What each experience left."""
 
-        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            ends.append(copy.deepcopy(strategy.model).eval())
+        def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            ends.append(copy.deepcopy(learner.model).eval())
 
     learner = learn([snapshot_ensemble.build(snapshot_ensemble.Config(members=members), 0), Keep()])
     x = learner.test_set.x
@@ -635,16 +637,16 @@ def test_the_votes_of_seeds_are_their_mean_probabilities(seeds: Callable[..., li
     """A second way: networks from the checkpoints by hand, the mean of their softmax, right answers counted."""
     from retain.platform.config.load import from_dict
     from retain.platform.trial import checkpoint
-    from retain.platform.trial.builder import assemble
+    from retain.platform.trial.builder import build_trial
     from retain.platform.trial.resolve import check_plugins
 
     folders = seeds("domains", benchmark="rotated")
     found, total = ensembles(folders)[0], 0.0
     for folder in folders:
         config = Trial(folder).read("config")
-        state = checkpoint.load_newest(folder / "checkpoints")
+        state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
         assert config is not None and state is not None
-        parts = assemble(check_plugins(from_dict(config)))
+        parts = build_trial(check_plugins(from_dict(config)))
         model = parts.network().eval()
         model.load_state_dict(state["learner"]["model"])
         part = parts.stream.experiences[1].test

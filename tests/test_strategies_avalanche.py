@@ -14,7 +14,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from retain.platform.config.schema import Optimizer, Training
-from retain.platform.data.streams import Arrays, Experience, Part, Stream, resident
+from retain.platform.data.streams import Arrays, Experience, Part, Stream, resident_samples
 from retain.platform.errors import UserError
 from retain.platform.methods import logit_distillation
 from retain.platform.models.heads import Head
@@ -96,15 +96,15 @@ class Watch(Plugin):
         self.labels: list[set[int]] = []
         self.epochs: list[int] = []
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.labels.append(set())
         self.epochs.append(0)
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        self.rows.append(len(strategy.mb_y))
-        self.labels[-1] |= set(strategy.mb_y.tolist())
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+        self.rows.append(len(learner.mb_y))
+        self.labels[-1] |= set(learner.mb_y.tolist())
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         self.epochs[-1] += 1
 
 
@@ -112,7 +112,7 @@ def script(plugins: Sequence[Plugin], epochs: int = 3, only: Sequence[int] = (0,
     """Train in plain Avalanche; the network's bits at the start and after each experience of `only`."""
     torch.manual_seed(0)
     model, data = Net(), benchmark(**made)
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3),
         train_mb_size=16,
@@ -123,8 +123,8 @@ def script(plugins: Sequence[Plugin], epochs: int = 3, only: Sequence[int] = (0,
     )
     bits = [copy.deepcopy(model.state_dict())]
     for number in only:
-        strategy.train(data.train_stream[number], eval_streams=[])
-        bits.append(copy.deepcopy(strategy.model.state_dict()))
+        learner.train(data.train_stream[number], eval_streams=[])
+        bits.append(copy.deepcopy(learner.model.state_dict()))
     return bits
 
 
@@ -192,7 +192,7 @@ def test_lwf_holds_the_old_outputs() -> None:
     teacher = network(bits[1])(x)
     # in training mode, as it was trained: BatchNorm's running statistics follow the new data whatever the loss says
     students = [network(after).train()(x)[:, :2] for after in (bits[2], plain[2])]
-    drift = [logit_distillation.distillation(student, teacher, 2.0, "kl").item() for student in students]
+    drift = [logit_distillation.distillation_loss(student, teacher, 2.0, "kl").item() for student in students]
     assert drift[0] < drift[1] / 5
     assert accuracy(bits[2], 1) > 0.9
 
@@ -228,10 +228,10 @@ def test_a_stop_at_the_last_epoch_does_not_reach_into_the_next_experience() -> N
     data = benchmark()
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    strategy = SupervisedTemplate(
+    learner = SupervisedTemplate(
         model=model, optimizer=optimizer, train_mb_size=16, train_epochs=2, plugins=[stopper, watch], evaluator=None
     )
-    strategy.train(data.train_stream, eval_streams=[])  # both in one call: Avalanche keeps its flag between them
+    learner.train(data.train_stream, eval_streams=[])  # both in one call: Avalanche keeps its flag between them
     assert watch.epochs == [2, 2]
 
 
@@ -243,9 +243,9 @@ def test_early_stopping_without_validation_data_is_refused(linked: bool) -> None
         data.train_stream.benchmark = None  # as Avalanche leaves it
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    strategy = SupervisedTemplate(model=model, optimizer=optimizer, plugins=[plugin], evaluator=None)
+    learner = SupervisedTemplate(model=model, optimizer=optimizer, plugins=[plugin], evaluator=None)
     with pytest.raises(UserError, match="needs validation data"):
-        strategy.train(data.train_stream[0], eval_streams=[])
+        learner.train(data.train_stream[0], eval_streams=[])
 
 
 @pytest.mark.parametrize("policy", ["reservoir", "class_balanced"])
@@ -281,8 +281,8 @@ def test_replay_goes_on_from_its_state(memory: int) -> None:
     class Swap(Plugin):
         """Loads the first half's memory before the second half."""
 
-        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            if strategy.experience.current_experience == 1:
+        def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            if learner.experience.current_experience == 1:
                 second.load_state_dict(first.state_dict())
 
     assert same(script([Swap(), second])[2], bits[2])
@@ -297,7 +297,7 @@ def test_cumulative_and_joint_train_on_all_data(naive: list[Bits]) -> None:
     watch = Watch()
     script([joint.build(joint.Config(), 0), watch], only=[1])
     assert watch.labels == [{0, 1, 2, 3}] and sum(watch.rows) == 3 * 4 * N
-    assert [joint.JointPlugin().trains_on(number, 3) for number in range(3)] == [False, False, True]
+    assert [joint.JointPlugin().should_train(number, 3) for number in range(3)] == [False, False, True]
 
 
 # On our learner.
@@ -336,7 +336,7 @@ def learn(plugins: Sequence[Plugin], cls: type[Learner] = Learner) -> Learner:
     training = Training(epochs=4, batch_size=16, optimizer=Optimizer(lr=0.1))
     learner = cls(model=Growing(), stream=stream(), training=training, plugins=plugins)
     for number in (0, 1):
-        if learner.trains_on(number):
+        if learner.should_train(number):
             learner.train_experience(number)
     return learner
 
@@ -372,7 +372,7 @@ def _teacher_rows(plugins: list[Plugin], cls: type[Learner]) -> int:
     class Count(Plugin):
         """Hooks the teacher once it is there."""
 
-        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
             if plugins[-1]._teacher:  # type: ignore[attr-defined]
                 plugins[-1]._teacher.model.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))  # type: ignore[attr-defined]
 
@@ -386,10 +386,10 @@ def test_union_of_experiences_is_resident_and_early_stopping_sees_its_validation
     class Look(Plugin):
         """What the training data and the validation data are."""
 
-        def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-            found = resident(strategy.adapted_dataset)
-            assert found is not None and len(found.y) == len(strategy.adapted_dataset)
-            seen.extend([len(found.y), len(early_stopping.validation_data(strategy)[1])])
+        def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+            found = resident_samples(learner.adapted_dataset)
+            assert found is not None and len(found.y) == len(learner.adapted_dataset)
+            seen.extend([len(found.y), len(early_stopping.validation_data(learner)[1])])
 
     learner = learn([cumulative.build(cumulative.Config(), 0), Look()])
     assert seen == [2 * N, 20, 4 * N, 40]

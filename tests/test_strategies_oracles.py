@@ -13,7 +13,7 @@ from torch import nn
 from retain.platform.config import registry
 from retain.platform.errors import UserError
 from retain.platform.methods import logit_distillation
-from retain.platform.methods.replay_memory import kept, quotas
+from retain.platform.methods.replay_memory import quotas, select_kept
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import EVENTS, Plugin
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
@@ -111,12 +111,14 @@ def test_kl_by_hand() -> None:
     """One sample, two classes, T = 1: p = (3/4, 1/4), q = (1/2, 1/2)."""
     teacher, student = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert logit_distillation.distillation(student, teacher, 1.0, "kl").item() == pytest.approx(expected, abs=1e-6)
+    assert logit_distillation.distillation_loss(student, teacher, 1.0, "kl").item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_mse_by_hand() -> None:
     student, teacher = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
-    assert logit_distillation.distillation(student, teacher, 2.0, "mse").item() == pytest.approx((1 + 4 + 0 + 4) / 4)
+    assert logit_distillation.distillation_loss(student, teacher, 2.0, "mse").item() == pytest.approx(
+        (1 + 4 + 0 + 4) / 4
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
@@ -125,7 +127,7 @@ def test_kl_equals_avalanches_times_temperature_squared(temperature: float) -> N
 
     student, teacher = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(1))
     theirs = LearningWithoutForgetting(alpha=1, temperature=temperature)._distillation_loss(student, teacher, range(5))
-    ours = logit_distillation.distillation(student, teacher, temperature, "kl")
+    ours = logit_distillation.distillation_loss(student, teacher, temperature, "kl")
     torch.testing.assert_close(ours, temperature**2 * theirs)
 
 
@@ -134,7 +136,7 @@ def test_gradient_equals_that_of_the_softened_cross_entropy() -> None:
     draw = torch.Generator().manual_seed(2)
     student = torch.randn(8, 4, generator=draw).requires_grad_()
     teacher = torch.randn(8, 4, generator=draw)
-    (ours,) = torch.autograd.grad(logit_distillation.distillation(student, teacher, 2.0, "kl"), student)
+    (ours,) = torch.autograd.grad(logit_distillation.distillation_loss(student, teacher, 2.0, "kl"), student)
     pycil = -(teacher.div(2).softmax(1) * student.div(2).log_softmax(1)).sum(1).mean()
     (theirs,) = torch.autograd.grad(pycil, student)
     torch.testing.assert_close(ours, 4 * theirs)
@@ -146,7 +148,9 @@ def test_gradient_of_kl_approaches_that_of_mse_at_high_temperature() -> None:
     student, teacher = (torch.randn(8, 4, generator=draw, dtype=torch.float64) for _ in range(2))
     centred = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
     limit = (centred**2).sum(1).mean() / 2 / 4
-    torch.testing.assert_close(logit_distillation.distillation(student, teacher, 1e3, "kl"), limit, rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        logit_distillation.distillation_loss(student, teacher, 1e3, "kl"), limit, rtol=1e-2, atol=0
+    )
 
 
 class _Script(SimpleNamespace):
@@ -168,7 +172,7 @@ def test_lwf_adds_weighted_distillation_of_the_old_outputs_only() -> None:
     assert _lwf_step(plugin, old, x).item() == 0  # the first experience has no teacher
     plugin.after_training_exp(_Script())
     plugin.before_train_dataset_adaptation(_Script(model=old))
-    expected = 0.5 * logit_distillation.distillation(new(x)[:, :3], old(x), 3.0, "kl")
+    expected = 0.5 * logit_distillation.distillation_loss(new(x)[:, :3], old(x), 3.0, "kl")
     torch.testing.assert_close(_lwf_step(plugin, new, x), expected)
     with pytest.raises(UserError, match="strategies.lwf.weight"):
         plugin.after_training_exp(_Script())
@@ -439,7 +443,7 @@ def test_reservoir_is_uniform(stages: tuple[int, ...]) -> None:
             fresh = torch.rand(size, generator=generator(seed, "replay keys", number), dtype=torch.float64)
             start = sum(stages[:number])
             keys, held = torch.cat([keys, fresh]), torch.cat([held, torch.arange(start, start + size)])
-            keep = kept(keys, torch.zeros(len(keys)), memory, "reservoir")
+            keep = select_kept(keys, torch.zeros(len(keys)), memory, "reservoir")
             keys, held = keys[keep], held[keep]
         counts[held] += 1
     expected = trials * memory / total
@@ -455,7 +459,7 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
     pairs = {"ours": torch.zeros(total, total), "vitter": torch.zeros(total, total)}
     for seed in range(trials):
         keys = torch.rand(total, generator=generator(seed, "keys"), dtype=torch.float64)
-        pair = kept(keys, torch.zeros(total), memory, "reservoir").tolist()
+        pair = select_kept(keys, torch.zeros(total), memory, "reservoir").tolist()
         pairs["ours"][pair[0], pair[1]] += 1
         draw, held = generator(seed, "vitter"), [0, 1]
         for index in range(memory, total):
@@ -471,13 +475,13 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
 def test_balanced_memory_is_balanced_nested_and_uniform_within_a_class() -> None:
     y = torch.tensor([0] * 20 + [1] * 20 + [2] * 2 + [3] * 20)
     keys = torch.rand(len(y), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    two = kept(keys[:40], y[:40], 10, "class_balanced")
+    two = select_kept(keys[:40], y[:40], 10, "class_balanced")
     assert torch.bincount(y[two]).tolist() == [5, 5]
-    four = kept(keys, y, 10, "class_balanced")
+    four = select_kept(keys, y, 10, "class_balanced")
     assert torch.bincount(y[four]).tolist() == [3, 3, 2, 2]
     assert set(four[four < 40].tolist()) <= set(two.tolist())
     # a second way: a class's share is that of a reservoir of its own
-    alone = kept(keys[20:40], y[20:40], 3, "reservoir") + 20
+    alone = select_kept(keys[20:40], y[20:40], 3, "reservoir") + 20
     assert alone.tolist() == four[(four >= 20) & (four < 40)].tolist()
 
 

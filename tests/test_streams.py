@@ -18,14 +18,14 @@ from retain.platform.data.cache import DataFolders
 from retain.platform.data.dataset import DataSet
 from retain.platform.data.streams import Arrays, Part, Stream
 from retain.platform.errors import UserError
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 from retain.platform.models.networks import mlp
 from retain.platform.reporting.html_report import report
 from retain.platform.seeding import generator
 from retain.platform.training.evaluation import TestSet
 from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
-from retain.platform.trial.builder import assemble
+from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import early_stopping, replay
@@ -75,7 +75,7 @@ def bare_set(*counts: int) -> DataSet:
     ],
 )
 def test_sizes(num_classes: int, num_experiences: int, first: int | None, expected: list[int]) -> None:
-    assert class_streams.sizes(num_classes, num_experiences, first) == expected
+    assert class_streams.experience_sizes(num_classes, num_experiences, first) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_sizes(num_classes: int, num_experiences: int, first: int | None, expect
 )
 def test_sizes_that_do_not_fit(num_classes: int, num_experiences: int, first: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        class_streams.sizes(num_classes, num_experiences, first)
+        class_streams.experience_sizes(num_classes, num_experiences, first)
 
 
 @pytest.mark.parametrize("name", ["class_incremental", "task_incremental"])
@@ -229,27 +229,27 @@ def test_imbalance_of_a_stream() -> None:
     """The profile is that of training and validation together; the test part is whole; every picture keeps its side."""
     source = bare_set(*[100] * 10)
     config = class_streams.ClassSplit(imbalance=0.1, validation=0.2)
-    fit, held = subsampling.divide(source, config, 3)
+    fit, held = subsampling.train_validation_split(source, config, 3)
     counts = torch.bincount(source.train.y[torch.cat([fit, held])], minlength=10).tolist()
     expected = sorted(round(100 * 0.1 ** (c / 9)) for c in range(10))
     assert sorted(counts) == expected != counts  # which class is rare is drawn
     held_counts = torch.bincount(source.train.y[held], minlength=10).tolist()
     assert held_counts == [round(0.2 * count) for count in counts]
-    whole_fit, whole_held = subsampling.divide(source, class_streams.ClassSplit(validation=0.2), 3)
+    whole_fit, whole_held = subsampling.train_validation_split(source, class_streams.ClassSplit(validation=0.2), 3)
     assert set(fit.tolist()) <= set(whole_fit.tolist()) and set(held.tolist()) <= set(whole_held.tolist())
-    other = subsampling.divide(source, config, 4)[0]
+    other = subsampling.train_validation_split(source, config, 4)[0]
     assert torch.bincount(source.train.y[other], minlength=10).tolist() != torch.bincount(source.train.y[fit]).tolist()
 
 
 def test_few_by_hand() -> None:
     """k of each class, all where there are fewer, fewer of the same for a smaller k; ascending."""
     labels = ys(5, 2, 8)
-    three = subsampling.few(torch.arange(15), labels, 3, 0)
+    three = subsampling.few_shot(torch.arange(15), labels, 3, 0)
     assert torch.bincount(labels[three]).tolist() == [3, 2, 3]
     assert three.tolist() == sorted(three.tolist())
-    assert set(subsampling.few(torch.arange(15), labels, 1, 0).tolist()) < set(three.tolist())
-    assert subsampling.few(torch.arange(15), labels, 3, 1).tolist() != three.tolist()
-    assert subsampling.few(torch.arange(0), labels[:0], 3, 0).tolist() == []
+    assert set(subsampling.few_shot(torch.arange(15), labels, 1, 0).tolist()) < set(three.tolist())
+    assert subsampling.few_shot(torch.arange(15), labels, 3, 1).tolist() != three.tolist()
+    assert subsampling.few_shot(torch.arange(0), labels[:0], 3, 0).tolist() == []
 
 
 @pytest.mark.parametrize("name", ["class_incremental", "task_incremental", "domain_incremental", "rotated"])
@@ -270,12 +270,12 @@ def test_shots(name: str) -> None:
 def test_spread_by_hand() -> None:
     """Of 12, 4 and 8 samples at home in three experiences, a quarter goes to the others, by turns."""
     labels, home = ys(12, 4, 8), ys(12, 4, 8)
-    place = subsampling.spread(home, labels, 0.25, 3, 0)
+    place = subsampling.assign_blurry(home, labels, 0.25, 3, 0)
     moved = [torch.bincount(place[labels == label], minlength=3).tolist() for label in range(3)]
     assert [row[label] for label, row in enumerate(moved)] == [9, 3, 6]
     assert sorted(moved[0]) == [1, 2, 9]
     assert sorted(moved[2]) == [1, 1, 6]
-    assert torch.equal(subsampling.spread(home, labels, 0.0, 3, 0), home)
+    assert torch.equal(subsampling.assign_blurry(home, labels, 0.0, 3, 0), home)
 
 
 def test_blurry_boundaries() -> None:
@@ -296,12 +296,12 @@ def test_blurry_boundaries() -> None:
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (subsampling.Variants, {"imbalance": 0.0}, r"^imbalance=0.0: must be above 0 and at most 1"),
-        (subsampling.Variants, {"imbalance": 1.5}, r"^imbalance=1.5: "),
-        (subsampling.Variants, {"imbalance": float("nan")}, r"^imbalance=nan: "),
-        (subsampling.Variants, {"shots": 0}, r"^shots=0: must be at least 1"),
-        (subsampling.Variants, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
-        (subsampling.Variants, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
+        (subsampling.SubsetOptions, {"imbalance": 0.0}, r"^imbalance=0.0: must be above 0 and at most 1"),
+        (subsampling.SubsetOptions, {"imbalance": 1.5}, r"^imbalance=1.5: "),
+        (subsampling.SubsetOptions, {"imbalance": float("nan")}, r"^imbalance=nan: "),
+        (subsampling.SubsetOptions, {"shots": 0}, r"^shots=0: must be at least 1"),
+        (subsampling.SubsetOptions, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
+        (subsampling.SubsetOptions, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
         (class_streams.ClassSplit, {"blurry": 1.0}, r"^blurry=1.0: must be at least 0 and less than 1"),
         (class_streams.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: goes not together with shots=5"),
         (
@@ -337,9 +337,9 @@ def test_few_shots_from_an_experience_that_is_not_there(name: str, num: int) -> 
 @pytest.mark.parametrize(("given", "expected"), [(("11", "2", "1"), [1, 2, 0]), ((0, "11", "2"), [0, 1, 2])])
 def test_names_that_are_numbers(given: tuple[Any, ...], expected: list[int]) -> None:
     names = ("1", "11", "2")  # as folders are sorted
-    assert class_streams.ordered(given, names) == expected
+    assert class_streams.ordered_classes(given, names) == expected
     with pytest.raises(ValueError, match=r"class_order: 1 is a class's name and another's number: .*'1'"):
-        class_streams.ordered((0, 1, 2), names)
+        class_streams.ordered_classes((0, 1, 2), names)
 
 
 def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> None:
@@ -448,7 +448,7 @@ def test_what_does_not_fit_the_data_is_refused_when_the_stream_is_built(
     name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=rf"^benchmark\.{name}\.{message}"):
-        assemble(check_plugins(experiment(name, **settings)), planning=True)
+        build_trial(check_plugins(experiment(name, **settings)), planning=True)
 
 
 def test_show_prints_the_data_sets_settings_and_reads_them_back() -> None:
@@ -462,7 +462,7 @@ def test_show_prints_the_data_sets_settings_and_reads_them_back() -> None:
 @pytest.mark.parametrize(("name", "settings"), [("restyled", {}), ("corrupted", {"corruptions": ["jpeg"]})])
 def test_channels_that_do_not_fit_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^benchmark\.{name}\..*\b2\b"):
-        assemble(check_plugins(experiment(name, **settings)), planning=True)
+        build_trial(check_plugins(experiment(name, **settings)), planning=True)
 
 
 def test_a_data_set_without_settings_in_yaml() -> None:
@@ -471,7 +471,11 @@ def test_a_data_set_without_settings_in_yaml() -> None:
 
 
 def test_data_sets_that_say_that_they_have_domains() -> None:
-    assert {"emoji", "digit_domains"} <= set(dataset_key.with_domains()) <= set(registry.names("datasets")) - {"mnist"}
+    assert (
+        {"emoji", "digit_domains"}
+        <= set(dataset_key.data_sets_with_domains())
+        <= set(registry.names("datasets")) - {"mnist"}
+    )
 
 
 # --- the task is given ---
@@ -493,16 +497,16 @@ class Look(Plugin):
         self.num_iterations = 0
         self.tasks: set[int] = set()
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: Any, **kwargs: Any) -> None:
         """Loss: cross-entropy on the task's own logits. Gradient: 0 in the rows of classes of tasks that are not there."""
-        own = strategy.stream.own
-        logits, y, t = strategy.mb_output, strategy.mb_y, strategy.mb_task_id
+        own = learner.stream.own
+        logits, y, t = learner.mb_output, learner.mb_y, learner.mb_task_id
         losses = []
         for row, label, task in zip(logits, y.tolist(), t.tolist(), strict=True):
             classes = torch.nonzero(own[task]).flatten()
             losses.append(F.cross_entropy(row[classes][None], torch.tensor([classes.tolist().index(label)])))
-        torch.testing.assert_close(strategy.loss, torch.stack(losses).mean())
-        gradient = strategy.model.head.weight.grad
+        torch.testing.assert_close(learner.loss, torch.stack(losses).mean())
+        gradient = learner.model.head.weight.grad
         present = own[t.unique()].any(0)[: len(gradient)]
         assert bool((gradient[~present] == 0).all())
         assert bool((gradient[present] != 0).any())

@@ -10,11 +10,11 @@ import pytest
 import sweeps
 import torch
 
-from retain.platform.ledger.writer import Trial, trials_of
+from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 
 MINE = '''
-"""A strategy of the user's own, that takes its time."""
+"""A learner of the user's own, that takes its time."""
 import time
 from dataclasses import dataclass
 from retain import Plugin
@@ -31,9 +31,9 @@ class Mine(Plugin):
     def __init__(self, config):
         self.config = config
 
-    def before_backward(self, strategy, **kwargs):
+    def before_backward(self, learner, **kwargs):
         time.sleep(self.config.pause)
-        strategy.loss = strategy.loss / 2
+        learner.loss = learner.loss / 2
 
 def build(config, seed):
     return Mine(config)
@@ -50,7 +50,7 @@ def users_folder(tmp_path: Path) -> Path:
 
 def weights(folder: Path) -> torch.Tensor:
     """The head's weights at the end."""
-    state = checkpoint.load_newest(folder / "checkpoints")
+    state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
     assert state is not None
     found: torch.Tensor = state["learner"]["model"]["head.weight"]
     return found

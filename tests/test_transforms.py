@@ -8,7 +8,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from retain.platform.config.load import build
+from retain.platform.config.load import build_config
 from retain.platform.data.augmentation import affine, colour, policies, spatial, tones
 from retain.platform.data.augmentation.pipeline import transformed
 from retain.platform.data.augmentation.presets import TRANSFORMATIONS
@@ -269,7 +269,7 @@ def test_augmix_mixes_what_its_draws_say(x: Tensor) -> None:
 @pytest.mark.parametrize("shape", [(3, 24, 32), (1, 20, 20)])
 def test_every_transformation(name: str, shape: tuple[int, ...], x: Tensor) -> None:
     """By default: another picture of the same kind, each sample its own, whoever else is in the mini-batch."""
-    one = build(TRANSFORMATIONS[name], {})
+    one = build_config(TRANSFORMATIONS[name], {})
     try:
         one.check_shape(shape)
     except ValueError as error:

@@ -19,13 +19,14 @@ import wandb_server as stub
 
 from retain.platform.errors import UserError
 from retain.platform.ledger.documents import read_json
-from retain.platform.ledger.writer import SweepLedger, Trial, TrialLedger, trials_of
+from retain.platform.ledger.reader import Trial, trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting import projector, wandb_runs
-from retain.platform.reporting.polling import Follower, fingerprint
-from retain.platform.reporting.projector import Settings, left, project
-from retain.platform.reporting.rows import Row, row_of
+from retain.platform.reporting.polling import LedgerCursor, fingerprint
+from retain.platform.reporting.projector import ProjectorSettings, num_unsent, project
+from retain.platform.reporting.rows import MetricsRow, row_of
 
-ONLINE = Settings(mode="online", project="p")
+ONLINE = ProjectorSettings(mode="online", project="p")
 CONFIG = "schema: 1\nname: demo\n"
 SLOW = pytest.mark.slow
 Event = tuple[str, int, int, dict[str, Any]]
@@ -182,7 +183,7 @@ def test_a_row_is_read_once_whatever_happens(tmp_path: Path, first: int) -> None
     for seed in range(first, first + 50):
         trial = Trial(tmp_path / str(seed), {"id": "t", "variant": "v", "stream": "s", "seed": seed})
         chance = random.Random(seed)
-        writer, follower, rows = Writer(trial, seed), Follower(trial), list[Row]()
+        writer, follower, rows = Writer(trial, seed), LedgerCursor(trial), list[MetricsRow]()
         for _ in range(150):
             match chance.choices(["step", "die", "look", "restart"], [12, 1, 4, 1])[0]:
                 case "step":
@@ -192,7 +193,7 @@ def test_a_row_is_read_once_whatever_happens(tmp_path: Path, first: int) -> None
                 case "look":
                     rows += follower.new()
                 case "restart":
-                    follower = Follower(trial, skip=len(rows))
+                    follower = LedgerCursor(trial, skip=len(rows))
         writer.finish()
         rows += follower.new()
         found = [(row.axis, row.step, numbers(row.values)) for row in rows]
@@ -230,9 +231,9 @@ def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any,
     finish_all(sweep)
     with pytest.raises(UserError, match=r"(?s)not all was sent: ConnectionError: W&B has 0 of 25 rows.*retain sync"):
         project(sweep, ONLINE)
-    assert left(sweep) == 2
+    assert num_unsent(sweep) == 2
     assert project(sweep, ONLINE) == 2
-    assert left(sweep) == 0
+    assert num_unsent(sweep) == 0
     assert_once(server, sweep)
 
 
@@ -267,7 +268,7 @@ def test_the_end_waits_for_a_hung_server_for_a_bounded_time(
     with following(sweep) as ended:
         until(lambda: server.requests > 0)
         ended.set()
-    assert left(sweep) == 2
+    assert num_unsent(sweep) == 2
     assert "2 trials are not sent to their end: `retain sync" in (sweep / "projector.log").read_text()
     server.fault = lambda kind: None
     assert project(sweep, ONLINE) == 2
@@ -289,7 +290,7 @@ import sys
 from pathlib import Path
 from retain.platform.reporting import projector, wandb_runs
 wandb_runs._INTERVAL, projector._POLL = 0.2, 0.05
-projector.project(Path(sys.argv[1]), projector.Settings(mode="online", project="p"), follow=True)
+projector.project(Path(sys.argv[1]), projector.ProjectorSettings(mode="online", project="p"), follow=True)
 """
 
 
@@ -422,7 +423,7 @@ def test_a_sweeps_end_is_bounded_with_wandb_as_it_is(tmp_path: Path, server: Any
     seconds = train(tmp_path / "trial", "stop", *prefix)
     assert seconds["stop"] < 110
     log = (tmp_path / "trial" / "with" / "projector.log").read_text()
-    assert (left(tmp_path / "trial" / "with") == 0) == (fault == "slow") == ("`retain sync" not in log)
+    assert (num_unsent(tmp_path / "trial" / "with") == 0) == (fault == "slow") == ("`retain sync" not in log)
     server.fault = lambda kind: None
     if fault == "slow":
         assert project(tmp_path / "trial" / "with", ONLINE) == 0
@@ -461,7 +462,7 @@ def test_a_real_trial_killed_twice_is_one_run(tmp_path: Path, server: Any) -> No
     follower.kill()
     follower.wait()
     ((_, rows),) = server.rows.items()
-    follower_rows = list(Follower(Trial(folder)).new())
+    follower_rows = list(LedgerCursor(Trial(folder)).new())
     found = [{row.axis: row.step, **row.values} for row in follower_rows]
     assert plain(rows) == plain(found)
     assert [row["_step"] for row in rows] == list(range(len(rows)))

@@ -17,8 +17,8 @@ from ..config.dotted_paths import module_path
 from ..config.load import load_config
 from ..config.schema import Experiment
 from ..errors import UserError
-from ..run_folders import away_from_runs
-from .exit_report import resumable, show_results
+from ..run_folders import outside_run_folders
+from .exit_report import print_resume_hint, show_results
 
 app = typer.Typer(
     name="retain",
@@ -56,14 +56,15 @@ def run(config: _Config, overrides: _Overrides = None, folder: _Folder = None) -
 
     where = (folder or default_folder(experiment)).absolute()
     _writable(where)
-    from ..reporting.projector import beside, resolve_mode
+    from ..reporting.projector import projector_process
+    from ..reporting.wandb_runs import resolve_mode
     from ..trial.run import run as run_trial
-    from .progress import Watch  # now: a trial's imports take seconds
+    from .progress import ProgressDisplay  # now: a trial's imports take seconds
 
     resolve_mode(experiment.wandb.mode)
-    with resumable(where, errors), Watch(where, console):
+    with print_resume_hint(where, errors), ProgressDisplay(where, console):
         run_trial(experiment, where)
-    with beside(where, experiment):
+    with projector_process(where, experiment):
         pass  # W&B and TensorBoard get the trial as it has ended
     show_results(where, console, errors)
 
@@ -84,13 +85,13 @@ def sweep(
         return
     from ..sweep.run import default_folder
     from ..sweep.run import sweep as run_sweep
-    from .progress import Watch
+    from .progress import ProgressDisplay
 
     where = (folder or default_folder(experiment)).absolute()
     _writable(where)
     console.print(f"sweep [bold]{escape(experiment.name)}[/] -> {escape(str(where))}", soft_wrap=True)
-    with resumable(where, errors):
-        run_sweep(experiment, where, watch=Watch(where, console))
+    with print_resume_hint(where, errors):
+        run_sweep(experiment, where, watch=ProgressDisplay(where, console))
     show_results(where, console, errors)
 
 
@@ -99,10 +100,10 @@ def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
 ) -> None:
     """Go on with a sweep or a trial that was stopped; what is done stays as it is, unless a file of it is damaged."""
-    from ..ledger.writer import to_do, trials_of
+    from ..ledger.reader import trials_of, unfinished_trials
 
     trials = trials_of(folder)
-    pending = to_do(trials)
+    pending = unfinished_trials(trials)
     console.print(f"{len(trials) - len(pending)} of {len(trials)} trials are done, {len(pending)} to go")
     for trial, damage in pending:
         if damage is not None:
@@ -112,10 +113,10 @@ def resume(
             )
     if pending:
         from ..sweep.run import resume as go_on
-        from .progress import Watch
+        from .progress import ProgressDisplay
 
-        with resumable(folder, errors):
-            go_on(folder, watch=Watch(folder.absolute(), console))
+        with print_resume_hint(folder, errors):
+            go_on(folder, watch=ProgressDisplay(folder.absolute(), console))
     show_results(folder, console, errors)
 
 
@@ -180,9 +181,9 @@ def show(
 
     experiment = check_plugins(load_config(config, overrides or []))
     if images or out is not None:
-        from .image_sheet import gallery
+        from .image_sheet import write_image_sheet
 
-        console.print(escape(str(gallery(experiment, out))), soft_wrap=True)
+        console.print(escape(str(write_image_sheet(experiment, out))), soft_wrap=True)
         return
     typer.echo(yaml.safe_dump(to_dict(experiment), sort_keys=False), nl=False)
 
@@ -198,13 +199,13 @@ def list_(
 ) -> None:
     """List what there is: each with one line and its settings."""
     from ..errors import nearest
-    from .listing import KINDS, entries
+    from .listing import KINDS, list_entries
 
     if kind is not None and kind not in KINDS:
         raise UserError(f"list {kind}: there is no such kind.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
     for one in KINDS if kind is None else [kind]:
         console.print(f"[bold]{one}[/]")
-        for entry in entries(one):
+        for entry in list_entries(one):
             console.print(f"  [cyan]{escape(entry.name)}[/]  {escape(entry.line)}", soft_wrap=True)
             for setting in entry.settings:
                 console.print(f"      {escape(setting)}", soft_wrap=True)
@@ -216,13 +217,13 @@ def sync(
 ) -> None:
     """Send to Weights & Biases what has not been sent yet."""
     from ..config.load import from_dict
-    from ..ledger.writer import config_of, trials_of
+    from ..ledger.reader import run_config, trials_of
     from ..reporting.projector import project, settings_for
 
     where = folder.absolute()
     trials_of(where)
-    with away_from_runs():  # W&B reads settings from the working folder: none of a run's
-        settings = settings_for(where, from_dict(config_of(where)))
+    with outside_run_folders():  # W&B reads settings from the working folder: none of a run's
+        settings = settings_for(where, from_dict(run_config(where)))
         project(where, replace(settings, mode="online", tensorboard=False), follow=False)
     console.print(f"{escape(str(folder))}: all trials are on W&B")
 
@@ -230,11 +231,11 @@ def sync(
 def _dry_run(experiment: Experiment) -> None:
     """Plan, check and estimate."""
     from ..sweep.estimate import estimate
-    from ..sweep.plan import check, plan
+    from ..sweep.plan import check_trials, plan
     from .tables import dry_run_table, duration
 
     trials = plan(experiment)
-    check(trials)
+    check_trials(trials)
     console.print(dry_run_table([trial.identity for trial in trials]))
     guess = estimate(trials)
     console.print(

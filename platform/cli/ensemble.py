@@ -17,16 +17,16 @@ from torch import Tensor
 from ..config.load import from_dict
 from ..errors import UserError
 from ..files import digest
-from ..methods.probability_averaging import as_logits, probabilities, vote
+from ..methods.probability_averaging import as_logits, average_probabilities, probabilities
 from ..metrics import interval
-from ..reporting.results import Result, cell, finished, results_of
+from ..reporting.results import ComparedTrial, finished, format_cell, results_of
 from ..training import learner_state
 from ..training.evaluation import TestSet
 from ..training.learner import Learner
 from ..trial import checkpoint
-from ..trial.builder import Parts, assemble, seeds_of
+from ..trial.builder import TrialBuilder, build_trial, seeds_of
 from ..trial.resolve import check_plugins
-from ..trial.torch_settings import isolated
+from ..trial.torch_settings import torch_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,14 @@ def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
     return [_ensemble(stream, label, seeds) for stream, label, seeds in variants]
 
 
-def _ensemble(stream: str, label: str, seeds: Sequence[Result]) -> Ensemble:
+def _ensemble(stream: str, label: str, seeds: Sequence[ComparedTrial]) -> Ensemble:
     """One learner after another; what is kept of each is its probabilities."""
     members: dict[int, list[float]] = {}
     votes: list[Tensor] = []
-    first: tuple[Parts, TestSet] | None = None
+    first: tuple[TrialBuilder, TestSet] | None = None
     for result in seeds:
         parts = _parts(result, first[0] if first else None)
-        with isolated(parts.config.resources):
+        with torch_settings(parts.config.resources):
             learner = _learner(result, parts)
             if first is not None:
                 _check_same(first[1], learner.test_set, label, seeds[0].seed, result.seed)
@@ -85,24 +85,24 @@ def _ensemble(stream: str, label: str, seeds: Sequence[Result]) -> Ensemble:
         given = parts.stream.scenario == "task"
         votes.append(probabilities(logits, parts.stream.own if given else None))
     assert first is not None
-    together = first[1].row(as_logits(vote(votes))).task_agnostic
+    together = first[1].row(as_logits(average_probabilities(votes))).task_agnostic
     return Ensemble(stream, label, seeds[0].experiences, members, together)
 
 
-def _parts(result: Result, first: Parts | None) -> Parts:
+def _parts(result: ComparedTrial, first: TrialBuilder | None) -> TrialBuilder:
     """What the trial is made of; on the CPU where there is no GPU, whatever it was trained on."""
     config = check_plugins(from_dict(dict(result.config)))
     stream = None
     if first is not None:  # the same one need not be built again
         sources = [(c.benchmark, c.data, seeds_of(c).class_order) for c in (first.config, config)]
         stream = first.stream if sources[0] == sources[1] else None
-    return assemble(config, planning=not torch.cuda.is_available(), stream=stream)
+    return build_trial(config, planning=not torch.cuda.is_available(), stream=stream)
 
 
-def _learner(result: Result, parts: Parts) -> Learner:
+def _learner(result: ComparedTrial, parts: TrialBuilder) -> Learner:
     """The learner as its trial left it."""
     folder = result.trial.folder
-    state = checkpoint.load_newest(folder / "checkpoints", digest(folder / "config.yaml"))
+    state = checkpoint.load_newest_checkpoint(folder / "checkpoints", digest(folder / "config.yaml"))
     if state is None:
         raise UserError(f"{folder}: has no valid checkpoint, so its network cannot be made again.")
     learner = parts.learner(lambda learner: None, lambda text: None)
@@ -136,7 +136,7 @@ def table(found: Ensemble) -> Table:
     lines = [("ACC", averages), *zip(found.experiences, zip(*columns, strict=True), strict=True)]
     for name, values in lines:
         *seeds, together = values
-        cells = [cell(value, float("nan")) for value in seeds]
-        cells += [cell(*interval(seeds)), cell(together, float("nan"))]
+        cells = [format_cell(value, float("nan")) for value in seeds]
+        cells += [format_cell(*interval(seeds)), format_cell(together, float("nan"))]
         shown.add_row(Text(name), *cells, style="bold" if name == "ACC" else "")
     return shown

@@ -11,7 +11,7 @@ from rich.markup import escape
 from ..errors import UserError
 
 
-class resumable:
+class print_resume_hint:
     """Says how to go on when Ctrl-C, SIGTERM or an error ends what ran; a trial's own failure is in its ledger, as a result."""
 
     def __init__(self, folder: Path, errors: Console) -> None:
@@ -36,7 +36,7 @@ class resumable:
 
 def _is_unfinished(folder: Path) -> bool:
     """Whether there is something to go on with."""
-    from ..ledger.writer import trials_of
+    from ..ledger.reader import trials_of
 
     there = any((folder / name).exists() for name in ("trial.json", "trials.json"))
     return there and any(trial.status().status != "done" for trial in trials_of(folder))
@@ -44,7 +44,7 @@ def _is_unfinished(folder: Path) -> bool:
 
 def _is_recorded(error: Exception, folder: Path) -> bool:
     """Whether the folder is that of a trial which says that it failed of this."""
-    from ..ledger.writer import Trial
+    from ..ledger.reader import Trial
 
     if isinstance(error, UserError) or not (folder / "trial.json").exists():
         return False
@@ -54,12 +54,12 @@ def _is_recorded(error: Exception, folder: Path) -> bool:
 
 def show_results(folder: Path, console: Console, errors: Console) -> None:
     """Tables, the report, what to do next; exit code 1 when a trial failed, 130 when some were stopped."""
-    from ..ledger.writer import trials_of
+    from ..ledger.reader import trials_of
     from ..reporting.html_report import report as write_report
-    from ..reporting.results import results_of, table
+    from ..reporting.results import results_of, table_rows
     from .tables import tables
 
-    for shown in tables(table(results_of([folder]))):
+    for shown in tables(table_rows(results_of([folder]))):
         console.print(shown)
     states: dict[str, list[Any]] = {}
     for trial in trials_of(folder):

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config.schema import Experiment
-from ..data.augmentation.presets import transformations_of
+from ..data.augmentation.presets import resolve_transformations
 from ..data.streams import Experience, Stream
 from ..errors import UserError
-from ..trial.builder import Parts, assemble
+from ..trial.builder import TrialBuilder, build_trial
 
 _ROWS, _COLUMNS, _EPOCHS = 12, 12, 8
 _SIDE = 80  # a picture's, about: small ones are enlarged by whole factors
@@ -25,7 +25,7 @@ _LABEL, _LINE, _GAP, _EDGE = 190, 16, 4, 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class SheetRow:
     """A row of the sheet: its title with a second line, its pictures (n, C, H, W) in [0, 1], a caption under each ("": none)."""
 
     title: str
@@ -34,7 +34,7 @@ class Row:
     captions: tuple[str, ...]
 
 
-def gallery(config: Experiment, path: Path | None) -> Path:
+def write_image_sheet(config: Experiment, path: Path | None) -> Path:
     """Write the sheet (by default beside the user, by the experiment's name) and return its path.
 
     With augmentation it shows some samples and what training makes of them, else the samples of each experience.
@@ -42,7 +42,7 @@ def gallery(config: Experiment, path: Path | None) -> Path:
     Raises:
         UserError: the stream's samples are no pictures; the file cannot be written; as `assemble` does.
     """
-    parts = assemble(config, planning=True)
+    parts = build_trial(config, planning=True)
     stream, augmented = parts.stream, parts.augmentation() is not None
     if len(stream.shape) != 3 or stream.shape[0] not in (1, 3):
         raise UserError(
@@ -61,11 +61,11 @@ def gallery(config: Experiment, path: Path | None) -> Path:
 
 def described(config: Experiment) -> str:
     """The transformations with their settings, in a line."""
-    named = ((name, asdict(built)) for name, built in transformations_of(config))
+    named = ((name, asdict(built)) for name, built in resolve_transformations(config))
     return " · ".join(f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})" for name, settings in named)
 
 
-def augmented_rows(parts: Parts) -> list[Row]:
+def augmented_rows(parts: TrialBuilder) -> list[SheetRow]:
     """Samples of the stream, and what training would make of each in its first epochs (as a first mini-batch)."""
     stream, augment = parts.stream, parts.augmentation()
     assert augment is not None
@@ -75,7 +75,7 @@ def augmented_rows(parts: Parts) -> list[Row]:
     x = stream.normalise(torch.cat([step.train.arrays.x[[i]] for step, i in samples]))
     versions = torch.stack([x, *(augment(x, (0, epoch, 0)) for epoch in range(_EPOCHS))], 1)
     return [
-        Row(
+        SheetRow(
             stream.class_names[int(step.train.arrays.y[i])],
             step.name,
             _visible(stream, pictures),
@@ -85,14 +85,14 @@ def augmented_rows(parts: Parts) -> list[Row]:
     ]
 
 
-def experience_rows(stream: Stream) -> list[Row]:
+def experience_rows(stream: Stream) -> list[SheetRow]:
     """Samples of each experience, their classes in turn."""
     rows = []
     for step in _spread(stream.experiences):
         chosen = balanced(step, _COLUMNS)
         captions = tuple(stream.class_names[label] for label in step.train.arrays.y[chosen].tolist())
         pictures = _visible(stream, stream.normalise(step.train.arrays.x[chosen]))
-        rows.append(Row(step.name, f"{len(step.train)} training samples", pictures, captions))
+        rows.append(SheetRow(step.name, f"{len(step.train)} training samples", pictures, captions))
     return rows
 
 
@@ -116,7 +116,7 @@ def _visible(stream: Stream, x: Tensor) -> Tensor:
     return (x * std + mean).clamp_(0, 1)
 
 
-def sheet(titles: tuple[str, str], heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
+def sheet(titles: tuple[str, str], heads: Sequence[str], rows: Sequence[SheetRow]) -> Image.Image:
     """Draw rows of pictures under two lines of title and the columns' heads."""
     height, width = rows[0].pictures.shape[2:]
     factor = max(1, round(_SIDE / max(height, width)))

@@ -19,7 +19,7 @@ class Entry:
     settings: tuple[str, ...]
 
 
-def entries(kind: str) -> list[Entry]:
+def list_entries(kind: str) -> list[Entry]:
     """The entries of a kind, sorted by name."""
     if kind == "configs":
         return [Entry(name, _config_line(name), ()) for name in config_names()]

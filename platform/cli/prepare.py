@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import registry
-from ..config.load import build, config_names, load_config
-from ..config.yaml_overrides import with_overrides
-from ..data.cache import DataFolders, opened
+from ..config.load import build_config, config_names, load_config
+from ..config.yaml_overrides import apply_overrides
+from ..data.cache import DataFolders, opened_entries
 from ..data.image_cache import SKIPPED
 from ..data.streams import Stream
 from ..errors import UserError, listed, nearest
 from ..sweep.plan import plan
-from ..trial.resolve import settings_of
+from ..trial.resolve import plugin_configs
 
 _SHOWN = 20  # skipped files that are named
 
@@ -40,7 +40,7 @@ def prepared_lines(name: str, overrides: Sequence[str], console: Console) -> Ite
             stream = module.build(settings, 0, DataFolders(folders.root, folders.cache, shown.progress))
             yield _of_stream(label, stream)
     seconds = time.perf_counter() - started
-    for folder, made in opened().items():
+    for folder, made in opened_entries().items():
         if folder.parent in caches:
             yield from _of_entry(folder, made)
     yield f"{seconds:.1f} s"
@@ -50,7 +50,12 @@ def _benchmarks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, Any,
     """What is to be built: label, module, settings, (data.root, data.cache); each distinct one once."""
     if name in registry.names("benchmarks"):
         module = registry.resolve("benchmarks", name)
-        yield name, module, build(module.Config, with_overrides({}, overrides), f"benchmark.{name}"), (None, None)
+        yield (
+            name,
+            module,
+            build_config(module.Config, apply_overrides({}, overrides), f"benchmark.{name}"),
+            (None, None),
+        )
         return
     _check_name(name)
     seen = []
@@ -59,7 +64,7 @@ def _benchmarks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, Any,
         key = (config.benchmark, config.data)
         if key not in seen:
             seen.append(key)
-            ((module, settings),) = settings_of(config, "benchmarks")
+            ((module, settings),) = plugin_configs(config, "benchmarks")
             yield next(iter(config.benchmark)), module, settings, (config.data.root, config.data.cache)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
-from ..reporting.polling import Fingerprint, Follower, Rounds, fingerprint
+from ..reporting.polling import Fingerprint, LedgerCursor, PollSchedule, fingerprint
 
 _VIEW = "task_agnostic"  # of the running accuracy
 _ENDED = ("done", "failed")
@@ -23,7 +23,7 @@ _SHOWN = 10  # running and latest trials under the bar
 
 
 @dataclass(slots=True)
-class _Shown:
+class _TrialDisplay:
     """What is shown of one trial, from its ledger as far as it has been read."""
 
     trial: Trial
@@ -33,7 +33,7 @@ class _Shown:
     accuracy: float | None = None
     found: Fingerprint | None = None
     read_at: Fingerprint | None = None
-    rows: Follower | None = None
+    rows: LedgerCursor | None = None
 
     def look(self) -> bool:
         """Read the state if anything has changed; say so."""
@@ -51,7 +51,7 @@ class _Shown:
         if self.found == self.read_at:
             return
         self.read_at = self.found
-        self.rows = self.rows or Follower(self.trial)
+        self.rows = self.rows or LedgerCursor(self.trial)
         with contextlib.suppress(UserError):
             for row in self.rows.new():
                 if row.axis == "experience":
@@ -61,7 +61,7 @@ class _Shown:
                     self.accuracy = sum(seen) / len(seen) if seen else None
 
 
-class Watch:
+class ProgressDisplay:
     """A context that shows how the trials of a folder go on: done, time left, running accuracy of each.
 
     On a terminal a live display; elsewhere a line as each trial ends.
@@ -70,9 +70,9 @@ class Watch:
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self._stop = Event()
-        self._all: dict[str, _Shown] = {}
-        self._rounds: Rounds | None = None
-        self._latest: list[_Shown] = []
+        self._all: dict[str, _TrialDisplay] = {}
+        self._rounds: PollSchedule | None = None
+        self._latest: list[_TrialDisplay] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -115,8 +115,8 @@ class Watch:
         if not any((self.folder / name).exists() for name in ("trials.json", "trial.json")):
             return
         trials = trials_of(self.folder)
-        self._rounds = Rounds(trials)
-        self._all = {trial.id: _Shown(trial) for trial in trials}
+        self._rounds = PollSchedule(trials)
+        self._all = {trial.id: _TrialDisplay(trial) for trial in trials}
 
     def _look(self, last: bool = False) -> None:
         """Read the ledgers and move the bar; without a terminal, say which trials have ended."""
@@ -156,7 +156,7 @@ class Watch:
         return Group(self._bar, table)
 
 
-def _cells(one: _Shown) -> tuple[str, str, str, str]:
+def _cells(one: _TrialDisplay) -> tuple[str, str, str, str]:
     mark = {"running": "[cyan]▶[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(one.state, "")
     trial = one.trial
     accuracy = "" if one.accuracy is None else f"{100 * one.accuracy:5.1f} % of what was seen"
@@ -164,7 +164,7 @@ def _cells(one: _Shown) -> tuple[str, str, str, str]:
     return mark, f"{trial.stream} / {trial.variant} / seed {trial.seed}", where, accuracy
 
 
-def _line(one: _Shown, ended: int, total: int) -> str:
+def _line(one: _TrialDisplay, ended: int, total: int) -> str:
     accuracy = "" if one.accuracy is None else f", accuracy {100 * one.accuracy:.1f} %"
     trial = one.trial
     return f"{ended}/{total} {one.state}: {trial.stream} / {trial.variant} / seed {trial.seed}{accuracy}"

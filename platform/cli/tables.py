@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..reporting.results import VIEWS, Row, best, cell
+from ..reporting.results import VIEW_TITLES, TableRow, best_variants, format_cell
 
 _HEADINGS = {
     "average_accuracy": "ACC",
@@ -17,23 +17,24 @@ _HEADINGS = {
 }
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
+def tables(rows: Sequence[TableRow]) -> list[Table]:
     """One table per stream and view: variants by metrics in per cent, mean and 95 % interval over seeds, best in bold."""
     found = []
     for stream, view in dict.fromkeys((row.stream, row.view) for row in rows):
         members = [row for row in rows if (row.stream, row.view) == (stream, view)]
         both = len({row.view for row in rows if row.stream == stream}) > 1
         seeds = max(row.metrics["average_accuracy"][2] for row in members)
-        title = f"{stream}, {VIEWS[view].lower()}" if both else stream
+        title = f"{stream}, {VIEW_TITLES[view].lower()}" if both else stream
         title += f": {seeds} seeds" if seeds > 1 else ""
         table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
         table.add_column("variant", overflow="fold")  # the numbers are never cut, so this gives way first
         for heading in _HEADINGS.values():
             table.add_column(heading, justify="right", no_wrap=True)
-        winners = {column: best(members, column) for column in _HEADINGS}
+        winners = {column: best_variants(members, column) for column in _HEADINGS}
         for row in members:
             cells = [
-                (cell(*row.metrics[name][:2]), "bold" if row.variant in winners[name] else "") for name in _HEADINGS
+                (format_cell(*row.metrics[name][:2]), "bold" if row.variant in winners[name] else "")
+                for name in _HEADINGS
             ]
             name = Text(row.variant + (" (bound)" if row.bound else ""), style="dim" if row.bound else "")
             table.add_row(name, *(Text(text, style=style) for text, style in cells))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-def parted(name: str) -> tuple[str, dict[str, str]]:
+def split_colon(name: str) -> tuple[str, dict[str, str]]:
     """``torchvision:resnet18`` -> the module `torchvision` and its setting `name`; any other name has no such setting."""
     module, colon, inner = name.partition(":")
     return module, {"name": inner} if colon else {}

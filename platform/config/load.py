@@ -15,14 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import UserError, listed, nearest
 from . import registry
 from .schema import Experiment, Settings
-from .yaml_overrides import read_yaml, with_overrides
+from .yaml_overrides import apply_overrides, read_yaml
 
 SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")
 
 
-def build(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
+def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     """Turn a mapping into the dataclass `cls`; types are strict (no ``"1"`` for 1), lists become tuples.
 
     Raises:
@@ -129,7 +129,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         UserError: with the key's full path, the value, and what is allowed.
     """
-    return from_dict(with_overrides(read_yaml(config_path(str(name))), overrides))
+    return from_dict(apply_overrides(read_yaml(config_path(str(name))), overrides))
 
 
 def from_dict(data: Mapping[str, Any]) -> Experiment:
@@ -141,7 +141,7 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     for key in ("benchmark", "model", "strategies", "probes"):
         if key in plain:
             plain[key] = _named(key, plain[key])
-    experiment = build(Experiment, plain)
+    experiment = build_config(Experiment, plain)
     _check_one_name("benchmark", experiment.benchmark, "benchmarks")
     _check_one_name("model", experiment.model, "networks")
     for strategy in experiment.strategies:

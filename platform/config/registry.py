@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError, listed, nearest
-from .dotted_paths import import_path, parted
+from .dotted_paths import import_path, split_colon
 
 if TYPE_CHECKING:
     pass
@@ -47,7 +47,7 @@ def names(kind: Kind) -> list[str]:
 
 def check_name(kind: Kind, name: str) -> None:
     """Refuse a name that no module has, without importing anything (a dotted path is left to `resolve`)."""
-    module, _ = parted(name)
+    module, _ = split_colon(name)
     if "." not in module and module not in names(kind):
         known = names(kind)
         raise UserError(
@@ -63,7 +63,7 @@ def resolve(kind: Kind, name: str) -> Any:
         UserError: nothing of that name can be imported, or it has not the contract (`Config` and `build`).
     """
     check_name(kind, name)
-    name, _ = parted(name)
+    name, _ = split_colon(name)
     if "." not in name:
         return importlib.import_module(f"{_PACKAGE}.{_FOLDERS[kind].replace('/', '.')}.{name}")
     found = import_path(f"{KEYS[kind]}.{name}", name)

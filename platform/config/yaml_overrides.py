@@ -106,7 +106,7 @@ for _loader in (_Loader, _FastLoader):
     _loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
 
-def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Merge ``key.path=value`` overrides into plain data (values are YAML) and resolve interpolations.
 
     An override sets its key as a whole: ``strategies={lwf: {}}`` leaves lwf alone there, ``strategies.lwf.weight=2`` adds to
@@ -117,11 +117,11 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"override '{override}': must be key=value, e.g. training.epochs=5.")
-        merged = merge(merged, nested(key.strip(), _Whole(_value(key, value))))
-    return resolved(merged)
+        merged = merge(merged, nest_key(key.strip(), _Whole(_value(key, value))))
+    return resolve_interpolations(merged)
 
 
-def nested(key: str, value: Any) -> dict[str, Any]:
+def nest_key(key: str, value: Any) -> dict[str, Any]:
     """``a.b=1`` -> ``{a: {b: 1}}``; a dotted path of a module under strategies, benchmark or model stays one key."""
     parts = key.split(".")
     if len(parts) > 3 and _is_dotted(parts[0], parts[1]):
@@ -177,7 +177,7 @@ def _replace_or_merge(base: Any, over: Any) -> Any:
     return merge(kept, over)
 
 
-def resolved(data: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve ``${key}`` interpolations through OmegaConf; its resolvers that read the environment are not offered."""
     _refuse_resolvers(data, "")
     try:

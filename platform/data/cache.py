@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ..errors import UserError
 from ..files import digest
-from .cache_entry import FORMAT, Writer, entry, writing
+from .cache_entry import FORMAT, EntryWriter, new_entry, reraise_write_errors
 
 HASHED_BELOW = 64 * 2**20  # bytes: entries up to this size are hashed at a process's first opening, larger ones are not
 
@@ -55,7 +55,7 @@ class DataFolders:
         return cls(folder, _absolute(cache or os.environ.get("RETAIN_CACHE") or "~/.cache/retain"))
 
 
-def prepared(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) -> dict[str, torch.Tensor]:
+def load_or_make(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) -> dict[str, torch.Tensor]:
     """Map the arrays of an entry as tensors; `make` is called only when the entry is absent or damaged.
 
     The maps are copy-on-write: processes share the pages, and a write stays in the process that wrote. Sizes and
@@ -69,22 +69,22 @@ def prepared(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) ->
     Raises:
         UserError: the cache folder cannot be written, or has no room.
     """
-    return filled(key, lambda writer: writer.save(make()), cache)
+    return load_or_fill(key, lambda writer: writer.save(make()), cache)
 
 
-def filled(key: str, fill: Callable[[Writer], None], cache: Path) -> dict[str, torch.Tensor]:
+def load_or_fill(key: str, fill: Callable[[EntryWriter], None], cache: Path) -> dict[str, torch.Tensor]:
     """As `prepared`, for what is too large for memory: `fill` creates the arrays on the disk and fills them."""
     folder = cache / f"{key}-v{FORMAT}"
     found, made = _open(folder), False
     if found is None:
-        with writing(cache):
+        with reraise_write_errors(cache):
             cache.mkdir(parents=True, exist_ok=True)
             lock = FileLock(cache / f"{folder.name}.lock")
             lock.acquire()
         try:
             found = _open(folder)  # another process may have made it while this one waited
             if found is None:
-                with entry(folder, cache) as writer:
+                with new_entry(folder, cache) as writer:
                     fill(writer)
                 found, made = _open(folder), True
         finally:
@@ -97,7 +97,7 @@ def filled(key: str, fill: Callable[[Writer], None], cache: Path) -> dict[str, t
     return found
 
 
-def opened() -> dict[Path, bool]:
+def opened_entries() -> dict[Path, bool]:
     """The folders of the entries that this process has opened, in the order of their first opening: True if it made them."""
     return dict(_opened)
 

@@ -21,7 +21,7 @@ _BLOCK = 2**24  # bytes that are copied at a time
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Writer:
+class EntryWriter:
     """Writes the arrays of one entry into a folder of its own; failures of the disk are said with the setting's name."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
@@ -53,7 +53,7 @@ class Writer:
         Its blocks are allocated now: on a disk that fills up later, writing to a map would kill the process (SIGBUS).
         """
         path = self._folder / f"{name}.npy"
-        with writing(self._cache):
+        with reraise_write_errors(self._cache):
             made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             if hasattr(os, "posix_fallocate"):  # macOS has none
                 with path.open("r+b") as file:
@@ -70,7 +70,7 @@ class Writer:
         self.need(sum(array.nbytes for array in arrays.values()))
         for name, array in arrays.items():
             path = self._folder / f"{name}.npy"
-            with writing(self._cache), path.open("wb") as file:
+            with reraise_write_errors(self._cache), path.open("wb") as file:
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
     def keep(self, name: str, rows: _Array) -> "np.memmap[Any, Any]":
@@ -78,7 +78,7 @@ class Writer:
         whole = self._maps.pop(name)
         path = self._folder / f"{name}.npy"
         aside = path.with_suffix(".whole")
-        with writing(self._cache):
+        with reraise_write_errors(self._cache):
             path.rename(aside)
         kept = self.create(name, (len(rows), *whole.shape[1:]), whole.dtype.type)
         step = max(1, _BLOCK // max(1, whole[:1].nbytes))
@@ -89,12 +89,12 @@ class Writer:
 
     def note(self, name: str, text: str) -> None:
         """Put a text file for people into the entry."""
-        with writing(self._cache):
+        with reraise_write_errors(self._cache):
             (self._folder / name).write_text(text, encoding="utf-8")
 
     def finish(self) -> None:
         """Bring everything to the disk itself, then write the manifest."""
-        with writing(self._cache):
+        with reraise_write_errors(self._cache):
             for made in self._maps.values():
                 made.flush()
             entries = {path.stem: _line(path) for path in sorted(self._folder.glob("*.npy"))}
@@ -106,26 +106,26 @@ class Writer:
 
 
 @contextmanager
-def entry(folder: Path, cache: Path) -> Iterator[Writer]:
+def new_entry(folder: Path, cache: Path) -> Iterator[EntryWriter]:
     """Write an entry beside its place and, when all went well, rename it there; called under the entry's lock."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    with writing(cache):
+    with reraise_write_errors(cache):
         for stale in (temporary, folder):  # left by a killed process; damaged
             if stale.exists():
                 shutil.rmtree(stale)
         temporary.mkdir()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        writer = Writer(temporary, cache)
+        writer = EntryWriter(temporary, cache)
         yield writer
         writer.finish()
-        with writing(cache):
+        with reraise_write_errors(cache):
             os.rename(temporary, folder)
             sync(folder.parent)
 
 
 @contextmanager
-def writing(cache: Path) -> Iterator[None]:
+def reraise_write_errors(cache: Path) -> Iterator[None]:
     """Turn a refusal by the file system into one by us, with the setting's name."""
     try:
         yield

@@ -12,13 +12,13 @@ import torch
 from ..errors import UserError, nearest
 from .dataset import DataSet
 from .streams import Arrays, Experience, Part, Scenario, Stream
-from .subsampling import ORDER, Variants, divide, draws, few, spread
+from .subsampling import ORDER, SubsetOptions, assign_blurry, few_shot, numpy_generator, train_validation_split
 
 _SHOWN = 10  # so many classes are named in an experience's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskSplit(Variants):
+class TaskSplit(SubsetOptions):
     """Settings of a stream that has each class in one experience.
 
     num_experiences: how many experiences; must divide the number of classes (after those of `first`) equally.
@@ -33,15 +33,15 @@ class TaskSplit(Variants):
     class_order: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         if self.num_experiences < 1:
             raise ValueError(f"num_experiences={self.num_experiences!r}: must be at least 1")
         if self.first is not None and self.first < 1:
             raise ValueError(f"first={self.first!r}: must be at least 1, or null")
         if self.NUM_CLASSES is not None:
-            sizes(self.NUM_CLASSES, self.num_experiences, self.first)
+            experience_sizes(self.NUM_CLASSES, self.num_experiences, self.first)
             if all(isinstance(label, int) for label in self.class_order or ()):  # names are known with the data
-                ordered(self.class_order, tuple(str(label) for label in range(self.NUM_CLASSES)))
+                ordered_classes(self.class_order, tuple(str(label) for label in range(self.NUM_CLASSES)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class ClassSplit(TaskSplit):
             raise ValueError(f"blurry={self.blurry!r}: needs at least two experiences")
 
 
-def sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int]:
+def experience_sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int]:
     """How many new classes each experience has.
 
     Raises:
@@ -84,7 +84,7 @@ def sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int
     return ([] if first is None else [first]) + [rest // steps] * steps
 
 
-def ordered(given: Sequence[int | str] | None, class_names: tuple[str, ...]) -> list[int] | None:
+def ordered_classes(given: Sequence[int | str] | None, class_names: tuple[str, ...]) -> list[int] | None:
     """Numbers of the classes in the order given by number or by name; None: none is given.
 
     Raises:
@@ -113,25 +113,25 @@ def _number(given: int | str, class_names: tuple[str, ...]) -> int:
     raise ValueError(f"class_order: {given!r} is no class: {known}.{nearest(str(given), class_names)}")
 
 
-def by_class(name: str, source: DataSet, config: TaskSplit, seed: int, scenario: Scenario = "class") -> Stream:
+def class_stream(name: str, source: DataSet, config: TaskSplit, seed: int, scenario: Scenario = "class") -> Stream:
     """Build a stream of new classes, each in one experience; the data set's domains, where it has some, are pooled.
 
     Raises:
         UserError: the data set's classes cannot be divided or ordered as the settings say.
     """
     try:
-        steps = sizes(len(source.class_names), config.num_experiences, config.first)
-        order = ordered(config.class_order, source.class_names)
+        steps = experience_sizes(len(source.class_names), config.num_experiences, config.first)
+        order = ordered_classes(config.class_order, source.class_names)
     except ValueError as error:
         raise refusal(name, error) from None
     check_shots(name, config, len(steps))
     found = renumbered(source, order or drawn_order(source, seed))
-    fit, held = divide(source, config, seed)
+    fit, held = train_validation_split(source, config, seed)
     home = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))  # of each class
     place = home[found.train.y[fit]]
     blurry = config.blurry if isinstance(config, ClassSplit) else 0.0
     if blurry:
-        place = spread(place, source.train.y[fit], blurry, len(steps), seed)
+        place = assign_blurry(place, source.train.y[fit], blurry, len(steps), seed)
     experiences = []
     for number in range(len(steps)):
         classes = tuple(torch.nonzero(home == number).flatten().tolist())
@@ -141,16 +141,16 @@ def by_class(name: str, source: DataSet, config: TaskSplit, seed: int, scenario:
             Part(found.test, of_classes(found.test.y, torch.arange(len(found.test.y)), classes)),
         )
         experiences.append(Experience("classes " + names_of(found, classes), classes, *parts))
-    return stream_of(name, scenario, found, experiences)
+    return make_stream(name, scenario, found, experiences)
 
 
-def by_group(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream:
+def shared_labels_stream(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream:
     """Build a stream of groups of classes that share their labels: the first class of each group is 0, the second is 1, ...
 
     Raises:
         UserError: the data set's classes cannot be divided or ordered as the settings say.
     """
-    stream = by_class(name, source, config, seed)
+    stream = class_stream(name, source, config, seed)
     size = len(stream.experiences[0].classes)
     labels = tuple(range(size))
     first = stream.experiences[0]
@@ -161,7 +161,7 @@ def by_group(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream
         experiences.append(Experience(one.name, labels, *parts))
     found = replace(source, class_names=stream.class_names)
     names = tuple(names_of(found, range(label, len(found.class_names), size)) for label in labels)
-    return stream_of(name, "domain", replace(source, class_names=names), experiences)
+    return make_stream(name, "domain", replace(source, class_names=names), experiences)
 
 
 def refusal(name: str, error: ValueError) -> UserError:
@@ -172,7 +172,7 @@ def refusal(name: str, error: ValueError) -> UserError:
 
 def drawn_order(source: DataSet, seed: int) -> list[int]:
     """The classes in the order that the seed gives."""
-    return [int(label) for label in draws(seed, ORDER).permutation(len(source.class_names))]
+    return [int(label) for label in numpy_generator(seed, ORDER).permutation(len(source.class_names))]
 
 
 def renumbered(source: DataSet, order: Sequence[int]) -> DataSet:
@@ -188,14 +188,14 @@ def of_classes(y: torch.Tensor, indices: torch.Tensor, classes: Sequence[int]) -
     return indices[torch.isin(y[indices], torch.tensor(list(classes)))]
 
 
-def shots_of(source: DataSet, config: Variants, indices: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+def shots_of(source: DataSet, config: SubsetOptions, indices: torch.Tensor, number: int, seed: int) -> torch.Tensor:
     """What experience `number` (0-based) trains on of the positions `indices` (n,): all, or a few shots of each class."""
     if config.shots is None or number < config.shots_from:
         return indices
-    return few(indices, source.train.y[indices], config.shots, seed)
+    return few_shot(indices, source.train.y[indices], config.shots, seed)
 
 
-def check_shots(name: str, config: Variants, num_experiences: int) -> None:
+def check_shots(name: str, config: SubsetOptions, num_experiences: int) -> None:
     """Refuse few shots from an experience on that the stream does not have."""
     if config.shots is not None and config.shots_from >= num_experiences:
         raise UserError(
@@ -211,6 +211,6 @@ def names_of(source: DataSet, classes: Sequence[int]) -> str:
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-def stream_of(name: str, scenario: Scenario, source: DataSet, experiences: Sequence[Experience]) -> Stream:
+def make_stream(name: str, scenario: Scenario, source: DataSet, experiences: Sequence[Experience]) -> Stream:
     """Put the experiences together with what the data set says of its pictures."""
     return Stream(name, scenario, tuple(experiences), source.class_names, source.shape, source.mean, source.std)

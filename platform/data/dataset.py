@@ -36,7 +36,7 @@ class DataSet:
         return tuple(self.train.x.shape[1:])
 
 
-def data_set(
+def make_data_set(
     key: str,
     arrays: Mapping[str, torch.Tensor],
     class_names: tuple[str, ...],

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ..config import registry
-from ..config.load import build
+from ..config.load import build_config
 from .cache import DataFolders
 from .dataset import DataSet
 
-Source = str | Mapping[str, Mapping[str, Any] | None]
+DataKey = str | Mapping[str, Mapping[str, Any] | None]
 
 
-def checked(source: Source) -> dict[str, dict[str, Any]]:
+def with_defaults(source: DataKey) -> dict[str, dict[str, Any]]:
     """The data set with all of its settings; for the `__post_init__` of a benchmark's `Config`.
 
     Raises:
@@ -26,24 +26,24 @@ def checked(source: Source) -> dict[str, dict[str, Any]]:
     return {name: asdict(config)}
 
 
-def load(source: Source, folders: DataFolders) -> DataSet:
+def load_data_set(source: DataKey, folders: DataFolders) -> DataSet:
     """Open the data set from the cache, or prepare it."""
     _, module, config = _resolved(source)
     found: DataSet = module.build(config, folders)
     return found
 
 
-def with_domains() -> list[str]:
+def data_sets_with_domains() -> list[str]:
     """The shipped data sets that have domains: their modules say ``HAS_DOMAINS = True``."""
     return [
         name for name in registry.names("datasets") if getattr(registry.resolve("datasets", name), "HAS_DOMAINS", False)
     ]
 
 
-def _resolved(source: Source) -> tuple[str, Any, Any]:
+def _resolved(source: DataKey) -> tuple[str, Any, Any]:
     named = {source: {}} if isinstance(source, str) else source
     if len(named) != 1:
         raise ValueError(f"data={list(named)}: must hold exactly one name, of {', '.join(registry.names('datasets'))}")
     ((name, settings),) = named.items()
     module = registry.resolve("datasets", name)
-    return name, module, build(module.Config, settings or {}, f"data.{name}")
+    return name, module, build_config(module.Config, settings or {}, f"data.{name}")

@@ -14,21 +14,21 @@ from . import dataset_key
 from .class_streams import (
     check_shots,
     drawn_order,
+    make_stream,
     names_of,
     of_classes,
-    ordered,
+    ordered_classes,
     refusal,
     renumbered,
     shots_of,
-    stream_of,
 )
 from .dataset import DataSet
 from .streams import Experience, Part, Stream
-from .subsampling import PAIRS, Variants, divide, draws
+from .subsampling import PAIRS, SubsetOptions, numpy_generator, train_validation_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DomainSplit(Variants):
+class DomainSplit(SubsetOptions):
     """Settings of a stream over the data set's own domains: all classes in each.
 
     domains: the domains by name, in their order of appearance; null: all, as the data set lists them.
@@ -37,7 +37,7 @@ class DomainSplit(Variants):
     domains: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         if self.domains is not None and (not self.domains or len(set(self.domains)) < len(self.domains)):
             raise ValueError(f"domains={list(self.domains)}: must be one or more names, each once, or null for all")
 
@@ -76,14 +76,14 @@ def by_domain(name: str, source: DataSet, config: DomainSplit, seed: int) -> Str
     """
     domains = _chosen(name, source, config)
     check_shots(name, config, len(domains))
-    pool = _Pool(name, source, config, seed, *divide(source, config, seed))
+    pool = _Pool(name, source, config, seed, *train_validation_split(source, config, seed))
     classes = tuple(range(len(source.class_names)))
     experiences = []
     for number, domain in enumerate(domains):
         train, held, test = pool.parts(number, domain)
         parts = Part(source.train, train), Part(source.train, held), Part(source.test, test)
         experiences.append(Experience(source.domain_names[domain], classes, *parts))
-    return stream_of(name, "domain", source, experiences)
+    return make_stream(name, "domain", source, experiences)
 
 
 def by_class_and_domain(name: str, source: DataSet, config: MixedSplit, seed: int) -> Stream:
@@ -104,12 +104,12 @@ def by_class_and_domain(name: str, source: DataSet, config: MixedSplit, seed: in
     appearing = dict.fromkeys([*(group for group, _ in pairs), *range(len(groups))])  # labels follow from it
     found = renumbered(source, [label for group in appearing for label in groups[group]])
     check_shots(name, config, len(pairs))
-    pool = _Pool(name, source, config, seed, *divide(source, config, seed))
+    pool = _Pool(name, source, config, seed, *train_validation_split(source, config, seed))
     experiences = []
     for number, (group, domain) in enumerate(pairs):
         labels = [found.class_names.index(source.class_names[label]) for label in groups[group]]
         experiences.append(_of_group(name, found, labels, source.domain_names[domain], pool.parts(number, domain)))
-    return stream_of(name, "mixed", found, experiences)
+    return make_stream(name, "mixed", found, experiences)
 
 
 _Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # positions to train, validate and test on
@@ -155,7 +155,7 @@ def _chosen(name: str, source: DataSet, config: DomainSplit) -> list[int]:
     """Numbers of the domains in their order: those named, or all that have training pictures."""
     key = f"benchmark.{name}"
     if source.train_domains is None:
-        known = ", ".join(dataset_key.with_domains()) or "none of those shipped"
+        known = ", ".join(dataset_key.data_sets_with_domains()) or "none of those shipped"
         raise UserError(f"{key}.data: this data set has no domains; these have: {known}.")
     present = [source.domain_names[number] for number in source.train_domains.unique().tolist()]
     wanted = list(config.domains or present)
@@ -180,7 +180,7 @@ def _groups(name: str, source: DataSet, config: MixedSplit, seed: int) -> list[l
         allowed = ", ".join(str(number) for number in range(1, total + 1) if total % number == 0)
         raise UserError(f"benchmark.{name}.num_groups={count}: must divide the number of classes, {total}: {allowed}.")
     try:
-        order = ordered(config.class_order, source.class_names) or drawn_order(source, seed)
+        order = ordered_classes(config.class_order, source.class_names) or drawn_order(source, seed)
     except ValueError as error:
         raise refusal(name, error) from None
     return [order[start : start + total // count] for start in range(0, total, total // count)]
@@ -193,5 +193,5 @@ def _pairs(config: MixedSplit, num_domains: int, seed: int) -> list[tuple[int, i
         return [(group, place) for group in groups for place in range(num_domains)]
     pairs = [(group, place) for place in range(num_domains) for group in groups]
     if config.order == "shuffled":
-        return [pairs[number] for number in draws(seed, PAIRS).permutation(len(pairs))]
+        return [pairs[number] for number in numpy_generator(seed, PAIRS).permutation(len(pairs))]
     return pairs

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .cache import DataFolders, filled
-from .cache_entry import Writer
+from .cache import DataFolders, load_or_fill
+from .cache_entry import EntryWriter
 from .image_decoding import VERSION, UnreadableError, decode, printable
 
 SKIPPED = "skipped.txt"  # in the entry: the files that were left out, each with the reason
@@ -37,7 +37,7 @@ class Listing:
     domains: Sequence[int] | None = None
 
 
-def pictures(
+def cached_images(
     key: str,
     parts: Mapping[str, Listing] | Callable[[], Mapping[str, Listing]],
     size: int,
@@ -62,7 +62,7 @@ def pictures(
             entry's skipped.txt), or the cache has no room.
     """
 
-    def fill(writer: Writer) -> None:
+    def fill(writer: EntryWriter) -> None:
         listings = parts() if callable(parts) else parts
         total = sum(len(listing.paths) for listing in listings.values())
         needed = total * (channels * size * size + 16)
@@ -77,7 +77,7 @@ def pictures(
         mean, std = statistics(writer.array(f"{next(iter(listings))}_x"))
         writer.save({"mean": mean, "std": std})
 
-    return filled(key, fill, folders.cache)
+    return load_or_fill(key, fill, folders.cache)
 
 
 def identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
@@ -108,7 +108,7 @@ class _Decoder:
         self._title, self._total, self._done = title, total, 0
         self._progress = folders.progress or (lambda title, done, total: None)
 
-    def fill(self, writer: Writer, part: str, listing: Listing) -> list[str]:
+    def fill(self, writer: EntryWriter, part: str, listing: Listing) -> list[str]:
         """Decode a part without what cannot be read; returns a line for each such file."""
         if not listing.paths:
             raise UserError(f"{self._title.partition(':')[0]}: the part {part} has no pictures.")

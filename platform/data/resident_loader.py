@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from ..seeding import generator
-from .streams import Samples, Stream
+from .streams import ResidentSamples, Stream
 
 _RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay as stored (uint8, a quarter) and are converted batch by batch
 
@@ -22,10 +22,12 @@ def fits(stream: Stream, num_samples: int) -> bool:
 class ResidentLoader:
     """Iterates over the training samples of an experience; each pass is a new order, derived from (seed, experience, epoch).
 
-    Yields ``[x (B, *shape) float32, y (B,), t (B,)]``; `index` holds the positions (B,) of the last mini-batch, `given` its x.
+    Yields ``[x (B, *shape) float32, y (B,), t (B,)]``; `index` holds the positions (B,) of the last mini-batch, `inputs` its x.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, device: torch.device, order: tuple[int, int] | None) -> None:
+    def __init__(
+        self, samples: ResidentSamples, batch_size: int, device: torch.device, order: tuple[int, int] | None
+    ) -> None:
         """`order` is (seed, experience) for a shuffled pass, None for the order of the data."""
         self.stream = samples.stream
         self._converted = fits(self.stream, len(samples.y))
@@ -39,10 +41,10 @@ class ResidentLoader:
         self.epoch = 0
         self._skip = 0
         self.index: torch.Tensor | None = None
-        self.given: torch.Tensor | None = None
-        self.version = 0  # of `given` as it was given: torch counts what is changed in place
+        self.inputs: torch.Tensor | None = None
+        self.version = 0  # of `inputs` as it was given: torch counts what is changed in place
 
-    def go_to(self, epoch: int, iteration: int) -> None:
+    def seek(self, epoch: int, iteration: int) -> None:
         """Let the next pass be that of `epoch`, from its mini-batch `iteration` on (both from 0)."""
         self.epoch, self._skip = epoch, iteration
 
@@ -56,7 +58,7 @@ class ResidentLoader:
             self.index = index
             x = self.x.index_select(0, index)  # twice as fast as x[index]
             x = x if self._converted else self.stream.normalise(x)
-            self.given, self.version = x, x._version
+            self.inputs, self.version = x, x._version
             yield [x, self.y.index_select(0, index), self.t[: len(index)] if self._one_task else self.t[index]]
         self.epoch += 1
 

@@ -113,7 +113,7 @@ class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Samples:
+class ResidentSamples:
     """Samples gathered from a dataset: `x` as stored (n, ...), `y` (n,), `t` (n,) task labels; `stream` normalises them."""
 
     x: torch.Tensor
@@ -122,7 +122,7 @@ class Samples:
     stream: Stream
 
 
-def resident(dataset: Any) -> Samples | None:
+def resident_samples(dataset: Any) -> ResidentSamples | None:
     """Gather the arrays under a dataset made of `ResidentDataset`s, through any subset or concatenation; None if it is not.
 
     `dataset` is a `ResidentDataset`, an Avalanche dataset over some, or one of the latter's flat nodes.
@@ -139,7 +139,7 @@ def resident(dataset: Any) -> Samples | None:
     if len(pieces) > 1:
         back = torch.argsort(order)
         x, y, t = x[back], y[back], t[back]
-    return Samples(x, y, t, pieces[0][1].stream)
+    return ResidentSamples(x, y, t, pieces[0][1].stream)
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -20,7 +20,7 @@ ORDER, VALIDATION, PIXELS, RARE, SHOTS, BLURRY, PAIRS, ANGLES = range(8)  # the 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variants:
+class SubsetOptions:
     """What can be set on top of every stream.
 
     validation: fraction of each class's training pictures kept for validation (0: none).
@@ -49,12 +49,12 @@ class Variants:
             raise ValueError(f"shots_from={self.shots_from!r}: is not used without `shots`: leave it out")
 
 
-def draws(seed: int, *purpose: int) -> np.random.Generator:
+def numpy_generator(seed: int, *purpose: int) -> np.random.Generator:
     """The generator of one purpose."""
     return np.random.default_rng([seed, *purpose])
 
 
-def divide(source: DataSet, config: Variants, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def train_validation_split(source: DataSet, config: SubsetOptions, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions in the training part to fit on and held out for validation, ascending, disjoint.
 
     The fraction held out is that of each group; a long tail leaves every picture on its side and takes from both.
@@ -65,12 +65,12 @@ def divide(source: DataSet, config: Variants, seed: int) -> tuple[torch.Tensor, 
     groups = members(labels, num_classes * max(1, len(source.domain_names)))
     kept = [len(group) for group in groups]
     if config.imbalance is not None:
-        ranks = draws(seed, RARE).permutation(num_classes).tolist()
+        ranks = numpy_generator(seed, RARE).permutation(num_classes).tolist()
         starts = range(0, len(groups), num_classes)
         kept = [n for at in starts for n in long_tail(kept[at : at + num_classes], config.imbalance, ranks)]
     fit, held = [], []
     for number, (group, count) in enumerate(zip(groups, kept, strict=True)):
-        order = torch.from_numpy(draws(seed, VALIDATION, number).permutation(len(group)))
+        order = torch.from_numpy(numpy_generator(seed, VALIDATION, number).permutation(len(group)))
         whole, part = (_num_held(total, config.validation) for total in (len(group), count))
         held.append(group[order[:part]])
         fit.append(group[order[whole : whole + count - part]])
@@ -94,7 +94,7 @@ def long_tail(counts: Sequence[int], imbalance: float, ranks: Sequence[int]) -> 
     return [min(count, number) for count, number in zip(counts, wanted, strict=True)]
 
 
-def few(indices: torch.Tensor, labels: torch.Tensor, shots: int, seed: int) -> torch.Tensor:
+def few_shot(indices: torch.Tensor, labels: torch.Tensor, shots: int, seed: int) -> torch.Tensor:
     """At most `shots` of the positions `indices` (n,) of each class, ascending; `labels` (n,) in the data set's numbering.
 
     Source: Tao et al. 2020 (2004.10956, few-shot class-incremental learning: 60 classes whole, then 5 ways of 5 shots).
@@ -102,12 +102,14 @@ def few(indices: torch.Tensor, labels: torch.Tensor, shots: int, seed: int) -> t
     chosen = []
     for label in labels.unique().tolist():
         of_class = indices[labels == label]
-        order = draws(seed, SHOTS, label).permutation(len(of_class))[:shots]
+        order = numpy_generator(seed, SHOTS, label).permutation(len(of_class))[:shots]
         chosen.append(of_class[torch.from_numpy(order)])
     return torch.cat([indices[:0], *chosen]).sort().values
 
 
-def spread(home: torch.Tensor, labels: torch.Tensor, fraction: float, num_experiences: int, seed: int) -> torch.Tensor:
+def assign_blurry(
+    home: torch.Tensor, labels: torch.Tensor, fraction: float, num_experiences: int, seed: int
+) -> torch.Tensor:
     """In which experience (n,) each training sample is met: `fraction` of each class in others than its `home` (n,).
 
     They are dealt out evenly to all others, by turns. Source: Bang et al. 2021 (2103.17230), "blurry-M": M per cent of a
@@ -116,7 +118,7 @@ def spread(home: torch.Tensor, labels: torch.Tensor, fraction: float, num_experi
     place = home.clone()
     for label in labels.unique().tolist():
         where = torch.nonzero(labels == label).flatten()
-        draw = draws(seed, BLURRY, label)
+        draw = numpy_generator(seed, BLURRY, label)
         order = torch.from_numpy(draw.permutation(len(where)))
         count, own = round(fraction * len(where)), int(home[where[0]])
         others = torch.tensor([number for number in range(num_experiences) if number != own])

@@ -14,15 +14,15 @@ import torch
 
 from ..errors import UserError
 from . import corruptions, image_rotation, image_styles
-from .cache import DataFolders, filled
-from .cache_entry import Writer
+from .cache import DataFolders, load_or_fill
+from .cache_entry import EntryWriter
 from .class_streams import check_shots, shots_of
 from .corruptions import Corruption
 from .dataset import DataSet
 from .image_rotation import rotate
 from .image_styles import Style
 from .streams import Arrays, Experience, Part, Stream
-from .subsampling import ANGLES, PIXELS, Variants, divide, draws
+from .subsampling import ANGLES, PIXELS, SubsetOptions, numpy_generator, train_validation_split
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Change = Callable[[_Array, str, int], _Array]  # (pictures, part, position of the first) -> pictures
@@ -32,7 +32,7 @@ _Domain = tuple[str, torch.Tensor, torch.Tensor]  # name, training pictures, tes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Permuted(Variants):
+class Permuted(SubsetOptions):
     """Settings of a stream of domains that differ by a permutation of the pixels.
 
     num_experiences: how many domains; the first is unpermuted, the others are drawn by the seed.
@@ -41,13 +41,13 @@ class Permuted(Variants):
     num_experiences: int = 5
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         if self.num_experiences < 1:
             raise ValueError(f"num_experiences={self.num_experiences}: must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rotated(Variants):
+class Rotated(SubsetOptions):
     """Settings of a stream of domains that differ by a rotation of the pictures.
 
     angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
@@ -58,7 +58,7 @@ class Rotated(Variants):
     drawn: int | None = None
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         if not self.angles or not all(math.isfinite(angle) for angle in self.angles):
             raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
         if len({angle % 360 for angle in self.angles}) < len(self.angles):
@@ -70,7 +70,7 @@ class Rotated(Variants):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corrupted(Variants):
+class Corrupted(SubsetOptions):
     """Settings of a stream of domains that differ by a corruption of the pictures.
 
     corruptions: names, one domain each, in this order; "none" is the data as they are. One from each family by default.
@@ -81,14 +81,14 @@ class Corrupted(Variants):
     severity: int = 3
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         _check_different("corruptions", self.corruptions, get_args(Corruption))
         if not 1 <= self.severity <= 5:
             raise ValueError(f"severity={self.severity}: must be from 1 to 5")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Restyled(Variants):
+class Restyled(SubsetOptions):
     """Settings of a stream of domains that differ by colour or style; grey pictures become coloured ones.
 
     styles: names, one domain each, in this order; "as_is" is the data as they are.
@@ -97,7 +97,7 @@ class Restyled(Variants):
     styles: tuple[Style, ...] = ("as_is", "tinted", "inverted", "posterised", "sketch")
 
     def __post_init__(self) -> None:
-        Variants.__post_init__(self)
+        SubsetOptions.__post_init__(self)
         _check_different("styles", self.styles, get_args(Style))
 
 
@@ -106,7 +106,7 @@ def permuted(name: str, source: DataSet, config: Permuted, seed: int) -> Stream:
     found = [("permutation 0", source.train.x, source.test.x)]
     height, width = source.shape[1:]
     for number in range(1, config.num_experiences):
-        pixels = draws(seed, PIXELS, number).permutation(height * width)
+        pixels = numpy_generator(seed, PIXELS, number).permutation(height * width)
         found.append((f"permutation {number}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
     return _stream(name, source, found, config, seed)
 
@@ -116,7 +116,7 @@ def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: Dat
     found: list[_Domain] = []
     angles = config.angles
     if config.drawn is not None:
-        angles = tuple(draws(seed, ANGLES).uniform(0, 180, config.drawn).round(3).tolist())
+        angles = tuple(numpy_generator(seed, ANGLES).uniform(0, 180, config.drawn).round(3).tolist())
     for angle in map(float, angles):
         key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{image_rotation.VERSION}"
         found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
@@ -163,10 +163,10 @@ def _check_different(key: str, given: Sequence[str], known: Sequence[str]) -> No
         raise ValueError(f"{key}={list(given)}: must be one or more names, each once, of {', '.join(known)}")
 
 
-def _stream(name: str, source: DataSet, domains: Sequence[_Domain], config: Variants, seed: int) -> Stream:
+def _stream(name: str, source: DataSet, domains: Sequence[_Domain], config: SubsetOptions, seed: int) -> Stream:
     """A stream of domains: all classes, and the same split, in each."""
     check_shots(name, config, len(domains))
-    fit, held = divide(source, config, seed)
+    fit, held = train_validation_split(source, config, seed)
     every, classes = torch.arange(len(source.test.y)), tuple(range(len(source.class_names)))
     experiences = []
     for number, (title, train_x, test_x) in enumerate(domains):
@@ -187,7 +187,7 @@ def _changed(
     parts = {"train": source.train.x, "test": source.test.x}
     shapes = {part: (len(x), channels or x.shape[1], *x.shape[2:]) for part, x in parts.items()}
 
-    def fill(writer: Writer) -> None:
+    def fill(writer: EntryWriter) -> None:
         total, done = sum(map(len, parts.values())), 0
         writer.need(sum(map(math.prod, shapes.values())))
         for part, x in parts.items():
@@ -199,7 +199,7 @@ def _changed(
                 if folders.progress is not None:
                     folders.progress(f"{source.key}-{key}", done, total)
 
-    made = filled(f"{source.key}-{key}", fill, folders.cache)
+    made = load_or_fill(f"{source.key}-{key}", fill, folders.cache)
     return made["train_x"], made["test_x"]
 
 

@@ -203,7 +203,7 @@ def is_sweep(folder: Path) -> bool:
     return (folder / "trials.json").exists()
 
 
-def config_of(folder: Path) -> dict[str, Any]:
+def run_config(folder: Path) -> dict[str, Any]:
     """The resolved experiment of a sweep's folder, or a trial's config, as plain data; UserError when it has changed."""
     if not is_sweep(folder):
         return Trial(folder).config()
@@ -215,9 +215,9 @@ def config_of(folder: Path) -> dict[str, Any]:
     return _yaml(folder / "experiment.yaml")
 
 
-def name_of(folder: Path) -> str:
+def run_name(folder: Path) -> str:
     """A sweep's name, or a trial's variant."""
-    return str(config_of(folder).get("name") or folder.resolve().name) if is_sweep(folder) else Trial(folder).variant
+    return str(run_config(folder).get("name") or folder.resolve().name) if is_sweep(folder) else Trial(folder).variant
 
 
 def trials_of(folder: Path) -> list[Trial]:
@@ -275,7 +275,7 @@ def _found_trials(folder: Path) -> list[Trial]:
     return found
 
 
-def to_do(trials: Iterable[Trial]) -> list[tuple[Trial, str | None]]:
+def unfinished_trials(trials: Iterable[Trial]) -> list[tuple[Trial, str | None]]:
     """The trials that are not done, and those that are but have damaged files; each with its damage."""
     found = [(trial, trial.damage()) for trial in trials]
     return [(trial, damage) for trial, damage in found if damage or trial.status().status != "done"]

@@ -21,25 +21,17 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..files import digest, sync, whole_lines, write_text
 from ..run_folders import refuse_links
-from .documents import SCHEMA, DamagedError, read_json, to_json, write_json
-from .reader import State, Status, Trial, config_of, is_sweep, listed_trials, name_of, status_of, to_do, trials_of
+from .documents import DamagedError, read_json, to_json, write_json
+from .reader import (
+    State,
+    Status,
+    Trial,
+    listed_trials,
+    run_name,
+    status_of,
+    trials_of,
+)
 
-__all__ = [
-    "SCHEMA",
-    "InUseError",
-    "State",
-    "Status",
-    "SweepLedger",
-    "Trial",
-    "TrialLedger",
-    "config_of",
-    "is_sweep",
-    "name_of",
-    "reopen",
-    "to_do",
-    "trials_of",
-    "write_status",
-]
 # What a folder may hold and still be free: what `create` itself writes before the first event, and logs.
 _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
 _FREE_SWEEP = {".lock", "sweep.log", "experiment.yaml"}
@@ -49,7 +41,7 @@ class InUseError(UserError):
     """Another process is writing to the folder."""
 
 
-class _Held:
+class _LockedFolder:
     """A folder held by this process: the base of the two writers. The kernel frees the lock of a dead process."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +69,7 @@ class _Held:
         self.close()
 
 
-class TrialLedger(_Held):
+class TrialLedger(_LockedFolder):
     """The writer of one trial's folder: `create` or `open` it, `append` events, `close` it.
 
     Attributes:
@@ -207,7 +199,7 @@ def _sum_of(path: Path, length: int) -> Any:
     return found
 
 
-class SweepLedger(_Held):
+class SweepLedger(_LockedFolder):
     """The writer of a sweep's folder: its resolved experiment and the list of its trials."""
 
     @classmethod
@@ -243,7 +235,7 @@ class SweepLedger(_Held):
             try:
                 listed_trials(folder)
             except DamagedError:
-                ledger._write_list(name_of(folder), [trial.identity for trial in trials])
+                ledger._write_list(run_name(folder), [trial.identity for trial in trials])
             undo.pop_all()
         return ledger
 
@@ -274,7 +266,7 @@ def write_status(folder: Path, status: State, experience: int, error: str | None
     write_json(folder / "status.json", asdict(Status(status, experience, error, time.time())))
 
 
-def reopen(trial: Trial, damage: str) -> None:
+def mark_for_repair(trial: Trial, damage: str) -> None:
     """Let a trial with damaged files go on: one that was done becomes stopped for that reason; trial.json is mended."""
     with TrialLedger.open(trial.folder, trial.identity) as ledger:
         status = trial.status()

@@ -21,6 +21,6 @@ class AccumulatedDataPlugin(Plugin):
         """There is nothing to save."""
         return {}
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """Before the head grows, so that it grows to all classes of the data."""
-        strategy.adapted_dataset = data_so_far(strategy.experience).train()
+        learner.adapted_dataset = data_so_far(learner.experience).train()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..seeding import generator
-from .freezing import Frozen
+from .freezing import Freezer
 
 
 class Finetuning:
@@ -26,35 +26,33 @@ class Finetuning:
         self.rates: list[float] = []  # of the optimizer's groups, where the experience began
         self._frozen: tuple[Sequence[nn.Parameter], Sequence[nn.Module]] = ([], [])
 
-    def begin(self, strategy: Any) -> None:
+    def begin(self, learner: Any) -> None:
         """Remember the learning rates, which a schedule may change."""
-        self.rates = [group["lr"] for group in strategy.optimizer.param_groups]
+        self.rates = [group["lr"] for group in learner.optimizer.param_groups]
 
-    def look(self, strategy: Any) -> None:
+    def look(self, learner: Any) -> None:
         """Remember what is out of training: other strategies set it free when the experience ends."""
-        norms = [
-            module for module in strategy.model.modules() if isinstance(module, _BatchNorm) and not module.training
-        ]
-        self._frozen = [each for each in strategy.model.parameters() if not each.requires_grad], norms
+        norms = [module for module in learner.model.modules() if isinstance(module, _BatchNorm) and not module.training]
+        self._frozen = [each for each in learner.model.parameters() if not each.requires_grad], norms
 
     def run(
-        self, strategy: Any, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, factor: float
+        self, learner: Any, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, factor: float
     ) -> None:
         """Train on x (n, *shape); `loss`: of logits (B, C) and the positions (B,) they belong to; `factor`: of the rates.
 
         Raises:
             FloatingPointError: the loss became no number.
         """
-        frozen = Frozen()
-        frozen.hold(*self._frozen)
-        optimizer = self._optimizer(strategy, factor)
+        frozen = Freezer()
+        frozen.freeze_only(*self._frozen)
+        optimizer = self._optimizer(learner, factor)
         total = torch.zeros((), device=x.device)
         for epoch in range(epochs):
-            for index in self._order(strategy, len(x), epoch).split(strategy.train_mb_size):
+            for index in self._order(learner, len(x), epoch).split(learner.train_mb_size):
                 if len(index) == 1:  # BatchNorm could not take it
                     continue
                 optimizer.zero_grad()
-                value = loss(strategy.model(x[index]).float(), index)
+                value = loss(learner.model(x[index]).float(), index)
                 value.backward()
                 optimizer.step()
                 total += value.detach()
@@ -63,14 +61,14 @@ class Finetuning:
         if not math.isfinite(total):
             raise FloatingPointError(f"strategies.{self.name}: the loss of its finetuning became {total.item()}")
 
-    def _optimizer(self, strategy: Any, factor: float) -> torch.optim.Optimizer:
+    def _optimizer(self, learner: Any, factor: float) -> torch.optim.Optimizer:
         groups = [
             {**group, "lr": rate * factor, "params": [each for each in group["params"] if each.requires_grad]}
-            for group, rate in zip(strategy.optimizer.param_groups, self.rates, strict=True)
+            for group, rate in zip(learner.optimizer.param_groups, self.rates, strict=True)
         ]
-        optimizer: torch.optim.Optimizer = type(strategy.optimizer)([group for group in groups if group["params"]])
+        optimizer: torch.optim.Optimizer = type(learner.optimizer)([group for group in groups if group["params"]])
         return optimizer
 
-    def _order(self, strategy: Any, num: int, epoch: int) -> Tensor:
-        draw = generator(self.seed, f"{self.name} finetuning", strategy.experience.current_experience, epoch)
-        return torch.randperm(num, generator=draw).to(strategy.device)
+    def _order(self, learner: Any, num: int, epoch: int) -> Tensor:
+        draw = generator(self.seed, f"{self.name} finetuning", learner.experience.current_experience, epoch)
+        return torch.randperm(num, generator=draw).to(learner.device)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.activation_capture import features_of, outputs_of
+from ..models.activation_capture import features_of, layer_outputs
 from ..models.features import FEATURES
-from ..models.inference import evaluating
+from ..models.inference import evaluation_mode
 from ..training import plugin_api
 from ..training.plugin import Plugin
 
@@ -47,37 +47,37 @@ class FeatureClassifier(Plugin):
         """What the statistics make of features; to be overridden."""
         raise NotImplementedError
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Take the statistics of the experience's training data, without augmentation."""
-        accumulates = any(getattr(plugin, "accumulates", False) for plugin in strategy.plugins)
+        accumulates = any(getattr(plugin, "accumulates", False) for plugin in learner.plugins)
         if accumulates:  # the data are those of all experiences so far
             self.statistics = {}
-        dataset = (strategy.adapted_dataset if accumulates else strategy.experience.dataset).eval()
+        dataset = (learner.adapted_dataset if accumulates else learner.experience.dataset).eval()
         found: list[Tensor] = []
         labels: list[Tensor] = []
-        with evaluating(strategy.model):
-            for x, y in plugin_api.batches(dataset, strategy.train_mb_size):
-                found.append(features_of(strategy.model, x.to(strategy.device)).flatten(1))
-                labels.append(y.to(strategy.device))
-        self.statistics = {name: tensor.to(strategy.device) for name, tensor in self.statistics.items()}
-        self.update(torch.cat(found).double(), torch.cat(labels), strategy.experience.current_experience)
+        with evaluation_mode(learner.model):
+            for x, y in plugin_api.dataset_batches(dataset, learner.train_mb_size):
+                found.append(features_of(learner.model, x.to(learner.device)).flatten(1))
+                labels.append(y.to(learner.device))
+        self.statistics = {name: tensor.to(learner.device) for name, tensor in self.statistics.items()}
+        self.update(torch.cat(found).double(), torch.cat(labels), learner.experience.current_experience)
         self._classify = None
 
-    def predict(self, strategy: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Scores (B, K), -inf for a class without statistics."""
         if not self.statistics:
             return network(x)
         if self._classify is None:
-            self.statistics = {name: tensor.to(strategy.device) for name, tensor in self.statistics.items()}
+            self.statistics = {name: tensor.to(learner.device) for name, tensor in self.statistics.items()}
             self._classify = self.classifier()
-        logits, found = outputs_of(strategy.model, x)
+        logits, found = layer_outputs(learner.model, x)
         known = self._classify(found[FEATURES].flatten(1).float()).to(logits.dtype)
         scores = torch.full_like(logits, -torch.inf)
         scores[:, : known.shape[1]] = known.masked_fill(self.statistics["counts"] == 0, -torch.inf)
         return scores
 
 
-def padded(statistic: Tensor | None, like: Tensor) -> Tensor:
+def pad_classes(statistic: Tensor | None, like: Tensor) -> Tensor:
     """A statistic of fewer classes (first dimension) brought to the shape of `like` by zeros; zeros where there is none yet."""
     grown = torch.zeros_like(like)
     if statistic is not None:
@@ -85,13 +85,13 @@ def padded(statistic: Tensor | None, like: Tensor) -> Tensor:
     return grown
 
 
-def added(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_statistics(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums over classes (C, ...) of old and new samples together; C is that of whichever has more."""
     total = {}
     for name, fresh in new.items():
         known = old.get(name)
         longer = fresh if known is None or len(fresh) >= len(known) else known
-        total[name] = padded(known, longer) + padded(fresh, longer)
+        total[name] = pad_classes(known, longer) + pad_classes(fresh, longer)
     return total
 
 

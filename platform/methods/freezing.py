@@ -13,10 +13,10 @@ from ..errors import UserError
 from ..models.blocks import is_added, is_head
 from ..training.plugin import Plugin
 
-Part = tuple[list[nn.Parameter], list[nn.Module]]  # parameters, and BatchNorm layers whose statistics are kept
+FrozenParts = tuple[list[nn.Parameter], list[nn.Module]]  # parameters, and BatchNorm layers whose statistics are kept
 
 
-class Frozen:
+class Freezer:
     """Takes parts of a network out of training, and hands them on as they came.
 
     What others have frozen already is left alone, so several of these together freeze what any of them does.
@@ -26,7 +26,7 @@ class Frozen:
         self._parameters: set[nn.Parameter] = set()
         self._norms: set[nn.Module] = set()
 
-    def hold(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.Module]) -> None:
+    def freeze_only(self, parameters: Iterable[nn.Parameter], norms: Iterable[nn.Module]) -> None:
         """Freeze these, and set free what was held before and is not among them."""
         wanted, still = set(parameters), set(norms)
         for parameter in self._parameters - wanted:
@@ -45,7 +45,7 @@ class Frozen:
 
     def release(self) -> None:
         """Set everything free."""
-        self.hold((), ())
+        self.freeze_only((), ())
 
 
 class FreezingPlugin(Plugin):
@@ -57,9 +57,9 @@ class FreezingPlugin(Plugin):
 
     def __init__(self) -> None:
         self.num_trained = 0  # experiences
-        self._frozen = Frozen()
+        self._frozen = Freezer()
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """What is frozen now."""
         raise NotImplementedError
 
@@ -71,25 +71,25 @@ class FreezingPlugin(Plugin):
         """Inside an experience, `on_resume` freezes again."""
         self.num_trained = state["num_trained"]
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The network has its final shape: freeze."""
-        self._frozen.hold(*self.part(strategy.model))
+        self._frozen.freeze_only(*self.frozen_parts(learner.model))
 
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Freeze what this epoch is to leave alone."""
-        self._frozen.hold(*self.part(strategy.model))
+        self._frozen.freeze_only(*self.frozen_parts(learner.model))
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Freeze again."""
-        self._frozen.hold(*self.part(strategy.model))
+        self._frozen.freeze_only(*self.frozen_parts(learner.model))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Hand the network on as it came."""
         self._frozen.release()
         self.num_trained += 1
 
 
-def part_of(model: nn.Module, selected: Callable[[str], bool]) -> Part:
+def selected_parts(model: nn.Module, selected: Callable[[str], bool]) -> FrozenParts:
     """The selected parameters, and the BatchNorm layers that these leave nothing to learn."""
     return [parameter for name, parameter in model.named_parameters() if selected(name)], frozen_norms(model, selected)
 
@@ -105,14 +105,14 @@ def frozen_norms(model: nn.Module, selected: Callable[[str], bool]) -> list[nn.M
     return found
 
 
-def part_beside(model: nn.Module, learns: Callable[[str], bool]) -> Part:
+def all_parts_except(model: nn.Module, learns: Callable[[str], bool]) -> FrozenParts:
     """All parameters but the head's and those that learn beside the frozen ones, and all BatchNorm layers."""
     named = model.named_parameters()
     parameters = [parameter for name, parameter in named if not is_head(name) and not learns(name)]
     return parameters, [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-class AddedPlugin(FreezingPlugin):
+class AddedLayersPlugin(FreezingPlugin):
     """Base of `lora` and `adapters`: what they add to the network learns instead of what was there.
 
     In the first `from_experience` experiences it is the other way round: the network learns, what is added stays without effect.
@@ -123,16 +123,16 @@ class AddedPlugin(FreezingPlugin):
         super().__init__()
         self._from_experience, self._is_there = from_experience, is_there
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """What was there before, or what is added."""
         if not self._is_there:
             return [], []
         if self.num_trained < self._from_experience:
             return [parameter for name, parameter in model.named_parameters() if is_added(name)], []
-        return part_beside(model, is_added)
+        return all_parts_except(model, is_added)
 
 
-def check_start(name: str, from_experience: int, num_experiences: int) -> None:
+def check_from_experience(name: str, from_experience: int, num_experiences: int) -> None:
     """Refuse a strategy that begins only after the last of the `num_experiences` that are trained on.
 
     Raises:

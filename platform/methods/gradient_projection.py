@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .replay_memory import MemoryPlugin, logits_apart
+from .replay_memory import MemoryPlugin, separate_logits
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -17,12 +17,12 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def gradient_of(strategy: Any, minibatch: list[Tensor]) -> Tensor:
+def gradient_of(learner: Any, minibatch: list[Tensor]) -> Tensor:
     """Gradient (P,) of the cross-entropy on a mini-batch [x, y, t] of its own."""
-    scaler = getattr(strategy, "scaler", None)
+    scaler = getattr(learner, "scaler", None)
     scale = 1.0 if scaler is None else scaler.get_scale()  # with float16 small gradients would be lost
-    loss = scale * cross_entropy(logits_apart(strategy, minibatch), minibatch[1])
-    parameters = trained(strategy.model)
+    loss = scale * cross_entropy(separate_logits(learner, minibatch), minibatch[1])
+    parameters = trained(learner.model)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = zip(parameters, found, strict=True)
     return (
@@ -41,13 +41,13 @@ class GradientProjectionPlugin(MemoryPlugin):
         super().__init__(memory, sample_size, seed, name)
         self._reference: Tensor | None = None
 
-    def keep(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
+    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
         """All old ones, and of the new ones those with the smallest keys."""
         num_old = len(self)
         new = candidates["key"][num_old:].argsort()[: self.memory].sort().values + num_old
         return torch.cat([torch.arange(num_old, device=new.device), new])
 
-    def reference(self, strategy: Any) -> Tensor:
+    def reference(self, learner: Any) -> Tensor:
         """What the gradient must not go against: (P,), or a row (E, P) for each of E experiences."""
         raise NotImplementedError
 
@@ -55,16 +55,16 @@ class GradientProjectionPlugin(MemoryPlugin):
         """The gradient (P,) that is followed."""
         raise NotImplementedError
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """The reference, by the network as it is before the step."""
-        self._reference = self.reference(strategy) if len(self) else None
+        self._reference = self.reference(learner) if len(self) else None
 
     @torch.no_grad()
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: Any, **kwargs: Any) -> None:
         """Turn the gradient; a parameter that has none stays without."""
         if self._reference is None:
             return
-        parameters = trained(strategy.model)
+        parameters = trained(learner.model)
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         together = torch.cat([gradient.flatten() for gradient in own])
         if not bool(together.isfinite().all() & self._reference.isfinite().all()):  # float16 overflowed

@@ -21,13 +21,13 @@ def herding_ranks(features: Tensor, y: Tensor, size: int) -> Tensor:
     return ranks
 
 
-def class_means(features: Tensor, y: Tensor) -> Tensor:
+def unit_class_means(features: Tensor, y: Tensor) -> Tensor:
     """Means (C, D), of length 1, of the features (m, D), scaled to length 1 too, of each class in y (m,), by rising label."""
     features = nn.functional.normalize(features, dim=1)
     return nn.functional.normalize(torch.stack([features[y == label].mean(0) for label in y.unique()]), dim=1)
 
 
-def nearness(features: Tensor, means: Tensor) -> Tensor:
+def negative_distances(features: Tensor, means: Tensor) -> Tensor:
     """Minus the squared distances (B, C) of features (B, D), scaled to length 1, to means (C, D)."""
     return -torch.cdist(nn.functional.normalize(features, dim=1), means).square()
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import UserError
-from ..models.activation_capture import Capture
-from ..models.features import FEATURES, layers_of
+from ..models.activation_capture import ActivationCapture
+from ..models.features import FEATURES, select_layers
 from ..training.plugin import Plugin
 from .teacher import Teacher
 
@@ -29,7 +29,7 @@ class LayerDistillation(Plugin):
         self.is_on = is_on
         self.teacher = Teacher(reduce=self.reduced) if teacher is None else teacher
         self.num_trained = self.num_old = 0
-        self._capture = Capture()
+        self._capture = ActivationCapture()
         self.found: dict[str, Tensor] = {}
 
     def layers(self, model: nn.Module) -> list[str]:
@@ -40,7 +40,7 @@ class LayerDistillation(Plugin):
         """What is compared of a layer's float32 output (B, ...): (B, ...), of the network and of the teacher."""
         return output
 
-    def term(self, strategy: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """The weighted term, a scalar: what `reduced` made of the layers by name; the teacher's logits under LOGITS."""
         raise NotImplementedError
 
@@ -53,42 +53,42 @@ class LayerDistillation(Plugin):
         self.num_trained, self.num_old = state["num_trained"], state["num_old"]
         self.teacher.load_state_dict(state)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Make the teacher from its tensors, and watch the layers again."""
-        self.teacher.on_resume(strategy)
-        self._watch(strategy.model)
+        self.teacher.on_resume(learner)
+        self._watch(learner.model)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """The network has not met the new experience yet: it becomes the teacher."""
         if self.is_on and self.num_trained:
-            self.teacher.take(strategy.model)
+            self.teacher.take(learner.model)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Watch the layers."""
-        self._watch(strategy.model)
+        self._watch(learner.model)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, learner: Any, **kwargs: Any) -> None:
         """Take what the layers gave: a later strategy may run the network again."""
         self.found, self._capture.outputs = self._capture.outputs, {}
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the term to the loss."""
         if self.teacher:
-            teacher = self.teacher.outputs(strategy)
+            teacher = self.teacher.outputs(learner)
             student = {name: self.reduced(name, output.float()) for name, output in self.found.items()}
-            strategy.loss = strategy.loss + self.term(strategy, student, teacher)
+            learner.loss = learner.loss + self.term(learner, student, teacher)
         self.found = {}
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """The teacher has done its work."""
         self.num_trained += 1
-        self.num_old = self.num_classes(strategy)
+        self.num_old = self.num_classes(learner)
         self.teacher.drop()
         self._capture.detach()
 
-    def num_classes(self, strategy: Any) -> int:
+    def num_classes(self, learner: Any) -> int:
         """Classes up to and with the present experience."""
-        highest: int = max(strategy.experience.classes_in_this_experience)
+        highest: int = max(learner.experience.classes_in_this_experience)
         return max(self.num_old, 1 + highest)
 
     def _watch(self, model: nn.Module) -> None:
@@ -98,9 +98,9 @@ class LayerDistillation(Plugin):
             self._capture.attach(model)
 
 
-def growth(num_classes: int, strategy: Any) -> float:
+def growth(num_classes: int, learner: Any) -> float:
     """sqrt(num_classes / classes of the present experience): what the weight of a distillation grows by."""
-    return math.sqrt(num_classes / len(set(strategy.experience.classes_in_this_experience)))
+    return math.sqrt(num_classes / len(set(learner.experience.classes_in_this_experience)))
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def map_layers(model: nn.Module, patterns: Sequence[str] | None, key: str) -> li
         UserError: a pattern fits no layer, or one without a convolution; there is none at all. `key`: that of the patterns.
     """
     modules = dict(model.named_modules())
-    found = [name for name in layers_of(model, patterns, key) if name != FEATURES]
+    found = [name for name in select_layers(model, patterns, key) if name != FEATURES]
     kept = [name for name in found if any(isinstance(each, _ConvNd) for each in modules[name].modules())]
     if not kept or (patterns is not None and kept != found):
         without = f"{[name for name in found if name not in kept]} hold no convolution, so they give no maps"

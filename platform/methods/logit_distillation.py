@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def distillation(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
     """L_KD of this file's formula, a scalar: student (B, K) and teacher (B, K) logits."""
     if loss == "mse":
         return nn.functional.mse_loss(student, teacher)
@@ -17,7 +17,7 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float, loss: Lit
     return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def headwise(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
+def distillation_loss_by_task(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
     """The sum of the heads' kl, a scalar: logits (B, K) each, and the positions of each head's outputs."""
-    parts = [distillation(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
+    parts = [distillation_loss(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
     return torch.stack(parts).sum()

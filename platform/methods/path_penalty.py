@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .quadratic_penalty import Named, PenaltyPlugin, copies, part
+from .quadratic_penalty import Named, PenaltyPlugin, leading_part, parameter_copies
 
 
 class PathPlugin(PenaltyPlugin):
@@ -19,26 +19,28 @@ class PathPlugin(PenaltyPlugin):
         self._before: Named = {}  # the parameters before this iteration's step, and their gradients
         self._gradients: Named = {}
 
-    def follow(self, strategy: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
         """After an iteration: gradients before anything changed them, and how far each parameter went."""
         raise NotImplementedError
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: Any, **kwargs: Any) -> None:
         """Keep the gradients; where float16 overflowed they are 0, as the step will be."""
         if self.weight == 0:
             return
-        self._before = copies(strategy.model)
-        named = strategy.model.named_parameters()
+        self._before = parameter_copies(learner.model)
+        named = learner.model.named_parameters()
         self._gradients = {n: torch.nan_to_num(p.grad, 0.0, 0.0, 0.0) for n, p in named if p.grad is not None}
         for name, omega in self.penalty.importances.items():
             if not self.with_penalty and name in self._gradients:
-                pull = part(self._before[name], omega.shape) - part(self.penalty.anchors[name], omega.shape)
-                part(self._gradients[name], omega.shape).sub_(2 * self.weight * omega * pull)
+                pull = leading_part(self._before[name], omega.shape) - leading_part(
+                    self.penalty.anchors[name], omega.shape
+                )
+                leading_part(self._gradients[name], omega.shape).sub_(2 * self.weight * omega * pull)
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """Tell the subclass."""
         if self._gradients:
-            named = dict(strategy.model.named_parameters())
+            named = dict(learner.model.named_parameters())
             steps = {name: named[name].detach() - self._before[name] for name in self._gradients}
-            self.follow(strategy, self._gradients, steps)
+            self.follow(learner, self._gradients, steps)
         self._gradients, self._before = {}, {}

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from ..data.streams import resident
+from ..data.streams import resident_samples
 from ..models.heads import Head
-from ..models.inference import evaluating
-from ..training.plugin_api import own_outputs
+from ..models.inference import evaluation_mode
+from ..training.plugin_api import mask_other_tasks
 from .quadratic_penalty import Named
-from .replay_memory import stored
+from .replay_memory import stored_samples
 
 Power = Literal[1, 2]  # of a sample's gradient: its size, or its square
 # (logits (B, C), rows (B, ...)) -> (B, M): M numbers for each sample, each with a gradient
@@ -28,21 +28,21 @@ _BATCH = 256  # samples run at a time
 _LINEAR = (nn.Linear, Head)
 
 
-def own_samples(strategy: Any, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def training_samples(learner: Any, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The experience's training samples at positions `order` (n,): x (B, *shape), y (B,), t (B,), without augmentation."""
-    dataset = strategy.experience.dataset
-    columns, found = stored(dataset), resident(dataset)
+    dataset = learner.experience.dataset
+    columns, found = stored_samples(dataset), resident_samples(dataset)
     for index in order.split(_BATCH):
         x, y, t = (columns[name][index] for name in ("x", "y", "t"))
         x = x if found is None else found.stream.normalise(x)
-        yield x.to(strategy.device), y.to(strategy.device), t.to(strategy.device)
+        yield x.to(learner.device), y.to(learner.device), t.to(learner.device)
 
 
-def predictions(strategy: Any, x: Tensor, tasks: Tensor) -> Tensor:
+def masked_predictions(learner: Any, x: Tensor, tasks: Tensor) -> Tensor:
     """Logits (B, C) of samples in evaluation mode, those of other tasks' classes at -inf where the task is given."""
-    with evaluating(strategy.model):
-        logits: Tensor = strategy.model(x)
-        return own_outputs(strategy, logits, tasks)
+    with evaluation_mode(learner.model):
+        logits: Tensor = learner.model(x)
+        return mask_other_tasks(learner, logits, tasks)
 
 
 def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named:
@@ -51,7 +51,7 @@ def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objectiv
     `x` (B, *shape); `rows` (B, ...) is what the objective is told of each sample. The network is run in evaluation mode, each
     sample by itself; parameters that are frozen at the moment count too.
     """
-    with evaluating(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         found = _closed_form(model, x, rows, objective, power)
         return _one_by_one(model, x, rows, objective, power) if found is None else found
 

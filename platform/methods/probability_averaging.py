@@ -24,7 +24,7 @@ def probabilities(logits: Tensor, own: Tensor | None = None) -> Tensor:
     return found
 
 
-def vote(members: Sequence[Tensor], alone: bool = False) -> Tensor:
+def average_probabilities(members: Sequence[Tensor], alone: bool = False) -> Tensor:
     """The mean (n, K) of the members' probabilities (n, K_m), K the most of all K_m: a class that one lacks has 0 there.
 
     `alone`: over those members only that have the class, which is right where experiences are told apart.

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.blocks import is_added
-from ..models.inference import evaluating
+from ..models.inference import evaluation_mode
 from ..training.plugin import replace_criterion
-from .freezing import FreezingPlugin, Part, part_beside
+from .freezing import FreezingPlugin, FrozenParts, all_parts_except
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 _ONE = "each freezes what the other adds or lets learn, so only the head would be left"
@@ -55,7 +55,7 @@ class PromptedTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) -> features (B, D)."""
-        with evaluating(self.trunk):
+        with evaluation_mode(self.trunk):
             query = self.trunk(x).float()
         if self.training:
             self.query = query
@@ -202,34 +202,38 @@ class PromptPlugin(FreezingPlugin):
         """What is added to the loss; to be overridden."""
         raise NotImplementedError
 
-    def part(self, model: nn.Module) -> Part:
+    def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """The trunk but for the prompts, once the first `from_experience` experiences are trained."""
-        return part_beside(model, is_added) if self.is_there and self.num_trained >= self.from_experience else ([], [])
+        return (
+            all_parts_except(model, is_added)
+            if self.is_there and self.num_trained >= self.from_experience
+            else ([], [])
+        )
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Freeze, and leave other experiences' classes out of the loss."""
-        if self.is_there and not isinstance(getattr(strategy.model, "trunk", None), PromptedTrunk):
+        if self.is_there and not isinstance(getattr(learner.model, "trunk", None), PromptedTrunk):
             raise UserError(f"strategies.{self.name}: the network has no prompts; make it by the strategy's `adapt`.")
-        super().before_training_exp(strategy, **kwargs)
-        self._mask(strategy)
+        super().before_training_exp(learner, **kwargs)
+        self._mask(learner)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """The same again."""
-        super().on_resume(strategy)
-        self._mask(strategy)
+        super().on_resume(learner)
+        self._mask(learner)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the penalty."""
         if self.is_there:
-            strategy.loss = strategy.loss + self.penalty(strategy.model.trunk)
+            learner.loss = learner.loss + self.penalty(learner.model.trunk)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Hand the network and the criterion on as they came."""
-        super().after_training_exp(strategy, **kwargs)
+        super().after_training_exp(learner, **kwargs)
         self._undo()
         self._undo = lambda: None
 
-    def _mask(self, strategy: Any) -> None:
+    def _mask(self, learner: Any) -> None:
         if self.is_there:
-            labels = sorted({int(label) for label in strategy.adapted_dataset.targets})
-            self._undo = replace_criterion(strategy, among(strategy._criterion, labels))
+            labels = sorted({int(label) for label in learner.adapted_dataset.targets})
+            self._undo = replace_criterion(learner, among(learner._criterion, labels))

@@ -18,17 +18,17 @@ from ..training.plugin import Plugin
 Named = dict[str, Tensor]
 
 
-def copies(model: nn.Module) -> Named:
+def parameter_copies(model: nn.Module) -> Named:
     """The parameters as they are."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def part(tensor: Tensor, shape: torch.Size) -> Tensor:
+def leading_part(tensor: Tensor, shape: torch.Size) -> Tensor:
     """The first rows (and columns) of a tensor that grew."""
     return tensor if tensor.shape == shape else tensor[tuple(map(slice, shape))]
 
 
-def grown(tensor: Tensor, shape: torch.Size) -> Tensor:
+def zero_padded(tensor: Tensor, shape: torch.Size) -> Tensor:
     """The tensor with zeros in the rows that it has not."""
     if tensor.shape == shape:
         return tensor
@@ -37,25 +37,27 @@ def grown(tensor: Tensor, shape: torch.Size) -> Tensor:
     return result
 
 
-def summed(old: Named, new: Named, decay: float = 1.0) -> Named:
+def decayed_sum(old: Named, new: Named, decay: float = 1.0) -> Named:
     """decay * old + new, by name and in the new shapes; what has no new value keeps the decayed old one."""
     result = {name: decay * tensor for name, tensor in old.items()}
     for name, tensor in new.items():
-        result[name] = grown(result[name], tensor.shape) + tensor if name in result else tensor
+        result[name] = zero_padded(result[name], tensor.shape) + tensor if name in result else tensor
     return result
 
 
 def penalty(parameters: Named, anchors: Named, importances: Named) -> Tensor:
     """sum_i omega_i (theta_i - theta*_i)^2, a scalar; of parameters that grew, the part that has an importance."""
     terms = [
-        (omega * (part(parameters[name], omega.shape) - part(anchors[name], omega.shape)).square()).sum()
+        (
+            omega * (leading_part(parameters[name], omega.shape) - leading_part(anchors[name], omega.shape)).square()
+        ).sum()
         for name, omega in importances.items()
         if name in parameters
     ]
     return torch.stack(terms).sum()
 
 
-class Quadratic:
+class QuadraticPenalty:
     """The penalty with its anchors and importances, as the strategies keep it; false until it has some."""
 
     def __init__(self) -> None:
@@ -65,13 +67,13 @@ class Quadratic:
     def __bool__(self) -> bool:
         return bool(self.importances)
 
-    def of(self, model: nn.Module) -> Tensor:
+    def loss(self, model: nn.Module) -> Tensor:
         """The penalty of the network as it is, a scalar with a gradient."""
         return penalty(dict(model.named_parameters()), self.anchors, self.importances)
 
     def anchor(self, model: nn.Module, importances: Named) -> None:
         """These importances, around the network as it is, in the place of what there was."""
-        self.anchors, self.importances = copies(model), importances
+        self.anchors, self.importances = parameter_copies(model), importances
 
     def add(self, model: nn.Module, importances: Named) -> None:
         """Put a second penalty, around the network as it is, onto the one there was.
@@ -79,13 +81,13 @@ class Quadratic:
         The sum of two quadratics is one again: omega = omega_1 + omega_2 around the mean of both anchors, weighted by omega,
         and a constant, which has no gradient and is left out.
         """
-        total = summed(self.importances, importances)
-        for name, anchor in copies(model).items():
+        total = decayed_sum(self.importances, importances)
+        for name, anchor in parameter_copies(model).items():
             if name not in importances:
                 continue
             if name in self.anchors:
                 share = torch.nan_to_num(importances[name] / total[name], nan=1.0)
-                held = grown(self.anchors[name], anchor.shape)
+                held = zero_padded(self.anchors[name], anchor.shape)
                 anchor = held + share * (anchor - held)
             self.anchors[name] = anchor
         self.importances = total
@@ -107,7 +109,7 @@ class PenaltyPlugin(Plugin):
     """Adds weight * penalty to the loss; a subclass puts something into `penalty` when an experience ends."""
 
     def __init__(self, weight: float) -> None:
-        self.weight, self.penalty = weight, Quadratic()
+        self.weight, self.penalty = weight, QuadraticPenalty()
 
     def state_dict(self) -> dict[str, Any]:
         """Anchors and importances."""
@@ -117,18 +119,18 @@ class PenaltyPlugin(Plugin):
         """Take them over."""
         self.penalty.load_state_dict(state)
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Bring them to the device."""
-        self.penalty.to(strategy.device)
+        self.penalty.to(learner.device)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Bring them to the device."""
-        self.penalty.to(strategy.device)
+        self.penalty.to(learner.device)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
         if self.penalty and self.weight > 0:
-            strategy.loss = strategy.loss + self.weight * self.penalty.of(strategy.model)
+            learner.loss = learner.loss + self.weight * self.penalty.loss(learner.model)
 
 
 def moved_to(named: Named, device: torch.device) -> Named:

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..data.streams import resident
+from ..data.streams import resident_samples
 from ..errors import UserError
 from ..seeding import generator
 from ..training import plugin_api
 from ..training.plugin import Plugin
 
 Policy = Literal["reservoir", "class_balanced"]
-NEEDLESS = {  # CONFLICTS of what has a memory
+REDUNDANT_MEMORY = {  # CONFLICTS of what has a memory
     "cumulative": "cumulative trains on all old data already: a memory would only count some of them twice",
     "joint": "joint trains once on all data, so there is never a memory of old ones",
 }
@@ -27,7 +27,7 @@ def quotas(memory: int, num_classes: int) -> list[int]:
     return [memory // num_classes + (rank < memory % num_classes) for rank in range(num_classes)]
 
 
-def kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
+def select_kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
     """Positions (m,), rising, of the samples that stay in memory; `keys` (n,) random, `y` (n,) labels.
 
     "reservoir": the smallest keys of all. "class_balanced": the smallest of each class.
@@ -79,100 +79,100 @@ class MemoryPlugin(Plugin):
         """Take over a memory."""
         self.columns, self._x = dict(state), None
 
-    def keep(self, strategy: Any, candidates: dict[str, Tensor]) -> Tensor:
+    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
         """Positions, rising, of the candidates (old ones first, columns as those of the memory) that stay."""
-        return kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
+        return select_kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
 
-    def source(self, strategy: Any) -> Any:
+    def source(self, learner: Any) -> Any:
         """The dataset whose samples compete for places when the training of an experience has ended."""
-        return strategy.experience.dataset
+        return learner.experience.dataset
 
-    def draw(self, strategy: Any) -> Tensor:
+    def draw(self, learner: Any) -> Tensor:
         """Positions (M,) in memory of the samples for this mini-batch; they depend on (seed, experience, iteration) alone."""
-        return self.drawn(strategy, self.batch_size or strategy.train_mb_size)
+        return self.drawn(learner, self.batch_size or learner.train_mb_size)
 
-    def drawn(self, strategy: Any, size: int) -> Tensor:
+    def drawn(self, learner: Any, size: int) -> Tensor:
         """Positions (min(size, m),) at random, without replacement."""
-        where = (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
+        where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
         order = torch.randperm(len(self), generator=generator(self.seed, f"{self.name} draw", *where))
-        return order[:size].to(strategy.device)
+        return order[:size].to(learner.device)
 
-    def inputs(self, strategy: Any) -> Tensor:
+    def inputs(self, learner: Any) -> Tensor:
         """The whole memory as the network takes it, (m, *shape) on the device; kept during an experience."""
         if self._x is None:
-            self.columns = {name: tensor.to(strategy.device) for name, tensor in self.columns.items()}
-            self._x = to_inputs(strategy)(self.columns["x"])
+            self.columns = {name: tensor.to(learner.device) for name, tensor in self.columns.items()}
+            self._x = to_inputs(learner)(self.columns["x"])
         return self._x
 
-    def minibatch(self, strategy: Any, index: Tensor) -> list[Tensor]:
+    def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
         """Remembered samples as a mini-batch of their own: x (M, *shape), augmented as new ones are, y (M,), t (M,)."""
-        x = augmented(strategy, self.inputs(strategy)[index])
+        x = augment_replayed(learner, self.inputs(learner)[index])
         return [x, self.columns["y"][index], self.columns["t"][index]]
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """Append the drawn samples."""
-        self.num_new = len(strategy.mbatch[1])
+        self.num_new = len(learner.mbatch[1])
         if len(self):
-            x, index = self.inputs(strategy), self.draw(strategy)
+            x, index = self.inputs(learner), self.draw(learner)
             remembered = (x, self.columns["y"], self.columns["t"])
             # a mini-batch without task labels has two parts
-            strategy.mbatch = [
-                torch.cat([new, old[index]]) for new, old in zip(strategy.mbatch, remembered, strict=False)
+            learner.mbatch = [
+                torch.cat([new, old[index]]) for new, old in zip(learner.mbatch, remembered, strict=False)
             ]
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Let the experience's samples compete for places."""
         self._x = None
         if self.memory == 0:
             return
-        draw = generator(self.seed, f"{self.name} keys", strategy.experience.current_experience)
-        new = {name: tensor.to(strategy.device) for name, tensor in stored(self.source(strategy)).items()}
-        new["key"] = torch.rand(len(new["y"]), generator=draw, dtype=torch.float64).to(strategy.device)
-        self.remember(strategy, new)
+        draw = generator(self.seed, f"{self.name} keys", learner.experience.current_experience)
+        new = {name: tensor.to(learner.device) for name, tensor in stored_samples(self.source(learner)).items()}
+        new["key"] = torch.rand(len(new["y"]), generator=draw, dtype=torch.float64).to(learner.device)
+        self.remember(learner, new)
 
-    def remember(self, strategy: Any, new: dict[str, Tensor]) -> None:
+    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
         """Put the old and the `new` (columns as the memory's) side by side and keep those that `keep` chooses."""
-        old = {name: self.columns[name].to(strategy.device) if self.columns else new[name][:0] for name in new}
+        old = {name: self.columns[name].to(learner.device) if self.columns else new[name][:0] for name in new}
         candidates = {name: torch.cat([old[name], new[name]]) for name in new}
-        keep = self.keep(strategy, candidates)
+        keep = self.keep(learner, candidates)
         self.columns = {name: column[keep] for name, column in candidates.items()}
         self._x = None
 
 
-def stored(dataset: Any) -> dict[str, Tensor]:
+def stored_samples(dataset: Any) -> dict[str, Tensor]:
     """All samples of a training dataset, without augmentation: as stored where ours, else as the network takes them."""
-    found = resident(dataset)
+    found = resident_samples(dataset)
     if found is not None:
         return {"x": found.x, "y": found.y, "t": found.t}
-    x, y = plugin_api.samples(dataset.eval())
+    x, y = plugin_api.dataset_samples(dataset.eval())
     labels = getattr(dataset, "targets_task_labels", None)
     return {"x": x, "y": y, "t": torch.zeros_like(y) if labels is None else torch.tensor(list(labels))}
 
 
-def to_inputs(strategy: Any) -> Callable[[Tensor], Tensor]:
+def to_inputs(learner: Any) -> Callable[[Tensor], Tensor]:
     """What makes samples as `stored` gives them (m, ...) into what the network takes (m, *shape)."""
-    found = resident(strategy.experience.dataset)
+    found = resident_samples(learner.experience.dataset)
     return (lambda x: x) if found is None else found.stream.normalise
 
 
-def augmented(strategy: Any, x: Tensor) -> Tensor:
+def augment_replayed(learner: Any, x: Tensor) -> Tensor:
     """Remembered samples (M, *shape) that are not in the mini-batch, augmented as that is, by random numbers of their own."""
-    augment = getattr(strategy, "augment", None)
+    augment = getattr(learner, "augment", None)
     if augment is None:
         return x
-    clock = strategy.clock
+    clock = learner.clock
     # a position that no mini-batch of new samples has
-    position = (strategy.experience.current_experience, clock.train_exp_epochs, -1 - clock.train_epoch_iterations)
+    position = (learner.experience.current_experience, clock.train_exp_epochs, -1 - clock.train_epoch_iterations)
     return augment(x, position)  # type: ignore[no-any-return]
 
 
-def logits_apart(strategy: Any, minibatch: list[Tensor]) -> Tensor:
+def separate_logits(learner: Any, minibatch: list[Tensor]) -> Tensor:
     """Logits (M, K) of another mini-batch [x, y, t] in a pass of its own; of each sample's own task where that is given.
 
     To be called before the mini-batch's own pass (until `before_forward`), so that what others captured in that stays theirs.
     """
-    own = strategy.mbatch
-    strategy.mbatch = minibatch
-    logits = plugin_api.own_outputs(strategy, strategy.forward(), minibatch[2])
-    strategy.mbatch = own
+    own = learner.mbatch
+    learner.mbatch = minibatch
+    logits = plugin_api.mask_other_tasks(learner, learner.forward(), minibatch[2])
+    learner.mbatch = own
     return logits

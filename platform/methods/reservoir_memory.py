@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..seeding import generator
 from ..training.plugin import Plugin
-from .replay_memory import augmented
+from .replay_memory import augment_replayed
 
 
-def places(num_met: int, num_new: int, memory: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def reservoir_places(num_met: int, num_new: int, memory: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Vitter's algorithm R: which of `num_new` samples are remembered, and in which of the `memory` places, each once.
 
     The first `memory` samples fill the places. The n-th takes a place with probability memory / n, each the same; of several
@@ -54,41 +54,45 @@ class ReservoirPlugin(Plugin):
         self.num_met = state["num_met"]
         self.columns = {name: column.clone() for name, column in state.items() if isinstance(column, Tensor)}
 
-    def draw(self, strategy: Any, what: str = "draw") -> Tensor:
+    def draw(self, learner: Any, what: str = "draw") -> Tensor:
         """Positions (M,) in memory, without replacement; they depend on (seed, `what`, experience, iteration) alone."""
-        order = torch.randperm(len(self), generator=self._generator(strategy, what))
-        return order[: self.batch_size or strategy.train_mb_size].to(strategy.device)
+        order = torch.randperm(len(self), generator=self._generator(learner, what))
+        return order[: self.batch_size or learner.train_mb_size].to(learner.device)
 
-    def minibatch(self, strategy: Any, index: Tensor) -> list[Tensor]:
+    def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
         """Remembered samples as a mini-batch of their own: x (M, *shape), augmented as new ones are, y (M,), t (M,)."""
-        self.columns = {name: column.to(strategy.device) for name, column in self.columns.items()}
-        return [augmented(strategy, self.columns["x"][index]), self.columns["y"][index], self.columns["t"][index]]
+        self.columns = {name: column.to(learner.device) for name, column in self.columns.items()}
+        return [
+            augment_replayed(learner, self.columns["x"][index]),
+            self.columns["y"][index],
+            self.columns["t"][index],
+        ]
 
-    def remembered(self, strategy: Any) -> dict[str, Tensor]:
+    def remembered(self, learner: Any) -> dict[str, Tensor]:
         """The columns of the mini-batch's new samples (B, ...)."""
         x, y, *rest = self._new
         return {"x": x, "y": y, "t": rest[0] if rest else torch.zeros_like(y)}
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """The mini-batch as it comes."""
-        self._new = list(strategy.mbatch)
+        self._new = list(learner.mbatch)
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """Let its samples compete for places."""
         if self.memory == 0:
             return
-        new = self.remembered(strategy)
+        new = self.remembered(learner)
         num_new = len(new["y"])
-        rows, chosen = places(self.num_met, num_new, self.memory, self._generator(strategy, "places"))
+        rows, chosen = reservoir_places(self.num_met, num_new, self.memory, self._generator(learner, "places"))
         self.num_met += num_new
-        rows, chosen = rows.to(strategy.device), chosen.to(strategy.device)
+        rows, chosen = rows.to(learner.device), chosen.to(learner.device)
         for name, column in new.items():
-            held = self.columns.get(name, column[:0]).to(strategy.device)
+            held = self.columns.get(name, column[:0]).to(learner.device)
             if len(held) < self.memory:
                 held = torch.cat([held, held.new_zeros(self.memory - len(held), *held.shape[1:])])
             held[chosen] = column[rows]
             self.columns[name] = held
 
-    def _generator(self, strategy: Any, what: str) -> torch.Generator:
-        where = (strategy.experience.current_experience, strategy.clock.train_exp_iterations)
+    def _generator(self, learner: Any, what: str) -> torch.Generator:
+        where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
         return generator(self.seed, f"{self.name} {what}", *where)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.activation_capture import outputs_of
+from ..models.activation_capture import layer_outputs
 from ..training import plugin_api
 
 LOGITS = "logits"
@@ -31,7 +31,7 @@ class Teacher:
         self.layers, self.reduce = tuple(layers), reduce
         self.model: nn.Module | None = None
         self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` makes it of them
-        self._cached: dict[str, Tensor] | None = None  # outputs for strategy.adapted_dataset, each (n, ...)
+        self._cached: dict[str, Tensor] | None = None  # outputs for learner.adapted_dataset, each (n, ...)
 
     def __bool__(self) -> bool:
         """Whether there is one."""
@@ -55,37 +55,37 @@ class Teacher:
         """The teacher itself is made in `on_resume`."""
         self.model, self._saved, self._cached = None, state.get("teacher"), None
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Make the teacher from its tensors: the model's structure, with the saved (smaller) head put into it."""
         if self._saved is None:
             return
-        self.model = copy.deepcopy(strategy.model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(learner.model).eval().requires_grad_(False)
         own = dict(self.model.named_parameters(remove_duplicate=False))
         own |= dict(self.model.named_buffers(remove_duplicate=False))
         for name, tensor in self._saved.items():
             own[name].data = tensor.to(own[name].device)
         self._saved = None
 
-    def logits(self, strategy: Any) -> Tensor:
+    def logits(self, learner: Any) -> Tensor:
         """Logits (B, K) float32 on the present mini-batch."""
-        return self.outputs(strategy)[LOGITS]
+        return self.outputs(learner)[LOGITS]
 
-    def outputs(self, strategy: Any) -> dict[str, Tensor]:
+    def outputs(self, learner: Any) -> dict[str, Tensor]:
         """The logits under `LOGITS` and the layers' outputs by name on the present mini-batch.
 
         Where the learner tells `mb_index` and does not augment, each sample is seen once an experience; rows that are appended
         (a memory) are seen as they come.
         """
-        index = strategy.mb_index if plugin_api.is_cacheable(strategy) else None
-        size = getattr(strategy, "train_mb_size", 0)
-        if index is None or not self._is_small(strategy):  # another loader, augmented samples, large maps
-            return self._filled(strategy.mb_x, size)
+        index = learner.mb_index if plugin_api.is_cacheable(learner) else None
+        size = getattr(learner, "train_mb_size", 0)
+        if index is None or not self._is_small(learner):  # another loader, augmented samples, large maps
+            return self._filled(learner.mb_x, size)
         if self._cached is None:
-            batches = plugin_api.batches(strategy.adapted_dataset, size)
-            parts = [self._filled(x.to(strategy.device), size) for x, _ in batches]
+            batches = plugin_api.dataset_batches(learner.adapted_dataset, size)
+            parts = [self._filled(x.to(learner.device), size) for x, _ in batches]
             self._cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         known = {name: kept.index_select(0, index) for name, kept in self._cached.items()}
-        appended = strategy.mb_x[len(index) :]
+        appended = learner.mb_x[len(index) :]
         if not len(appended):
             return known
         met = self.of(appended)
@@ -95,7 +95,7 @@ class Teacher:
     def of(self, x: Tensor) -> dict[str, Tensor]:
         """The same for any samples (B, *shape)."""
         assert self.model is not None, "there is no teacher"
-        logits, found = outputs_of(self.model, x, self.layers) if self.layers else (self.model(x), {})
+        logits, found = layer_outputs(self.model, x, self.layers) if self.layers else (self.model(x), {})
         return {LOGITS: logits.float()} | {name: self.reduce(name, output.float()) for name, output in found.items()}
 
     def _filled(self, x: Tensor, size: int) -> dict[str, Tensor]:
@@ -106,9 +106,9 @@ class Teacher:
         found = self.of(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
         return {name: output[: len(x)] for name, output in found.items()}
 
-    def _is_small(self, strategy: Any) -> bool:
+    def _is_small(self, learner: Any) -> bool:
         """Whether the outputs for the whole experience may be kept; tried with one sample, once."""
         if self._cached is not None or not self.layers:
             return True
-        each = sum(output.numel() for output in self.of(strategy.mb_x[:1]).values())
-        return each * 4 * len(strategy.adapted_dataset) <= _CACHED_BYTES
+        each = sum(output.numel() for output in self.of(learner.mb_x[:1]).values())
+        return each * 4 * len(learner.adapted_dataset) <= _CACHED_BYTES

@@ -14,24 +14,24 @@ from ..models.inference import logits_of
 from ..training import plugin_api
 from .replay_memory import MemoryPlugin
 
-Samples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels (n,), task labels (n,)
+ValidationSamples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels (n,), task labels (n,)
 
 
-def gathered(strategy: Any, experiences: Iterable[Any]) -> Samples | None:
+def gather_validation_samples(learner: Any, experiences: Iterable[Any]) -> ValidationSamples | None:
     """The validation samples of these experiences, side by side on the device; None where there are none."""
-    datasets = [dataset for dataset in map(plugin_api.validation, experiences) if dataset is not None]
+    datasets = [dataset for dataset in map(plugin_api.validation_dataset, experiences) if dataset is not None]
     if not datasets:
         return None
-    x, y = (torch.cat(part).to(strategy.device) for part in zip(*map(plugin_api.samples, datasets), strict=True))
+    x, y = (torch.cat(part).to(learner.device) for part in zip(*map(plugin_api.dataset_samples, datasets), strict=True))
     tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
-    return x, y, torch.tensor(tasks, device=strategy.device)
+    return x, y, torch.tensor(tasks, device=learner.device)
 
 
-def own_logits(strategy: Any, samples: Samples) -> Tensor:
+def masked_logits(learner: Any, samples: ValidationSamples) -> Tensor:
     """Logits (n, C) of the network in evaluation mode; where the task is given, -inf outside of each sample's task."""
     x, _, tasks = samples
-    logits = logits_of(strategy.model, iter(torch.split(x, strategy.eval_mb_size)))
-    own = plugin_api.own_outputs(strategy, logits, tasks)
+    logits = logits_of(learner.model, iter(torch.split(x, learner.eval_mb_size)))
+    own = plugin_api.mask_other_tasks(learner, logits, tasks)
     return own
 
 
@@ -40,16 +40,16 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
     return (logits.argmax(1) == y).sum().item() / len(y)
 
 
-class HeldOut(MemoryPlugin):
+class HeldOutMemory(MemoryPlugin):
     """A balanced memory of validation samples: what is never trained on and still stands for all classes so far."""
 
     def __init__(self, memory: int, seed: int, strategy: str) -> None:
         super().__init__(memory, None, seed, f"{strategy} held out")
         self.strategy = strategy
 
-    def source(self, strategy: Any) -> Any:
+    def source(self, learner: Any) -> Any:
         """The experience's validation split; UserError where there is none."""
-        found = plugin_api.validation(strategy.experience)
+        found = plugin_api.validation_dataset(learner.experience)
         if found is None:
             raise UserError(
                 f"strategies.{self.strategy}: needs validation data, and has none: set the benchmark's `validation` above 0"

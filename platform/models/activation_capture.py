@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .features import FEATURES, head_of
+from .features import FEATURES, find_head
 
 
-class Capture:
+class ActivationCapture:
     """Keeps what the named layers gave in the last forward pass; `FEATURES`: what the head was given.
 
     Attach it where the training of an experience begins (and in `on_resume`), and detach it where it ends. A layer that is run
@@ -31,7 +31,7 @@ class Capture:
         modules = dict(model.named_modules())
         for layer in self.layers:
             if layer == FEATURES:
-                handle: Any = head_of(model).register_forward_pre_hook(self._keep_input)
+                handle: Any = find_head(model).register_forward_pre_hook(self._keep_input)
             else:
                 handle = modules[layer].register_forward_hook(partial(self._keep, layer))
             self._handles.append(handle)
@@ -49,9 +49,9 @@ class Capture:
         self.outputs[FEATURES] = given[0]
 
 
-def outputs_of(model: nn.Module, x: Tensor, layers: Sequence[str] = (FEATURES,)) -> tuple[Tensor, dict[str, Tensor]]:
+def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str] = (FEATURES,)) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (B, K) and the layers' outputs for `x` (B, *shape) in a pass of their own, in the model's mode."""
-    capture = Capture(layers)
+    capture = ActivationCapture(layers)
     capture.attach(model)
     try:
         logits, found = model(x), capture.outputs
@@ -63,4 +63,4 @@ def outputs_of(model: nn.Module, x: Tensor, layers: Sequence[str] = (FEATURES,))
 @torch.no_grad()
 def features_of(model: nn.Module, x: Tensor) -> Tensor:
     """Features (B, D), what the head is given for `x` (B, *shape), in the model's mode and without gradients."""
-    return outputs_of(model, x)[1][FEATURES]
+    return layer_outputs(model, x)[1][FEATURES]

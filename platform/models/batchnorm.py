@@ -33,7 +33,7 @@ def num_groups(layer: _BatchNorm, wanted: int = 32) -> int:
     return max(1, groups // 2) if groups == channels else groups
 
 
-def replace(key: str, network: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> None:
+def replace_batchnorm(key: str, network: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> None:
     """Put ``make(layer)`` in the place of each BatchNorm layer, on its device and in its mode.
 
     Args:

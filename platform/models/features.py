@@ -15,7 +15,7 @@ FEATURES = "features"  # what the head, or the last linear layer, is given
 _MOST = 5  # layers that are looked at by default, beside the features
 
 
-def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> list[str]:
+def select_layers(model: nn.Module, patterns: Sequence[str] | None, key: str) -> list[str]:
     """Names of the modules that fit any of the patterns, in the model's order; "features": what the head is given.
 
     A pattern with wildcards stands for modules that hold weights. None: the blocks of the trunk that hold weights, five of them
@@ -46,7 +46,7 @@ def layers_of(model: nn.Module, patterns: Sequence[str] | None, key: str) -> lis
     return found + [FEATURES] * (FEATURES in patterns)
 
 
-def head_of(model: nn.Module) -> nn.Module:
+def find_head(model: nn.Module) -> nn.Module:
     """The head, or the last linear layer.
 
     Raises:

@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
-def layers_of(names: Iterable[str]) -> str:
+def summarise_layers(names: Iterable[str]) -> str:
     """The layers of parameters' names, for an error message: of a deep network only those that the others stand in."""
     layers = [name.split(".")[:-1] or [name] for name in names]
     for depth in range(max(map(len, layers), default=0), 0, -1):

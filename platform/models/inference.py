@@ -10,7 +10,7 @@ import torch
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own training flag is put back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -28,5 +28,5 @@ def logits_of(
     predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Logits (N, K) of a model over batches, in evaluation mode; `predict`: what strategies make of it."""
-    with evaluating(model):
+    with evaluation_mode(model):
         return torch.cat([(predict or model)(x) for x in batches])

@@ -14,10 +14,10 @@ import plotly.graph_objects as go
 
 from .. import metrics
 from ..metrics import Array
-from .results import Result, Row, table
+from .results import ComparedTrial, TableRow, table_rows
 
 Figure = dict[str, Any]
-Variants = Mapping[str, Sequence[Result]]
+TrialsByVariant = Mapping[str, Sequence[ComparedTrial]]
 # Paul Tol's "vibrant" scheme: distinct for colour-blind readers, and visible on white and on black.
 _COLOURS = ("#0077BB", "#EE7733", "#009988", "#EE3377", "#33BBEE", "#CC3311")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
@@ -32,7 +32,7 @@ _ON_TRAINING = ("loss", "train_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class VariantStyle:
     """How a variant looks in every chart; the symbol repeats later than the colour does."""
 
     colour: str
@@ -46,29 +46,29 @@ class Look:
         return f"rgba({red},{green},{blue},0.15)"
 
 
-def looks(results: Iterable[Result]) -> dict[str, Look]:
+def variant_styles(results: Iterable[ComparedTrial]) -> dict[str, VariantStyle]:
     """Give each label of a report one look, in order of appearance; bounds are grey and broken."""
     bound = {result.label: result.bound for result in results if result.views}
-    found: dict[str, Look] = {}
+    found: dict[str, VariantStyle] = {}
     competitors = [label for label in bound if not bound[label]]
     for index, label in enumerate(competitors):
         dash = ("solid", "dot", "dashdot")[index // len(_COLOURS) % 3]
-        found[label] = Look(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
+        found[label] = VariantStyle(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
     for index, label in enumerate(label for label in bound if bound[label]):
-        found[label] = Look(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
+        found[label] = VariantStyle(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
     return found
 
 
-def drawn(variants: Variants) -> dict[str, Sequence[Result]]:
+def drawn(variants: TrialsByVariant) -> dict[str, Sequence[ComparedTrial]]:
     """The variants that charts show: all bounds, and of the others those with the highest average accuracy."""
-    rows = table(result for results in variants.values() for result in results)
+    rows = table_rows(result for results in variants.values() for result in results)
     scores = {row.variant: row.metrics["average_accuracy"][0] for row in reversed(rows) if not row.bound}
     order = sorted(scores, key=lambda label: -scores[label] if not math.isnan(scores[label]) else math.inf)
     kept = set(order[:MAX_VARIANTS])
     return {label: results for label, results in variants.items() if label in kept or results[0].bound}
 
 
-def accuracy_curves(variants: Variants, view: str, style: Mapping[str, Look]) -> Figure:
+def accuracy_curves(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle]) -> Figure:
     """Average accuracy over the experiences seen so far, after each experience; bounds without a curve are a level."""
     figure = _curves(variants, view, style, metrics.running_average_accuracy)
     some = next(iter(variants.values()))[0]
@@ -78,14 +78,16 @@ def accuracy_curves(variants: Variants, view: str, style: Mapping[str, Look]) ->
     return plain(figure, "after experience", "accuracy on what was seen")
 
 
-def forgetting_curves(variants: Variants, view: str, style: Mapping[str, Look]) -> Figure:
+def forgetting_curves(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle]) -> Figure:
     """Forgetting so far (max over past - now, Chaudhry 2018) after each experience, from the second on."""
     figure = _curves(variants, view, style, metrics.forgetting_curve)
     figure.update_yaxes(rangemode="tozero")
     return plain(figure, "after experience", "forgetting, max over past − now")
 
 
-def experience_curves(variants: Variants, view: str, style: Mapping[str, Look], experience: int) -> Figure:
+def experience_curves(
+    variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle], experience: int
+) -> Figure:
     """Accuracy on the test set of one `experience` (from 1) as training goes on; a line marks when it was learned."""
 
     def column(matrix: Array) -> Array:
@@ -98,7 +100,7 @@ def experience_curves(variants: Variants, view: str, style: Mapping[str, Look], 
     return plain(figure, "after experience", "")
 
 
-def plasticity(rows: Sequence[Row], variants: Variants, style: Mapping[str, Look]) -> Figure:
+def plasticity(rows: Sequence[TableRow], variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> Figure:
     """Learning accuracy (plasticity) against forgetting: a variant's mean with intervals, its seeds small."""
     figure = go.Figure()
     for row in (row for row in rows if row.variant in variants):
@@ -113,7 +115,7 @@ def plasticity(rows: Sequence[Row], variants: Variants, style: Mapping[str, Look
     return plain(figure, "", "forgetting, max over past − final (lower: keeps more)", "closest")
 
 
-def training(variants: Variants, style: Mapping[str, Look], key: str) -> Figure | None:
+def training(variants: TrialsByVariant, style: Mapping[str, VariantStyle], key: str) -> Figure | None:
     """One seed's curve by epoch: "loss", "accuracy" (validation a full line, training a dotted one) or "generalisation_gap".
 
     None where no trial recorded it. An experience is one unit on the x axis, whatever number of epochs it took.
@@ -137,7 +139,7 @@ def training(variants: Variants, style: Mapping[str, Look], key: str) -> Figure 
     return plain(figure, "experiences trained", key.replace("_", " "), tickformat=".3~g" if is_loss else ".0%")
 
 
-def _epochs(result: Result, key: str) -> tuple[list[float], list[float]]:
+def _epochs(result: ComparedTrial, key: str) -> tuple[list[float], list[float]]:
     events = [event for _, event in result.trial.events() if event["kind"] == "epoch"]
     totals: dict[int, int] = {}
     for event in events:
@@ -152,7 +154,9 @@ def _epochs(result: Result, key: str) -> tuple[list[float], list[float]]:
     return [round(x, 4) for x, _ in points], [round(y, 5) for _, y in points]
 
 
-def _curves(variants: Variants, view: str, style: Mapping[str, Look], curve: Callable[[Array], Array]) -> Any:
+def _curves(
+    variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle], curve: Callable[[Array], Array]
+) -> Any:
     """A line per variant with its interval over seeds."""
     figure = go.Figure()
     for label, results in variants.items():
@@ -165,7 +169,7 @@ def _curves(variants: Variants, view: str, style: Mapping[str, Look], curve: Cal
     return figure
 
 
-def _add_line(figure: Any, label: str, look: Look, mean: Array, half: Array, bound: bool) -> None:
+def _add_line(figure: Any, label: str, look: VariantStyle, mean: Array, half: Array, bound: bool) -> None:
     if bound and np.isfinite(mean).sum() == 1:  # joint training: one number, a level to measure the others against
         only = int(np.flatnonzero(np.isfinite(mean))[0])
         mean, half = np.full(len(mean), mean[only]), np.full(len(mean), half[only])
@@ -173,7 +177,9 @@ def _add_line(figure: Any, label: str, look: Look, mean: Array, half: Array, bou
     figure.data[-1].update(customdata=_plus_minus(half), hovertemplate="%{y:.1%}%{customdata}")
 
 
-def add_mean(figure: Any, label: str, look: Look, places: Sequence[int], stats: Sequence[tuple[float, float]]) -> None:
+def add_mean(
+    figure: Any, label: str, look: VariantStyle, places: Sequence[int], stats: Sequence[tuple[float, float]]
+) -> None:
     """A variant's line of means, with a band of (mean, half width) at each place on the x axis; a bound has no band."""
     x, (mean, half) = np.array(places), (np.array(values) for values in zip(*stats, strict=True))
     kept = np.isfinite(mean) & np.isfinite(half)
@@ -193,7 +199,9 @@ def add_mean(figure: Any, label: str, look: Look, places: Sequence[int], stats: 
     )
 
 
-def _add_point(figure: Any, label: str, look: Look, at: tuple[Any, Any], seeds: Sequence[tuple[float, float]]) -> None:
+def _add_point(
+    figure: Any, label: str, look: VariantStyle, at: tuple[Any, Any], seeds: Sequence[tuple[float, float]]
+) -> None:
     def bars(half: float) -> dict[str, Any] | None:
         return None if math.isnan(half) else {"type": "data", "array": [half], "thickness": 1.2, "width": 4}
 

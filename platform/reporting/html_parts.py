@@ -16,8 +16,8 @@ import numpy as np
 
 from ..ledger.documents import to_json
 from ..metrics import TITLES, Array
-from .charts import Figure, Look
-from .results import COLUMNS, VIEWS, Result, Row, best, cell
+from .charts import Figure, VariantStyle
+from .results import COLUMNS, VIEW_TITLES, ComparedTrial, TableRow, best_variants, format_cell
 
 _HEADS = {
     "average_accuracy": "Average accuracy (ACC)",
@@ -35,7 +35,7 @@ def card(title: str, body: str, note: str = "") -> str:
     return f'<div class="card"><h3>{title}</h3>{explained}{body}</div>'
 
 
-def pair(cards: Sequence[str]) -> str:
+def side_by_side(cards: Sequence[str]) -> str:
     """Cards side by side where there is room."""
     return f'<div class="pair">{"".join(cards)}</div>' if cards else ""
 
@@ -57,16 +57,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in a chart")
 
 
-def key(look: Look) -> str:
+def legend_key(look: VariantStyle) -> str:
     """A square in a variant's colour, or a bound's broken line."""
     if look.bound:
         return f'<i class="key bound {look.dash}"></i>'
     return f'<i class="key" style="background:{look.colour}"></i>'
 
 
-def summary_table(rows: Sequence[Row], title: str, style: Mapping[str, Look]) -> str:
+def summary_table(rows: Sequence[TableRow], title: str, style: Mapping[str, VariantStyle]) -> str:
     """The rows of one stream and view as a card with a table, in per cent, best values marked."""
-    winners = {metric: best(rows, metric) for metric in COLUMNS}
+    winners = {metric: best_variants(rows, metric) for metric in COLUMNS}
     heads = "".join(f'<th title="{escape(TITLES[m])}"><button>{_HEADS[m]}</button></th>' for m in COLUMNS)
     head = f"<tr><th><button>Variant</button></th>{heads}<th><button>Seeds</button></th></tr>"
     body = "".join(_row(row, winners, style[row.variant]) for row in rows)
@@ -74,17 +74,17 @@ def summary_table(rows: Sequence[Row], title: str, style: Mapping[str, Look]) ->
     return card(title, f'<div class="scroll">{data}</div>', _TABLE_NOTE)
 
 
-def _row(row: Row, winners: Mapping[str, set[str]], look: Look) -> str:
+def _row(row: TableRow, winners: Mapping[str, set[str]], look: VariantStyle) -> str:
     cells = []
     for metric in COLUMNS:
         mean, half, seeds = row.metrics[metric]
-        cells.append(f"<td{' class=best' if row.variant in winners[metric] else ''}>{cell(mean, half)}</td>")
+        cells.append(f"<td{' class=best' if row.variant in winners[metric] else ''}>{format_cell(mean, half)}</td>")
     cells.append(f"<td>{seeds}</td>")
     kind = ' class="bound"' if row.bound else ""
-    return f"<tr{kind}><th>{key(look)}{escape(row.variant)}</th>{''.join(cells)}</tr>"
+    return f"<tr{kind}><th>{legend_key(look)}{escape(row.variant)}</th>{''.join(cells)}</tr>"
 
 
-def heat(label: str, seeds: Sequence[Result], view: str) -> str:
+def heat(label: str, seeds: Sequence[ComparedTrial], view: str) -> str:
     """The mean accuracy matrix as a coloured table: light, readable without a script, and copied as numbers."""
     mean: Array = np.mean([result.views[view] for result in seeds], axis=0)
     columns = range(1, mean.shape[1] + 1)
@@ -105,7 +105,7 @@ def _square(value: float, row: int, column: int) -> str:
     return f'<td{high} style="--v:{value:.3f}" title="{title}">{100 * value:.0f}</td>'
 
 
-def trials_table(results: Sequence[Result]) -> str:
+def trials_table(results: Sequence[ComparedTrial]) -> str:
     """Every trial with its state and folder."""
     head = "<tr><th>Variant</th><th>Stream</th><th>Seed</th><th>State</th><th>Folder</th></tr>"
     lines = [
@@ -117,12 +117,12 @@ def trials_table(results: Sequence[Result]) -> str:
     return f'<table class="data"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
 
 
-def downloads(rows: Sequence[Row], results: Sequence[Result]) -> str:
+def downloads(rows: Sequence[TableRow], results: Sequence[ComparedTrial]) -> str:
     """Links that hold their data: the table as CSV, and every matrix as JSON."""
     trials = [
         {"variant": one.label, "stream": one.stream, "seed": one.seed, "experiences": one.experiences}
         | {"sizes": one.sizes.tolist()}
-        | {view: one.views[view].tolist() for view in VIEWS}
+        | {view: one.views[view].tolist() for view in VIEW_TITLES}
         for one in results
         if one.views
     ]
@@ -130,7 +130,7 @@ def downloads(rows: Sequence[Row], results: Sequence[Result]) -> str:
     return f"{_link('summary.csv', 'text/csv', _csv(rows))} · {matrices}"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[TableRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["stream", "view", "variant", "metric", "mean", "half_width_95", "seeds"])

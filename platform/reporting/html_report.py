@@ -14,12 +14,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_text
-from ..ledger.reader import name_of
+from ..ledger.reader import run_name
 from . import charts
-from .charts import Look, Variants
-from .html_parts import card, downloads, heat, key, pair, plot, script_json, summary_table, trials_table
+from .charts import TrialsByVariant, VariantStyle
+from .html_parts import card, downloads, heat, legend_key, plot, script_json, side_by_side, summary_table, trials_table
 from .probe_section import section
-from .results import VIEWS, Result, Row, cell, finished, results_of, table, views_of
+from .results import VIEW_TITLES, ComparedTrial, TableRow, finished, format_cell, results_of, table_rows, views_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
 
@@ -35,15 +35,15 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
     results = results_of(folders)
     path = out if out is not None else folders[0] / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = " · ".join(dict.fromkeys(name_of(folder) for folder in folders))
+    title = " · ".join(dict.fromkeys(run_name(folder) for folder in folders))
     write_text(path, _page(title, results))
     return path
 
 
-def _page(title: str, results: Sequence[Result]) -> str:
+def _page(title: str, results: Sequence[ComparedTrial]) -> str:
     from plotly.offline import get_plotlyjs
 
-    streams, rows, style = finished(results), table(results), charts.looks(results)
+    streams, rows, style = finished(results), table_rows(results), charts.variant_styles(results)
     sections = [_stream(number, name, streams[name], rows, style) for number, name in enumerate(streams)]
     if not sections:
         sections = [card("No trial has finished yet", "<p>Tables and curves appear with the first finished trial.</p>")]
@@ -65,7 +65,7 @@ def _themes() -> dict[str, Any]:
     return {theme: pio.templates[name].to_plotly_json() for theme, name in names.items()}
 
 
-def _top(title: str, results: Sequence[Result], streams: Sequence[str]) -> str:
+def _top(title: str, results: Sequence[ComparedTrial], streams: Sequence[str]) -> str:
     """The heading: what was compared, how much of it, when, with which versions."""
     done = sum(bool(result.views) for result in results)
     facts = {
@@ -83,7 +83,7 @@ def _top(title: str, results: Sequence[Result], streams: Sequence[str]) -> str:
     return f'<h1>{escape(title)}</h1><ul class="facts">{items}</ul><nav>{links}'
 
 
-def _environment(result: Result) -> dict[str, Any]:
+def _environment(result: ComparedTrial) -> dict[str, Any]:
     try:
         return result.trial.read("environment") or {}
     except UserError:  # a damaged file costs the versions only
@@ -108,7 +108,7 @@ def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in facts.items() if values}
 
 
-def _not_finished(results: Iterable[Result]) -> str:
+def _not_finished(results: Iterable[ComparedTrial]) -> str:
     """The trials that are not in the numbers, each with the reason."""
     missing = [result for result in results if result.problem]
     if not missing:
@@ -121,7 +121,9 @@ def _not_finished(results: Iterable[Result]) -> str:
     return f'<div class="card bad"><h3>{count} not finished, and not in the numbers below</h3><ul>{items}</ul></div>'
 
 
-def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], style: Mapping[str, Look]) -> str:
+def _stream(
+    number: int, name: str, variants: TrialsByVariant, rows: Sequence[TableRow], style: Mapping[str, VariantStyle]
+) -> str:
     """Everything about one stream."""
     mine = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
     both, few = len(mine) > 1, charts.drawn(variants)
@@ -134,28 +136,30 @@ def _stream(number: int, name: str, variants: Variants, rows: Sequence[Row], sty
         about += " Knowing the experience changes no number here: task-agnostic and task-aware views are one."
     parts = [f'<section id="stream-{number}"><h2>{escape(name)}</h2><p class="soft">{about}</p>']
     parts.append(_takeaway(next(iter(mine.values()))))
-    parts += [summary_table(found, VIEWS[view] if both else "Summary", style) for view, found in mine.items()]
+    parts += [summary_table(found, VIEW_TITLES[view] if both else "Summary", style) for view, found in mine.items()]
     if len(few) < len(variants):
         parts.append(
             f'<p class="soft">Charts show the bounds and the {charts.MAX_VARIANTS} variants highest in ACC.</p>'
         )
-    suffix = {view: f": {VIEWS[view].lower()}" if both else "" for view in mine}
+    suffix = {view: f": {VIEW_TITLES[view].lower()}" if both else "" for view in mine}
     for title, chart in (
         ("Accuracy on what was seen so far", charts.accuracy_curves),
         ("Forgetting so far", charts.forgetting_curves),
     ):
-        parts.append(pair([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine]))
+        parts.append(
+            side_by_side([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine])
+        )
     parts += [_toggle(list(mine)) if both else ""]
     parts += [_details(few, found, view, style, hidden=view != next(iter(mine))) for view, found in mine.items()]
     return "\n".join([*parts, _training(few, style), section(few, style), "</section>"])
 
 
-def _takeaway(rows: Sequence[Row]) -> str:
+def _takeaway(rows: Sequence[TableRow]) -> str:
     """One sentence: the best competitors beside the bounds."""
 
-    def said(row: Row) -> str:
+    def said(row: TableRow) -> str:
         mean, half, _ = row.metrics["average_accuracy"]
-        return f"<b>{escape(row.variant)}</b> ({cell(mean, half)})"
+        return f"<b>{escape(row.variant)}</b> ({format_cell(mean, half)})"
 
     defined = [row for row in rows if not math.isnan(row.metrics["average_accuracy"][0])]
     order = sorted(defined, key=lambda row: -row.metrics["average_accuracy"][0])
@@ -169,17 +173,19 @@ def _takeaway(rows: Sequence[Row]) -> str:
 
 def _toggle(views: Sequence[str]) -> str:
     buttons = "".join(
-        f'<button data-view="{view}" aria-pressed="{str(view == views[0]).lower()}">{VIEWS[view]}</button>'
+        f'<button data-view="{view}" aria-pressed="{str(view == views[0]).lower()}">{VIEW_TITLES[view]}</button>'
         for view in views
     )
     return f'<div class="bar"><h3>In detail</h3><div class="seg" role="group" aria-label="view">{buttons}</div></div>'
 
 
-def _details(variants: Variants, rows: Sequence[Row], view: str, style: Mapping[str, Look], *, hidden: bool) -> str:
+def _details(
+    variants: TrialsByVariant, rows: Sequence[TableRow], view: str, style: Mapping[str, VariantStyle], *, hidden: bool
+) -> str:
     """What one view shows in detail: each experience's curve, the trade-off, the matrices."""
     num_experiences = len(next(iter(variants.values()))[0].experiences)
     panels = "".join(_panel(variants, view, style, number) for number in range(1, num_experiences + 1))
-    keys = "".join(f"<span>{key(style[label])}{escape(label)}</span>" for label in variants)
+    keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in variants)
     heats = "".join(heat(label, seeds, view) for label, seeds in variants.items())
     cards = [
         card(
@@ -201,7 +207,7 @@ def _details(variants: Variants, rows: Sequence[Row], view: str, style: Mapping[
     return f'<div data-view="{view}"{" hidden" if hidden else ""}>{"".join(cards)}</div>'
 
 
-def _panel(variants: Variants, view: str, style: Mapping[str, Look], number: int) -> str:
+def _panel(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle], number: int) -> str:
     """One experience's chart; its name is shown where all seeds agree on it."""
     names = {result.experiences[number - 1] for results in variants.values() for result in results}
     name = f" · {escape(names.pop())}" if len(names) == 1 else ""
@@ -209,7 +215,7 @@ def _panel(variants: Variants, view: str, style: Mapping[str, Look], number: int
     return f"<figure><figcaption><b>Experience {number}</b>{name}</figcaption>{chart}</figure>"
 
 
-def _training(variants: Variants, style: Mapping[str, Look]) -> str:
+def _training(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
     """Loss, accuracy and the gap between training and validation by epoch, where they were recorded."""
     cards = []
     for name, note in (
@@ -221,4 +227,4 @@ def _training(variants: Variants, style: Mapping[str, Look]) -> str:
         if figure is not None:
             title = f"Training: {name.replace('_', ' ')}"
             cards.append(card(title, plot(figure, 350), f"{note} First seed of each variant."))
-    return pair(cards)
+    return side_by_side(cards)

@@ -8,13 +8,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..ledger.reader import Trial
-from .rows import Row, _numbers, row_of
+from .rows import MetricsRow, _numbers, row_of
 
 Fingerprint = tuple[tuple[int, int, int] | None, ...]
 _FIRST, _SHARE = 100, 400  # of the trials that do not run: the next ones to start, and others in turn, in each round
 
 
-class Follower:
+class LedgerCursor:
     """Reads what is new in one trial's metrics, once, even when the trial was truncated and has gone on since."""
 
     def __init__(self, trial: Trial, skip: int = 0) -> None:
@@ -31,7 +31,7 @@ class Follower:
         """Bytes of metrics.jsonl that were read."""
         return self._last[1] if self._last else 0
 
-    def new(self) -> Iterator[Row]:
+    def new(self) -> Iterator[MetricsRow]:
         """Yield the rows since the last call; a resumed trial repeats events, which are left out."""
         if not self._intact():
             self._last = None
@@ -63,7 +63,7 @@ class Follower:
             return False
 
 
-class Rounds:
+class PollSchedule:
     """Says which trials to look at now, so that a look costs the same for a hundred trials and for ten thousand.
 
     Those that run are in each round; of the others a few: the next in the list to start, and some more in turn.

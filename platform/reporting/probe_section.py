@@ -18,9 +18,9 @@ import plotly.graph_objects as go
 from ..errors import UserError
 from ..ledger.documents import read_json
 from ..metrics import interval
-from .charts import Figure, Look, Variants, add_mean, plain
-from .html_parts import card, key, plot
-from .results import Result
+from .charts import Figure, TrialsByVariant, VariantStyle, add_mean, plain
+from .html_parts import card, legend_key, plot
+from .results import ComparedTrial
 
 _MOST = 24  # charts of one probe
 _PNG, _MOST_BYTES = b"\x89PNG\r\n\x1a\n", 4 * 2**20
@@ -45,7 +45,7 @@ class _Found:
     during: Values
 
 
-def section(variants: Variants, style: Mapping[str, Look]) -> str:
+def section(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
     """Everything that the probes of one stream's trials found; "" where that is nothing."""
     found = {label: [_found(result) for result in results] for label, results in variants.items()}
     probes = list(
@@ -61,7 +61,7 @@ def section(variants: Variants, style: Mapping[str, Look]) -> str:
     return "\n".join(["<h3>Probes</h3>", *cards]) if cards else ""
 
 
-def _found(result: Result) -> _Found:
+def _found(result: ComparedTrial) -> _Found:
     """Read a trial's probe events; what is not of their form is left out."""
     found = _Found({}, {})
     for _, event in result.trial.events():
@@ -78,7 +78,7 @@ def _found(result: Result) -> _Found:
     return found
 
 
-def _card(probe: str, found: Mapping[str, Sequence[_Found]], style: Mapping[str, Look]) -> str:
+def _card(probe: str, found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]) -> str:
     """Small charts, one for each name, with a line per variant."""
     amid = _names(probe, (one.during for trials in found.values() for one in trials))
     names = [
@@ -86,7 +86,7 @@ def _card(probe: str, found: Mapping[str, Sequence[_Found]], style: Mapping[str,
     ]
     panels = [_panel(name, _mean_curves((probe, name), found, style)) for name in names[:_MOST]]
     panels += [_panel(f"{name}, first seed", _first_curves((probe, name), found, style)) for name in amid[:_MOST]]
-    keys = "".join(f"<span>{key(style[label])}{escape(label)}</span>" for label in found)
+    keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in found)
     left = len(names[_MOST:]) + len(amid[_MOST:])
     more = f" {left} more are in the trials' metrics.jsonl." if left else ""
     body = f'<p class="keys">{keys}</p><div class="many">{"".join(panels)}</div>'
@@ -104,7 +104,9 @@ def _panel(name: str, figure: Figure) -> str:
     return f"<figure><figcaption><b>{escape(name)}</b></figcaption>{plot(figure, 210)}</figure>"
 
 
-def _mean_curves(which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, Look]) -> Figure:
+def _mean_curves(
+    which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]
+) -> Figure:
     """The mean over seeds with its interval, after each experience."""
     figure = go.Figure()
     for label, trials in found.items():
@@ -116,7 +118,9 @@ def _mean_curves(which: tuple[str, str], found: Mapping[str, Sequence[_Found]], 
     return _small(figure, which[0], "after experience")
 
 
-def _first_curves(which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, Look]) -> Figure:
+def _first_curves(
+    which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]
+) -> Figure:
     """The first seed's values by iteration."""
     figure = go.Figure()
     for label, trials in found.items():
@@ -144,7 +148,7 @@ def _lowest(lines: Sequence[Sequence[float | None]]) -> float:
     return min((value for line in lines for value in line if value is not None), default=0.0)
 
 
-def _sheet(label: str, result: Result) -> str:
+def _sheet(label: str, result: ComparedTrial) -> str:
     """The newest sheet of a trial as a picture inside of the page, with what it shows as its text."""
     for path in sorted(result.trial.folder.glob("probes/worst_errors-*.png"), reverse=True):
         data = _picture(path)

@@ -23,16 +23,14 @@ from filelock import FileLock, Timeout
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
-from ..run_folders import away_from_runs
-from .polling import Fingerprint, Rounds, fingerprint
-from .projector_state import Book
-from .rows import Mode, Settings
-from .tensorboard_files import Scalars
-from .wandb_runs import ENDED, Runs, failures, resolve_mode
+from ..run_folders import outside_run_folders
+from .polling import Fingerprint, PollSchedule, fingerprint
+from .projector_state import ProjectorState
+from .rows import Mode, ProjectorSettings
+from .tensorboard_files import TensorBoardFiles
+from .wandb_runs import ENDED, WandbRuns, failures, resolve_mode
 
-__all__ = ["STOP", "Settings", "beside", "left", "project", "resolve_mode", "settings_for", "start", "stop"]
-
-STOP = ".projector-stop"  # a file of this name in the folder ends its projector
+STOP_FILE = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two looks at the ledgers
 _RETRY = 10.0  # seconds until the next attempt after a failure, doubled for a trial up to _RETRY_MAX
 _RETRY_MAX = 300.0
@@ -42,7 +40,7 @@ _log = logging.getLogger("retain.projector")
 
 
 def project(
-    folder: Path, settings: Settings, *, follow: bool = False, stopped: Callable[[], bool] = lambda: False
+    folder: Path, settings: ProjectorSettings, *, follow: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> int:
     """Send what W&B and TensorBoard lack of a folder's trials, from their ledgers.
 
@@ -61,10 +59,10 @@ def project(
     """
     trials, mode = trials_of(folder), resolve_mode(settings.mode)
     with _working(folder, stopped if follow else lambda: True):
-        book = Book(folder)
-        sinks: list[Runs | Scalars] = [Scalars(folder, book)] if settings.tensorboard else []
+        book = ProjectorState(folder)
+        sinks: list[WandbRuns | TensorBoardFiles] = [TensorBoardFiles(folder, book)] if settings.tensorboard else []
         if mode != "disabled":
-            sinks.append(Runs(folder, settings, mode, book))
+            sinks.append(WandbRuns(folder, settings, mode, book))
         projector = _Projector(trials, sinks, book)
         book.left = len(trials)  # until we know better
         while follow and not stopped():
@@ -81,18 +79,20 @@ def project(
     return projector.sent
 
 
-def left(folder: Path) -> int:
+def num_unsent(folder: Path) -> int:
     """How many trials the folder's last projector has left to `retain sync`; 0 where there was none."""
-    return Book(folder).left if (folder / "projector.json").exists() else 0
+    return ProjectorState(folder).left if (folder / "projector.json").exists() else 0
 
 
 class _Projector:
     """Looks at trials in turn; `sent` counts how often one had something new, `left` what the last look did not reach."""
 
-    def __init__(self, trials: Sequence[Trial], sinks: "Sequence[Runs | Scalars]", book: Book) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], sinks: "Sequence[WandbRuns | TensorBoardFiles]", book: ProjectorState
+    ) -> None:
         self.sent, self.left = 0, 0
         self._trials, self._sinks, self._book = trials, sinks, book
-        self._rounds = Rounds(trials)
+        self._rounds = PollSchedule(trials)
         self._seen: dict[str, Fingerprint] = {}
         self._complete: set[str] = set()  # ended, as seen
         self._pause = 0.0  # nothing is tried before this time
@@ -167,7 +167,9 @@ def _working(folder: Path, impatient: Callable[[], bool]) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if impatient():
-                raise UserError(f"{folder} has a projector already: stop it (touch {folder / STOP}) or wait") from None
+                raise UserError(
+                    f"{folder} has a projector already: stop it (touch {folder / STOP_FILE}) or wait"
+                ) from None
             time.sleep(0.2)
     handler = logging.FileHandler(folder / "projector.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -186,10 +188,10 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def settings_for(folder: Path, config: Experiment) -> Settings:
+def settings_for(folder: Path, config: Experiment) -> ProjectorSettings:
     """What an experiment says of its projection; its W&B group is by default the folder's name."""
     wandb = config.wandb
-    return Settings(
+    return ProjectorSettings(
         mode=wandb.mode,
         project=wandb.project,
         entity=wandb.entity,
@@ -200,7 +202,7 @@ def settings_for(folder: Path, config: Experiment) -> Settings:
 
 
 @contextlib.contextmanager
-def beside(folder: Path, config: Experiment) -> Iterator[None]:
+def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
     """A projector with an experiment's settings beside what happens within; it has the last word afterwards."""
     if config.wandb.mode == "disabled" and not config.tensorboard:
         yield
@@ -212,10 +214,10 @@ def beside(folder: Path, config: Experiment) -> Iterator[None]:
         stop(process, folder)
 
 
-def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
+def start(folder: Path, settings: ProjectorSettings) -> "subprocess.Popen[bytes]":
     """Start a projector that follows a folder, in a process of its own that ends with this one; see `stop`."""
     folder = folder.absolute()
-    (folder / STOP).unlink(missing_ok=True)
+    (folder / STOP_FILE).unlink(missing_ok=True)
     options = {"--mode": settings.mode, "--project": settings.project, "--entity": settings.entity}
     options |= {"--group": settings.group, "--parent": str(os.getpid())}
     command = [sys.executable, "-m", "retain.platform.reporting.projector", str(folder), "--follow"]
@@ -224,7 +226,7 @@ def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
     # a service of its own: that of a parent which uses wandb may end before
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     # a session of its own: Ctrl-C is for the sweep
-    with away_from_runs(), (folder / "projector.log").open("ab") as log:
+    with outside_run_folders(), (folder / "projector.log").open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -233,7 +235,7 @@ def start(folder: Path, settings: Settings) -> "subprocess.Popen[bytes]":
 def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = 120.0) -> bool:
     """Let a folder's projector look a last time and end; False when it had to be killed (seconds) or had failed."""
     if process.poll() is None:
-        (folder / STOP).touch()  # no signal: that would end one which has not yet begun to listen
+        (folder / STOP_FILE).touch()  # no signal: that would end one which has not yet begun to listen
     try:
         return process.wait(timeout) == 0
     except subprocess.TimeoutExpired:
@@ -257,7 +259,7 @@ def main() -> None:
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--parent", type=int, help="end when this process, which started us, is gone")
     given = parser.parse_args()
-    settings = Settings(
+    settings = ProjectorSettings(
         mode=given.mode,
         project=given.project,
         entity=given.entity,
@@ -268,7 +270,7 @@ def main() -> None:
     _run(given.folder, settings, given.follow, given.parent)
 
 
-def _run(folder: Path, settings: Settings, follow: bool, parent: int | None) -> None:
+def _run(folder: Path, settings: ProjectorSettings, follow: bool, parent: int | None) -> None:
     signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -276,7 +278,7 @@ def _run(folder: Path, settings: Settings, follow: bool, parent: int | None) -> 
 
     def stopped() -> bool:
         orphan = parent is not None and os.getppid() != parent
-        return bool(signals) or orphan or (folder / STOP).exists()
+        return bool(signals) or orphan or (folder / STOP_FILE).exists()
 
     signal.signal(signal.SIGTERM, note)
     os.nice(10)  # the sweep has the right of way
@@ -286,7 +288,7 @@ def _run(folder: Path, settings: Settings, follow: bool, parent: int | None) -> 
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         code = 2
-    (folder / STOP).unlink(missing_ok=True)
+    (folder / STOP_FILE).unlink(missing_ok=True)
     sys.stderr.flush()
     os._exit(code)  # at once: wandb's own exit would wait without end for runs whose upload has failed
 

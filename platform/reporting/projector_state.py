@@ -11,7 +11,7 @@ from ..ledger.documents import DamagedError, read_json, write_json
 from ..ledger.reader import Trial
 
 
-class Book:
+class ProjectorState:
     """A folder's projector.json: the key that makes run ids unique, and what each trial has sent.
 
     What W&B has is asked of W&B: entries may be lost with a process, the key and a trial's mode may not.
@@ -22,7 +22,7 @@ class Book:
         self._path = folder / "projector.json"
         self.changed, self._saved = False, 0.0
         if self._path.exists():
-            self._data = _book(self._path)
+            self._data = _read_state(self._path)
         else:  # random: the folder's name may be used again, and the server would take the new run for the old one
             self._data = {"key": secrets.token_hex(8), "trials": {}}
             self.save()
@@ -55,7 +55,7 @@ class Book:
             self.save()
 
 
-def _book(path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     """Read a projector.json; the ids of its runs are parts of paths."""
     data = read_json(path)
     trials = data.get("trials")

@@ -18,10 +18,10 @@ import numpy as np
 
 from .. import metrics
 from ..errors import UserError
-from ..ledger.writer import Status, Trial, trials_of
+from ..ledger.reader import Status, Trial, trials_of
 from ..metrics import Array
 
-VIEWS = {"task_agnostic": "Task-agnostic (tag)", "task_aware": "Task-aware (taw)"}
+VIEW_TITLES = {"task_agnostic": "Task-agnostic (tag)", "task_aware": "Task-aware (taw)"}
 COLUMNS = (
     "average_accuracy",
     "average_incremental_accuracy",
@@ -38,7 +38,7 @@ Value = tuple[float, float, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Result:
+class ComparedTrial:
     """One trial as the comparison sees it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One line of the table: a variant on a stream, in a view.
 
     `metrics` maps a metric's name to (mean, half width of the 95 % interval, number of seeds), NaN where undefined.
@@ -85,7 +85,7 @@ class Row:
     metrics: Mapping[str, Value]
 
 
-def results_of(folders: Sequence[Path]) -> list[Result]:
+def results_of(folders: Sequence[Path]) -> list[ComparedTrial]:
     """Read the trials of trial and sweep folders, each trial once, in their order; unfinished ones have a `problem`.
 
     Raises:
@@ -100,11 +100,11 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
     return _labelled(_streams_by_length(results), roots)
 
 
-def _result(trial: Trial) -> Result:
+def _result(trial: Trial) -> ComparedTrial:
     """Read one trial; a damaged file is told in `problem`, so that the other trials are still compared."""
     try:
         status = trial.status()
-        empty = Result(trial, trial.variant, trial.stream, status)
+        empty = ComparedTrial(trial, trial.variant, trial.stream, status)
         damage = trial.damage()
         if damage is not None:
             raise UserError(damage)
@@ -113,13 +113,13 @@ def _result(trial: Trial) -> Result:
         return _measured(empty, trial.read("matrix") or {})
     except (UserError, KeyError, ValueError, TypeError, OverflowError) as error:
         unknown = Status("failed", 0, None, 0.0)
-        return Result(trial, trial.variant, trial.stream, unknown, problem=f"unreadable: {error}")
+        return ComparedTrial(trial, trial.variant, trial.stream, unknown, problem=f"unreadable: {error}")
 
 
-def _measured(empty: Result, matrix: Mapping[str, Any]) -> Result:
+def _measured(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
     if matrix["scenario"] not in ("class", "task", "domain", "mixed"):
         raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
-    views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEWS}
+    views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
     sizes = metrics.checked_sizes(matrix["sizes"], int(matrix["num_experiences"]))
     names = tuple(str(name) for name in matrix["experiences"])
     config = empty.trial.read("config") or {}
@@ -134,7 +134,7 @@ def _unfinished(status: Status) -> str:
     return f"{text}: {status.error}" if status.error else text
 
 
-def _streams_by_length(results: list[Result]) -> list[Result]:
+def _streams_by_length(results: list[ComparedTrial]) -> list[ComparedTrial]:
     """Keep streams of one name but different numbers of experiences apart: their matrices cannot be averaged."""
     lengths: dict[str, set[int]] = {}
     for result in results:
@@ -149,7 +149,7 @@ def _streams_by_length(results: list[Result]) -> list[Result]:
     ]
 
 
-def _labelled(results: list[Result], roots: Sequence[Path]) -> list[Result]:
+def _labelled(results: list[ComparedTrial], roots: Sequence[Path]) -> list[ComparedTrial]:
     """Name the results so that one label on one stream holds each seed once, and trials of one config only."""
     labels = [result.label for result in results]
     for members in _groups((result.stream, result.label) for result in results):
@@ -169,7 +169,7 @@ def _groups(keys: Iterable[object]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _settings(results: Sequence[Result]) -> list[str]:
+def _settings(results: Sequence[ComparedTrial]) -> list[str]:
     """What tells finished trials of one variant apart besides the seed, as " lr=0.1", or "" where nothing does."""
     kept = [{key: value for key, value in one.config.items() if key not in _NOT_SETTINGS} for one in results]
     flat = [_flat(config) for config in kept]
@@ -216,40 +216,40 @@ def _places(trials: Sequence[Trial], roots: Sequence[Path]) -> list[str]:
     return [f" ({folder.resolve()})" for folder in folders]
 
 
-def finished(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
+def finished(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
     """Sort the finished trials: stream -> label -> its seeds, in order of appearance, bounds last."""
-    streams: dict[str, dict[str, list[Result]]] = {}
+    streams: dict[str, dict[str, list[ComparedTrial]]] = {}
     for result in sorted(results, key=lambda result: result.bound):
         if result.views:
             streams.setdefault(result.stream, {}).setdefault(result.label, []).append(result)
     return streams
 
 
-def views_of(variants: Mapping[str, Sequence[Result]]) -> list[str]:
+def views_of(variants: Mapping[str, Sequence[ComparedTrial]]) -> list[str]:
     """The views of a stream that differ: one where knowing the task changes nothing (domain streams), else both."""
     trials = [result for results in variants.values() for result in results]
-    agnostic, aware = VIEWS
+    agnostic, aware = VIEW_TITLES
     equal = (np.array_equal(result.views[agnostic], result.views[aware], equal_nan=True) for result in trials)
     return [agnostic] if all(equal) else [agnostic, aware]
 
 
-def table(results: Iterable[Result]) -> list[Row]:
+def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
     """Return the rows stream by stream, view by view, bounds last; unfinished trials are not in the numbers."""
     rows = []
     for stream, variants in finished(results).items():
         for view in views_of(variants):
             for label, seeds in variants.items():
-                rows.append(Row(stream, view, label, seeds[0].bound, _over_seeds(seeds, view)))
+                rows.append(TableRow(stream, view, label, seeds[0].bound, _over_seeds(seeds, view)))
     return rows
 
 
-def _over_seeds(seeds: Sequence[Result], view: str) -> dict[str, Value]:
+def _over_seeds(seeds: Sequence[ComparedTrial], view: str) -> dict[str, Value]:
     summaries = [metrics.summary(result.views[view], result.sizes) for result in seeds]
     names = summaries[0]
     return {name: (*metrics.interval([one[name] for one in summaries]), len(seeds)) for name in names}
 
 
-def cell(mean: float, half_width: float) -> str:
+def format_cell(mean: float, half_width: float) -> str:
     """Show a value in per cent: "83.1 ± 0.5", without the interval where there is one seed, "-" where undefined."""
     if math.isnan(mean):
         return "-"
@@ -257,7 +257,7 @@ def cell(mean: float, half_width: float) -> str:
     return shown if math.isnan(half_width) else f"{shown} ± {100 * half_width:.1f}"
 
 
-def best(rows: Sequence[Row], metric: str) -> set[str]:
+def best_variants(rows: Sequence[TableRow], metric: str) -> set[str]:
     """Variants with the best defined mean, bounds left out; empty where fewer than two compete."""
     sign = -1 if metric.startswith("forgetting") else 1
     means = {row.variant: sign * row.metrics[metric][0] for row in rows if not row.bound}

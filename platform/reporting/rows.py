@@ -23,7 +23,7 @@ _AXES = ("kind", "experience", "iteration")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ProjectorSettings:
     """What to project to.
 
     Attributes:
@@ -43,7 +43,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricsRow:
     """One row: its axis and place on it, the numbers by name, and its key, which grows along a trial."""
 
     axis: Literal["iteration", "experience"]
@@ -52,13 +52,13 @@ class Row:
     key: tuple[int, ...]
 
 
-def row_of(event: Mapping[str, Any]) -> Row | None:
+def row_of(event: Mapping[str, Any]) -> MetricsRow | None:
     """Return the row of an epoch's, an experience's or a probe's event, None for other kinds; nulls are left out."""
     experience, iteration = event["experience"], event["iteration"]
     if event["kind"] == "epoch":
         numbers = _numbers(event, "")
         values = {_EPOCH_NAMES.get(name, f"train/{name}"): value for name, value in numbers.items()}
-        return Row("iteration", iteration, values, (experience, 0, iteration, 0, event.get("epoch", 0)))
+        return MetricsRow("iteration", iteration, values, (experience, 0, iteration, 0, event.get("epoch", 0)))
     if event["kind"] == "probe":
         return _probe_row(event)
     if event["kind"] != "experience":
@@ -68,19 +68,19 @@ def row_of(event: Mapping[str, Any]) -> Row | None:
         cells = {f"experience_{number:02d}": cell for number, cell in enumerate(event.get(view) or (), 1)}
         values |= _numbers(cells, f"accuracy/{view}/")
     values |= metric_values(event.get("metrics") or {})
-    return Row("experience", experience, values, (experience, 1, iteration, 0, 0))
+    return MetricsRow("experience", experience, values, (experience, 1, iteration, 0, 0))
 
 
-def _probe_row(event: Mapping[str, Any]) -> Row:
+def _probe_row(event: Mapping[str, Any]) -> MetricsRow:
     """What a probe found: after an experience, or amid one."""
     after = bool(event.get("after"))
     prefix = f"{'probe' if after else 'probe_during'}/{event.get('probe')}/"
     values = _numbers({**(event.get("values") or {}), "seconds": event.get("seconds")}, prefix)
     key = (event["experience"], int(after), event["iteration"], 1, event.get("order", 0))
     return (
-        Row("experience", event["experience"], values, key)
+        MetricsRow("experience", event["experience"], values, key)
         if after
-        else Row("iteration", event["iteration"], values, key)
+        else MetricsRow("iteration", event["iteration"], values, key)
     )
 
 

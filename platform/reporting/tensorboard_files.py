@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ledger.reader import Trial
-from .polling import Follower
-from .projector_state import Book, signature
+from .polling import LedgerCursor
+from .projector_state import ProjectorState, signature
 
 if TYPE_CHECKING:
     pass
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 from .wandb_runs import ENDED
 
 
-class Scalars:
+class TensorBoardFiles:
     """TensorBoard files of a folder's trials: <folder>/tensorboard/<trial>, from the start or as of the last look."""
 
-    def __init__(self, folder: Path, book: Book) -> None:
+    def __init__(self, folder: Path, book: ProjectorState) -> None:
         """Write under `folder`; remember in `book`."""
         self._folder, self._book = folder / "tensorboard", book
-        self._live: dict[str, tuple[Any, Follower]] = {}
+        self._live: dict[str, tuple[Any, LedgerCursor]] = {}
 
     def update(self, trial: Trial, last: bool) -> bool:
         """Write what is new of a trial; `last`: nothing will follow. True when something was written."""
@@ -50,10 +50,10 @@ class Scalars:
         """Forget all open files after a failure: the next updates begin them again."""
         self._live.clear()
 
-    def _begin(self, trial: Trial) -> tuple[Any, Follower]:
+    def _begin(self, trial: Trial) -> tuple[Any, LedgerCursor]:
         """Start a trial's files afresh: the ledger has all that an older projector wrote."""
         writers = importlib.import_module("tensorboard.summary.writer.event_file_writer")  # by name: it has no types
         folder = self._folder / trial.id
         if folder.exists():
             shutil.rmtree(folder)
-        return writers.EventFileWriter(str(folder)), Follower(trial)
+        return writers.EventFileWriter(str(folder)), LedgerCursor(trial)

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from ..errors import UserError
-from ..ledger.reader import Trial, is_sweep, name_of
-from .polling import Follower
-from .projector_state import Book, signature
-from .rows import Mode, Settings, final_values
+from ..ledger.reader import Trial, is_sweep, run_name
+from .polling import LedgerCursor
+from .projector_state import ProjectorState, signature
+from .rows import Mode, ProjectorSettings, final_values
 
 if TYPE_CHECKING:
     import wandb
@@ -67,13 +67,13 @@ def _has_key() -> bool:
     return False
 
 
-class Runs:
+class WandbRuns:
     """W&B runs of a folder's trials."""
 
-    def __init__(self, folder: Path, settings: Settings, mode: Mode, book: Book) -> None:
+    def __init__(self, folder: Path, settings: ProjectorSettings, mode: Mode, book: ProjectorState) -> None:
         """Send to `mode`, which `resolve_mode` gave; remember in `book`."""
         self._folder, self._settings, self._mode, self._book = folder, settings, mode, book
-        self._live: dict[str, tuple[wandb.Run, Follower]] = {}
+        self._live: dict[str, tuple[wandb.Run, LedgerCursor]] = {}
 
     def update(self, trial: Trial, last: bool) -> bool:
         """Send what is new of a trial; `last`: nothing will follow. True when something was sent."""
@@ -140,14 +140,14 @@ class Runs:
             return True
         return False
 
-    def _begin(self, trial: Trial, entry: dict[str, Any]) -> "tuple[wandb.Run, Follower]":
+    def _begin(self, trial: Trial, entry: dict[str, Any]) -> "tuple[wandb.Run, LedgerCursor]":
         """Start or resume a trial's run, and skip the rows that the server has."""
         self._clear(entry["run"], "offline-run" if self._mode == "offline" else "run")
         run = _init(trial, self._folder, self._settings, self._mode, entry["run"])
         if entry.get("mode") != self._mode:  # known before a row is sent: what the server has is never sent offline too
             entry["mode"] = self._mode
             self._book.save()
-        return run, Follower(trial, skip=run.starting_step)
+        return run, LedgerCursor(trial, skip=run.starting_step)
 
     def _local(self, run: str, kind: str) -> list[Path]:
         return list((self._folder / "wandb").glob(f"{kind}-*-{run}*"))
@@ -159,12 +159,12 @@ class Runs:
                 shutil.rmtree(folder)
 
 
-def _init(trial: Trial, folder: Path, settings: Settings, mode: Mode, run: str) -> "wandb.Run":
+def _init(trial: Trial, folder: Path, settings: ProjectorSettings, mode: Mode, run: str) -> "wandb.Run":
     """Open a trial's W&B run, with our own step axes and nothing sampled or captured."""
     import wandb
 
     config = trial.read("config") or {}
-    sweep = name_of(folder) if is_sweep(folder) else config.get("name", folder.name)
+    sweep = run_name(folder) if is_sweep(folder) else config.get("name", folder.name)
     tags = dict.fromkeys((trial.variant, trial.stream, *(config.get("strategies") or {}), *settings.tags))
     wandb.setup(wandb.Settings(silent=True))
     begun = wandb.init(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ..training.optimization import depths_of, make_optimizer, num_iterations, value_at
-from ..trial.builder import Parts, assemble
+from ..training.optimization import blocks_from_head, make_optimizer, num_iterations, value_at
+from ..trial.builder import TrialBuilder, build_trial
 from .plan import PlannedTrial
 
 _START = 20.0  # seconds for Ray and the workers' imports, on 2 cores
@@ -31,7 +31,7 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     for trial in trials:
         key = repr((trial.config.benchmark, trial.config.model, trial.config.training))
         if key not in known:
-            known[key] = _trial(assemble(trial.config, planning=True))
+            known[key] = _trial(build_trial(trial.config, planning=True))
         seconds, size = known[key]
         total += seconds
         disk += size * trial.config.checkpoint.keep + 200_000
@@ -39,7 +39,7 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     return Estimate(_START + total / slots, disk)
 
 
-def _trial(parts: Parts) -> tuple[float, float]:
+def _trial(parts: TrialBuilder) -> tuple[float, float]:
     """Seconds and checkpoint bytes of one trial: training steps and an evaluation after each experience."""
     config, stream = parts.config, parts.stream
     model = parts.network()
@@ -47,7 +47,7 @@ def _trial(parts: Parts) -> tuple[float, float]:
     batch = value_at(config.training.batch_size, 0, "training.batch_size")
     x = torch.randn(batch, *stream.shape)
     y = torch.zeros(batch, dtype=torch.int64)
-    optimizer = make_optimizer(config.training.optimizer, model.named_parameters(), 0, depths_of(model))
+    optimizer = make_optimizer(config.training.optimizer, model.named_parameters(), 0, blocks_from_head(model))
     started = time.perf_counter()
     for _ in range(_STEPS):
         optimizer.zero_grad()
@@ -59,7 +59,7 @@ def _trial(parts: Parts) -> tuple[float, float]:
     return step * (iterations + tested / batch / 3), float(size)  # a forward pass is about a third of a step
 
 
-def _iterations(parts: Parts, number: int) -> int:
+def _iterations(parts: TrialBuilder, number: int) -> int:
     """Training iterations of an experience."""
     batch = value_at(parts.config.training.batch_size, number, "training.batch_size")
     return num_iterations(parts.config.training, number, -(-len(parts.stream.experiences[number].train) // batch))

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..config.load import from_dict, to_dict
 from ..config.schema import Experiment, Settings, Sweep
-from ..config.yaml_overrides import merge, nested, resolved
+from ..config.yaml_overrides import merge, nest_key, resolve_interpolations
 from ..data.streams import Stream
 from ..errors import UserError, listed, nearest
-from ..trial.builder import assemble
+from ..trial.builder import build_trial
 from ..trial.resolve import check_plugins
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
@@ -42,13 +42,13 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
     variants: Mapping[str, Settings] = sweep.variants or {experiment.name: {}}
     trials: list[PlannedTrial] = []
     for (stream, for_stream), (variant, for_variant) in product(streams.items(), variants.items()):
-        for point in points(sweep):
+        for point in search_points(sweep):
             overrides = merge(_overrides("streams", stream, for_stream), _overrides("variants", variant, for_variant))
             for key, value in point.items():
-                overrides = merge(overrides, nested(key, value))
+                overrides = merge(overrides, nest_key(key, value))
             name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
             with _said_of(stream, name):
-                config = check_plugins(from_dict(resolved(merge(base, overrides))))
+                config = check_plugins(from_dict(resolve_interpolations(merge(base, overrides))))
             for seed in sweep.seeds:
                 identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
                 trials.append(
@@ -57,7 +57,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
     return trials
 
 
-def check(trials: Sequence[PlannedTrial]) -> None:
+def check_trials(trials: Sequence[PlannedTrial]) -> None:
     """Build the streams and check every strategy against its own, before anything is started.
 
     Preparing the data here also means that no two workers prepare it at once.
@@ -71,11 +71,11 @@ def check(trials: Sequence[PlannedTrial]) -> None:
         seen.append(config)
         source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
         with _said_of(trial.identity["stream"], trial.identity["variant"]):
-            parts = assemble(trial.config, planning=True, stream=built[1] if built and built[0] == source else None)
+            parts = build_trial(trial.config, planning=True, stream=built[1] if built and built[0] == source else None)
         built = source, parts.stream
 
 
-def points(sweep: Sweep) -> list[dict[str, Any]]:
+def search_points(sweep: Sweep) -> list[dict[str, Any]]:
     """The points of the search space: the grid's product, `samples` random draws at each (the same for all variants)."""
     grid = {key: domain["grid"] for key, domain in sweep.space.items() if _kind(key, domain) == "grid"}
     drawn = {key: domain for key, domain in sweep.space.items() if key not in grid}

@@ -19,7 +19,7 @@ from ..trial.builder import device_of
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's switch for it: "0" keeps every port on 127.0.0.1, on any system
 
 
-class Cluster:
+class RayCluster:
     """A context: Ray, for the time of a sweep; left as it was found."""
 
     def __init__(self, config: Experiment) -> None:
@@ -154,7 +154,7 @@ def _check(config: Experiment) -> None:
             )
 
 
-def check_shared(folder: Path) -> None:
+def check_shared_folder(folder: Path) -> None:
     """Each node must see the sweep's folder: a marker written here is read there; UserError otherwise."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

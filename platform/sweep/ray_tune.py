@@ -16,12 +16,12 @@ from typing import Any
 from ..config.dotted_paths import module_path
 from ..config.schema import Experiment
 from ..errors import UserError
-from ..ledger.writer import Trial
-from ..trial.stop_request import Interruption
-from .ray_worker import FULL, GRACE, STOP, Departing, run_trial
+from ..ledger.reader import Trial
+from ..trial.stop_request import StopRequest
+from .ray_worker import DISK_FULL, GRACE_SECONDS, STOP_FILE, CheckpointOnSigterm, run_trial
 
 
-def fit(config: Experiment, folder: Path, trials: Sequence[Trial], ending: "Ending") -> dict[str, str]:
+def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper: "SweepStopper") -> dict[str, str]:
     """One Tuner over the trials' folders. Only a process that died is restarted: what a trial raises is its result.
 
     Returns:
@@ -32,10 +32,10 @@ def fit(config: Experiment, folder: Path, trials: Sequence[Trial], ending: "Endi
 
     class Stopper(tune.Stopper):
         def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-            return ending.look(result)
+            return stopper.on_result(result)
 
         def stop_all(self) -> bool:
-            return ending.due()
+            return stopper.should_stop()
 
     class Silent(TrialProgressCallback):
         def on_trial_result(self, *given: Any, **more: Any) -> None:
@@ -89,7 +89,7 @@ def _trainable(config: Experiment) -> Any:
     def trial(settings: Mapping[str, Any]) -> None:
         run_trial(settings, tune.report)
 
-    actor = type("Trial", (Departing, wrap_function(trial)), {})
+    actor = type("Trial", (CheckpointOnSigterm, wrap_function(trial)), {})
     return tune.with_resources(actor, {"cpu": config.resources.cpus, "gpu": config.resources.gpus})
 
 
@@ -107,7 +107,7 @@ def _storage() -> Iterator[str]:
 
 
 @contextmanager
-def without_rays_handler() -> Iterator[None]:
+def without_ray_sigterm_handler() -> Iterator[None]:
     """Within: SIGTERM as it is by default, if it was Ray that took it (ray.init does); afterwards as it was."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or not _is_rays(before):
@@ -124,30 +124,30 @@ def _is_rays(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("ray.")
 
 
-class Ending:
+class SweepStopper:
     """When a sweep ends before its trials do: asked to, or when a trial can write nothing; then as soon as none is running."""
 
-    def __init__(self, folder: Path, trials: Sequence[Trial], wish: Interruption) -> None:
-        self.folder, self.trials, self.wish = folder, trials, wish
+    def __init__(self, folder: Path, trials: Sequence[Trial], stop_request: StopRequest) -> None:
+        self.folder, self.trials, self.stop_request = folder, trials, stop_request
         self.full: str | None = None  # why nothing can be written
         self._mute: set[str] = set()  # trials that have ended but may not have been able to say so
         self._until: float | None = None
 
-    def look(self, result: Mapping[str, Any]) -> bool:
+    def on_result(self, result: Mapping[str, Any]) -> bool:
         """Read a report; it never ends its trial."""
-        if FULL in result:
-            self.full = result[FULL]
+        if DISK_FULL in result:
+            self.full = result[DISK_FULL]
             self._mute.add(result["folder"])
         return False
 
-    def due(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the sweep is to end now; asked by Tune some ten times a second."""
-        if self.full is None and not self.wish.wanted():
+        if self.full is None and not self.stop_request.requested():
             return False
         if self._until is None:
-            self._until = time.monotonic() + GRACE
+            self._until = time.monotonic() + GRACE_SECONDS
             with suppress(OSError):
-                (self.folder / STOP).touch()
+                (self.folder / STOP_FILE).touch()
         waited_for = (trial for trial in self.trials if str(trial.folder) not in self._mute)
         return time.monotonic() > self._until or all(one.status().status != "running" for one in waited_for)
 

@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 
 from ..config.load import from_dict
 from ..config.schema import seconds
-from ..disk_errors import unwritable
-from ..ledger.reader import status_of
-from ..ledger.writer import InUseError, State, Trial, write_status
+from ..disk_errors import unwritable_reason
+from ..ledger.reader import State, Trial, status_of
+from ..ledger.writer import InUseError, write_status
 from ..trial.stop_request import Stopped
 
-STOP = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
-FULL = "retain_disk"  # reported to the driver: why nothing can be written any more
-GRACE = 20.0  # seconds that trials have for it
+STOP_FILE = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
+DISK_FULL = "retain_disk"  # reported to the driver: why nothing can be written any more
+GRACE_SECONDS = 20.0  # seconds that trials have for it
 _leaving = threading.Event()  # this process is to end
 _trial = threading.Lock()  # held while a trial runs in this process
 Report = Callable[[dict[str, Any]], None]
@@ -38,8 +38,8 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
     for path in settings["path"]:  # so that the user's own modules are found here too
         if path not in sys.path:
             sys.path.append(path)
-    folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / STOP
-    with _trial, _contained(folder, report):
+    folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / STOP_FILE
+    with _trial, failures_to_ledger(folder, report):
         _wait_for_the_one_before(folder)
         if stop.exists():
             raise Stopped
@@ -71,10 +71,10 @@ def _collect() -> None:
 def _wait_for_the_one_before(folder: Path) -> None:
     """A process that was told to end may still be writing its last checkpoint when Ray starts the trial again elsewhere."""
     with suppress(Timeout):  # the ledger itself will say who has it
-        FileLock(folder / ".lock", thread_local=False).acquire(timeout=1.5 * GRACE).lock.release()
+        FileLock(folder / ".lock", thread_local=False).acquire(timeout=1.5 * GRACE_SECONDS).lock.release()
 
 
-class Departing:
+class CheckpointOnSigterm:
     """Mixed into Tune's actor: a worker that gets SIGTERM (a machine that is taken away) lets its trial write a checkpoint.
 
     Ray's handler raises SystemExit in the main thread, which waits in `step` for what the trial's thread reports.
@@ -86,12 +86,12 @@ class Departing:
             return super().step()  # type: ignore[misc]
         except SystemExit:
             _leaving.set()
-            if _trial.acquire(timeout=GRACE):
+            if _trial.acquire(timeout=GRACE_SECONDS):
                 _trial.release()
             raise
 
 
-class _contained:
+class failures_to_ledger:
     """Keeps a trial's exception in its ledger, where it is a result: Ray would run it again, to the same end."""
 
     def __init__(self, folder: Path, report: Report) -> None:
@@ -105,21 +105,21 @@ class _contained:
     ) -> bool:
         if isinstance(error, Stopped):
             if status_of(self.folder).status == "running":  # killed, and not begun again
-                mark(self.folder, "stopped", None)
+                set_status_unless_final(self.folder, "stopped", None)
             return True
         if not isinstance(error, Exception) or isinstance(error, InUseError):
             return False  # the latter: its writer lives, and says how it ends; Ray tries again
-        reason = unwritable(error)
+        reason = unwritable_reason(error)
         if reason is None:
-            mark(self.folder, "failed", f"{type(error).__name__}: {error}")
+            set_status_unless_final(self.folder, "failed", f"{type(error).__name__}: {error}")
         else:  # no fault of the trial's, which can go on once there is room
             with suppress(OSError):
-                mark(self.folder, "stopped", reason, over=True)
-            self.report({FULL: reason, "folder": str(self.folder)})
+                set_status_unless_final(self.folder, "stopped", reason, over=True)
+            self.report({DISK_FULL: reason, "folder": str(self.folder)})
         return True
 
 
-def mark(folder: Path, status: State, error: str | None, *, over: bool = False) -> None:
+def set_status_unless_final(folder: Path, status: State, error: str | None, *, over: bool = False) -> None:
     """Set a trial's state, unless it has already come to an end of its own (`over`: even if it says that it failed)."""
     before = status_of(folder)
     if before.status != "done" and (over or before.status != "failed"):

@@ -17,16 +17,18 @@ import yaml
 from ..config.load import from_dict, to_dict
 from ..config.schema import Data, Experiment
 from ..data.cache import DataFolders
-from ..disk_errors import explained, unwritable_folder
+from ..disk_errors import reraise_disk_errors, unwritable_folder_error
 from ..errors import UserError
-from ..ledger.writer import SweepLedger, Trial, TrialLedger, config_of, is_sweep, reopen, to_do, trials_of, write_status
-from ..reporting.projector import beside, resolve_mode
-from ..run_folders import away_from_runs
-from ..trial.stop_request import Interruption
-from .plan import PlannedTrial, check, plan
-from .ray_cluster import Cluster, check_shared
-from .ray_tune import Ending, fit, without_rays_handler
-from .ray_worker import STOP, mark
+from ..ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
+from ..ledger.writer import SweepLedger, TrialLedger, mark_for_repair, write_status
+from ..reporting.projector import projector_process
+from ..reporting.wandb_runs import resolve_mode
+from ..run_folders import outside_run_folders
+from ..trial.stop_request import StopRequest
+from .plan import PlannedTrial, check_trials, plan
+from .ray_cluster import RayCluster, check_shared_folder
+from .ray_tune import SweepStopper, run_tuner, without_ray_sigterm_handler
+from .ray_worker import STOP_FILE, set_status_unless_final
 
 Watch = AbstractContextManager[Any]
 
@@ -60,14 +62,14 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
     """
     config = replace(config, data=_absolute(config.data))
     trials = plan(config)
-    check(trials)
+    check_trials(trials)
     resolve_mode(config.wandb.mode)
     folder = default_folder(config) if folder is None else Path(folder).absolute()
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     with (
-        explained(folder),
+        reraise_disk_errors(folder),
         watch or nullcontext(),
-        Cluster(config),  # first: a cluster that cannot hold the trials is refused before anything is written
+        RayCluster(config),  # first: a cluster that cannot hold the trials is refused before anything is written
         SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]),
     ):
         for trial in trials:
@@ -83,18 +85,24 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
     """
     folder = Path(folder).absolute()
     if is_sweep(folder):
-        config = from_dict(config_of(folder))
+        config = from_dict(run_config(folder))
         _check_address(config, folder)
-        with explained(folder), away_from_runs(), watch or nullcontext(), Cluster(config), SweepLedger.open(folder):
+        with (
+            reraise_disk_errors(folder),
+            outside_run_folders(),
+            watch or nullcontext(),
+            RayCluster(config),
+            SweepLedger.open(folder),
+        ):
             return _run(config, folder)
     trials = trials_of(folder)
-    for trial, damage in to_do(trials):
+    for trial, damage in unfinished_trials(trials):
         from ..trial.run import run
 
         config = from_dict(trial.config())  # first: when it is damaged, nothing is changed
         if damage is not None:
-            reopen(trial, damage)
-        with watch or nullcontext(), beside(folder, config):
+            mark_for_repair(trial, damage)
+        with watch or nullcontext(), projector_process(folder, config):
             run(config, folder, identity=trial.identity)
     return SweepResult(folder, trials)
 
@@ -143,38 +151,38 @@ def _write_missing(config: Experiment, folder: Path) -> None:
 def _run(config: Experiment, folder: Path) -> SweepResult:
     """Give the trials that are not done to Ray, with the projector beside them; say of each how it ended."""
     _write_missing(config, folder)
-    found = to_do(trials_of(folder))
+    found = unfinished_trials(trials_of(folder))
     for trial, damage in found:
         if damage is not None and trial.folder.exists():
-            reopen(trial, damage)
+            mark_for_repair(trial, damage)
         if trial.status().status == "failed":  # whatever it fails of now is to be told
             write_status(trial.folder, "pending", trial.status().experience, None)
     open_trials = [trial for trial, _ in found]
     if open_trials:
-        check_shared(folder)
-        with beside(folder, config):
+        check_shared_folder(folder)
+        with projector_process(folder, config):
             _tune(config, folder, open_trials)
     return SweepResult(folder, trials_of(folder))
 
 
 def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
     """Run the trials. SIGTERM and Ctrl-C, or a full disk, let the running ones write a checkpoint and end the sweep."""
-    (folder / STOP).unlink(missing_ok=True)
-    with without_rays_handler(), Interruption() as wish:
-        ending = Ending(folder, trials, wish)
+    (folder / STOP_FILE).unlink(missing_ok=True)
+    with without_ray_sigterm_handler(), StopRequest() as stop_request:
+        stopper = SweepStopper(folder, trials, stop_request)
         try:
-            errors = fit(config, folder, trials, ending)
+            errors = run_tuner(config, folder, trials, stopper)
             for trial in trials:
                 if trial.folder.name in errors:
-                    mark(trial.folder, "failed", errors[trial.folder.name])
+                    set_status_unless_final(trial.folder, "failed", errors[trial.folder.name])
         finally:
             _settle(trials)
             with suppress(OSError):
-                (folder / STOP).unlink(missing_ok=True)
-        if wish.wanted():
-            wish.stop()
-    if ending.full is not None:
-        raise unwritable_folder(folder, ending.full)
+                (folder / STOP_FILE).unlink(missing_ok=True)
+        if stop_request.requested():
+            stop_request.raise_stop()
+    if stopper.full is not None:
+        raise unwritable_folder_error(folder, stopper.full)
 
 
 def _settle(trials: Sequence[Trial]) -> None:
@@ -182,4 +190,4 @@ def _settle(trials: Sequence[Trial]) -> None:
     for trial in trials:
         if trial.status().status == "running":
             with suppress(OSError):  # without room it stays "running", which is as good: it is not done
-                mark(trial.folder, "stopped", None)
+                set_status_unless_final(trial.folder, "stopped", None)

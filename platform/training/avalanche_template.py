@@ -17,17 +17,17 @@ from avalanche.training.templates import SupervisedTemplate
 from ..config.schema import Training
 from ..data.avalanche_export import avalanche_benchmark
 from ..data.resident_loader import ResidentLoader
-from ..data.streams import Stream, resident
+from ..data.streams import Stream, resident_samples
 from ..seeding import generator
 from .evaluation import TestSet
-from .frozen_feature_cache import FrozenFeatures
-from .optimization import criterion_of, depths_of, make_optimizer, set_rates
-from .plugin import EVENTS, hooks_of, predictor
+from .frozen_feature_cache import FrozenFeatureCache
+from .optimization import blocks_from_head, make_criterion, make_optimizer, set_rates
+from .plugin import EVENTS, hooks_of, prediction_function
 
 Augment = Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor]  # (x, (experience, epoch, iteration)) -> x
 
 
-class Template(SupervisedTemplate):  # type: ignore[misc]
+class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
     """The steps of Avalanche's template, where ours differ.
 
     Beside Avalanche's attributes: `mb_index` (positions of the mini-batch in `adapted_dataset`), `note`, `measured`.
@@ -57,8 +57,8 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
         super().__init__(
             model=model.to(device),
-            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0, depths_of(model)),
-            criterion=criterion_of(training),
+            optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0, blocks_from_head(model)),
+            criterion=make_criterion(training),
             train_mb_size=1,
             plugins=list(plugins),
             evaluator=None,
@@ -81,7 +81,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         low = training.precision != "float32"
         self._autocast = torch.autocast(self.device.type, getattr(torch, training.precision)) if low else None
         self._own_loader: ResidentLoader | None = None
-        self._frozen_features = FrozenFeatures()
+        self._frozen_features = FrozenFeatureCache()
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._collect_hooks()
 
@@ -114,13 +114,13 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
     @property
     def predict(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """How samples (B, *shape) are classified: logits (B, K) of the network, or of what a strategy has in its place."""
-        return predictor(self, self.strategies)
+        return prediction_function(self, self.strategies)
 
     # Avalanche's steps, where ours differ.
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Resident tensors in an order derived from the seed; Avalanche's loader where the data are not ours."""
-        samples = resident(self.adapted_dataset)
+        samples = resident_samples(self.adapted_dataset)
         if samples is None:
             super().make_train_dataloader(**kwargs)
             return
@@ -129,7 +129,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """The experience's test samples in order."""
-        samples = resident(self.adapted_dataset)
+        samples = resident_samples(self.adapted_dataset)
         if samples is None:
             super().make_eval_dataloader(**kwargs)
             return
@@ -160,7 +160,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
         self.model = self.model_adaptation()
         number, config = self.experience.current_experience, self.training.optimizer
         if config.reset or self.optimized_param_id is None:
-            self.optimizer = make_optimizer(config, self.model.named_parameters(), number, depths_of(self.model))
+            self.optimizer = make_optimizer(config, self.model.named_parameters(), number, blocks_from_head(self.model))
         else:
             update_optimizer(self.optimizer, dict(self.model.named_parameters()), before)
         self.optimized_param_id = dict(self.model.named_parameters())
@@ -171,14 +171,14 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 
         Task-incremental: among the classes of each sample's own task, as with a head for each.
         """
-        output, y = self.own_outputs(self.mb_output, self.mb_task_id), self.mb_y
+        output, y = self.mask_other_tasks(self.mb_output, self.mb_task_id), self.mb_y
         if not self.is_training:
             known = y < output.shape[1]
             output, y = output[known], y[known]
         loss: torch.Tensor = self._criterion(output, y)
         return loss
 
-    def own_outputs(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+    def mask_other_tasks(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
         """Logits (n, K) of samples of the `tasks` (n,): where the task is given, those of other tasks' classes are -inf."""
         if self._heads is None:
             return logits
@@ -226,7 +226,7 @@ class Template(SupervisedTemplate):  # type: ignore[misc]
 def _trigger(event: str) -> Callable[..., None]:
     """The template's method that triggers an event, without looking at plugins that ignore it."""
 
-    def method(self: Template, **kwargs: Any) -> None:
+    def method(self: AvalancheTemplate, **kwargs: Any) -> None:
         self._fire(event, **kwargs)
 
     return method
@@ -234,4 +234,4 @@ def _trigger(event: str) -> Callable[..., None]:
 
 # stock, since these two set up data and head:
 for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:
-    setattr(Template, f"_{_event}", _trigger(_event))
+    setattr(AvalancheTemplate, f"_{_event}", _trigger(_event))

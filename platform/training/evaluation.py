@@ -17,7 +17,7 @@ from .plugin import Plugin
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AccuracyRow:
     """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
 
     `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw). In a
@@ -52,17 +52,17 @@ class TestSet:
         if self.x._version != version:  # they are views: the next evaluation would see other pictures
             raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
 
-    def row(self, logits: torch.Tensor) -> Row:
+    def row(self, logits: torch.Tensor) -> AccuracyRow:
         """Logits (N, K) of all test samples, in order -> accuracy per experience. A class that the head lacks counts as wrong."""
         agnostic = self._accuracy(logits)
         if self.stream.scenario == "domain":
-            return Row(agnostic, agnostic)
+            return AccuracyRow(agnostic, agnostic)
         outputs = logits.shape[1]
         own = torch.zeros(len(self.sizes), outputs, dtype=torch.bool, device=logits.device)
         shared = min(outputs, self.own.shape[1])
         own[:, :shared] = self.own[:, :shared]
         aware = self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf))
-        return Row(aware if self.stream.scenario == "task" else agnostic, aware)
+        return AccuracyRow(aware if self.stream.scenario == "task" else agnostic, aware)
 
     def _accuracy(self, logits: torch.Tensor) -> list[float]:
         correct = (logits.argmax(1) == self.y).to(torch.float64)
@@ -82,13 +82,13 @@ class _Collector(Plugin):
     def __init__(self) -> None:
         self.logits: list[torch.Tensor] = []
 
-    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval_iteration(self, learner: Any, **kwargs: Any) -> None:
         """The last word on a mini-batch."""
-        self.logits.append(strategy.mb_output)
+        self.logits.append(learner.mb_output)
 
 
 @contextmanager
-def collecting(plugins: list[Any], clock: Any) -> Iterator[list[torch.Tensor]]:
+def collect_logits(plugins: list[Any], clock: Any) -> Iterator[list[torch.Tensor]]:
     """Collect the logits of each mini-batch of Avalanche's evaluation; its clock, which counts them, is put back."""
     collector, before = _Collector(), dict(vars(clock))
     plugins.append(collector)

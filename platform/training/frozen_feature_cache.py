@@ -18,7 +18,7 @@ _CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class FrozenFeatures:
+class FrozenFeatureCache:
     """What the head is given for the mini-batch, taken from features (n, D) that are computed once.
 
     None wherever that could differ from a pass through the network: its input changes (augmentation, a plugin that mixes
@@ -31,35 +31,35 @@ class FrozenFeatures:
     def __init__(self) -> None:
         self._decided: tuple[int, int] | None = None  # (experience, epoch) that the following hold for
         self._usable = False
-        self._kept: Tensor | None = None  # for strategy.adapted_dataset, (n, D)
+        self._kept: Tensor | None = None  # for learner.adapted_dataset, (n, D)
         self._made_with: list[
             tuple[int, int]
         ] = []  # the tensors, and how often each was changed, that they were made with
 
-    def of(self, strategy: Any) -> Tensor | None:
+    def of(self, learner: Any) -> Tensor | None:
         """Features (B, D) of the present mini-batch; rows that are appended (a memory) pass through the network as they come."""
-        now = (strategy.experience.current_experience, strategy.clock.train_exp_epochs)
+        now = (learner.experience.current_experience, learner.clock.train_exp_epochs)
         if now != self._decided:
-            self._decide(strategy, now)
+            self._decide(learner, now)
         if not self._usable:
             return None
-        index, size = strategy.mb_index, min(strategy.train_mb_size, len(strategy.adapted_dataset))
-        if index is None or len(index) != size or not _is_untouched(strategy, size):
+        index, size = learner.mb_index, min(learner.train_mb_size, len(learner.adapted_dataset))
+        if index is None or len(index) != size or not _is_untouched(learner, size):
             return None
         if self._kept is None:
-            self._kept = _all_features(strategy, size)
+            self._kept = _all_features(learner, size)
         known = self._kept.index_select(0, index)
-        appended = strategy.mb_x[len(index) :]
-        return torch.cat([known, _features(strategy.model, appended)]) if len(appended) else known
+        appended = learner.mb_x[len(index) :]
+        return torch.cat([known, _features(learner.model, appended)]) if len(appended) else known
 
-    def _decide(self, strategy: Any, now: tuple[int, int]) -> None:
+    def _decide(self, learner: Any, now: tuple[int, int]) -> None:
         """Whether they are used in this epoch; those of another experience, or of a network since changed, are dropped."""
-        model = strategy.model
+        model = learner.model
         another = self._decided is None or self._decided[0] != now[0]
         self._decided, self._usable = now, False
         if (
-            strategy.num_iterations <= len(strategy.dataloader)
-            or not plugin_api.is_cacheable(strategy)
+            learner.num_iterations <= len(learner.dataloader)
+            or not plugin_api.is_cacheable(learner)
             or not is_fixed(model)
         ):
             self._kept = None
@@ -68,12 +68,12 @@ class FrozenFeatures:
         versions = [(id(tensor), tensor._version) for tensor in tensors]
         if another or versions != self._made_with:
             self._kept, self._made_with = None, versions
-        self._usable = self._kept is not None or self._is_worth_it(strategy)
+        self._usable = self._kept is not None or self._is_worth_it(learner)
 
-    def _is_worth_it(self, strategy: Any) -> bool:
+    def _is_worth_it(self, learner: Any) -> bool:
         """Whether they can be kept: no module behaves otherwise in training, and they are not too large."""
-        tried = _tried(strategy.model, strategy.mb_x)
-        num_bytes = 0 if tried is None else tried[0].numel() * tried.element_size() * len(strategy.adapted_dataset)
+        tried = _tried(learner.model, learner.mb_x)
+        num_bytes = 0 if tried is None else tried[0].numel() * tried.element_size() * len(learner.adapted_dataset)
         return tried is not None and num_bytes <= _CACHED_BYTES
 
 
@@ -110,22 +110,22 @@ def _tried(model: nn.Module, x: Tensor) -> Tensor | None:
         return found if unchanged and torch.equal(found, _features(twin.eval(), x)) else None
 
 
-def _is_untouched(strategy: Any, length: int) -> bool:
+def _is_untouched(learner: Any, length: int) -> bool:
     """Whether the first rows of the mini-batch are what the loader gave."""
-    given: Tensor = strategy.dataloader.given
-    x: Tensor = strategy.mb_x
+    given: Tensor = learner.dataloader.inputs
+    x: Tensor = learner.mb_x
     if x is given:
-        return bool(given._version == strategy.dataloader.version)
+        return bool(given._version == learner.dataloader.version)
     return len(x) > length and torch.equal(x[:length], given)
 
 
-def _all_features(strategy: Any, size: int) -> Tensor:
+def _all_features(learner: Any, size: int) -> Tensor:
     """Features (n, D) of the experience's samples, all in mini-batches of the same size: the last one reaches back."""
-    length = len(strategy.adapted_dataset)
+    length = len(learner.adapted_dataset)
     whole = length // size * size
     order = torch.cat([torch.arange(whole), torch.arange(length - size, length)[: size if length % size else 0]])
-    batches = plugin_api.batches(strategy.adapted_dataset, size, order)
-    found = torch.cat([_features(strategy.model, x.to(strategy.device)) for x, _ in batches])
+    batches = plugin_api.dataset_batches(learner.adapted_dataset, size, order)
+    found = torch.cat([_features(learner.model, x.to(learner.device)) for x, _ in batches])
     return torch.cat([found[:whole], found[len(found) - length % size :]])
 
 

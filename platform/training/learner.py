@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 import torch
 
 from ..models.inference import logits_of
-from .avalanche_template import Template
-from .evaluation import Row, collecting
-from .optimization import culprit, factor, num_iterations, set_lr, value_at
-from .plugin import EVAL_EVENTS, Plugin, name_of, overrides
+from .avalanche_template import AvalancheTemplate
+from .evaluation import AccuracyRow, collect_logits
+from .optimization import lr_factor, nonfinite_loss_source, num_iterations, set_lr, value_at
+from .plugin import EVAL_EVENTS, Plugin, overrides_hook, strategy_name
 
 
-class Learner(Template):
+class Learner(AvalancheTemplate):
     """Trains a network on one experience after another and evaluates it on all of them."""
 
     _resumed = False  # whether it is amid an experience, before the first iteration after a stop
@@ -36,14 +36,14 @@ class Learner(Template):
         self.train_mb_size = value_at(self.training.batch_size, number, "training.batch_size")
         self._collect_hooks()
 
-    def evaluate(self) -> Row:
+    def evaluate(self) -> AccuracyRow:
         """Accuracy on the test set of every experience; changes no state of the trial."""
         return self.test_set.row(self.logits())
 
     def logits(self) -> torch.Tensor:
         """Logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
-        if any(overrides(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
-            with collecting(self.plugins, self.clock) as logits:
+        if any(overrides_hook(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
+            with collect_logits(self.plugins, self.clock) as logits:
                 self._collect_hooks()
                 self.eval(self.benchmark.test_stream)
             self._collect_hooks()
@@ -51,28 +51,28 @@ class Learner(Template):
         batches = self.test_set.batches(self.training.evaluation_batch_size)
         return logits_of(self.model, batches, self.predict)
 
-    def trains_on(self, number: int) -> bool:
+    def should_train(self, number: int) -> bool:
         """Whether every plugin wants training on experience `number` (0-based)."""
         num_experiences = len(self.stream.experiences)
-        return all(p.trains_on(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
+        return all(p.should_train(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
 
     @property
     def not_resumable(self) -> list[str]:
         """The strategies that cannot save their state: Avalanche's own, and others without a `state_dict`."""
         needed = ("state_dict", "load_state_dict", "on_resume")
-        return [name_of(one) for one in self.strategies if not all(hasattr(one, name) for name in needed)]
+        return [strategy_name(one) for one in self.strategies if not all(hasattr(one, name) for name in needed)]
 
     @property
-    def is_inside(self) -> bool:
+    def in_experience(self) -> bool:
         """Whether the training of an experience has begun and not ended."""
         return not isinstance(self.dataloader, list)
 
     @property
-    def can_pause(self) -> bool:
+    def can_checkpoint(self) -> bool:
         """Whether its state can be taken here: the order of the samples can be gone on with, not so another's loader."""
         return not self.not_resumable and self.dataloader is self._own_loader
 
-    def enter_again(self, number: int) -> None:
+    def reopen_experience(self, number: int) -> None:
         """Choose the data of experience `number`, whose training was cut off, without starting it anew."""
         self._prepare(number)
         self.is_training = True
@@ -82,11 +82,11 @@ class Learner(Template):
         self._fire("after_train_dataset_adaptation")
         self.make_train_dataloader()
 
-    def go_on(self, total: Any, measured: dict[str, float]) -> None:
+    def resume_from(self, total: Any, measured: dict[str, float]) -> None:
         """Take the place in the experience that the clock tells; `train_experience` trains the rest of it."""
         self.total = total.to(self.device) if isinstance(total, torch.Tensor) else total
         self.measured, self._stop_training, self._resumed = dict(measured), False, True
-        self.dataloader.go_to(self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
+        self.dataloader.seek(self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Epochs, or as many as the iterations need, of one experience."""
@@ -120,7 +120,7 @@ class Learner(Template):
             self.on_iteration(self)
             self.mbatch = mbatch
             if scheduled:
-                set_lr(self.optimizer, base_lr * factor(config.schedule, done, self.num_iterations))
+                set_lr(self.optimizer, base_lr * lr_factor(config.schedule, done, self.num_iterations))
             self._unpack_minibatch()
             self._fire("before_training_iteration")
             if self.augment is not None:
@@ -152,7 +152,7 @@ class Learner(Template):
         """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""
         value = loss.item() if self.device.type == "cpu" else loss.detach()
         if isinstance(value, float) and not math.isfinite(value):
-            self._diverged(value, culprit(self, self._hooks["before_backward"]))
+            self._diverged(value, nonfinite_loss_source(self, self._hooks["before_backward"]))
         return value
 
     def check_total(self) -> None:
@@ -162,7 +162,7 @@ class Learner(Template):
             self._diverged(value, "")
 
     def _diverged(self, value: float, culprit: str) -> NoReturn:
-        strategies = ", ".join(map(name_of, self.strategies)) or "none"
+        strategies = ", ".join(map(strategy_name, self.strategies)) or "none"
         raise FloatingPointError(
             f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
             f"{self.clock.train_exp_iterations + 1}{culprit} (strategies: {strategies}): lower "

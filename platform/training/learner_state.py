@@ -10,7 +10,7 @@ import torch
 
 from .. import seeding
 from ..data.avalanche_export import adapt_heads
-from .optimization import depths_of, make_optimizer
+from .optimization import blocks_from_head, make_optimizer
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def capture(learner: "Learner") -> dict[str, Any]:
     """Everything that what comes next depends on: network, optimizer, plugins, clock and, inside an experience, the place."""
-    keeps = learner.is_inside or not learner.training.optimizer.reset
+    keeps = learner.in_experience or not learner.training.optimizer.reset
     return {
         "num_outputs": getattr(getattr(learner.model, "head", None), "num_classes", None),
         "model": dict(learner.model.state_dict()),
@@ -27,7 +27,7 @@ def capture(learner: "Learner") -> dict[str, Any]:
         "plugins": [plugin.state_dict() for plugin in learner.strategies],
         "clock": dict(vars(learner.clock)),
         "samples": learner.samples,
-        "inside": _place(learner) if learner.is_inside else None,
+        "inside": _place(learner) if learner.in_experience else None,
     }
 
 
@@ -48,13 +48,13 @@ def restore(learner: "Learner", state: dict[str, Any]) -> None:
     _load_plugins(learner, state["plugins"])
     if inside is not None:
         kept = copy.deepcopy(state["plugins"])
-        learner.enter_again(inside["experience"])  # plugins choose the data, by the state that they have now,
+        learner.reopen_experience(inside["experience"])  # plugins choose the data, by the state that they have now,
         _load_plugins(learner, kept)  # and may have changed it in choosing
     _load_optimizer(learner, state)
     vars(learner.clock).update(state["clock"])
     learner.samples = state["samples"]
     if inside is not None:
-        learner.go_on(inside["total"], inside["measured"])
+        learner.resume_from(inside["total"], inside["measured"])
         for plugin in learner.strategies:
             plugin.on_resume(learner)
         seeding.restore(inside["random"])
@@ -66,7 +66,7 @@ def _load_network(learner: "Learner", state: dict[str, Any]) -> None:
     else:
         num_trained = state["clock"]["train_exp_counter"] + (state["inside"] is not None)
         stream = learner.benchmark.train_stream
-        trained = [number for number in range(len(stream)) if learner.trains_on(number)]
+        trained = [number for number in range(len(stream)) if learner.should_train(number)]
         adapt_heads(learner.model, [stream[number] for number in trained[:num_trained]])
         learner.model.to(learner.device)
     learner.model.load_state_dict(state["model"])
@@ -83,7 +83,7 @@ def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
     if state["optimizer"] is None:
         return
     learner.optimizer = make_optimizer(
-        learner.training.optimizer, learner.model.named_parameters(), 0, depths_of(learner.model)
+        learner.training.optimizer, learner.model.named_parameters(), 0, blocks_from_head(learner.model)
     )
     # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
     learner.optimized_param_id = dict(learner.model.named_parameters())

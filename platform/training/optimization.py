@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from ..config.schema import Optimizer, Schedule, Training
 from ..errors import UserError
 from ..models.blocks import block_numbers, blocks_of
-from ..models.heads import layers_of
-from .plugin import name_of
+from ..models.heads import summarise_layers
+from .plugin import strategy_name
 
 V = TypeVar("V", int, float)
 
@@ -62,7 +62,7 @@ def parameter_groups(
     """
     everything = dict(named)
     left = dict(everything)
-    known = layers_of(left)
+    known = summarise_layers(left)
     groups: list[dict[str, Any]] = []
     for pattern, factors in config.groups.items():
         names = [name for name in left if fnmatchcase(name, pattern)]
@@ -98,7 +98,7 @@ def _by_depth(
     ]
 
 
-def depths_of(model: torch.nn.Module) -> dict[str, int]:
+def blocks_from_head(model: torch.nn.Module) -> dict[str, int]:
     """How many blocks each of the trunk's parameters is below the head: 1 in the last block; {} where there are no blocks."""
     num_blocks = len(blocks_of(model))
     return {name: num_blocks - number for name, number in block_numbers(model).items()} if num_blocks else {}
@@ -136,7 +136,7 @@ def num_iterations(training: Training, experience: int, num_batches: int) -> int
     return num_batches * value_at(training.epochs, experience, "training.epochs")
 
 
-def culprit(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
+def nonfinite_loss_source(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
     """Whose term made the loss no number: the criterion and the hooks that add to it are run again, one after the other.
 
     Returns a part of a sentence, empty where it cannot be said. The trial is over: running a hook twice does no harm.
@@ -147,11 +147,11 @@ def culprit(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
     for hook in hooks:
         hook(learner)
         if not math.isfinite(learner.loss.item()):
-            return f", by the term of strategy {name_of(getattr(hook, '__self__', hook))}"
+            return f", by the term of strategy {strategy_name(getattr(hook, '__self__', hook))}"
     return ""
 
 
-def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
+def lr_factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
     """What the learning rate is multiplied by at `iteration` (0-based) of an experience of `num_iterations`.
 
     A linear warm-up over ``warmup * num_iterations``, then 1 (constant), ``gamma^(steps passed)`` (step) or half a cosine from
@@ -167,7 +167,7 @@ def factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
     return 1.0
 
 
-def criterion_of(training: Training) -> Callable[[Tensor, Tensor], Tensor]:
+def make_criterion(training: Training) -> Callable[[Tensor, Tensor], Tensor]:
     """The cross-entropy, with smoothed labels where asked: (logits (B, C), y (B,)) -> a scalar."""
     if training.label_smoothing == 0:
         return torch.nn.CrossEntropyLoss()

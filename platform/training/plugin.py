@@ -58,84 +58,84 @@ class Plugin:
         False  # whether the network sees a sample differently each time: nothing can be computed once for all passes
     )
 
-    def predict(self, strategy: Any, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
+    def predict(self, learner: Any, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
         """Logits (B, C) of samples (B, *shape) in evaluation, where a strategy has its own way; `network`: the usual one.
 
         Called in evaluation mode, without gradients; changes nothing. Training and validation do not ask it.
         """
         return network(x)
 
-    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval_forward(self, learner: Any, **kwargs: Any) -> None:
         """In a plain Avalanche script, whose evaluation does not know `predict` (our learner does, and never calls this)."""
         if predicts(self):
-            strategy.mb_output = self.predict(strategy, strategy.mb_x, strategy.model)
+            learner.mb_output = self.predict(learner, learner.mb_x, learner.model)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another instance's `state_dict` returned; to be overridden where that is anything."""
         if state:
             raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
 
-    def on_resume(self, strategy: Any) -> None:
+    def on_resume(self, learner: Any) -> None:
         """Amid an experience, after a stop: the state is loaded, the data are chosen, and training goes on.
 
         The hooks ``before_*`` are not called again: what they did to the network (flags, hooks) or made of it is to be made
         here. `after_train_dataset_adaptation` is: what it chooses must follow from the state.
         """
 
-    def trains_on(self, experience: int, num_experiences: int) -> bool:
+    def should_train(self, experience: int, num_experiences: int) -> bool:
         """Whether training happens on this experience (0-based); `joint` waits for the last one."""
         return True
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training(self, learner: Any, **kwargs: Any) -> None:
         """Before a call to train."""
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
         """Before the experience's training data are chosen; the head has not grown yet."""
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """The training data are chosen (`strategy.adapted_dataset`); the head has not grown yet."""
+    def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+        """The training data are chosen (`learner.adapted_dataset`); the head has not grown yet."""
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Head, optimizer and loader are ready."""
 
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Before an epoch."""
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """The mini-batch is on the device."""
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: Any, **kwargs: Any) -> None:
         """Before the forward pass."""
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """`strategy.mb_output` is there."""
+    def after_forward(self, learner: Any, **kwargs: Any) -> None:
+        """`learner.mb_output` is there."""
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """`strategy.loss` holds the criterion: the place to add a term."""
+    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+        """`learner.loss` holds the criterion: the place to add a term."""
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: Any, **kwargs: Any) -> None:
         """Gradients are there."""
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, learner: Any, **kwargs: Any) -> None:
         """Before the optimizer's step."""
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: Any, **kwargs: Any) -> None:
         """After the optimizer's step."""
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
         """End of an iteration."""
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """End of an epoch."""
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """Training of the experience has ended."""
 
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training(self, learner: Any, **kwargs: Any) -> None:
         """End of a call to train."""
 
 
-def name_of(plugin: Any) -> str:
+def strategy_name(plugin: Any) -> str:
     """What a strategy is called in the YAML: the name of a shipped file, or a dotted path."""
     module: str = type(plugin).__module__
     ours = f"{__package__.rpartition('.platform.')[0]}.strategies."
@@ -144,7 +144,7 @@ def name_of(plugin: Any) -> str:
     return module if hasattr(sys.modules[module], "build") else f"{module}.{type(plugin).__qualname__}"
 
 
-def overrides(plugin: Any, event: str) -> bool:
+def overrides_hook(plugin: Any, event: str) -> bool:
     """Whether `plugin` really does something at `event`: not the no-op of our base or of Avalanche's bases."""
     method = getattr(type(plugin), event, None)
     if method is None:
@@ -154,7 +154,7 @@ def overrides(plugin: Any, event: str) -> bool:
 
 def hooks_of(plugins: Sequence[Any]) -> dict[str, list[Callable[..., None]]]:
     """For each event, the methods of the plugins that really do something, in order."""
-    return {event: [getattr(plugin, event) for plugin in plugins if overrides(plugin, event)] for event in EVENTS}
+    return {event: [getattr(plugin, event) for plugin in plugins if overrides_hook(plugin, event)] for event in EVENTS}
 
 
 def predicts(plugin: Any) -> bool:
@@ -162,26 +162,26 @@ def predicts(plugin: Any) -> bool:
     return isinstance(plugin, Plugin) and type(plugin).predict is not Plugin.predict
 
 
-def predictor(strategy: Any, plugins: Sequence[Any]) -> "Callable[[Tensor], Tensor]":
+def prediction_function(learner: Any, plugins: Sequence[Any]) -> "Callable[[Tensor], Tensor]":
     """The network, or what the plugins make of it in evaluation: samples (B, *shape) -> logits (B, C)."""
-    classify: Callable[[Tensor], Tensor] = strategy.model
+    classify: Callable[[Tensor], Tensor] = learner.model
     for plugin in plugins:
         if predicts(plugin):
-            classify = partial(plugin.predict, strategy, network=classify)
+            classify = partial(plugin.predict, learner, network=classify)
     return classify
 
 
-def replace_criterion(strategy: Any, criterion: "Callable[[Tensor, Tensor], Tensor]") -> Callable[[], None]:
+def replace_criterion(learner: Any, criterion: "Callable[[Tensor, Tensor], Tensor]") -> Callable[[], None]:
     """Train with `criterion` (logits (B, C), y (B,)) -> scalar in place of the cross-entropy; what is returned undoes it.
 
     To be called in `before_training_exp` and `on_resume`, and undone in `after_training_exp`. The logits are those of all
     outputs; of a task-incremental stream, -inf outside of each sample's task.
     """
-    before = strategy._criterion
-    strategy._criterion = criterion
+    before = learner._criterion
+    learner._criterion = criterion
 
     def undo() -> None:
-        strategy._criterion = before
+        learner._criterion = before
 
     return undo
 

@@ -7,31 +7,31 @@ if TYPE_CHECKING:
     import torch
 
 
-def note(strategy: Any, text: str) -> None:
+def note(learner: Any, text: str) -> None:
     """Put a sentence into the trial's ledger; in a plain Avalanche script, where there is none, nothing happens."""
-    if hasattr(strategy, "note"):
-        strategy.note(text)
+    if hasattr(learner, "note"):
+        learner.note(text)
 
 
-def measure(strategy: Any, name: str, value: float) -> None:
+def measure(learner: Any, name: str, value: float) -> None:
     """Put a number into the ledger's line of this epoch; in a plain Avalanche script nothing happens."""
-    if hasattr(strategy, "measured"):
-        strategy.measured[name] = value
+    if hasattr(learner, "measured"):
+        learner.measured[name] = value
 
 
-def own_outputs(strategy: Any, logits: "torch.Tensor", tasks: "torch.Tensor") -> "torch.Tensor":
+def mask_other_tasks(learner: Any, logits: "torch.Tensor", tasks: "torch.Tensor") -> "torch.Tensor":
     """Logits (n, K): where the task is given, those of other tasks' classes are -inf; as they are in a plain Avalanche script."""
-    return strategy.own_outputs(logits, tasks) if hasattr(strategy, "own_outputs") else logits
+    return learner.mask_other_tasks(logits, tasks) if hasattr(learner, "mask_other_tasks") else logits
 
 
-def own_heads(strategy: Any, num_outputs: int) -> "list[torch.Tensor]":
+def task_heads(learner: Any, num_outputs: int) -> "list[torch.Tensor]":
     """Where the task is given: positions among the first `num_outputs` of each experience's own outputs, if any; else []."""
-    heads = getattr(strategy, "heads", None)
+    heads = getattr(learner, "heads", None)
     found = [] if heads is None else [own.nonzero().flatten() for own in heads[:, :num_outputs]]
     return [own for own in found if len(own)]
 
 
-def validation(experience: Any) -> Any | None:
+def validation_dataset(experience: Any) -> Any | None:
     """The validation dataset of a training experience, from its benchmark's ``valid`` stream; None where there is none.
 
     Avalanche 0.6 does not tell its streams which benchmark they belong to: a plain script sets ``stream.benchmark``.
@@ -43,34 +43,34 @@ def validation(experience: Any) -> Any | None:
     return dataset.eval() if len(dataset) else None
 
 
-def is_cacheable(strategy: Any) -> bool:
+def is_cacheable(learner: Any) -> bool:
     """Whether what a fixed network makes of a sample can be computed once: its input never changes and `mb_index` names it."""
-    return hasattr(strategy, "mb_index") and not getattr(strategy, "augments", False)
+    return hasattr(learner, "mb_index") and not getattr(learner, "augments", False)
 
 
-def samples(dataset: Any, indices: "torch.Tensor | None" = None) -> "tuple[torch.Tensor, torch.Tensor]":
+def dataset_samples(dataset: Any, indices: "torch.Tensor | None" = None) -> "tuple[torch.Tensor, torch.Tensor]":
     """Samples of a dataset as the network takes them: x (n, *shape) float32, y (n,) int64, at `indices` or all.
 
     Fast for our resident datasets; item by item for any other Avalanche dataset.
     """
-    from ..data.streams import resident
+    from ..data.streams import resident_samples
 
-    found = resident(dataset)
+    found = resident_samples(dataset)
     if found is None:
         return _items(dataset, range(len(dataset)) if indices is None else indices.tolist())
     x, y = (found.x, found.y) if indices is None else (found.x[indices], found.y[indices])
     return found.stream.normalise(x), y
 
 
-def batches(
+def dataset_batches(
     dataset: Any, size: int, order: "torch.Tensor | None" = None
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     """The samples of a dataset, `size` at a time, as `samples` returns them; `order` (n,): at these positions, null: all."""
     import torch
 
-    from ..data.streams import resident
+    from ..data.streams import resident_samples
 
-    found = resident(dataset)
+    found = resident_samples(dataset)
     for index in (torch.arange(len(dataset)) if order is None else order).split(size):
         if found is None:
             yield _items(dataset, index.tolist())

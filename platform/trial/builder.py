@@ -9,16 +9,16 @@ import torch
 
 from ..config.schema import Experiment
 from ..data.augmentation.pipeline import Augmentation, check_stream
-from ..data.augmentation.presets import transformations_of
+from ..data.augmentation.presets import resolve_transformations
 from ..data.avalanche_import import stream_of
 from ..data.cache import DataFolders
 from ..data.streams import Stream
 from ..errors import UserError
 from ..seeding import derive, generator
-from ..training.optimization import depths_of, parameter_groups
+from ..training.optimization import blocks_from_head, parameter_groups
 from ..training.plugin import Plugin
-from ..training.probes._base import Context, Probe
-from .resolve import settings_of
+from ..training.probes._base import Probe, ProbeContext
+from .resolve import plugin_configs
 
 if TYPE_CHECKING:
     from ..training.learner import Learner
@@ -36,7 +36,7 @@ class TrialSeeds:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class TrialBuilder:
     """What a trial is made of."""
 
     config: Experiment
@@ -69,12 +69,12 @@ class Parts:
 
     def augmentation(self) -> Augmentation | None:
         """What is done to the pictures of each mini-batch; None where the config names nothing."""
-        transformations = [built for _, built in transformations_of(self.config)]
+        transformations = [built for _, built in resolve_transformations(self.config)]
         return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
 
     def network(self) -> torch.nn.Module:
         """A new network whose head has the classes of the first experience, or all of them (`training.full_head`)."""
-        (module, settings), *_ = settings_of(self.config, "networks")
+        (module, settings), *_ = plugin_configs(self.config, "networks")
         full = self.config.training.full_head
         num_classes = len(self.stream.class_names) if full else 1 + max(self.stream.experiences[0].classes)
         draws = generator(self.seeds.initialisation, "network")
@@ -84,7 +84,7 @@ class Parts:
         else:
             network = module.build(settings, self.stream.shape, num_classes, draws)
         for name, (strategy, config) in zip(
-            self.config.strategies, settings_of(self.config, "strategies"), strict=True
+            self.config.strategies, plugin_configs(self.config, "strategies"), strict=True
         ):
             if hasattr(strategy, "adapt"):  # it has parts of its own in the network: another head, other norms, prompts
                 network = strategy.adapt(config, network, generator(self.seeds.initialisation, "adapt", name))
@@ -92,12 +92,14 @@ class Parts:
 
     def plugins(self) -> list[Any]:
         """New plugins, in the order of the YAML."""
-        return [_plugin(module, config, self.seeds.data) for module, config in settings_of(self.config, "strategies")]
+        return [
+            _plugin(module, config, self.seeds.data) for module, config in plugin_configs(self.config, "strategies")
+        ]
 
     def probes(self, folder: Path) -> dict[str, Probe]:
         """New probes by name, in the order of the YAML; what they write goes under `folder`."""
-        context = Context(self.stream, self.seeds.data, _folders(self.config), folder)
-        settings = settings_of(self.config, "probes")
+        context = ProbeContext(self.stream, self.seeds.data, _folders(self.config), folder)
+        settings = plugin_configs(self.config, "probes")
         built = {
             name: module.build(config, context)
             for name, (module, config) in zip(self.config.probes, settings, strict=True)
@@ -111,10 +113,10 @@ class Parts:
         """How many experiences are trained on: all, or one where `joint` waits for the last."""
         length = len(self.stream.experiences)
         ours = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]
-        return sum(all(plugin.trains_on(number, length) for plugin in ours) for number in range(length))
+        return sum(all(plugin.should_train(number, length) for plugin in ours) for number in range(length))
 
 
-def assemble(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> Parts:
+def build_trial(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> TrialBuilder:
     """Build the stream and check everything that needs data or modules.
 
     `planning`: for the checks only, on a machine that need not have the GPUs that the trials will run on.
@@ -128,18 +130,18 @@ def assemble(config: Experiment, *, planning: bool = False, stream: Stream | Non
     seeds = seeds_of(config)
     stream = stream or _stream(config, seeds.class_order)
     _check_lengths(config, len(stream.experiences))
-    check_stream(transformations_of(config), stream)
-    parts = Parts(config, stream, seeds, device)
+    check_stream(resolve_transformations(config), stream)
+    parts = TrialBuilder(config, stream, seeds, device)
     network = parts.network()
     # refuses patterns that fit nothing
-    parameter_groups(config.training.optimizer, network.named_parameters(), depths_of(network))
+    parameter_groups(config.training.optimizer, network.named_parameters(), blocks_from_head(network))
     _check_last_batches(config, stream, network)
     num_trained = parts.num_trained()
-    for module, strategy in settings_of(config, "strategies"):
+    for module, strategy in plugin_configs(config, "strategies"):
         _check_stream(module, strategy, stream, num_trained)
         if hasattr(module, "check_model"):
             module.check_model(strategy, network)
-    for module, probe in settings_of(config, "probes"):
+    for module, probe in plugin_configs(config, "probes"):
         if hasattr(module, "check_model"):
             module.check_model(probe, network)
     parts.probes(Path())  # refused now rather than at the start
@@ -148,7 +150,7 @@ def assemble(config: Experiment, *, planning: bool = False, stream: Stream | Non
 
 def _stream(config: Experiment, seed: int) -> Stream:
     """The benchmark's stream; an Avalanche benchmark is read into one."""
-    (benchmark, settings), *_ = settings_of(config, "benchmarks")
+    (benchmark, settings), *_ = plugin_configs(config, "benchmarks")
     if not hasattr(benchmark, "Config"):
         return stream_of(next(iter(config.benchmark)), benchmark, settings)
     stream: Stream = benchmark.build(settings, seed, _folders(config))

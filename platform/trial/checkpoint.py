@@ -35,12 +35,12 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _log = logging.getLogger(__name__)
 
 
-def name_of(experience: int, iteration: int | None = None) -> str:
+def checkpoint_name(experience: int, iteration: int | None = None) -> str:
     """The name after `experience` experiences or, with `iteration`, amid the next one; names sort in order of time."""
     return f"{experience:06d}" + ("" if iteration is None else f"+{iteration:09d}")
 
 
-class Writer:
+class CheckpointWriter:
     """Writes one trial's checkpoints, one at a time, in a thread of its own: training waits for the copy in memory only.
 
     A context: leaving it waits for the last one. What goes wrong in the thread is raised by the next call, or on leaving.
@@ -83,7 +83,7 @@ class Writer:
             self.wait()
 
 
-def valid(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def valid_checkpoints(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The valid checkpoints with their states, on the CPU, newest first. A damaged one is logged and passed over.
 
     Raises:
@@ -92,7 +92,7 @@ def valid(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[
     for path in reversed(_all(folder)):
         problem = _problem(path, config)
         if problem is not None:
-            pass_over(path, problem)
+            log_skipped(path, problem)
             continue
         # copies: what the library gives are views of one buffer, whose alignment can tell in the last bits of a product
         tensors = {name: tensor.clone() for name, tensor in load_file(path / "tensors.safetensors").items()}
@@ -101,14 +101,14 @@ def valid(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[
         yield path, state
 
 
-def pass_over(path: Path, problem: str) -> None:
+def log_skipped(path: Path, problem: str) -> None:
     """Say that a checkpoint is not used, and why."""
     _log.warning("checkpoint %s is passed over: %s", path, problem)
 
 
-def load_newest(folder: Path, config: str | None = None) -> dict[str, Any] | None:
+def load_newest_checkpoint(folder: Path, config: str | None = None) -> dict[str, Any] | None:
     """The state of the newest valid checkpoint; None where there is none."""
-    return next((state for _, state in valid(folder, config)), None)
+    return next((state for _, state in valid_checkpoints(folder, config)), None)
 
 
 def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int, config: str) -> Path:

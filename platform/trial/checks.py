@@ -10,7 +10,7 @@ from ..config.schema import Experiment
 from ..data.streams import Stream
 from ..errors import UserError
 from ..training.optimization import num_iterations, value_at
-from .resolve import settings_of
+from .resolve import plugin_configs
 
 if TYPE_CHECKING:
     pass
@@ -30,7 +30,8 @@ _ROLES = {  # what only one strategy of a trial can do; a module names its own i
 def check_combination(config: Experiment) -> None:
     """Refuse strategies that cannot run together, with the reason that one of them gives."""
     named = [
-        (name, module) for name, (module, _) in zip(config.strategies, settings_of(config, "strategies"), strict=True)
+        (name, module)
+        for name, (module, _) in zip(config.strategies, plugin_configs(config, "strategies"), strict=True)
     ]
     for (first, one), (second, other) in combinations(named, 2):
         for role in sorted(set(getattr(one, "ROLES", ())) & set(getattr(other, "ROLES", ()))):

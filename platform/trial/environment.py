@@ -14,7 +14,7 @@ import torch
 _PACKAGES = ("torch", "torchvision", "ray", "avalanche-lib", "wandb", "omegaconf", "numpy", "scikit-learn")
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, threads and the state of the working folder's git, for environment.json."""
     from ... import __version__
 
@@ -63,7 +63,7 @@ def gpu_memory_reset(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def usage(device: torch.device) -> dict[str, float]:
+def resource_usage(device: torch.device) -> dict[str, float]:
     """CPU seconds of this process, resident memory and peak GPU memory in MB, for the ledger."""
     process = psutil.Process()
     times = process.cpu_times()

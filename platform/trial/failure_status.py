@@ -11,7 +11,7 @@ from ..training.plugin import EVENTS
 from ..training.probes._base import Probe
 
 
-class recording:
+class record_failure:
     """A context whose exception is written to the ledger: failed with the reason, or stopped for Ctrl-C; it is raised on."""
 
     def __init__(self, ledger: TrialLedger) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import seeding
-from ..models.inference import evaluating
+from ..models.inference import evaluation_mode
 from ..training.probes._base import Probe, Values
 
 
@@ -66,7 +66,7 @@ class Probes:
 
     def _ask(self, name: str, method: str, learner: Any, *arguments: int) -> Values:
         started = time.perf_counter()
-        with evaluating(learner.model), _undrawn() if "." in name else contextlib.nullcontext():
+        with evaluation_mode(learner.model), _undrawn() if "." in name else contextlib.nullcontext():
             found: Values = getattr(self._named[name], method)(learner, *arguments) or {}
         seconds = time.perf_counter() - started
         self._seconds[name] += seconds

@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..config import registry
-from ..config.dotted_paths import parted
-from ..config.load import _plain, build
+from ..config.dotted_paths import split_colon
+from ..config.load import _plain, build_config
 from ..config.schema import Experiment, Settings, Training
-from ..data.augmentation.presets import transformations_of
+from ..data.augmentation.presets import resolve_transformations
 from ..errors import UserError
 
 _DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
@@ -30,7 +30,7 @@ def check_plugins(experiment: Experiment) -> Experiment:
 def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
     """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
     module, built = _resolved(kind, name, settings)
-    _, in_the_name = parted(name)
+    _, in_the_name = split_colon(name)
     return {k: v for k, v in _plain(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
 
 
@@ -39,15 +39,15 @@ def _resolved(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, 
     module = registry.resolve(kind, name)
     if not hasattr(module, "Config"):
         return module, settings
-    path, (_, in_the_name) = f"{registry.KEYS[kind]}.{name}", parted(name)
+    path, (_, in_the_name) = f"{registry.KEYS[kind]}.{name}", split_colon(name)
     if in_the_name and "name" not in [field.name for field in fields(module.Config)]:
-        raise UserError(f"{path}: '{parted(name)[0]}' takes no name after a colon; give it settings.")
+        raise UserError(f"{path}: '{split_colon(name)[0]}' takes no name after a colon; give it settings.")
     if twice := in_the_name.keys() & settings.keys():
         raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
-    return module, build(module.Config, {**settings, **in_the_name}, path)
+    return module, build_config(module.Config, {**settings, **in_the_name}, path)
 
 
-def settings_of(experiment: Experiment, kind: registry.Kind) -> list[tuple[Any, Any]]:
+def plugin_configs(experiment: Experiment, kind: registry.Kind) -> list[tuple[Any, Any]]:
     """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
     named: Settings = getattr(experiment, registry.KEYS[kind])
     return [_resolved(kind, name, settings) for name, settings in named.items()]
@@ -57,5 +57,5 @@ def _with_transformations(experiment: Experiment) -> Training:
     """The training with a preset as its list of transformations, and each with all of its settings."""
     if experiment.training.augmentation is None:
         return experiment.training
-    listed_out = tuple({name: _plain(built)} for name, built in transformations_of(experiment))
+    listed_out = tuple({name: _plain(built)} for name, built in resolve_transformations(experiment))
     return replace(experiment.training, augmentation=listed_out)

@@ -13,17 +13,18 @@ import yaml
 
 from ..config.load import to_dict
 from ..config.schema import Experiment
-from ..disk_errors import explained
+from ..disk_errors import reraise_disk_errors
 from ..files import digest
-from ..ledger.writer import Trial, TrialLedger
-from .builder import assemble
-from .checkpoint import Writer
-from .environment import describe
-from .failure_status import recording
+from ..ledger.reader import Trial
+from ..ledger.writer import TrialLedger
+from .builder import build_trial
+from .checkpoint import CheckpointWriter
+from .environment import describe_environment
+from .failure_status import record_failure
 from .resolve import check_plugins
-from .state import Around, Result, TrialState
-from .stop_request import Interruption
-from .torch_settings import isolated
+from .state import TrialResult, TrialServices, TrialState
+from .stop_request import StopRequest
+from .torch_settings import torch_settings
 from .watchdog import Watchdog
 
 
@@ -35,7 +36,7 @@ def run(
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
     stopped: Callable[[], bool] = lambda: False,
     timeout: float | None = None,
-) -> Result:
+) -> TrialResult:
     """Run one trial in this process, or go on with the one that `folder` holds.
 
     SIGTERM and Ctrl-C make it write a checkpoint and stop before its next iteration (a second Ctrl-C: at once).
@@ -58,19 +59,19 @@ def run(
     )
     identity = identity or identity_of(config)
     with ExitStack() as stack:
-        stack.enter_context(explained(folder))
-        stack.enter_context(isolated(config.resources))
-        parts = assemble(config)
+        stack.enter_context(reraise_disk_errors(folder))
+        stack.enter_context(torch_settings(config.resources))
+        parts = build_trial(config)
         ledger = stack.enter_context(_open(config, folder, identity))
         log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
-        interruption = stack.enter_context(Interruption(stopped))
-        stack.enter_context(recording(ledger))
+        stop_request = stack.enter_context(StopRequest(stopped))
+        stack.enter_context(record_failure(ledger))
         watchdog = stack.enter_context(Watchdog(timeout, log))
         whose = digest(folder / "config.yaml")
-        writer = stack.enter_context(Writer(folder / "checkpoints", config.checkpoint.keep, whose))
-        return _experiences(TrialState(config, parts, ledger, Around(interruption, watchdog, writer)), report)
+        writer = stack.enter_context(CheckpointWriter(folder / "checkpoints", config.checkpoint.keep, whose))
+        return _experiences(TrialState(config, parts, ledger, TrialServices(stop_request, watchdog, writer)), report)
 
 
 def identity_of(config: Experiment) -> dict[str, Any]:
@@ -93,12 +94,12 @@ def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> Tria
     return TrialLedger.create(folder, text, identity)
 
 
-def _experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> Result:
+def _experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> TrialResult:
     """The loop: train on an experience, evaluate on all, write it down, checkpoint."""
-    state.ledger.write("environment", describe(state.learner.device))
+    state.ledger.write("environment", describe_environment(state.learner.device))
     for number in range(state.restore(), len(state.stream.experiences)):
         state.ledger.status("running", experience=number)
-        if not state.learner.trains_on(number):  # joint waits for the last experience: its matrix has that row only
+        if not state.learner.should_train(number):  # joint waits for the last experience: its matrix has that row only
             continue
         state.train(number)
         state.add_row(number + 1)

@@ -20,26 +20,26 @@ from ..training import learner_state
 from ..training.learner import Learner
 from ..training.optimization import base_lr
 from . import checkpoint
-from .builder import Parts
-from .environment import gpu_memory_reset, usage
+from .builder import TrialBuilder
+from .environment import gpu_memory_reset, resource_usage
 from .probe_runner import Probes
-from .stop_request import Interruption
+from .stop_request import StopRequest
 from .watchdog import Watchdog
 
 _LOOK = 0.5  # seconds between two looks at the clock's and others' wishes
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class TrialServices:
     """What surrounds a trial: wishes to stop, the watch over its iterations, the writer of its checkpoints."""
 
-    interruption: Interruption
+    stop_request: StopRequest
     watchdog: Watchdog
-    writer: checkpoint.Writer
+    writer: checkpoint.CheckpointWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrialResult:
     """What a trial gave: its folder, `summary` (metrics per view) and accuracy matrices per view, (T + 1, T)."""
 
     folder: Path
@@ -50,8 +50,8 @@ class Result:
 class TrialState:
     """Everything that a trial is: the learner, the rows of its matrices, its place in the ledger; saved and restored as one."""
 
-    def __init__(self, config: Experiment, parts: Parts, ledger: TrialLedger, around: Around) -> None:
-        self.config, self.parts, self.stream, self.ledger, self.around = config, parts, parts.stream, ledger, around
+    def __init__(self, config: Experiment, parts: TrialBuilder, ledger: TrialLedger, services: TrialServices) -> None:
+        self.config, self.parts, self.stream, self.ledger, self.services = config, parts, parts.stream, ledger, services
         self.learner = parts.learner(self.on_epoch, self.on_note, self.on_iteration)
         self.probes = Probes(parts.probes(ledger.folder / "probes"))
         num_experiences = len(parts.stream.experiences)
@@ -72,7 +72,7 @@ class TrialState:
             try:
                 self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
             except UserError as error:
-                checkpoint.pass_over(path, str(error))
+                checkpoint.log_skipped(path, str(error))
                 continue
             learner_state.restore(self.learner, state["learner"])
             self.probes.load_state_dict(state["probes"])
@@ -91,22 +91,22 @@ class TrialState:
     def _checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         if not self._resumable:
             return iter(())
-        return checkpoint.valid(self.ledger.folder / "checkpoints", self.around.writer.config)
+        return checkpoint.valid_checkpoints(self.ledger.folder / "checkpoints", self.services.writer.config)
 
     def train(self, number: int) -> None:
         """Train on experience `number` (0-based), or what is left of it."""
-        if not self.learner.is_inside:
+        if not self.learner.in_experience:
             seed_globals(self.parts.seeds.data, "experience", number)
             self.probes.before_experience(self.learner, number)
         self._since = self._epoch_started = time.perf_counter()
         self.learner.train_experience(number)
         self._train_seconds += time.perf_counter() - self._since
-        self.around.watchdog.alive()
+        self.services.watchdog.reset()
 
     def on_iteration(self, learner: Learner) -> None:
         """Between two iterations: what `_pause` does, when it is time; then the probes, which a trial that goes on asks again."""
         now = time.monotonic()
-        if now >= self._look or self.around.interruption.signal is not None:
+        if now >= self._look or self.services.stop_request.signal is not None:
             self._pause(learner, now)
         spent = self.probes.spent
         for event in self.probes.between_iterations(learner):
@@ -115,18 +115,18 @@ class TrialState:
 
     def _pause(self, learner: Learner, now: float) -> None:
         """Say that the trial lives, checkpoint when it is time, stop when asked to."""
-        self.around.watchdog.alive()
-        stop = self.around.interruption.wanted()
-        due = now - self._saved >= self._every and not self.around.writer.busy
-        if (stop or due) and learner.can_pause:
+        self.services.watchdog.reset()
+        stop = self.services.stop_request.requested()
+        due = now - self._saved >= self._every and not self.services.writer.busy
+        if (stop or due) and learner.can_checkpoint:
             self._save(learner.experience.current_experience, learner.clock.train_exp_iterations)
         if stop:
-            self.around.interruption.stop()
+            self.services.stop_request.raise_stop()
         self._look = min(now + _LOOK, self._saved + self._every) if self._every else now
 
     def _save(self, experience: int, iteration: int | None = None) -> None:
         """A checkpoint after `experience` experiences or, with `iteration`, amid the next one."""
-        name = checkpoint.name_of(experience, iteration)
+        name = checkpoint.checkpoint_name(experience, iteration)
         if name == self._newest:  # gone on with from there, and nothing done since
             return
         self.learner.check_total()
@@ -142,7 +142,7 @@ class TrialState:
             "learner": learner_state.capture(self.learner),
             "probes": self.probes.state_dict(),
         }
-        self.around.writer.save(name, state)
+        self.services.writer.save(name, state)
         self._newest, self._saved = name, time.monotonic()
 
     def add_row(self, row: int) -> None:
@@ -165,24 +165,24 @@ class TrialState:
         self._train_seconds = 0.0
         iteration = self.learner.clock.train_iterations
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
-        self.ledger.append("resources", experience, iteration, usage(self.learner.device))
+        self.ledger.append("resources", experience, iteration, resource_usage(self.learner.device))
         for event in self.probes.after_experience(self.learner, experience - 1):
             self.ledger.append("probe", experience, iteration, event)
-            self.around.watchdog.alive()
+            self.services.watchdog.reset()
         self._write_matrix()
         if self._resumable:
             self._save(experience)
 
-    def finish(self) -> Result:
+    def finish(self) -> TrialResult:
         """Write the summary and say that the trial is done."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
-        self.around.writer.wait()
+        self.services.writer.wait()
         summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
         self.ledger.status("done", experience=num_experiences)
-        return Result(self.ledger.folder, summary, self.matrices)
+        return TrialResult(self.ledger.folder, summary, self.matrices)
 
     def on_epoch(self, learner: Learner) -> None:
         """A line per epoch: mean loss, learning rate, seconds."""

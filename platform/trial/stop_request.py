@@ -15,7 +15,7 @@ class Stopped(SystemExit):
     """A trial has stopped because it was asked to; what it had done is in its checkpoint."""
 
 
-class Interruption:
+class StopRequest:
     """A context in which SIGTERM and the first Ctrl-C are wishes, asked for with `wanted` and fulfilled with `stop`.
 
     Handlers are set in the main thread only, and only where the program has none of its own. A wish that nobody has asked
@@ -28,11 +28,11 @@ class Interruption:
         self._before: list[signal.Signals] = []
         self.signal: int | None = None  # the one that came
 
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Whether the trial is to stop."""
         return self.signal is not None or self._asked()
 
-    def stop(self) -> NoReturn:
+    def raise_stop(self) -> NoReturn:
         """End as the wish asks for: KeyboardInterrupt for Ctrl-C, else `Stopped` with the shell's exit code for the signal."""
         number, self.signal = self.signal, None
         if number == signal.SIGINT:

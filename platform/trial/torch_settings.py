@@ -12,7 +12,7 @@ from ..config.schema import Resources
 
 
 @contextmanager
-def isolated(resources: Resources) -> Iterator[None]:
+def torch_settings(resources: Resources) -> Iterator[None]:
     """Within: torch's settings as a trial wants them. Afterwards they are as before, and so are the global generators."""
     os.environ.setdefault(
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"

@@ -15,14 +15,14 @@ class Watchdog:
     def __init__(self, timeout: float | None, log: TextIO) -> None:
         self.timeout, self._log = timeout, log
 
-    def alive(self) -> None:
+    def reset(self) -> None:
         """Start counting anew."""
         if self.timeout is not None:
             faulthandler.dump_traceback_later(self.timeout, exit=True, file=self._log)
 
     def __enter__(self) -> Self:
         """Start counting."""
-        self.alive()
+        self.reset()
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from retain.platform.data.cache import DataFolders
-from retain.platform.data.dataset import DataSet, data_set
+from retain.platform.data.dataset import DataSet, make_data_set
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 DOMAINS = ("photo", "paint", "pencil")
@@ -40,4 +40,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         arrays |= {f"{name}_x": torch.from_numpy(x.astype(np.uint8))[picked]}
         arrays |= {f"{name}_y": y[picked], f"{name}_d": domains[picked]}
     domains_named = (*DOMAINS, "later") if config.sessions else DOMAINS
-    return data_set("animals", arrays, NAMES, (0.5, 0.5), (0.25, 0.25), domains_named)
+    return make_data_set("animals", arrays, NAMES, (0.5, 0.5), (0.25, 0.25), domains_named)

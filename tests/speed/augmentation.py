@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data.augmentation.pipeline import Augmentation
-from retain.platform.data.augmentation.presets import transformations_of
+from retain.platform.data.augmentation.presets import resolve_transformations
 from retain.platform.data.streams import Arrays, Experience, Part, Stream
 from retain.platform.models.networks import small_cnn
 from retain.platform.seeding import generator
@@ -159,7 +159,7 @@ def augmentation(stream: Stream, name: str) -> Augmentation:
     """A preset, or one transformation with its defaults."""
     chosen: Any = name if name in PRESET_NAMES else [name]
     config = from_dict({"name": "t", "benchmark": "split_digits", "model": "mlp", "training": {"augmentation": chosen}})
-    return Augmentation(stream, [built for _, built in transformations_of(config)], seed=0)
+    return Augmentation(stream, [built for _, built in resolve_transformations(config)], seed=0)
 
 
 PRESET_NAMES = ("cifar", "digits", "fashion", "natural", "emoji")

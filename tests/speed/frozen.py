@@ -36,7 +36,7 @@ def seconds(work: Work, epochs: int, way: str) -> tuple[float, torch.Tensor]:
     """Of an epoch; and the head's weights at the end."""
     made = learner(work, epochs, way != "whole")
     if way == "each time":
-        made._frozen_features.of = lambda strategy: None
+        made._frozen_features.of = lambda learner: None
     started = time.process_time()
     made.train_experience(1)
     return (time.process_time() - started) / epochs, made.model.head.weight.detach()

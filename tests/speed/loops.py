@@ -297,7 +297,7 @@ def stream_of(quick: bool) -> Stream:
         x = torch.randint(256, (count, 1, 28, 28), generator=draw, dtype=torch.uint8)
         arrays.append(Arrays(x, torch.arange(count) % 10))
     names = tuple("0123456789")
-    return class_streams.by_class(
+    return class_streams.class_stream(
         "random pictures", DataSet("random", names, (0.5,), (0.3,), *arrays), class_streams.ClassSplit(), 0
     )
 

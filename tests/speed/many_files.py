@@ -23,14 +23,15 @@ import yaml
 from rich.console import Console
 
 from retain import load_config
-from retain.platform.cli.progress import Watch
+from retain.platform.cli.progress import ProgressDisplay
 from retain.platform.config.load import to_dict
-from retain.platform.ledger.writer import SweepLedger, TrialLedger, trials_of
+from retain.platform.ledger.reader import trials_of
+from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting.html_report import report
-from retain.platform.reporting.projector import Settings, _Projector
-from retain.platform.reporting.projector_state import Book
+from retain.platform.reporting.projector import ProjectorSettings, _Projector
+from retain.platform.reporting.projector_state import ProjectorState
 from retain.platform.reporting.results import results_of
-from retain.platform.reporting.wandb_runs import Runs
+from retain.platform.reporting.wandb_runs import WandbRuns
 
 EXPERIENCES, EPOCHS, SEEDS, RUNNING = 5, 3, 10, 4
 
@@ -78,17 +79,17 @@ def write(folder: Path, config: str, identity: dict[str, Any], done: bool) -> No
         writer.status("done" if done else "running", experience=EXPERIENCES if done else 2)
 
 
-def watch_of(folder: Path) -> Watch:
+def watch_of(folder: Path) -> ProgressDisplay:
     """The display of a terminal that is not there."""
-    watch = Watch(folder, Console(file=io.StringIO(), force_terminal=True))
+    watch = ProgressDisplay(folder, Console(file=io.StringIO(), force_terminal=True))
     watch._begin()
     return watch
 
 
 def projector_of(folder: Path) -> _Projector:
     """A projector that need not send the trials that are done: the book says that they are."""
-    book, trials = Book(folder), trials_of(folder)
-    return _Projector(trials, [Runs(folder, Settings(mode="offline"), "offline", book)], book)
+    book, trials = ProjectorState(folder), trials_of(folder)
+    return _Projector(trials, [WandbRuns(folder, ProjectorSettings(mode="offline"), "offline", book)], book)
 
 
 def timed(name: str, action: Callable[[], object]) -> None:

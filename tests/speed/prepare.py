@@ -88,7 +88,9 @@ def prepare(paths: list[Path], size: int, threads: int) -> None:
     image_cache.num_workers = lambda: threads
     try:
         with tempfile.TemporaryDirectory() as cache:
-            image_cache.pictures("x", {"train": Listing(paths, [0] * len(paths))}, size, DataFolders(None, Path(cache)))
+            image_cache.cached_images(
+                "x", {"train": Listing(paths, [0] * len(paths))}, size, DataFolders(None, Path(cache))
+            )
     finally:
         image_cache.num_workers = usual
 
@@ -156,7 +158,7 @@ def main() -> None:
         times("emoji" if small[0].parent != folder else "small PNGs", small, 64, repeats)
         times("photographs of 1024x768", made_files(folder, 300, (1024, 768), ".jpg"), 64, repeats)
         listing = {"train": Listing(small, [0] * len(small))}
-        image_cache.pictures("shared", listing, 64, DataFolders(None, folder / "cache"))
+        image_cache.cached_images("shared", listing, 64, DataFolders(None, folder / "cache"))
         memory(folder / "cache" / "shared-v1")
 
 

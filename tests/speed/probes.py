@@ -19,7 +19,7 @@ from typing import Any
 from retain import load_config, run
 from retain.platform.config import registry
 from retain.platform.config.schema import Experiment
-from retain.platform.ledger.writer import Trial
+from retain.platform.ledger.reader import Trial
 
 MNIST = ["benchmark={split_mnist: {num_experiences: 5}}", "training={epochs: 3, batch_size: 64}"]
 TRIALS = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from retain import load_config, run
 from retain.platform.config.schema import Checkpoint, Experiment
-from retain.platform.trial.checkpoint import Writer
+from retain.platform.trial.checkpoint import CheckpointWriter
 
 FASHION = ["benchmark={split_fashion_mnist: {num_experiences: 5}}", "strategies={replay: {memory: 500}}"]
 TRIALS = {
@@ -31,15 +31,15 @@ TRIALS = {
         "training={iterations: 20, batch_size: 64, optimizer: {name: adam, lr: 0.0003}}",
     ],
 }
-Save = Callable[[Writer, str, dict[str, Any]], None]
-_save = Writer.save
+Save = Callable[[CheckpointWriter, str, dict[str, Any]], None]
+_save = CheckpointWriter.save
 
 
-def nothing(writer: Writer, name: str, state: dict[str, Any]) -> None:
+def nothing(writer: CheckpointWriter, name: str, state: dict[str, Any]) -> None:
     """No checkpoint."""
 
 
-def at_once(writer: Writer, name: str, state: dict[str, Any]) -> None:
+def at_once(writer: CheckpointWriter, name: str, state: dict[str, Any]) -> None:
     """Training waits until it is on the disk."""
     _save(writer, name, state)
     writer.wait()
@@ -57,7 +57,7 @@ def timed(config: Experiment, save: Save, deterministic: bool) -> tuple[float, f
     """Wall and CPU seconds of a trial, its accuracy at the end, MB of its largest checkpoint."""
     folder = Path(tempfile.mkdtemp(prefix="retain-speed-", dir=os.environ.get("RETAIN_SPEED_FOLDER")))
     config = replace(config, resources=replace(config.resources, deterministic=deterministic))
-    setattr(Writer, "save", save)  # noqa: B010 - mypy refuses the assignment
+    setattr(CheckpointWriter, "save", save)  # noqa: B010 - mypy refuses the assignment
     started, cpu = time.perf_counter(), time.process_time()
     result = run(config, folder / "trial")
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu

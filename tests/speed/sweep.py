@@ -134,16 +134,16 @@ def trainable(config: dict[str, Any]) -> None:
     benchmark = benchmark_with_validation_stream(make(seed, settings), validation_size=0.1, shuffle=True)
     benchmark = with_classes_timeline(benchmark)
     model = network()
-    strategy = strategy_of(chosen, model, config["training"])
+    learner = strategy_of(chosen, model, config["training"])
     key = "Top1_Acc_Stream/eval_phase/test_stream"
     if "joint" in chosen:
-        strategy.train(benchmark.train_stream)
-        tune.report({"accuracy": strategy.eval(benchmark.test_stream)[key]})
+        learner.train(benchmark.train_stream)
+        tune.report({"accuracy": learner.eval(benchmark.test_stream)[key]})
         return
     for number, experience in enumerate(benchmark.train_stream):
         streams = [benchmark.valid_stream[number : number + 1]] if "early_stopping" in chosen else []
-        strategy.train(experience, eval_streams=streams)
-        tune.report({"accuracy": strategy.eval(benchmark.test_stream)[key]})
+        learner.train(experience, eval_streams=streams)
+        tune.report({"accuracy": learner.eval(benchmark.test_stream)[key]})
         if "freezing" in chosen:
             model.trunk.requires_grad_(False)
 

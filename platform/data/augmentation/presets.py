@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...config.load import build
+from ...config.load import build_config
 from ...config.schema import Experiment, Settings
 from ...errors import UserError, listed, nearest
 from . import affine, colour, policies, spatial
 from .base import Transformation
 
 
-def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
+def resolve_transformations(experiment: Experiment) -> list[tuple[str, Any]]:
     """The transformations of `training.augmentation` with their names, in their order; none for null."""
 
     path, chosen = "training.augmentation", experiment.training.augmentation or ()
@@ -32,7 +32,7 @@ def transformations_of(experiment: Experiment) -> list[tuple[str, Any]]:
             raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
         if not isinstance(settings, Mapping | None):
             raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
-        found.append((name, build(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
+        found.append((name, build_config(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
     return found
 
 

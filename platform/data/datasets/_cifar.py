@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ..cache import DataFolders, prepared
+from ..cache import DataFolders, load_or_make
 from ._download import fetch, verified
 from ._locate import identity, places
 
@@ -77,7 +77,7 @@ def _open(
         return arrays
 
     key = f"{wanted.name}-{identity(files)}"
-    return key, prepared(key, read, folders.cache)
+    return key, load_or_make(key, read, folders.cache)
 
 
 def _read_binary(wanted: CifarSet, files: list[Path]) -> dict[str, _Array]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..cache import DataFolders, prepared
-from ..dataset import DataSet, data_set
+from ..cache import DataFolders, load_or_make
+from ..dataset import DataSet, make_data_set
 from ._download import fetch
 from ._locate import identity, places
 
@@ -52,7 +52,7 @@ def idx_set(
     """
     found = find(files, folders)
     key = f"{name}-{identity(found.values())}"
-    return data_set(key, prepared(key, lambda: read_set(found), folders.cache), class_names, (mean,), (std,))
+    return make_data_set(key, load_or_make(key, lambda: read_set(found), folders.cache), class_names, (mean,), (std,))
 
 
 def read_idx(path: Path, dimensions: int) -> _Array:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
+from ..dataset import DataSet, make_data_set
 from ._cifar import CifarSet, open_cifar
 
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -35,4 +35,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: the files are nowhere to be found, or one is damaged.
     """
     key, arrays = open_cifar(FILES, folders)
-    return data_set(key, arrays, CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    return make_data_set(key, arrays, CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
+from ..dataset import DataSet, make_data_set
 from ._cifar import CifarSet, open_cifar
 
 _GROUPS = {  # coarse class -> fine classes; labels of both kinds are numbered alphabetically
@@ -74,4 +74,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     if config.labels == "coarse":
         key += "-coarse"
         arrays |= {name: torch.tensor(COARSE)[arrays[name]] for name in ("train_y", "test_y")}
-    return data_set(key, arrays, CLASSES[config.labels], (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    return make_data_set(key, arrays, CLASSES[config.labels], (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))

@@ -7,8 +7,8 @@ from typing import Literal
 
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
-from ..image_cache import Listing, pictures
+from ..dataset import DataSet, make_data_set
+from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import folder_with, places
 
@@ -66,11 +66,11 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         "s1", "CORe50", places(folders, ("core50_128x128", "core50/core50_128x128", "core50", ".")), _ADVICE
     )
     key = f"core50-{config.size}-{VERSION}-{_identity(root)}"
-    arrays = pictures(key, lambda: _listed(root), config.size, folders)
+    arrays = cached_images(key, lambda: _listed(root), config.size, folders)
     if config.level == "category":
         key += "-category"
         arrays |= {name: arrays[name] // 5 for name in ("train_y", "test_y")}
-    return data_set(key, arrays, CLASSES[config.level], domain_names=SESSIONS)
+    return make_data_set(key, arrays, CLASSES[config.level], domain_names=SESSIONS)
 
 
 def _cells(root: Path) -> list[tuple[Path, int, int]]:

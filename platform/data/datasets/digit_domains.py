@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cache import DataFolders, prepared
-from ..dataset import DataSet, data_set
+from ..cache import DataFolders, load_or_make
+from ..dataset import DataSet, make_data_set
 from ..image_cache import statistics
 from ..streams import Arrays
 from . import digits, mfeat, mnist
@@ -53,8 +53,8 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     sources = dict(zip(DOMAINS, built, strict=True))
     settings = repr((config.size, config.balance, [source.key for source in built]))
     key = f"digit_domains{config.size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
-    arrays = prepared(key, lambda: _join(sources, config), folders.cache)
-    return data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS)
+    arrays = load_or_make(key, lambda: _join(sources, config), folders.cache)
+    return make_data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS)
 
 
 def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import DataFolders, prepared
-from ..dataset import DataSet, data_set
+from ..cache import DataFolders, load_or_make
+from ..dataset import DataSet, make_data_set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +20,8 @@ class Config:
 
 def build(config: Config, folders: DataFolders) -> DataSet:
     """Open the set, prepared."""
-    arrays = prepared("digits", _read, folders.cache)
-    return data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,))
+    arrays = load_or_make("digits", _read, folders.cache)
+    return make_data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,))
 
 
 def _read() -> dict[str, np.ndarray[Any, np.dtype[Any]]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
-from ..image_cache import Listing, pictures
+from ..dataset import DataSet, make_data_set
+from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import folder_with, identity, places
 
@@ -50,8 +50,8 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
     key = f"domainnet{config.size}-{VERSION}-{identity(lists)}"
     classes = _classes(lists[0])
-    arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
-    return data_set(key, arrays, classes, domain_names=DOMAINS)
+    arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
+    return make_data_set(key, arrays, classes, domain_names=DOMAINS)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
-from ..image_cache import Listing, identity, pictures
+from ..dataset import DataSet, make_data_set
+from ..image_cache import Listing, cached_images, identity
 
 HAS_DOMAINS = True
 STYLES = {"google": ".png", "twitter": ".png", "fluent": ".webp"}  # in the order of the domains
@@ -42,8 +42,8 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     root = _find(folders)
     parts, categories = _listed(root)
     key = f"emoji{config.size}-{identity(parts, root, config.size)}"
-    arrays = pictures(key, parts, config.size, folders)
-    return data_set(key, arrays, categories, domain_names=tuple(STYLES))
+    arrays = cached_images(key, parts, config.size, folders)
+    return make_data_set(key, arrays, categories, domain_names=tuple(STYLES))
 
 
 def _find(folders: DataFolders) -> Path:

@@ -9,8 +9,8 @@ from typing import Literal
 from ...errors import UserError, listed
 from ...run_folders import run_folder_of
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
-from ..image_cache import Listing, identity, pictures
+from ..dataset import DataSet, make_data_set
+from ..image_cache import Listing, cached_images, identity
 from ._path_pattern import compiled, examples, matches
 
 HAS_DOMAINS = True  # where the pattern has {domain}
@@ -77,11 +77,11 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     listings = {part: _listing(root, some, classes, domains) for part, some in parts.items()}
     channels = 3 if config.colour == "rgb" else 1
     key = f"image_folder{config.size}-{identity(listings, root, config.size, channels, config.unreadable)}"
-    arrays = pictures(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
+    arrays = cached_images(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
     for part in parts:
         left = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
         _check_classes(root, part, left, classes)  # what was skipped may have been all of a class
-    return data_set(key, arrays, classes, domain_names=domains)
+    return make_data_set(key, arrays, classes, domain_names=domains)
 
 
 def _found(root: Path, pattern: str) -> list[_Row]:

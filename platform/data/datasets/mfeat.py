@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..cache import DataFolders, prepared
-from ..dataset import DataSet, data_set
+from ..cache import DataFolders, load_or_make
+from ..dataset import DataSet, make_data_set
 from ._locate import identity, places, searched
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,7 +34,9 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     """
     path = _find(folders)
     key = f"mfeat-{identity([path])}"
-    return data_set(key, prepared(key, lambda: _read(path), folders.cache), tuple("0123456789"), (0.5043,), (0.4543,))
+    return make_data_set(
+        key, load_or_make(key, lambda: _read(path), folders.cache), tuple("0123456789"), (0.5043,), (0.4543,)
+    )
 
 
 def _find(folders: DataFolders) -> Path:

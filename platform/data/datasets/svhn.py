@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..cache import DataFolders, prepared
-from ..dataset import DataSet, data_set
+from ..cache import DataFolders, load_or_make
+from ..dataset import DataSet, make_data_set
 from ._download import fetch, verified
 from ._locate import identity, places
 
@@ -38,8 +38,8 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     """
     root = _find(folders)
     key = f"svhn-{identity(root / name for name in _FILES.values())}"
-    arrays = prepared(key, lambda: _read(root, again=root == _downloads(folders)), folders.cache)
-    return data_set(key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+    arrays = load_or_make(key, lambda: _read(root, again=root == _downloads(folders)), folders.cache)
+    return make_data_set(key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
 def _downloads(folders: DataFolders) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, data_set
-from ..image_cache import Listing, pictures
+from ..dataset import DataSet, make_data_set
+from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import folder_with, identity, places
 
@@ -49,8 +49,8 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     key = f"tiny_imagenet{config.size}-{VERSION}-{identity(root / name for name in _LISTS)}"
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
-    arrays = pictures(key, lambda: _listed(root, classes), config.size, folders)
-    return data_set(key, arrays, names)
+    arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
+    return make_data_set(key, arrays, names)
 
 
 def _names(path: Path, classes: list[str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from ._weight_files import State, load, located, read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class PretrainedConfig:
     """Settings of a library's network.
 
     name: the network's name in the library, what stands after the colon in the YAML.
@@ -93,11 +93,11 @@ class LibraryNetwork(Classifier):
         return self.trunk(x)  # type: ignore[no-any-return]
 
 
-Make = Callable[[str, Settings, int], Trunk]
+Make = Callable[[str, PretrainedConfig, int], Trunk]
 
 
 def build(
-    key: str, make: Make, config: Settings, shape: tuple[int, ...], num_classes: int, generator: torch.Generator
+    key: str, make: Make, config: PretrainedConfig, shape: tuple[int, ...], num_classes: int, generator: torch.Generator
 ) -> LibraryNetwork:
     """A network of `make` for pictures of `shape` that are normalised as its pretrained weights expect it.
 
@@ -114,7 +114,7 @@ def build(
 def build_for(
     key: str,
     make: Make,
-    config: Settings,
+    config: PretrainedConfig,
     stream: Stream,
     folders: DataFolders,
     num_classes: int,
@@ -131,7 +131,7 @@ def build_for(
 def _built(
     key: str,
     make: Make,
-    config: Settings,
+    config: PretrainedConfig,
     shape: tuple[int, ...],
     root: Path | None,
     num_classes: int,
@@ -168,7 +168,7 @@ def _replace_norms(key: str, network: nn.Module) -> None:
         network.set_submodule(name, group_norm(module.num_features))
 
 
-def _num_features(key: str, network: nn.Module, config: Settings, channels: int, sides: tuple[int, ...]) -> int:
+def _num_features(key: str, network: nn.Module, config: PretrainedConfig, channels: int, sides: tuple[int, ...]) -> int:
     """D, found by a forward pass of one black picture: whether the network takes this size is seen by it too."""
     height, width = sides if config.resize is None else (config.resize, config.resize)
     network.eval()

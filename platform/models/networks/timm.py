@@ -13,11 +13,11 @@ from ...data.cache import DataFolders
 from ...data.streams import Stream
 from ...errors import UserError, nearest
 from . import _pretrained
-from ._pretrained import Settings, Trunk
+from ._pretrained import PretrainedConfig, Trunk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Settings):
+class Config(PretrainedConfig):
     """A network of timm, named "timm:NAME": resnet18, convnext_atto, vit_tiny_patch16_224, ..."""
 
 
@@ -37,7 +37,7 @@ def build_for(
     return _pretrained.build_for(f"model.timm:{config.name}", _make, config, stream, folders, num_classes, generator)
 
 
-def _make(key: str, config: Settings, channels: int) -> Trunk:
+def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
     """The network as timm makes it for features."""
     try:
         import timm

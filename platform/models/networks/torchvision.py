@@ -14,11 +14,11 @@ from ...data.cache import DataFolders
 from ...data.streams import Stream
 from ...errors import UserError, listed, nearest
 from . import _pretrained
-from ._pretrained import Settings, Trunk
+from ._pretrained import PretrainedConfig, Trunk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Settings):
+class Config(PretrainedConfig):
     """A network of torchvision, named "torchvision:NAME": resnet18, mobilenet_v2, efficientnet_b0, ..."""
 
 
@@ -39,7 +39,7 @@ def build_for(
     return _pretrained.build_for(key, _make, config, stream, folders, num_classes, generator)
 
 
-def _make(key: str, config: Settings, channels: int) -> Trunk:
+def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
     """The network without its last linear layer: what is before that, such as dropout, stays."""
     from torchvision import models
 

@@ -17,7 +17,7 @@ Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Context:
+class ProbeContext:
     """What a probe is built for: the trial's stream, the seed of its draws, where data sets are, where it may write files."""
 
     stream: Stream
@@ -61,7 +61,7 @@ class Probe:
             raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
 
 
-def positive(**values: int) -> None:
+def check_positive(**values: int) -> None:
     """Refuse counts below 1; for the `__post_init__` of a probe's `Config`."""
     for name, value in values.items():
         if value < 1:

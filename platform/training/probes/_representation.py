@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models.features import FEATURES, head_of
+from ...models.features import FEATURES, find_head
 
 _PLACES = 4  # a side: maps are averaged to so many places
 
 
-def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def layer_features(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """What each of the layers gives for the samples, (n, D) float64, by forward hooks that are gone afterwards.
 
     Maps (n, C, H, W) are averaged to at most 4 x 4 places and flattened, sequences (n, length, D) averaged over their length. Of
@@ -36,7 +36,7 @@ def outputs(model: nn.Module, layers: Sequence[str], batches: Iterable[Tensor]) 
     with ExitStack() as stack:
         for layer in layers:
             if layer == FEATURES:
-                handle = head_of(model).register_forward_pre_hook(keep_input)
+                handle = find_head(model).register_forward_pre_hook(keep_input)
             else:
                 handle = modules[layer].register_forward_hook(partial(keep, layer))
             stack.callback(handle.remove)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...models.features import layers_of
-from ._base import Context, Probe, Values, positive
-from ._representation import gram, linear_cka, outputs
+from ...models.features import select_layers
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._representation import gram, layer_features, linear_cka
 from ._samples import batches, old_and_new
 
 
@@ -31,7 +31,7 @@ class Config:
     samples: int = 256
 
     def __post_init__(self) -> None:
-        positive(samples=self.samples)
+        check_positive(samples=self.samples)
 
 
 class CKA(Probe):
@@ -52,11 +52,11 @@ class CKA(Probe):
         return {name: linear_cka(before[name].to(now[name]), now[name]) for name in now}
 
     def _grams(self, learner: Any, number: int) -> dict[str, torch.Tensor]:
-        layers = layers_of(learner.model, self.config.layers, "layers")
+        layers = select_layers(learner.model, self.config.layers, "layers")
         return {
             f"{layer}/{side}": gram(features)
             for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "cka").items()
-            for layer, features in outputs(learner.model, layers, batches(learner, subset)).items()
+            for layer, features in layer_features(learner.model, layers, batches(learner, subset)).items()
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,9 +70,9 @@ class CKA(Probe):
 
 def check_model(config: Config, network: nn.Module) -> None:
     """Refuse patterns that fit no layer."""
-    layers_of(network, config.layers, "probes.cka.layers")
+    select_layers(network, config.layers, "probes.cka.layers")
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe."""
     return CKA(config, context.seed)

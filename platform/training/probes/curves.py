@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ._base import Context, Probe, Values, positive
-from ._samples import Subset, drawn, gathered, logits
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._samples import ProbeSamples, draw_samples, gather_samples, logits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Config:
     samples: int = 500
 
     def __post_init__(self) -> None:
-        positive(every=1 if self.every is None else self.every, samples=self.samples)
+        check_positive(every=1 if self.every is None else self.every, samples=self.samples)
 
 
 class Curves(Probe):
@@ -41,7 +41,7 @@ class Curves(Probe):
     def __init__(self, every: int, samples: int, seed: int) -> None:
         self.every, self.samples, self.seed = every, samples, seed
         self._number = -1  # of the experience whose samples are at hand
-        self._subset: Subset | None = None
+        self._subset: ProbeSamples | None = None
         self._num_train = 0
 
     def during(self, learner: Any) -> Values:
@@ -70,11 +70,13 @@ class Curves(Probe):
         numbers = list(range(number + 1)) if accumulated else [number]
         each = -(-self.samples // len(numbers))
         experiences = learner.stream.experiences
-        train = [(one, drawn(experiences[one].train, each, self.seed, "curves", "train", one)) for one in numbers]
-        validation = [
-            (one, drawn(experiences[one].validation, each, self.seed, "curves", "held", one)) for one in numbers
+        train = [
+            (one, draw_samples(experiences[one].train, each, self.seed, "curves", "train", one)) for one in numbers
         ]
-        self._subset = gathered(learner.stream, train + validation, learner.device)
+        validation = [
+            (one, draw_samples(experiences[one].validation, each, self.seed, "curves", "held", one)) for one in numbers
+        ]
+        self._subset = gather_samples(learner.stream, train + validation, learner.device)
         self._number, self._num_train = number, sum(len(part) for _, part in train)
 
 
@@ -95,6 +97,6 @@ def _scores(output: torch.Tensor, y: torch.Tensor, num_train: int) -> list[float
     return found
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe; one that never looks where it is turned off."""
     return Probe() if config.every is None else Curves(config.every, config.samples, context.seed)

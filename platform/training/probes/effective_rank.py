@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from ...models.features import layers_of
-from ._base import Context, Probe, Values, positive
-from ._representation import effective_rank, outputs
+from ...models.features import select_layers
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._representation import effective_rank, layer_features
 from ._samples import batches, old_and_new
 
 
@@ -31,7 +31,7 @@ class Config:
     samples: int = 256
 
     def __post_init__(self) -> None:
-        positive(samples=self.samples)
+        check_positive(samples=self.samples)
 
 
 class EffectiveRank(Probe):
@@ -42,19 +42,19 @@ class EffectiveRank(Probe):
 
     def after_experience(self, learner: Any, number: int) -> Values:
         """One number for each layer and side."""
-        layers = layers_of(learner.model, self.config.layers, "layers")
+        layers = select_layers(learner.model, self.config.layers, "layers")
         found: dict[str, float] = {}
         for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "effective_rank").items():
-            for layer, features in outputs(learner.model, layers, batches(learner, subset)).items():
+            for layer, features in layer_features(learner.model, layers, batches(learner, subset)).items():
                 found[f"{layer}/{side}"] = effective_rank(features - features.mean(0))
         return found
 
 
 def check_model(config: Config, network: nn.Module) -> None:
     """Refuse patterns that fit no layer."""
-    layers_of(network, config.layers, "probes.effective_rank.layers")
+    select_layers(network, config.layers, "probes.effective_rank.layers")
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe."""
     return EffectiveRank(config, context.seed)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from ...config import registry
-from ...config.load import build as build_config
+from ...config.load import build_config
 from ...data.streams import Arrays, Experience, Part, Stream
 from ...errors import UserError
 from ...models.inference import logits_of
 from ..evaluation import TestSet
-from ._base import Context, Probe, Values
+from ._base import Probe, ProbeContext, Values
 
 Named = str | Mapping[str, Mapping[str, Any] | None]
 
@@ -104,7 +104,7 @@ def renamed(stream: Stream, own: Stream) -> Stream:
     )
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """Build the streams.
 
     Raises:

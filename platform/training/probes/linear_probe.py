@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...models.features import FEATURES, layers_of
-from ._base import Context, Probe, Values, positive
-from ._representation import linear_probe, outputs
-from ._samples import batches, old_and_new, spread
+from ...models.features import FEATURES, select_layers
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._representation import layer_features, linear_probe
+from ._samples import batches, draw_evenly, old_and_new
 
 PENALTY = 0.1  # of the range where accuracies hardly change: see representation.linear_probe
 
@@ -35,7 +35,7 @@ class Config:
     samples: int = 1000
 
     def __post_init__(self) -> None:
-        positive(samples=self.samples)
+        check_positive(samples=self.samples)
         if not self.layers:
             raise ValueError("layers=[]: must name at least one layer")
 
@@ -48,12 +48,14 @@ class LinearProbe(Probe):
 
     def after_experience(self, learner: Any, number: int) -> Values:
         """Fit for each layer, then test on both sides."""
-        layers, samples = layers_of(learner.model, self.config.layers, "layers"), self.config.samples
+        layers, samples = select_layers(learner.model, self.config.layers, "layers"), self.config.samples
         parts = {one: learner.stream.experiences[one].train for one in range(number + 1)}
-        train = spread(learner, parts, samples, self.seed, "linear_probe", "train")
-        known = outputs(learner.model, layers, batches(learner, train))
+        train = draw_evenly(learner, parts, samples, self.seed, "linear_probe", "train")
+        known = layer_features(learner.model, layers, batches(learner, train))
         sides = old_and_new(learner, number, samples, self.seed, "linear_probe")
-        tests = {side: outputs(learner.model, layers, batches(learner, subset)) for side, subset in sides.items()}
+        tests = {
+            side: layer_features(learner.model, layers, batches(learner, subset)) for side, subset in sides.items()
+        }
         found: dict[str, float] = {}
         for layer in known:
             features = torch.cat([test[layer] for test in tests.values()])
@@ -68,9 +70,9 @@ class LinearProbe(Probe):
 
 def check_model(config: Config, network: nn.Module) -> None:
     """Refuse patterns that fit no layer."""
-    layers_of(network, config.layers, "probes.linear_probe.layers")
+    select_layers(network, config.layers, "probes.linear_probe.layers")
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe."""
     return LinearProbe(config, context.seed)

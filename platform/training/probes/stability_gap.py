@@ -13,8 +13,8 @@ Source: De Lange et al. 2023 (2205.13452).
 from dataclasses import dataclass
 from typing import Any
 
-from ._base import Context, Probe, Values, positive
-from ._samples import Subset, accuracies, spread
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._samples import ProbeSamples, accuracies, draw_evenly
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Config:
     samples: int = 100
 
     def __post_init__(self) -> None:
-        positive(every=self.every, samples=self.samples)
+        check_positive(every=self.every, samples=self.samples)
 
 
 class StabilityGap(Probe):
@@ -39,7 +39,7 @@ class StabilityGap(Probe):
         self.iterations, self.samples, self.seed = config.every, config.samples, seed
         self._least: dict[int, float] = {}  # experience that was learned -> least accuracy since then
         self._number = -1  # of the experience up to which samples are at hand
-        self._subset: Subset | None = None
+        self._subset: ProbeSamples | None = None
 
     def during(self, learner: Any) -> Values:
         """Accuracy on each experience learned so far, and on the one that is being learned."""
@@ -61,7 +61,7 @@ class StabilityGap(Probe):
     def _look(self, learner: Any, number: int) -> dict[int, float]:
         if self._subset is None or self._number != number:
             parts = {one: learner.stream.experiences[one].test for one in range(number + 1)}
-            self._subset = spread(learner, parts, self.samples * len(parts), self.seed, "stability_gap")
+            self._subset = draw_evenly(learner, parts, self.samples * len(parts), self.seed, "stability_gap")
             self._number = number
         numbers = list(range(number + 1))
         return dict(zip(numbers, accuracies(learner, self._subset, numbers), strict=True))
@@ -82,6 +82,6 @@ def _named(found: dict[int, float]) -> dict[str, float]:
     return {f"experience_{number + 1:02d}": accuracy for number, accuracy in found.items()}
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe."""
     return StabilityGap(config, context.seed)

@@ -18,8 +18,8 @@ import torch
 from ...errors import UserError
 from ...files import write_bytes
 from ...ledger.documents import write_json
-from ._base import Context, Probe, Values, positive
-from ._samples import Subset, gathered, logits
+from ._base import Probe, ProbeContext, Values, check_positive
+from ._samples import ProbeSamples, gather_samples, logits
 
 _SIDE, _COLUMNS, _TEXT = 72, 8, 28  # of a picture and its caption, in pixels
 
@@ -34,7 +34,7 @@ class Config:
     count: int = 24
 
     def __post_init__(self) -> None:
-        positive(count=self.count)
+        check_positive(count=self.count)
 
 
 class WorstErrors(Probe):
@@ -46,7 +46,7 @@ class WorstErrors(Probe):
     def after_experience(self, learner: Any, number: int) -> Values:
         """Look at all test samples so far."""
         experiences = learner.stream.experiences[: number + 1]
-        subset = gathered(learner.stream, [(i, one.test) for i, one in enumerate(experiences)], learner.device)
+        subset = gather_samples(learner.stream, [(i, one.test) for i, one in enumerate(experiences)], learner.device)
         confidence, predicted = logits(learner, subset).softmax(1).max(1)
         wrong = predicted != subset.y
         worst = torch.where(wrong, confidence, -1.0).sort(descending=True, stable=True).indices[: self.count]
@@ -56,7 +56,13 @@ class WorstErrors(Probe):
         return {"errors": wrong.double().mean().item(), "confidence": mean}
 
     def _write(
-        self, stream: Any, subset: Subset, worst: torch.Tensor, predicted: list[int], shares: list[float], number: int
+        self,
+        stream: Any,
+        subset: ProbeSamples,
+        worst: torch.Tensor,
+        predicted: list[int],
+        shares: list[float],
+        number: int,
     ) -> None:
         names = dict(enumerate(stream.class_names))
         entries = [
@@ -106,7 +112,7 @@ def _short(name: str) -> str:
     return plain if len(plain) <= 8 else plain[:7] + "."
 
 
-def build(config: Config, context: Context) -> Probe:
+def build(config: Config, context: ProbeContext) -> Probe:
     """The probe; the stream must be one of pictures."""
     if len(context.stream.shape) != 3:
         raise UserError(
