@@ -23,7 +23,7 @@ from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = {"start": None}
 _REASON = "each decides which weights an experience ends with"
-CONFLICTS = {"early_stopping": _REASON, "old_validation": _REASON}
+CONFLICTS = {"early_stopping": _REASON, "forgetting_stop": _REASON}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -281,8 +281,12 @@ _CLASS, _PERMUTED, _ROTATED = (
         (_ROTATED, {"angles": ()}, r"^angles=\(\): must be one or more"),
         (_ROTATED, {"angles": (0.0, float("inf"))}, r"^angles=\(0.0, inf\): "),
         (_ROTATED, {"angles": (0.0, 360.0)}, r"^angles=\(0.0, 360.0\): must differ"),
-        (_ROTATED, {"drawn": 0}, r"^drawn=0: must be at least 1"),
-        (_ROTATED, {"drawn": 3, "angles": (0.0, 1.0)}, r"^angles=\(0.0, 1.0\): are not used with drawn=3"),
+        (_ROTATED, {"num_random_angles": 0}, r"^num_random_angles=0: must be at least 1"),
+        (
+            _ROTATED,
+            {"num_random_angles": 3, "angles": (0.0, 1.0)},
+            r"^angles=\(0.0, 1.0\): are not used with num_random_angles=3",
+        ),
     ],
 )
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
@@ -313,13 +317,15 @@ def test_groups_are_of_one_size(tiny: DataFolders) -> None:
 
 def test_drawn_angles(tiny: DataFolders) -> None:
     """So many as are asked for, in [0, 180), of the seed's own; the pictures are those of the angles given."""
-    names = [[e.name for e in build("rotated_mnist", tiny, seed, drawn=4).experiences] for seed in (0, 0, 1)]
+    names = [
+        [e.name for e in build("rotated_mnist", tiny, seed, num_random_angles=4).experiences] for seed in (0, 0, 1)
+    ]
     assert names[0] == names[1]
     assert not set(names[0]) & set(names[2])
     angles = [float(name.removeprefix("rotation ")) for name in names[0]]
     assert len(set(angles)) == 4
     assert all(0 <= angle < 180 for angle in angles)
-    drawn = build("rotated_mnist", tiny, 0, drawn=4).experiences[1].train.arrays.x
+    drawn = build("rotated_mnist", tiny, 0, num_random_angles=4).experiences[1].train.arrays.x
     found = rotate(mnist.build(mnist.Config(), tiny).train.x.numpy(), angles[1])
     assert np.abs(drawn.numpy().astype(int) - found.astype(int)).max() <= 1  # the name has fewer digits
 

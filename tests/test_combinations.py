@@ -25,7 +25,7 @@ from retain.strategies import agem, lora
         ({"wa": {}, "cosine_head": {}}, "a cosine head scales its rows to length 1"),
         ({"cosine_head": {}, "head_init": {"rows": "zero"}}, "head_init.rows=zero: a cosine head"),
         ({"continual_norm": {}, "batchnorm_per_experience": {}}, "its statistics are of what its GroupNorm gives"),
-        ({"old_validation": {}, "joint": {}}, "there are no older experiences"),
+        ({"forgetting_stop": {}, "joint": {}}, "there are no older experiences"),
         ({"feature_distillation": {"layers": ["*"]}}, "fits 'head'; outputs are what lwf distils"),
     ],
 )

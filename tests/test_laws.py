@@ -42,7 +42,7 @@ MORE: dict[str, list[Settings]] = {
     "adapters": [{"width": None}],
     "gradual_unfreezing": [{"per": "experience"}],
     "bic": [{"memory": 0, "weight": 0.5}],
-    "budget": [{"accuracy": None, "loss": 0.3}],
+    "stop_at_budget": [{"accuracy": None, "loss": 0.3}],
     "attention_distillation": [{"kind": "gradcam"}],
     "feature_distillation": [{"loss": "mse", "layers": ["trunk.1", "features"]}],
     "der": [{"memory": 20, "beta": 0.0, "batch_size": 7}],
@@ -55,7 +55,7 @@ MORE: dict[str, list[Settings]] = {
     "freezing": [{"layers": ["trunk.1.*"], "from_experience": 0}],
     "head_init": [{"rows": "mean"}],
     "lwf": [{"loss": "mse"}],
-    "old_validation": [{"tolerance": 0.5, "every": 4}],
+    "forgetting_stop": [{"tolerance": 0.5, "every": 4}],
     "replay": [
         {"memory": 30, "policy": "reservoir", "batch_size": 7},
         {"memory": 30, "policy": "gss", "batch_size": 7, "selection": "mir"},

@@ -148,7 +148,7 @@ def test_killed_and_hung_trials_go_on_and_one_that_always_dies_fails(
 ) -> None:
     names = {"killed": "nothing", "hangs": "hangs", "dies": "dies", "fine": "nothing"}
     variants = {name: fault(users_folder, name, does=does) for name, does in names.items()}
-    write(users_folder, variants, ray={"max_failures": 1, "timeout": 3, "max_concurrent": 2})
+    write(users_folder, variants, ray={"max_failures": 1, "hang_timeout": 3, "max_concurrent": 2})
     folder = users_folder / "out"
     process = sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", "out", "resources.cpus=0.5")
     sweeps.wait_for(process, amid(folder, 0))
@@ -290,7 +290,9 @@ def test_a_local_cluster_wants_the_token(local: tuple[str, list[str], dict[str, 
 
 @pytest.mark.slow
 def test_a_trial_that_holds_the_interpreter_is_found_too(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(users_folder, {"holds": fault(users_folder, "holds", does="holds")}, ray={"max_failures": 1, "timeout": 3})
+    write(
+        users_folder, {"holds": fault(users_folder, "holds", does="holds")}, ray={"max_failures": 1, "hang_timeout": 3}
+    )
     folder = users_folder / "out"
     code, output = sweeps.ended(sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", "out"))
     assert code == 0 and sweeps.states(folder) == {"holds": "done"}, output

@@ -31,12 +31,12 @@ from retain.platform.training.plugin import Plugin
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import (
     batchnorm_per_experience,
-    budget,
     continual_norm,
     ema,
-    old_validation,
+    forgetting_stop,
     recompute_batchnorm,
     snapshot_ensemble,
+    stop_at_budget,
     swa,
     swap_norm,
 )
@@ -47,13 +47,13 @@ Make = Callable[..., Experiment]
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (budget, {"accuracy": 0.0}, "accuracy=0.0: must be in (0, 1]"),
-        (budget, {"accuracy": 1.5}, "accuracy=1.5: must be in (0, 1]"),
-        (budget, {"loss": float("nan")}, "loss=nan: must be finite"),
-        (budget, {"seconds": 0.0}, "seconds=0.0: must be > 0"),
-        (old_validation, {"tolerance": 1.0}, "tolerance=1.0: must be in [0, 1)"),
-        (old_validation, {"every": 0}, "every=0: must be >= 1"),
-        (old_validation, {"tolerance": None, "every": 3}, "every=3: is not used"),
+        (stop_at_budget, {"accuracy": 0.0}, "accuracy=0.0: must be in (0, 1]"),
+        (stop_at_budget, {"accuracy": 1.5}, "accuracy=1.5: must be in (0, 1]"),
+        (stop_at_budget, {"loss": float("nan")}, "loss=nan: must be finite"),
+        (stop_at_budget, {"seconds": 0.0}, "seconds=0.0: must be > 0"),
+        (forgetting_stop, {"tolerance": 1.0}, "tolerance=1.0: must be in [0, 1)"),
+        (forgetting_stop, {"every": 0}, "every=0: must be >= 1"),
+        (forgetting_stop, {"tolerance": None, "every": 3}, "every=3: is not used"),
         (ema, {"decay": 1.0}, "decay=1.0: must be in [0, 1)"),
         (swa, {"start": 1.0}, "start=1.0: must be in [0, 1)"),
         (swap_norm, {"kind": "batch"}, "kind='batch': must be 'group'"),
@@ -68,14 +68,14 @@ def test_bad_values_are_named(module: ModuleType, settings: dict[str, Any], mess
 
 
 PLAIN: dict[str, Callable[[], Plugin]] = {
-    "budget": lambda: budget.build(budget.Config(), 0),
-    "old_validation": lambda: old_validation.build(old_validation.Config(), 0),
+    "stop_at_budget": lambda: stop_at_budget.build(stop_at_budget.Config(), 0),
+    "forgetting_stop": lambda: forgetting_stop.build(forgetting_stop.Config(), 0),
     "ema": lambda: ema.build(ema.Config(), 0),
     "swa": lambda: swa.build(swa.Config(), 0),
     "batchnorm_per_experience": lambda: batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0),
     "snapshot_ensemble": lambda: snapshot_ensemble.build(snapshot_ensemble.Config(), 0),
 }
-_TRAINED = {"budget", "old_validation", "swa"}  # the others change what is predicted only
+_TRAINED = {"stop_at_budget", "forgetting_stop", "swa"}  # the others change what is predicted only
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_in_a_plain_script(name: str, naive: list[Bits]) -> None:
     ],
 )
 def test_which_target_is_reached(settings: dict[str, Any], expected: str) -> None:
-    assert budget.reached(budget.Config(**settings), 0.9, 0.5) == expected
+    assert stop_at_budget.reached(stop_at_budget.Config(**settings), 0.9, 0.5) == expected
 
 
 class Scores(Plugin):
@@ -149,7 +149,7 @@ def test_a_budget_stops_after_the_first_epoch_that_reaches_it(
 ) -> None:
     full, stopped = Scores(), Scores()
     script([full], epochs=6, only=[0])
-    script([budget.build(budget.Config(**({"accuracy": None} | settings)), 0), stopped], epochs=6)
+    script([stop_at_budget.build(stop_at_budget.Config(**({"accuracy": None} | settings)), 0), stopped], epochs=6)
     good = [each[column] >= target if column == 0 else each[column] <= target for each in full.epochs[0]]
     assert len(stopped.epochs[0]) == good.index(True) + 1 < 6  # epochs of the first experience
     assert len(stopped.epochs[1]) >= 1
@@ -157,7 +157,7 @@ def test_a_budget_stops_after_the_first_epoch_that_reaches_it(
 
 def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() -> None:
     watch = Watch()
-    plugin = budget.build(budget.Config(accuracy=None, seconds=1e-9), 0)
+    plugin = stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=1e-9), 0)
     data, model = benchmark(), Net()
     learner = SupervisedTemplate(
         model=model,
@@ -172,7 +172,7 @@ def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() 
 
 
 def test_the_time_that_was_spent_is_part_of_the_state() -> None:
-    first, second = (budget.build(budget.Config(accuracy=None, seconds=100.0), 0) for _ in range(2))
+    first, second = (stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=100.0), 0) for _ in range(2))
     first.before_training_exp(None)
     spent = first.state_dict()["spent"]
     assert 0 < spent < 50
@@ -185,9 +185,9 @@ def test_the_time_that_was_spent_is_part_of_the_state() -> None:
 
 
 def test_the_drop_by_hand() -> None:
-    assert old_validation.drop([0.9, 0.8, 0.1], [0.7, 0.75, 0.9]) == pytest.approx(0.2)
-    assert old_validation.drop([0.9, 0.1], [1.0, 0.9]) == pytest.approx(-0.1)
-    assert old_validation.drop([0.5], [0.1]) == 0.0
+    assert forgetting_stop.drop([0.9, 0.8, 0.1], [0.7, 0.75, 0.9]) == pytest.approx(0.2)
+    assert forgetting_stop.drop([0.9, 0.1], [1.0, 0.9]) == pytest.approx(-0.1)
+    assert forgetting_stop.drop([0.5], [0.1]) == 0.0
 
 
 class History(Plugin):
@@ -219,7 +219,7 @@ def test_the_best_weights_before_the_drop_are_put_back(tolerance: float, every: 
     stop = over.index(True) if True in over else len(over)
     means = [sum(pair) / 2 for pair in scores[:stop]]
     expected = means.index(max(means)) if True in over else len(over) - 1
-    ours = script([old_validation.build(old_validation.Config(tolerance=tolerance, every=every), 0)], epochs=4)
+    ours = script([forgetting_stop.build(forgetting_stop.Config(tolerance=tolerance, every=every), 0)], epochs=4)
     assert same(ours[2], history.bits[expected])
     assert tolerance == 0.99 or True in over  # the case really stops
 
@@ -231,8 +231,8 @@ def _validation_accuracy(bits: Bits, number: int) -> float:
 
 
 def test_old_validation_without_validation_data_is_refused() -> None:
-    with pytest.raises(UserError, match=re.escape("strategies.old_validation.tolerance=0.1: needs validation data")):
-        script([old_validation.build(old_validation.Config(), 0)], validation=False)
+    with pytest.raises(UserError, match=re.escape("strategies.forgetting_stop.tolerance=0.1: needs validation data")):
+        script([forgetting_stop.build(forgetting_stop.Config(), 0)], validation=False)
 
 
 # Averaged weights.

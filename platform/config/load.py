@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError, listed, nearest
 from . import registry
+from .renamed import hint
 from .schema import Experiment, Settings
 from .yaml_overrides import apply_overrides, read_yaml
 
@@ -53,7 +54,8 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
     for key, value in data.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
-            raise UserError(f"{where}: unknown key.{nearest(str(key), known)} Known here: {listed(known) or 'none'}.")
+            suggestion = hint(where) or nearest(str(key), known)
+            raise UserError(f"{where}: unknown key.{suggestion} Known here: {listed(known) or 'none'}.")
         _check_keys(_section(hints[key]), value, where)
 
 
@@ -172,10 +174,10 @@ def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain data for YAML and JSON, with its schema version first; `from_dict` reads it back."""
-    return {"schema": SCHEMA, **_plain(experiment)}
+    return {"schema": SCHEMA, **plain_data(experiment)}
 
 
-def _plain(instance: Any) -> dict[str, Any]:
-    """A dataclass as plain data: tuples are lists, as YAML and JSON have them."""
+def plain_data(instance: Any) -> dict[str, Any]:
+    """Return a dataclass as plain data, with lists in place of tuples, as YAML and JSON have them."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
     return plain

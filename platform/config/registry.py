@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError, listed, nearest
 from .dotted_paths import import_path, split_colon
+from .renamed import hint
 
 if TYPE_CHECKING:
     pass
@@ -51,8 +52,8 @@ def check_name(kind: Kind, name: str) -> None:
     if "." not in module and module not in names(kind):
         known = names(kind)
         raise UserError(
-            f"{KEYS[kind]}.{name}: there is no such name.{nearest(module, known)} Known: {listed(known)}; "
-            f"or give the dotted path of a module of your own."
+            f"{KEYS[kind]}.{name}: there is no such name.{hint(f'{KEYS[kind]}.{name}') or nearest(module, known)} "
+            f"Known: {listed(known)}; or give the dotted path of a module of your own."
         )
 
 

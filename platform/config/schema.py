@@ -195,17 +195,17 @@ class Wandb:
 class Ray:
     """The cluster: `address` null starts a local one (or follows RAY_ADDRESS); `max_failures`: restarts of a trial.
 
-    `timeout`: a trial without an iteration for so long is hung: its process is ended and started again (null: never).
+    `hang_timeout`: a trial without an iteration for so long is hung: its process is ended and started again (null: never).
     """
 
     address: str | None = None
     max_failures: int = 2
     max_concurrent: int | None = None
-    timeout: str | float | None = "30m"
+    hang_timeout: str | float | None = "30m"
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not seconds("timeout", self.timeout) > 0:
-            raise ValueError(f"timeout={self.timeout!r}: must be above 0, or null for none")
+        if self.hang_timeout is not None and not seconds("hang_timeout", self.hang_timeout) > 0:
+            raise ValueError(f"hang_timeout={self.hang_timeout!r}: must be above 0, or null for none")
         _positive("max_failures", self.max_failures, zero=True)
         _positive("max_concurrent", self.max_concurrent)
 

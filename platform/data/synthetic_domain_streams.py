@@ -51,11 +51,12 @@ class Rotated(SubsetOptions):
     """Settings of a stream of domains that differ by a rotation of the pictures.
 
     angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
-    drawn: in place of `angles`, so many that the seed draws from [0, 180), as in DER's and GEM's rotated MNIST; null: none.
+    num_random_angles: how many angles the seed draws from [0, 180), instead of `angles`, as in DER's and GEM's rotated
+        MNIST; null: none.
     """
 
     angles: tuple[float, ...] = _ANGLES
-    drawn: int | None = None
+    num_random_angles: int | None = None
 
     def __post_init__(self) -> None:
         SubsetOptions.__post_init__(self)
@@ -63,10 +64,14 @@ class Rotated(SubsetOptions):
             raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
         if len({angle % 360 for angle in self.angles}) < len(self.angles):
             raise ValueError(f"angles={self.angles}: must differ from each other (360 degrees is 0)")
-        if self.drawn is not None and self.drawn < 1:
-            raise ValueError(f"drawn={self.drawn}: must be at least 1, or null for the angles given")
-        if self.drawn is not None and self.angles != _ANGLES:
-            raise ValueError(f"angles={self.angles}: are not used with drawn={self.drawn}: leave them out")
+        if self.num_random_angles is not None and self.num_random_angles < 1:
+            raise ValueError(
+                f"num_random_angles={self.num_random_angles}: must be at least 1, or null for the angles given"
+            )
+        if self.num_random_angles is not None and self.angles != _ANGLES:
+            raise ValueError(
+                f"angles={self.angles}: are not used with num_random_angles={self.num_random_angles}: leave them out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,8 +120,8 @@ def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: Dat
     """Build a stream of domains: the pictures under each rotation."""
     found: list[_Domain] = []
     angles = config.angles
-    if config.drawn is not None:
-        angles = tuple(numpy_generator(seed, ANGLES).uniform(0, 180, config.drawn).round(3).tolist())
+    if config.num_random_angles is not None:
+        angles = tuple(numpy_generator(seed, ANGLES).uniform(0, 180, config.num_random_angles).round(3).tolist())
     for angle in map(float, angles):
         key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{image_rotation.VERSION}"
         found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))

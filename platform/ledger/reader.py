@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..config.renamed import translate
 from ..errors import UserError
 from ..files import digest
 from ..run_folders import refuse_links
@@ -193,9 +194,10 @@ def _sum(data: Mapping[str, Any], key: str) -> str | None:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
+    """A config that a run holds, with today's keys."""
     from ..config.yaml_overrides import read_yaml  # here: OmegaConf, which it imports, is slow
 
-    return read_yaml(path)
+    return translate(read_yaml(path))
 
 
 def is_sweep(folder: Path) -> bool:

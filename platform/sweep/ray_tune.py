@@ -159,7 +159,7 @@ def _reason(error: BaseException, times: int) -> str:
     if isinstance(error, RayActorError) and "creation task" not in str(error):
         often = "once" if times == 1 else f"{times} times"
         return (
-            f"its process ended {often} without an error of its own: killed (out of memory?) or hung (ray.timeout); "
+            f"its process ended {often} without an error of its own: killed (out of memory?) or hung (ray.hang_timeout); "
             f"see trial.log"
         )
     return f"its process could not run it: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"

@@ -47,7 +47,7 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
 
         _collect()
         config = from_dict(Trial(folder).config())
-        timeout = None if config.ray.timeout is None else seconds("ray.timeout", config.ray.timeout)
+        timeout = None if config.ray.hang_timeout is None else seconds("ray.hang_timeout", config.ray.hang_timeout)
         run(
             config,
             folder,

@@ -143,9 +143,12 @@ def _write_missing(config: Experiment, folder: Path) -> None:
 
     missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not begun(trial)]
     if missing:
-        planned = {one.identity["id"]: one for one in plan(config)}
+        planned = plan(config)
         for trial in missing:
-            _write_pending(trial.folder, planned[trial.id])
+            # by its number in the plan: an older version may have put other keys into the id and the overrides
+            number = int(trial.id.partition("-")[0])
+            identity = {key: trial.identity[key] for key in planned[number].identity}
+            _write_pending(trial.folder, replace(planned[number], identity=identity))
 
 
 def _run(config: Experiment, folder: Path) -> SweepResult:

@@ -39,6 +39,7 @@ EVENTS = (
     "after_eval_exp",
     "after_eval",
 )
+_RENAMED_HOOKS = {"trains_on": "should_train"}
 EVAL_EVENTS = tuple(event for event in EVENTS if "_eval" in event)
 
 
@@ -57,6 +58,13 @@ class Plugin:
     augments = (
         False  # whether the network sees a sample differently each time: nothing can be computed once for all passes
     )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a hook under its old name, which nobody would call."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED_HOOKS.items():
+            if old in vars(cls):
+                raise TypeError(f"{cls.__qualname__}.{old}: it was renamed to {new}")
 
     def predict(self, learner: Any, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
         """Logits (B, C) of samples (B, *shape) in evaluation, where a strategy has its own way; `network`: the usual one.

@@ -5,9 +5,8 @@ from typing import Any
 
 from ..config import registry
 from ..config.dotted_paths import split_colon
-from ..config.load import _plain, build_config
+from ..config.load import build_config, plain_data
 from ..config.schema import Experiment, Settings, Training
-from ..data.augmentation.presets import resolve_transformations
 from ..errors import UserError
 
 _DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
@@ -31,7 +30,9 @@ def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
     """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
     module, built = _resolved(kind, name, settings)
     _, in_the_name = split_colon(name)
-    return {k: v for k, v in _plain(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
+    return (
+        {k: v for k, v in plain_data(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
+    )
 
 
 def _resolved(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
@@ -57,5 +58,7 @@ def _with_transformations(experiment: Experiment) -> Training:
     """The training with a preset as its list of transformations, and each with all of its settings."""
     if experiment.training.augmentation is None:
         return experiment.training
-    listed_out = tuple({name: _plain(built)} for name, built in resolve_transformations(experiment))
+    from ..data.augmentation.presets import resolve_transformations  # here: it imports torch
+
+    listed_out = tuple({name: plain_data(built)} for name, built in resolve_transformations(experiment))
     return replace(experiment.training, augmentation=listed_out)

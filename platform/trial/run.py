@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from ..config.load import to_dict
+from ..config.load import from_dict, to_dict
 from ..config.schema import Experiment
 from ..disk_errors import reraise_disk_errors
+from ..errors import UserError
 from ..files import digest
 from ..ledger.reader import Trial
 from ..ledger.writer import TrialLedger
@@ -87,11 +88,25 @@ def identity_of(config: Experiment) -> dict[str, Any]:
 
 def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> TrialLedger:
     """A new ledger, or that of the same trial, unfinished."""
-    text = yaml.safe_dump(to_dict(config), sort_keys=False)
-    started = (folder / "trial.json").is_file() and Trial(folder).status().status != "done"
-    if started and Trial(folder).config_text() == text:
-        return TrialLedger.open(folder)
+    text = _text(config)
+    if (folder / "trial.json").is_file():
+        trial = Trial(folder)
+        if trial.status().status != "done" and _resolved_text(trial.config()) == text:
+            return TrialLedger.open(folder)
     return TrialLedger.create(folder, text, identity)
+
+
+def _text(config: Experiment) -> str:
+    """The YAML of a config, for config.yaml."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _resolved_text(data: Mapping[str, Any]) -> str | None:
+    """The YAML that this version writes for a run's config, which an older one may have written; None where it refuses it."""
+    try:
+        return _text(check_plugins(from_dict(data)))
+    except UserError:
+        return None
 
 
 def _experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> TrialResult:

@@ -60,7 +60,7 @@ def drop(start: list[float], now: list[float]) -> float:
     return max((before - after for before, after in zip(start[:-1], now[:-1], strict=True)), default=0.0)
 
 
-class OldValidationPlugin(Plugin):
+class ForgettingStopPlugin(Plugin):
     """Scores all experiences so far at each check, and keeps the weights of the best."""
 
     def __init__(self, config: Config) -> None:
@@ -122,7 +122,7 @@ class OldValidationPlugin(Plugin):
         if lost > self.config.tolerance:
             self._stopped = True
             learner.stop_training()
-            text = f"old_validation: an older experience lost {lost:.4f} of its validation accuracy by iteration "
+            text = f"forgetting_stop: an older experience lost {lost:.4f} of its validation accuracy by iteration "
             plugin_api.note(learner, f"{text}{self._iterations}; the best weights until then were put back")
         elif mean(now) > self._best:
             self._keep(learner, mean(now))
@@ -141,10 +141,10 @@ class OldValidationPlugin(Plugin):
             self._data = [samples for samples in found if samples is not None]
             if len(self._data) <= number:
                 reason = "needs validation data of every experience: set the benchmark's `validation` above 0"
-                raise UserError(f"strategies.old_validation.tolerance={self.config.tolerance}: {reason}")
+                raise UserError(f"strategies.forgetting_stop.tolerance={self.config.tolerance}: {reason}")
         return [accuracy(masked_logits(learner, samples), samples[1]) for samples in self._data]
 
 
-def build(config: Config, seed: int) -> OldValidationPlugin:
+def build(config: Config, seed: int) -> ForgettingStopPlugin:
     """The plugin; it draws no random numbers."""
-    return OldValidationPlugin(config)
+    return ForgettingStopPlugin(config)

@@ -58,7 +58,7 @@ def reached(config: Config, accuracy: float, loss: float) -> str:
     return ""
 
 
-class BudgetPlugin(Plugin):
+class StopAtBudgetPlugin(Plugin):
     """Adds up hits and losses of the epoch; asks the clock after each iteration where there is a limit."""
 
     def __init__(self, config: Config) -> None:
@@ -114,7 +114,7 @@ class BudgetPlugin(Plugin):
         seconds = self.config.seconds
         if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
             learner.stop_training()
-            plugin_api.note(learner, f"budget: stopped after {seconds:g} seconds")
+            plugin_api.note(learner, f"stop_at_budget: stopped after {seconds:g} seconds")
 
     def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
         """Stop when a target is reached."""
@@ -122,7 +122,9 @@ class BudgetPlugin(Plugin):
             words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
             if words:
                 learner.stop_training()
-                plugin_api.note(learner, f"budget: stopped after epoch {learner.clock.train_exp_epochs + 1}: {words}")
+                plugin_api.note(
+                    learner, f"stop_at_budget: stopped after epoch {learner.clock.train_exp_epochs + 1}: {words}"
+                )
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
         """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""
@@ -130,6 +132,6 @@ class BudgetPlugin(Plugin):
         learner._stop_training = False
 
 
-def build(config: Config, seed: int) -> BudgetPlugin:
+def build(config: Config, seed: int) -> StopAtBudgetPlugin:
     """The plugin; it draws no random numbers."""
-    return BudgetPlugin(config)
+    return StopAtBudgetPlugin(config)
