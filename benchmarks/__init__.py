@@ -1,1 +1,1 @@
-"""Streams of experiences: one file is one benchmark, a `Config` and a `build`; its name is the file's."""
+"""Benchmarks, which build streams of experiences: one file each, named like the benchmark, with `Config` and `build`."""

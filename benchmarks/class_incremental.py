@@ -1,4 +1,4 @@
-"""New classes in each experience, told apart among all, over any data set."""
+"""New classes in each experience, classified among all classes, on any data set."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(class_streams.ClassSplit):
-    """New classes in each experience, told apart among all, over any data set.
+    """New classes in each experience, classified among all classes, on any data set.
 
-    Online (each sample once) is ``training: {epochs: 1}``.
+    For online learning (each sample seen once) set ``training: {epochs: 1}``.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -24,7 +24,7 @@ class Config(class_streams.ClassSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
     return class_streams.class_stream(
         "class_incremental", dataset_key.load_data_set(config.data, folders), config, seed
     )

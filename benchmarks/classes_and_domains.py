@@ -1,4 +1,4 @@
-"""New instances and classes: each experience is a group of classes in one domain, over a data set with domains."""
+"""New instances and classes: each experience is a group of classes in one domain, on a data set with domains."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(domain_streams.MixedSplit):
-    """New instances and classes: each experience is a group of classes in one domain, over a data set with domains.
+    """New instances and classes: each experience is a group of classes in one domain, on a data set with domains.
 
-    A class comes again in each domain; the task-aware view picks among the classes of the experience.
+    Each class returns in each domain. The task-aware view chooses among the classes of the experience.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -24,7 +24,7 @@ class Config(domain_streams.MixedSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the order of classes and pairs, the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the order of classes and pairs, the validation pictures and the subsets."""
     return domain_streams.by_class_and_domain(
         "classes_and_domains", dataset_key.load_data_set(config.data, folders), config, seed
     )

@@ -1,4 +1,4 @@
-"""The same classes, under another of ImageNet-C's corruptions in each domain, over any data set."""
+"""The same classes with a different corruption of ImageNet-C in each domain, on any data set."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(synthetic_domain_streams.Corrupted):
-    """The same classes, under another of ImageNet-C's corruptions in each domain, over any data set.
+    """The same classes with a different corruption of ImageNet-C in each domain, on any data set.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -22,7 +22,7 @@ class Config(synthetic_domain_streams.Corrupted):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the validation pictures and the subsets."""
     return synthetic_domain_streams.corrupted(
         "corrupted", dataset_key.load_data_set(config.data, folders), config, seed, folders
     )

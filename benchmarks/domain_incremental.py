@@ -1,4 +1,4 @@
-"""All classes in each experience, in one of the data set's own domains (styles, sources, sessions)."""
+"""All classes in each experience, each in another domain of the data set (styles, sources, sessions)."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(domain_streams.DomainSplit):
-    """All classes in each experience, in one of the data set's own domains (styles, sources, sessions).
+    """All classes in each experience, each in another domain of the data set (styles, sources, sessions).
 
-    Where no domain has both training and test pictures (CORe50), each is tested on all of the latter.
+    If no domain has both training and test pictures (CORe50), each experience is tested on all test pictures.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -24,5 +24,5 @@ class Config(domain_streams.DomainSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the validation pictures and the subsets."""
     return domain_streams.by_domain("domain_incremental", dataset_key.load_data_set(config.data, folders), config, seed)

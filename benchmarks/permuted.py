@@ -1,4 +1,4 @@
-"""The same classes, under another permutation of the pixels in each domain, over any data set."""
+"""The same classes with a different permutation of the pixels in each domain, on any data set."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(synthetic_domain_streams.Permuted):
-    """The same classes, under another permutation of the pixels in each domain, over any data set.
+    """The same classes with a different permutation of the pixels in each domain, on any data set.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -22,5 +22,5 @@ class Config(synthetic_domain_streams.Permuted):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the permutations, the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the permutations, the validation pictures and the subsets."""
     return synthetic_domain_streams.permuted("permuted", dataset_key.load_data_set(config.data, folders), config, seed)

@@ -1,4 +1,4 @@
-"""Permuted Fashion-MNIST: the same ten classes, under another permutation of the pixels in each domain."""
+"""Permuted Fashion-MNIST: the same ten classes with a different pixel permutation in each domain."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(synthetic_domain_streams.Permuted):
-    """Permuted Fashion-MNIST: the same ten classes, under another permutation of the pixels in each domain.
+    """Permuted Fashion-MNIST: the same ten classes with a different pixel permutation in each domain.
 
-    num_experiences: how many domains (default 5); the first is unpermuted, the others are drawn by the seed.
+    num_experiences: number of domains (default 5). The first is unpermuted; the seed samples the others.
     """
 
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the permutations and the validation pictures."""
+    """Build the stream; `seed` determines the permutations, the validation pictures and the subsets."""
     return synthetic_domain_streams.permuted(
         "permuted_fashion_mnist", fashion_mnist.build(fashion_mnist.Config(), data), config, seed
     )

@@ -1,4 +1,4 @@
-"""Rotated MNIST: the same ten classes, turned by another angle in each domain."""
+"""Rotated MNIST: the same ten classes, rotated by a different angle in each domain."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(synthetic_domain_streams.Rotated):
-    """Rotated MNIST: the same ten classes, turned by another angle in each domain.
+    """Rotated MNIST: the same ten classes, rotated by a different angle in each domain.
 
     angles: counter-clockwise, in degrees, one domain each, in this order (default 0, 30, 60, 90, 120).
     """
 
 
 def build(config: Config, seed: int, data: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the validation pictures."""
+    """Build the stream; `seed` determines random angles, the validation pictures and the subsets."""
     return synthetic_domain_streams.rotated("rotated_mnist", mnist.build(mnist.Config(), data), config, seed, data)

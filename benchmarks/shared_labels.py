@@ -1,4 +1,4 @@
-"""Groups of classes that share their labels, one group after another (domain-incremental), over any data set."""
+"""Groups of classes that share labels, one group per experience (domain-incremental), on any data set."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,12 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(class_streams.TaskSplit):
-    """Groups of classes that share their labels: is it the first or the second of its group? (domain-incremental).
+    """Groups of classes that share labels: the label is a class's position in its group (domain-incremental).
 
-    With five experiences of MNIST it is the domain-incremental Split MNIST of van de Ven et al. (2022): two outputs; with
-    `class_order` 0 to 9, even or odd.
-    data: the data set: a name, or one name with its settings.
+    MNIST with five experiences is the domain-incremental Split MNIST of van de Ven et al. (2022), with two outputs; with
+    `class_order` 0 to 9 they mean even and odd.
+
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -26,7 +27,7 @@ class Config(class_streams.TaskSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
     return class_streams.shared_labels_stream(
         "shared_labels", dataset_key.load_data_set(config.data, folders), config, seed
     )

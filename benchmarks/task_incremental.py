@@ -1,4 +1,4 @@
-"""New classes in each experience, which is given in training and testing (multi-head), over any data set."""
+"""New classes in each experience, which is known in training and testing (multi-head), on any data set."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from ..platform.data.streams import Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(class_streams.TaskSplit):
-    """New classes in each experience, which is given in training and testing (multi-head), over any data set.
+    """New classes in each experience, which is known in training and testing (multi-head), on any data set.
 
-    The loss and the prediction pick among the classes of a sample's own experience, as with a head for each.
+    Loss and prediction use only the classes of the sample's experience, as with one head per experience.
 
-    data: the data set: a name, or one name with its settings.
+    data: the data set, as a name or as one name with its settings.
     """
 
     data: dataset_key.DataKey
@@ -24,7 +24,7 @@ class Config(class_streams.TaskSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders) -> Stream:
-    """Build the stream; `seed` draws the order of classes, the validation pictures and what the variants draw."""
+    """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
     return class_streams.class_stream(
         "task_incremental", dataset_key.load_data_set(config.data, folders), config, seed, "task"
     )

@@ -1,11 +1,11 @@
-"""A disk that is full or read-only: recognised in whatever it makes fail, and said so that the user knows how to go on."""
+"""Errors of a full or read-only disk, turned into a message that tells the user how to continue."""
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
-from types import TracebackType
-from typing import Self
 
 from .errors import UserError
 
@@ -13,42 +13,40 @@ _UNWRITABLE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUO
 
 
 def unwritable_reason(error: BaseException) -> str | None:
-    """The system's words, if an exception or its cause says that the disk is full or read-only (torch's are no OSErrors)."""
-    told: BaseException | None = error
-    while told is not None:
-        for words in _UNWRITABLE:
-            if words in str(told):
-                return words
-        told = told.__cause__ or told.__context__
+    """Return the system's message if an exception or one of its causes reports a full or read-only disk, else None.
+
+    The text is searched, not the type: torch reports a full disk with exceptions that are not OSErrors.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        for message in _UNWRITABLE:
+            if message in str(link):
+                return message
+        link = link.__cause__ or link.__context__
     return None
 
 
 def unwritable_folder_error(folder: Path, reason: str) -> UserError:
-    """What to tell the user of a folder in which nothing can be written."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    begun = any((folder / name).exists() for name in ("trial.json", "trials.json"))
+    """Return the error for a folder that cannot be written: the reason, the free space, and how to continue."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    started = any((folder / name).exists() for name in ("trial.json", "trials.json"))
     advice = (
-        f"What is done is kept; when that is mended, go on with: retain resume {folder}"
-        if begun
+        f"Completed work is kept. Once the folder can be written again, continue with: retain resume {folder}"
+        if started
         else "Make room, or start again with another folder."
     )
     return UserError(
-        f"{folder} cannot be written: {reason} ({disk_usage(there).free / 2**20:.1f} MB are free). {advice}"
+        f"{folder} cannot be written: {reason} ({disk_usage(existing).free / 2**20:.1f} MB are free). {advice}"
     )
 
 
-class reraise_disk_errors:
-    """A context in which such a failure becomes a UserError that names the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        reason = unwritable_reason(error) if isinstance(error, Exception) else None
-        if reason is not None:
-            raise unwritable_folder_error(self.folder, reason) from error
+@contextmanager
+def reraise_disk_errors(folder: Path) -> Iterator[None]:
+    """Raise a UserError that names `folder` when the block fails because of a full or read-only disk."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - any type can carry the system's message; all others are re-raised
+        reason = unwritable_reason(error)
+        if reason is None:
+            raise
+        raise unwritable_folder_error(folder, reason) from error

@@ -1,18 +1,18 @@
-"""What the user did wrong, said in one sentence."""
+"""The exception for user mistakes, and helpers for its messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave us: the message names the key, the value and what is allowed (exit code 2)."""
+    """A mistake in the user's input. The message names the key, the value and what is allowed; the exit code is 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
-    by_lower = {one.lower(): one for one in known}
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
-    return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[matches[0]]}'?" if matches else ""
 
 
 def listed(names: Iterable[str]) -> str:

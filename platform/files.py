@@ -1,6 +1,6 @@
-"""Small text files, written whole and atomically, and read with errors that name them; what makes files durable and checked.
+"""Atomic and durable file writes, checksums, and the length of a file's complete lines.
 
-This file imports nothing heavy.
+Imports only the standard library.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: a reader sees the old content or the new, also after a crash of the machine."""
+    """Write a file atomically and durably: a reader sees the old content or the new, even after the machine crashes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with contextlib.ExitStack() as stack:
-        stack.callback(temporary.unlink, missing_ok=True)  # whatever happens, it is not left behind
+        stack.callback(temporary.unlink, missing_ok=True)  # also removed after an error
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -28,13 +28,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Make a file, or a folder's list of names, survive a power cut, where the system can (Windows opens no folders)."""
+    """Flush a file, or a folder's list of names, to the disk, so that it survives a power cut.
+
+    Does nothing for folders on Windows, which cannot open them.
+    """
     with contextlib.suppress(PermissionError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -44,7 +47,7 @@ def sync(path: Path) -> None:
 
 
 def whole_lines(path: Path, size: int | None = None) -> int:
-    """Length in bytes of the file's complete lines, or of those within its first `size` bytes."""
+    """Return the length in bytes of the file's complete lines, or of those within its first `size` bytes."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) if size is None else size
         while end > 0:

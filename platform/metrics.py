@@ -1,11 +1,11 @@
-"""Every number that an accuracy matrix gives: pure functions on arrays; what is given is never changed.
+"""Continual-learning metrics of an accuracy matrix: pure functions on arrays that never change their arguments.
 
 Shapes: T experiences. `matrix` R is (T + 1, T): row 0 is the untrained network, row i the network after experience i,
-column j - 1 the test set of experience j; accuracies in [0, 1]. `sizes` n is (T,): test samples of each experience.
+column j - 1 the test set of experience j. Accuracies are in [0, 1]. `sizes` n is (T,): test samples of each experience.
 
-NaN is a cell that does not exist: the network had none of its classes yet, or the row was never measured (joint
-training has the last row only). A metric that needs such a cell is NaN, never a mean over fewer cells than its formula
-names. One exception, in the `max` of forgetting: rows before an experience was learned count where they exist.
+NaN marks a missing cell: the network had none of its classes yet, or the row was never measured (joint training has the
+last row only). A metric that needs a missing cell is NaN, never a mean over fewer cells than its formula names. One
+exception, in the `max` of forgetting: rows before an experience was learned count where they exist.
 """
 
 import math
@@ -33,7 +33,7 @@ TITLES: dict[str, str] = {
 
 
 def checked(matrix: ArrayLike) -> Array:
-    """Return `matrix` as float64 (T + 1, T), or raise ValueError naming its shape."""
+    """Return `matrix` as float64 (T + 1, T); raise ValueError naming the shape if it is another."""
     array = np.asarray(matrix, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] < 1 or array.shape[0] != array.shape[1] + 1:
         raise ValueError(f"matrix.shape={array.shape}: must be (T + 1, T), row 0 for the untrained network")
@@ -41,7 +41,7 @@ def checked(matrix: ArrayLike) -> Array:
 
 
 def checked_sizes(sizes: ArrayLike, num_experiences: int) -> Array:
-    """Return `sizes` as float64 (T,), or raise ValueError: T positive numbers are needed."""
+    """Return `sizes` as float64 (T,); raise ValueError unless they are T positive numbers."""
     array = np.asarray(sizes, dtype=np.float64)
     if array.shape != (num_experiences,) or not bool((array > 0).all()):
         raise ValueError(f"sizes={array.tolist()}: must be {num_experiences} positive numbers, one per experience")
@@ -53,7 +53,7 @@ def _mean(values: Array) -> float:
 
 
 def average_accuracy(matrix: ArrayLike) -> float:
-    """ACC = mean_{j=1..T} R[T, j]; in [0, 1].
+    """Return ACC = mean_{j=1..T} R[T, j]; in [0, 1].
 
     Source: Lopez-Paz and Ranzato 2017, Gradient Episodic Memory (1706.08840).
     """
@@ -61,10 +61,10 @@ def average_accuracy(matrix: ArrayLike) -> float:
 
 
 def running_average_accuracy(matrix: ArrayLike, sizes: ArrayLike | None = None) -> Array:
-    """A_i = sum_{j<=i} n_j R[i, j] / sum_{j<=i} n_j for i = 1..T: (T,), the accuracy on what was seen so far.
+    """Return A_i = sum_{j<=i} n_j R[i, j] / sum_{j<=i} n_j for i = 1..T: (T,), the accuracy on the experiences seen so far.
 
-    Without `sizes` every experience weighs the same (Lopez-Paz and Ranzato's ACC after each experience); with them
-    every sample does (the incremental accuracy of Rebuffi 2017, iCaRL, 1611.07725). NaN where a cell of j <= i is
+    Without `sizes` every experience has the same weight (Lopez-Paz and Ranzato's ACC after each experience). With them
+    every sample has (the incremental accuracy of Rebuffi 2017, iCaRL, 1611.07725). NaN where a cell of j <= i is
     missing.
     """
     array = checked(matrix)
@@ -75,7 +75,7 @@ def running_average_accuracy(matrix: ArrayLike, sizes: ArrayLike | None = None) 
 
 
 def average_incremental_accuracy(matrix: ArrayLike, sizes: ArrayLike) -> float:
-    """mean_{i=1..T} A_i, A_i = sum_{j<=i} n_j R[i, j] / sum_{j<=i} n_j; in [0, 1].
+    """Return mean_{i=1..T} A_i, A_i = sum_{j<=i} n_j R[i, j] / sum_{j<=i} n_j; in [0, 1].
 
     Source: Rebuffi 2017, iCaRL (1611.07725): accuracy over all test samples seen so far, averaged over training.
     """
@@ -83,7 +83,7 @@ def average_incremental_accuracy(matrix: ArrayLike, sizes: ArrayLike) -> float:
 
 
 def learning_accuracy(matrix: ArrayLike) -> float:
-    """LA = mean_{j=1..T} R[j, j], how well each experience was learned when it was new; in [0, 1].
+    """Return LA = mean_{j=1..T} R[j, j], the accuracy on each experience right after it was learned; in [0, 1].
 
     Source: Riemer 2019, Meta-Experience Replay (1810.11910).
     """
@@ -91,19 +91,19 @@ def learning_accuracy(matrix: ArrayLike) -> float:
 
 
 def backward_transfer(matrix: ArrayLike) -> float:
-    """BWT = mean_{j=1..T-1} (R[T, j] - R[j, j]); in [-1, 1], NaN for T = 1.
+    """Return BWT = mean_{j=1..T-1} (R[T, j] - R[j, j]); in [-1, 1], NaN for T = 1.
 
-    Source: Lopez-Paz and Ranzato 2017 (1706.08840). Avalanche's stream forgetting is minus this.
+    Source: Lopez-Paz and Ranzato 2017 (1706.08840). Avalanche's stream forgetting is -BWT.
     """
     array = checked(matrix)
     return _mean((array[-1] - np.diagonal(array[1:]))[:-1])
 
 
 def forgetting_curve(matrix: ArrayLike, *, include_now: bool = False) -> Array:
-    """F_k = mean_{j<k} (max_{1<=i<k} R[i, j] - R[k, j]) for k = 1..T: (T,), the first NaN (nothing to forget yet).
+    """Return F_k = mean_{j<k} (max_{1<=i<k} R[i, j] - R[k, j]) for k = 1..T: (T,), the first NaN (nothing to forget yet).
 
-    With `include_now` the maximum takes i = k too, and F_k is never negative. Rows before j was learned are candidates
-    (Chaudhry 2018, 1801.10112) where they exist; a missing cell from row j on makes F_k NaN.
+    With `include_now` the maximum includes i = k, and F_k is never negative. Rows before j was learned are candidates
+    (Chaudhry 2018, 1801.10112) where they exist. A missing cell from row j on makes F_k NaN.
     """
     array = checked(matrix)
     num_experiences = array.shape[1]
@@ -117,7 +117,7 @@ def forgetting_curve(matrix: ArrayLike, *, include_now: bool = False) -> Array:
 
 
 def forgetting_max(matrix: ArrayLike) -> float:
-    """mean_{j=1..T-1} (max_{1<=i<T} R[i, j] - R[T, j]); in [-1, 1], negative where the end is the best; NaN for T = 1.
+    """Return mean_{j=1..T-1} (max_{1<=i<T} R[i, j] - R[T, j]); in [-1, 1], negative where the end is best; NaN for T = 1.
 
     Source: Chaudhry 2018, Riemannian Walk (1801.10112). Rows before j was learned are included, as in the paper.
     """
@@ -125,7 +125,7 @@ def forgetting_max(matrix: ArrayLike) -> float:
 
 
 def forgetting_max_incl_last(matrix: ArrayLike) -> float:
-    """mean_{j=1..T-1} (max_{1<=i<=T} R[i, j] - R[T, j]); in [0, 1], NaN for T = 1.
+    """Return mean_{j=1..T-1} (max_{1<=i<=T} R[i, j] - R[T, j]); in [0, 1], NaN for T = 1.
 
     Source: the variant that PyCIL and Mammoth compute; at least as large as `forgetting_max`.
     """
@@ -133,15 +133,15 @@ def forgetting_max_incl_last(matrix: ArrayLike) -> float:
 
 
 def forgetting_last(matrix: ArrayLike) -> float:
-    """mean_{j=1..T-1} (R[j, j] - R[T, j]) = -BWT; in [-1, 1], NaN for T = 1.
+    """Return mean_{j=1..T-1} (R[j, j] - R[T, j]) = -BWT; in [-1, 1], NaN for T = 1.
 
-    Source: minus the BWT of Lopez-Paz and Ranzato 2017; what Avalanche reports as forgetting.
+    Source: minus the BWT of Lopez-Paz and Ranzato 2017. Avalanche reports this as forgetting.
     """
     return -backward_transfer(matrix)
 
 
 def forgetting_running(matrix: ArrayLike) -> float:
-    """mean_{k=2..T} F_k, F_k = mean_{j<k} (max_{1<=i<k} R[i, j] - R[k, j]); in [-1, 1], NaN for T = 1.
+    """Return mean_{k=2..T} F_k, F_k = mean_{j<k} (max_{1<=i<k} R[i, j] - R[k, j]); in [-1, 1], NaN for T = 1.
 
     Source: the F_k of Chaudhry 2018 after every experience, averaged over training as Rebuffi 2017 does with accuracy.
     """
@@ -149,7 +149,7 @@ def forgetting_running(matrix: ArrayLike) -> float:
 
 
 def forward_transfer(matrix: ArrayLike) -> float:
-    """FWT = mean_{j=2..T} (R[j-1, j] - R[0, j]); in [-1, 1], NaN for T = 1 and where the head lacks the coming classes.
+    """Return FWT = mean_{j=2..T} (R[j-1, j] - R[0, j]); in [-1, 1], NaN for T = 1 and where the head lacks future classes.
 
     Source: Lopez-Paz and Ranzato 2017 (1706.08840); row 0 is their b, the network before training.
     """
@@ -158,19 +158,22 @@ def forward_transfer(matrix: ArrayLike) -> float:
 
 
 def intransigence(matrix: ArrayLike, cumulative: ArrayLike) -> float:
-    """mean_{j=1..T} (C[j, j] - R[j, j]); in [-1, 1]: how much worse a new experience is learned than with all data.
+    """Return mean_{j=1..T} (C[j, j] - R[j, j]); in [-1, 1]: how much worse a new experience is learned than with all data.
 
     `cumulative` C is the (T + 1, T) matrix of a network trained on experiences 1..j together before row j.
-    Source: Chaudhry 2018 (1801.10112). ValueError if the matrices differ in shape.
+    Source: Chaudhry 2018 (1801.10112).
+
+    Raises:
+        ValueError: the matrices differ in shape.
     """
-    ours, theirs = checked(matrix), checked(cumulative)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"cumulative.shape={theirs.shape}: must be that of the matrix, {ours.shape}")
-    return _mean(np.diagonal(theirs[1:]) - np.diagonal(ours[1:]))
+    sequential, joint = checked(matrix), checked(cumulative)
+    if sequential.shape != joint.shape:
+        raise ValueError(f"cumulative.shape={joint.shape}: must be that of the matrix, {sequential.shape}")
+    return _mean(np.diagonal(joint[1:]) - np.diagonal(sequential[1:]))
 
 
 def min_accuracy(minima: ArrayLike) -> float:
-    """min-ACC_k = mean_{j<k} min_n acc_j(n); in [0, 1], NaN for k = 1.
+    """Return min-ACC_k = mean_{j<k} min_n acc_j(n); in [0, 1], NaN for k = 1.
 
     `minima` (k - 1,): the lowest accuracy on experience j in any iteration n since j was learned.
     Source: De Lange 2023, the stability gap (2205.13452).
@@ -179,10 +182,10 @@ def min_accuracy(minima: ArrayLike) -> float:
 
 
 def worst_case_accuracy(accuracy: float, minima: ArrayLike) -> float:
-    """WC-ACC_k = acc_k / k + (1 - 1/k) min-ACC_k, k = len(minima) + 1; in [0, 1].
+    """Return WC-ACC_k = acc_k / k + (1 - 1/k) min-ACC_k, k = len(minima) + 1; in [0, 1].
 
-    `accuracy` acc_k is that on the newest experience now; `minima` (k - 1,) as for `min_accuracy`. For k = 1 it is
-    `accuracy`.
+    `accuracy` acc_k is the current accuracy on the newest experience; `minima` (k - 1,) as for `min_accuracy`. For k = 1
+    the result is `accuracy`.
     Source: De Lange 2023, the stability gap (2205.13452).
     """
     lowest = np.asarray(minima, dtype=np.float64)
@@ -190,7 +193,7 @@ def worst_case_accuracy(accuracy: float, minima: ArrayLike) -> float:
 
 
 def summary(matrix: ArrayLike, sizes: ArrayLike) -> dict[str, float]:
-    """Return every metric that one matrix gives, by name, in the order of `TITLES`; NaN where a metric is undefined."""
+    """Return every metric of one matrix by name, in the order of `TITLES`; NaN where a metric is undefined."""
     return {
         "average_accuracy": average_accuracy(matrix),
         "average_incremental_accuracy": average_incremental_accuracy(matrix, sizes),
@@ -205,9 +208,10 @@ def summary(matrix: ArrayLike, sizes: ArrayLike) -> dict[str, float]:
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return (mean, half width of the Student t interval) over seeds; the half width of one value is NaN, of none both.
+    """Return (mean, half width of the Student t interval) over seeds.
 
-    A NaN among the values makes both NaN: a seed is not dropped in silence.
+    The half width of a single value is NaN; without values both are. A NaN among the values makes both NaN: no seed is
+    dropped silently.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size < 2:

@@ -1,4 +1,4 @@
-"""Which folders belong to a run, and what must not happen in them."""
+"""Detection of run folders, and protection against code and links in them."""
 
 import contextlib
 import os
@@ -9,22 +9,27 @@ from .errors import UserError
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The outermost trial's or sweep's folder that is or holds `path`; None where there is none."""
+    """Return the outermost trial or sweep folder that is `path` or contains it; None if there is none."""
     path = path.resolve()
     folders = (path, *path.parents)
-    found = [one for one in folders if any(os.path.exists(one / name) for name in ("trial.json", "trials.json"))]
-    return found[-1] if found else None
+    run_folders = [
+        folder for folder in folders if any(os.path.exists(folder / name) for name in ("trial.json", "trials.json"))
+    ]
+    return run_folders[-1] if run_folders else None
 
 
 def outside_run_folders() -> contextlib.AbstractContextManager[Any]:
-    """Within, the working folder is in no run's: Ray's workers look for modules in it, and W&B for its settings."""
+    """Leave the run folder for the duration of the block, if the working directory is in one.
+
+    Ray's workers look for modules in the working directory, and W&B for its settings.
+    """
     inside = run_folder_of(Path.cwd()) is not None
     return contextlib.chdir(Path.cwd().anchor) if inside else contextlib.nullcontext()
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder whose entries lead out of it: what is written to it must not be written elsewhere."""
+    """Raise UserError if an entry of a folder is a link that leads out of it: writes must stay inside."""
     root = folder.resolve()
     for entry in os.scandir(folder):
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-            raise UserError(f"{entry.path} is a link that leads out of its folder: put what it names in its place")
+            raise UserError(f"{entry.path} is a link that leads out of its folder: replace it with what it points to")

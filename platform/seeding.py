@@ -1,7 +1,8 @@
-"""One seed for everything, split into class order, initialisation and data; randomness that can be computed afresh.
+"""Generators derived from a seed and a purpose, so that each random draw can be reproduced on its own.
 
-The data path never draws from a global generator: each draw has a generator of its own, derived from the seed and from where
-it is used (experience, epoch). Global generators are seeded at the start of each experience, for foreign code that uses them.
+The data path never samples from a global generator. Each draw has a separate generator, derived from the seed and from where
+it is used (experience, epoch). Global generators are seeded at the start of each experience, for third-party code that uses
+them.
 """
 
 import hashlib
@@ -13,18 +14,18 @@ import torch
 
 
 def derive(seed: int, *where: int | str) -> int:
-    """A seed in [0, 2^63) that depends on `seed` and on each of `where`, the same on every machine."""
+    """Return a seed in [0, 2^63) that depends on `seed` and on each part of `where`; the same on every machine."""
     text = "/".join(str(part) for part in (seed, *where))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, *where: int | str) -> torch.Generator:
-    """A CPU generator seeded by `derive`."""
+    """Return a CPU generator seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, *where))
 
 
 def seed_globals(seed: int, *where: int | str) -> None:
-    """Seed the generators of python, numpy and torch (all devices)."""
+    """Seed the global generators of Python, NumPy and torch (all devices) with `derive`."""
     value = derive(seed, *where)
     random.seed(value)
     np.random.seed(value % 2**32)
@@ -32,7 +33,7 @@ def seed_globals(seed: int, *where: int | str) -> None:
 
 
 def capture() -> dict[str, Any]:
-    """State of the global generators, as plain data and tensors."""
+    """Return the state of the global generators as plain data and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     state = {
@@ -46,13 +47,13 @@ def capture() -> dict[str, Any]:
         ],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_initialized():  # else there is nothing, and asking would take memory on every GPU
+    if torch.cuda.is_initialized():  # otherwise there is no state, and reading it would allocate memory on every GPU
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put the global generators back to what `capture` returned."""
+    """Set the global generators to a state that `capture` returned."""
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     kind, keys, position, has_gauss, gauss = state["numpy"]

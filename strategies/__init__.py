@@ -1,1 +1,1 @@
-"""Strategies against forgetting: one file each, whose name is its name in the YAML (contract: platform/plugins.py)."""
+"""Strategies against forgetting: one file each, named as in the YAML (contract: platform/config/registry.py)."""

@@ -1,16 +1,16 @@
-"""A-GEM: the gradient is turned, where it would undo what is remembered, so that it does not (to first order).
+"""A-GEM: project the gradient where a step would raise the loss on remembered samples, so that to first order it does not.
 
     g~ = g                                where g . r >= 0
     g~ = g - (g . r / r . r) r            else
 
-g is the gradient of the whole loss on the mini-batch (P,), r that of the cross-entropy on a mini-batch drawn from memory,
-both over all parameters that are trained. The memory keeps as many samples of each experience, chosen at random when its training
-ends; only their gradient is used, they are not trained on. On a task-incremental stream each sample counts among its own
-task's outputs. The reference pass runs in training mode, as in the peers, so that BatchNorm's statistics see it.
+g (P,) is the gradient of the whole loss on the mini-batch. r (P,) is that of the cross-entropy on a mini-batch sampled from
+memory. Both are over all trained parameters. The memory keeps the same number of samples of each experience, chosen at random
+when its training ends. Only their gradient is used; they are not trained on. On a task-incremental stream each sample is
+classified among its task's outputs. The reference pass runs in training mode, as in the peers, so BatchNorm's statistics see it.
 Shapes: M remembered in a mini-batch, P parameters.
 
 Source: Chaudhry et al. 2019 (1812.00420), equation 11. Peers: Avalanche's AGEM has patterns_per_experience = memory and
-sample_size = sample_size (drawn evenly from the experiences); Mammoth's has minibatch_size = sample_size and a memory of
+sample_size = sample_size (sampled evenly from the experiences). Mammoth's has minibatch_size = sample_size and a memory of
 buffer_size in all, that is memory = buffer_size / experiences.
 """
 
@@ -24,16 +24,16 @@ from ..platform.methods.gradient_projection import GradientProjectionPlugin, gra
 from ..platform.methods.replay_memory import REDUNDANT_MEMORY
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0}
-ROLES = ("memory", "loss of its own")
+ROLES = ("memory", "second loss")
 CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """A-GEM: let no step go against the gradient of remembered samples.
+    """Project each gradient so that no step opposes the gradient of remembered samples (A-GEM).
 
     memory: how many samples of each experience are remembered, >= 0.
-    sample_size: remembered samples that the reference gradient is taken of in each iteration, >= 1.
+    sample_size: remembered samples for the reference gradient in each iteration, >= 1.
     """
 
     memory: int = 250
@@ -47,25 +47,25 @@ class Config:
             raise ValueError(f"{sample_size=}: must be >= 1 sample")
 
 
-def projected(gradient: Tensor, reference: Tensor) -> Tensor:
-    """g~ of this file's formula: gradient (P,) and reference (P,)."""
+def project_gradient(gradient: Tensor, reference: Tensor) -> Tensor:
+    """Return g~ of this file's formula, for gradient (P,) and reference (P,)."""
     product = gradient @ reference
     against = torch.where(product < 0, product / reference.square().sum(), 0.0)
     return gradient - against * reference
 
 
 class AGEMPlugin(GradientProjectionPlugin):
-    """The reference is one gradient, on samples drawn from the whole memory."""
+    """Uses one reference gradient, on samples from the whole memory."""
 
     def reference(self, learner: Any) -> Tensor:
-        """What the gradient must not go against: (P,)."""
+        """Return the gradient (P,) that a step must not oppose."""
         return gradient_of(learner, self.minibatch(learner, self.draw(learner)))
 
-    def turn(self, gradient: Tensor, reference: Tensor) -> Tensor:
-        """The gradient (P,) that is followed."""
-        return projected(gradient, reference)
+    def project(self, gradient: Tensor, reference: Tensor) -> Tensor:
+        """Return the projected gradient (P,)."""
+        return project_gradient(gradient, reference)
 
 
 def build(config: Config, seed: int) -> AGEMPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return AGEMPlugin(config.memory, config.sample_size, seed, "agem")

@@ -1,17 +1,17 @@
-"""Attention distillation: where the network looks is held to where the old one looked.
+"""Attention distillation: hold the network's attention maps to the old network's.
 
-    L = L_CE + weight * mean_layers L_layer,   q = Q / |Q|,   over the H * W places of a layer's maps A
+    L = L_CE + weight * mean_layers L_layer,   q = Q / |Q|,   over the H * W positions of a layer's maps A
     activation: Q = sum_channels A^2,                              L_layer = mean_B |q(s) - q(t)|_2
     gradcam:    Q = relu(sum_channels alpha A),                    L_layer = mean_B |q(s) - q(t)|_1
-                alpha = the mean over places of d logit_c / d A,   c = the teacher's class for the sample
+                alpha = the mean over positions of d logit_c / d A,   c = the teacher's class for the sample
 
-s, t: network and teacher, which is the network as the experience found it; the first experience has none. With "gradcam"
-the maps are those of the evidence for a class (alpha is taken as a constant), and joined by `lwf` it is Learning without
-Memorizing. A map that is 0 everywhere stays 0. Shapes: B batch, maps A (B, channels, H, W).
+s is the network. t is the teacher, the network as it was before the experience; the first experience has none. With "gradcam"
+the maps show the evidence for a class (alpha is treated as a constant); together with `lwf` it is Learning without Memorizing.
+A map that is 0 everywhere stays 0. Shapes: B batch, maps A (B, channels, H, W).
 
 Sources: Zagoruyko & Komodakis 2017 (1612.03928, attention transfer, p = 2), Dhar et al. 2019 (1811.08051, LwM: L_AD;
 Selvaraju et al. 2017 for Grad-CAM). Peers: FACIL's lwm has gamma = weight, beta = the weight of lwf * T^2 (its T is 2) and
-gradcam_layer = layers; but it detaches the maps, so that its L_AD has no gradient.
+gradcam_layer = layers; but it detaches the maps, so its L_AD has no gradient.
 """
 
 import math
@@ -37,8 +37,8 @@ class Config:
 
     weight: of the term, >= 0.
     kind: "activation" (squares, summed over channels) or "gradcam" (evidence for the old network's class, as LwM).
-    layers: patterns on names of layers that give maps; null: the blocks of the trunk that hold convolutions, with "gradcam"
-        the last of them.
+    layers: patterns on names of layers that output maps; null: the blocks of the trunk that contain convolutions, with
+        "gradcam" only the last of them.
     """
 
     weight: float = 1.0
@@ -56,15 +56,17 @@ class Config:
 
 
 def activation_map(maps: Tensor) -> Tensor:
-    """q (B, H * W) of maps (B, channels, H, W)."""
+    """Return q (B, H * W) of maps (B, channels, H, W)."""
     return nn.functional.normalize(maps.square().sum(1).flatten(1))
 
 
 def gradcam_maps(logits: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """q (B, H * W) of each layer's maps, for the classes (B,); the logits (B, C) come of the maps, and their graph stays."""
-    maps = {
-        layer: each for layer, each in maps.items() if each.requires_grad
-    }  # those of frozen layers stay as they are
+    """Return q (B, H * W) of each layer's maps, for the classes (B,).
+
+    The logits (B, C) must be computed from the maps. Their graph is kept.
+    """
+    # maps of frozen layers stay as they are
+    maps = {layer: each for layer, each in maps.items() if each.requires_grad}
     if not maps:
         return {}
     scores = logits.gather(1, classes.unsqueeze(1)).sum()
@@ -74,28 +76,28 @@ def gradcam_maps(logits: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> di
     return {layer: nn.functional.normalize(each.float()) for layer, each in zip(maps, evidence, strict=True)}
 
 
-def chosen(config: Config, model: nn.Module) -> list[str]:
-    """Names of the layers whose maps are compared."""
-    found = map_layers(model, config.layers, _KEY)
-    return found[-1:] if config.kind == "gradcam" and config.layers is None else found
+def selected_layers(config: Config, model: nn.Module) -> list[str]:
+    """Return the names of the layers with maps to compare."""
+    layers = map_layers(model, config.layers, _KEY)
+    return layers[-1:] if config.kind == "gradcam" and config.layers is None else layers
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse patterns that fit no layer or one without convolutions, and a network without."""
-    chosen(config, model)
+    """Refuse patterns that match no layer or one without convolutions, and a network without any."""
+    selected_layers(config, model)
 
 
 class GradCAMTeacher(Teacher):
-    """A teacher that gives the maps of evidence for its own class of each sample."""
+    """A teacher that outputs the maps of evidence for its predicted class of each sample."""
 
-    def of(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits, and q (B, H * W) of the layers."""
+    def outputs_for(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the logits, and q (B, H * W) of the layers."""
         assert self.model is not None, "there is no teacher"
         with torch.enable_grad():
             logits, maps = layer_outputs(self.model, x.detach().clone().requires_grad_(), self.layers)
             _check(maps)
-            found = gradcam_maps(logits, logits.argmax(1), maps)
-        return {LOGITS: logits.detach().float()} | {layer: each.detach() for layer, each in found.items()}
+            attention = gradcam_maps(logits, logits.argmax(1), maps)
+        return {LOGITS: logits.detach().float()} | {layer: each.detach() for layer, each in attention.items()}
 
 
 def _check(maps: dict[str, Tensor]) -> None:
@@ -111,30 +113,30 @@ class AttentionDistillationPlugin(LayerDistillation):
         self.config = config
 
     def layers(self, model: nn.Module) -> list[str]:
-        """Those that fit the patterns."""
-        return chosen(self.config, model)
+        """Return the layers that match the patterns."""
+        return selected_layers(self.config, model)
 
     def reduced(self, layer: str, output: Tensor) -> Tensor:
-        """Where it needs no gradients, the map already."""
+        """Return the attention map; for Grad-CAM, which needs gradients, the maps themselves."""
         check_maps(layer, output, _KEY)
         return activation_map(output) if self.config.kind == "activation" else output
 
     def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """The mean over the layers."""
+        """Return the weighted mean over the layers."""
         order = 2
         if self.config.kind == "gradcam":
-            student, order = gradcam_maps(learner.mb_output, teacher[LOGITS].argmax(1), self.found), 1
-        if not student:  # all layers that are compared are frozen
+            student, order = gradcam_maps(learner.mb_output, teacher[LOGITS].argmax(1), self.student_outputs), 1
+        if not student:  # all compared layers are frozen
             return torch.zeros((), device=learner.device)
         return self.config.weight * attention_distance(student, teacher, order)
 
 
 def attention_distance(student: dict[str, Tensor], teacher: dict[str, Tensor], order: int) -> Tensor:
-    """The mean over layers of L_layer: maps q (B, H * W) by layer, the norm's order."""
+    """Return the mean over layers of L_layer, for maps q (B, H * W) by layer and the norm's order."""
     terms = [torch.linalg.vector_norm(q - teacher[layer], order, dim=1).mean() for layer, q in student.items()]
     return torch.stack(terms).mean()
 
 
 def build(config: Config, seed: int) -> AttentionDistillationPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return AttentionDistillationPlugin(config)

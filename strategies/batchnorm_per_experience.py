@@ -1,20 +1,20 @@
-"""BatchNorm of its own for each experience: past statistics, weights and biases are kept, and used for its test samples.
+"""BatchNorm per experience: keep the statistics, weights and biases of past experiences, and use them for their test samples.
 
-While an experience is trained, BatchNorm is as ever. Where the next one begins, what the layers hold is put aside for the one
-that has ended. In evaluation, where no class comes in two experiences,
+Training uses BatchNorm as usual. When the next experience begins, the layers' tensors are stored for the experience that has
+ended. In evaluation, if no class is in two experiences,
     the outputs of the classes of experience e come from the network with BatchNorm as e left it
-so nothing has to be guessed (in the task-aware view it is BatchNorm of the task). Elsewhere (domains)
+so nothing has to be guessed (in the task-aware view it is the task's BatchNorm). Otherwise (domains)
     all outputs for a sample come from it with BatchNorm as the experience left it under which the sample is the likeliest:
     argmin_e  sum_c [ log var_ec + mean_p (z_cp - mean_ec)^2 / var_ec ]
-    z: what reaches the first BatchNorm layer; mean_e, var_e: that layer's running statistics of experience e (eps added).
-The newest experience is a choice too. All other weights are shared and go on changing, so old statistics fit less and less:
-at its best with a frozen trunk whose BatchNorm is trained. Running statistics of a short experience hold some of the one
-before: name recompute_batchnorm too. It costs 2 or 4 numbers a channel and, with disjoint classes, a pass per experience.
+    z: input of the first BatchNorm layer; mean_e, var_e: that layer's running statistics of experience e (eps added).
+The newest experience is a choice too. All other weights are shared and keep changing, so old statistics fit less and less. It
+works best with a frozen trunk and trained BatchNorm. Running statistics of a short experience contain some of the one before:
+name recompute_batchnorm too. It costs 2 or 4 numbers per channel and, with disjoint classes, one pass per experience.
 Shapes: B batch, C channels of a layer, P positions, K outputs, E experiences.
 
 Sources: Bilen & Vedaldi 2017 (1701.07275), Chang et al. 2019 (1906.03950, domain-specific BatchNorm), task-specific BatchNorm in
-2411.00430; all three are told the domain or task, or predict it otherwise. Peers: FACIL, Mammoth and Avalanche share BatchNorm
-over tasks. The choice by likelihood is our own, near to AdaBN's (1603.04779) distances between statistics.
+2411.00430; all three are given the domain or task, or predict it otherwise. Peers: FACIL, Mammoth and Avalanche share BatchNorm
+between tasks. The choice by likelihood is ours; it is similar to AdaBN's (1603.04779) distances between statistics.
 """
 
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ from ..platform.training.plugin import Plugin
 NEUTRAL: dict[str, Any] | None = {"keep": 0}
 ROLES = ("predictions",)
 CONFLICTS = {
-    "continual_norm": "its statistics are of what its GroupNorm gives, which cannot be compared with what reaches it"
+    "continual_norm": "its statistics are taken after its GroupNorm, so they cannot be compared with the layer's input"
 }
-Bank = dict[str, Tensor]  # name of a tensor of the network -> what an experience left in it
+Bank = dict[str, Tensor]  # name of a tensor of the network -> its value after an experience
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Keep BatchNorm of past experiences for their test samples.
+    """Store the BatchNorm statistics of past experiences, and use them for their test samples.
 
     keep: of how many past experiences, the latest ones; null: of all; 0: of none, BatchNorm as it is.
-    affine: keep weights and biases too, not only statistics.
+    affine: store weights and biases too, not only statistics.
     """
 
     keep: int | None = None
@@ -54,17 +54,17 @@ class Config:
 
 
 def bank_of(model: nn.Module, affine: bool) -> Bank:
-    """What the BatchNorm layers hold, copied."""
+    """Return copies of the BatchNorm layers' tensors."""
     kinds = ("running_mean", "running_var", *(("weight", "bias") if affine else ()))
-    found: Bank = {}
+    bank: Bank = {}
     for name, layer in batch_norms(model).items():
-        held = {f"{name}.{kind}": getattr(layer, kind) for kind in kinds}
-        found |= {key: tensor.detach().clone() for key, tensor in held.items() if tensor is not None}
-    return found
+        tensors = {f"{name}.{kind}": getattr(layer, kind) for kind in kinds}
+        bank |= {key: tensor.detach().clone() for key, tensor in tensors.items() if tensor is not None}
+    return bank
 
 
 def surprise(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """The (B,) sums of this file's formula: z (B, C) or (B, C, *), mean (C,), var (C,) > 0."""
+    """Return the sums (B,) of this file's formula: z (B, C) or (B, C, *), mean (C,), var (C,) > 0."""
     z = z.reshape(*z.shape[:2], -1)
     distance = (z - mean[:, None]).square().mean(2) / var
     return (distance + var.log()).sum(1)
@@ -80,7 +80,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 class BatchNormPerExperiencePlugin(Plugin):
-    """Puts BatchNorm aside between experiences, and classifies with the one that fits."""
+    """Stores BatchNorm between experiences, and classifies with the one that fits."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -89,35 +89,38 @@ class BatchNormPerExperiencePlugin(Plugin):
         self._trained: str | None = None  # the experience that was trained last
 
     def state_dict(self) -> dict[str, Any]:
-        """The banks, the classes, and whose the next bank will be."""
+        """Return the banks, the classes, and the experience that the next bank belongs to."""
         banks = {number: dict(bank) for number, bank in self._banks.items()}
         return {"banks": banks, "classes": dict(self._classes), "trained": self._trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the banks over."""
+        """Restore the banks."""
         self._banks, self._classes, self._trained = dict(state["banks"]), dict(state["classes"]), state["trained"]
 
     def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
-        """Whatever others did at the end of the last experience (recomputed statistics) is in the network now."""
+        """Store the last experience's BatchNorm.
+
+        Only now, when the network includes what other strategies did at the end of that experience (recomputed statistics).
+        """
         experience = learner.experience
         self._classes[str(experience.current_experience)] = list(experience.classes_in_this_experience)
         if self._trained is not None and self.config.keep != 0:
             self._banks[self._trained] = bank_of(learner.model, self.config.affine)
-            kept = list(self._banks)[-(self.config.keep or len(self._banks)) :]
-            self._banks = {number: self._banks[number] for number in kept}
+            latest = list(self._banks)[-(self.config.keep or len(self._banks)) :]
+            self._banks = {number: self._banks[number] for number in latest}
             self._trained = None
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The network's BatchNorm is this experience's until the next one begins."""
+        """Remember that the network's BatchNorm belongs to this experience until the next one begins."""
         self._trained = str(learner.experience.current_experience)
 
     def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
-        """Logits (B, K) under the BatchNorm of each class's own, or of the likeliest experience."""
+        """Return logits (B, K) under the BatchNorm of each class's experience, or of the likeliest experience."""
         if not self._banks:
             return network(x)  # type: ignore[no-any-return]
         banks = {number: {name: t.to(x.device) for name, t in bank.items()} for number, bank in self._banks.items()}
-        every = [label for classes in self._classes.values() for label in classes]
-        if len(every) > len(set(every)):
+        labels = [label for classes in self._classes.values() for label in classes]
+        if len(labels) > len(set(labels)):
             return _by_likelihood(learner.model, x, list(banks.values()))
         logits: Tensor = network(x)
         for number, bank in banks.items():
@@ -127,15 +130,17 @@ class BatchNormPerExperiencePlugin(Plugin):
 
 
 def _by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tensor:
-    """Each sample under the BatchNorm that fits it; the last choice is the network's present one."""
+    """Each sample under the BatchNorm that fits it; the last choice is the network's current BatchNorm."""
     name, first = next(iter(batch_norms(model).items()))
-    met: list[Tensor] = []
-    handle = first.register_forward_pre_hook(lambda layer, given: met.append(given[0]))
+    first_inputs: list[Tensor] = []
+    handle = first.register_forward_pre_hook(lambda layer, inputs: first_inputs.append(inputs[0]))
     logits: Tensor = model(x)
     handle.remove()
     choices = [*banks, bank_of(model, affine=False)]
-    found = [surprise(met[0], c[f"{name}.running_mean"], c[f"{name}.running_var"] + first.eps) for c in choices]
-    choice = torch.stack(found).argmin(0)
+    surprises = [
+        surprise(first_inputs[0], c[f"{name}.running_mean"], c[f"{name}.running_var"] + first.eps) for c in choices
+    ]
+    choice = torch.stack(surprises).argmin(0)
     for number, bank in enumerate(banks):
         rows = (choice == number).nonzero().flatten()
         if len(rows):
@@ -144,5 +149,5 @@ def _by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tensor:
 
 
 def build(config: Config, seed: int) -> BatchNormPerExperiencePlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return BatchNormPerExperiencePlugin(config)

@@ -1,11 +1,11 @@
-"""BitFit: after the first experiences only the biases learn, and the head.
+"""BitFit: after the first experiences only the biases and the head learn.
 
-No formula: of each layer W x + b the matrix W stays and b learns; of a normalisation layer gamma stays and beta, its bias,
-learns. As the weights stay, the running statistics of BatchNorm layers stay with them, which are then normalised with.
+No formula: in each layer W x + b the matrix W is frozen and b learns. In a normalisation layer gamma is frozen and beta, its
+bias, learns. As the weights are frozen, so are the running statistics of BatchNorm layers, which then normalise by them.
 
-Source: Ben Zaken, Goldberg & Ravfogel 2022 (2106.10199), for transformers, whose head is trained as well. Convolutions followed
-by BatchNorm often have no bias: in a ResNet what learns are the betas. Peers: PEFT's and LAMDA-PILOT's BitFit are the same
-selection by name; in ours experience 1, which has nothing to keep yet, is trained as a whole.
+Source: Ben Zaken, Goldberg & Ravfogel 2022 (2106.10199), for transformers; the head is trained there too. Convolutions
+followed by BatchNorm often have no bias: in a ResNet only the betas learn. Peers: PEFT's and LAMDA-PILOT's BitFit select the
+same parameters by name. In ours experience 1, which has nothing to preserve yet, is trained as a whole.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ CONFLICTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """BitFit: only biases and the head learn after the first experiences.
+    """Train only biases and the head after the first experiences (BitFit).
 
-    from_experience: how many experiences are trained with everything free before; 0 (for a network that comes with
-        good weights) begins at once; null: never.
+    from_experience: how many experiences are trained as a whole before; 0 (for a network with pretrained weights) starts at
+        once; null: never.
     """
 
     from_experience: int | None = 1
@@ -41,12 +41,12 @@ class Config:
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter of that name is a bias (attention of torch's own has an ``in_proj_bias``)."""
+    """Return whether a parameter of that name is a bias (torch's attention has an ``in_proj_bias``)."""
     return name.rpartition(".")[2].endswith("bias")
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a network whose trunk has no bias: only its head would learn."""
+    """Refuse a network with a trunk without biases: only its head would learn."""
     names = [name for name, _ in model.named_parameters() if not is_head(name)]
     if config.from_experience is not None and not any(map(is_bias, names)):
         raise UserError(
@@ -56,25 +56,25 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin only after the last experience that is trained on."""
+    """Refuse to begin after the last trained experience."""
     if config.from_experience is not None:
         check_from_experience("bitfit", config.from_experience, num_experiences)
 
 
 class BitFitPlugin(FreezingPlugin):
-    """Takes all but the biases and the head out of training."""
+    """Freezes everything but the biases and the head."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Nothing in the first experiences."""
+        """Return everything but the biases and the head; nothing in the first experiences."""
         if self.config.from_experience is None or self.num_trained < self.config.from_experience:
             return [], []
         return all_parts_except(model, is_bias)
 
 
 def build(config: Config, seed: int) -> BitFitPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return BitFitPlugin(config)

@@ -1,13 +1,13 @@
-"""CODA-Prompt: prompts of a frozen vision transformer as weighted sums of components; each experience learns some of its own.
+"""CODA-Prompt: prompts of a frozen vision transformer are weighted sums of components; each experience learns some components.
 
-    w_m(x) = cos(q * a_m, k_m),   p(x) = sum_m w_m(x) p_m,   in each of the first five blocks with its own a, k, p
+    w_m(x) = cos(q * a_m, k_m),   p(x) = sum_m w_m(x) p_m,   in each of the first five blocks with separate a, k, p
     L = L_CE + weight * sum over these blocks of [R(k) + R(a) + R(p)],   R(t) = mean of the squared elements of t t^T - I
 
-q (the query): the transformer's features for a picture without prompts; m: components; *: elementwise, a_m the attention to parts
-of the query. p(x): its first half are keys, its second half values, which the tokens of that block attend to beside each
-other's (prefix tuning). The `pool` is divided into `experiences` equal parts; experience t weighs the components of the parts
-1..t and learns those of part t: older ones do not change by a bit. Everything else but the head is frozen from `from_experience`
-on. As in `l2p`, the loss looks at the outputs of the experience's own classes (and those that a memory brings) only.
+q (the query): the transformer's features for a picture without prompts; m: components; *: elementwise; a_m: the attention to
+parts of the query. The first half of p(x) are keys, the second half values; the tokens of that block attend to them as well as
+to each other (prefix tuning). The `pool` is divided into `experiences` equal parts. Experience t weights the components of the
+parts 1..t and learns those of part t; older ones do not change by a bit. Everything else but the head is frozen from
+`from_experience` on. As in `l2p`, the loss sees only the outputs of the experience's classes (and of those from a memory).
 Shapes: B batch, M components, n of a part, D width of a token.
 
 Source: Smith et al. 2023 (2211.13218). Peers: the authors' code and LAMDA-PILOT: prompt_param [100, 8, mu] is pool, length and
@@ -26,19 +26,19 @@ from ..platform.methods import prompted_vit
 from ..platform.methods.freezing import FrozenParts, check_from_experience
 
 NEUTRAL: dict[str, Any] | None = {"length": 0}
-ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.ALONE
+ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.PROMPT_CONFLICTS
 _KINDS = ("prompts", "prompt_keys", "prompt_attention")  # p, k and a, each of a part of the pool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """CODA-Prompt: prompts for a frozen vision transformer, weighted sums of components that experiences add.
+    """Train prompts of a frozen vision transformer as weighted sums of components that each experience adds (CODA-Prompt).
 
     pool: components in all, a multiple of `experiences`.
     experiences: how many parts the pool has; at least the stream's experiences.
     length: of a prompt, keys and values together: even; 0: no prompts, and nothing is frozen.
     weight: of the components' distance from being orthogonal, >= 0.
-    from_experience: how many experiences are trained with everything free before; 0 for a pretrained network.
+    from_experience: how many experiences are trained as a whole before; 0 for a pretrained network.
     """
 
     pool: int = 100
@@ -59,13 +59,13 @@ class Config:
 
 
 def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
-    """w (B, M) of this file's formula: query (B, D), keys k (M, D), attention a (M, D)."""
+    """Return w (B, M) of this file's formula: query (B, D), keys k (M, D), attention a (M, D)."""
     attended = functional.normalize(query.unsqueeze(1) * attention, dim=2)
     return (attended * functional.normalize(keys)).sum(2)
 
 
 def redundancy(rows: Tensor) -> Tensor:
-    """R of this file's formula, a scalar, of rows (M, ...)."""
+    """Return R of this file's formula, a scalar, of rows (M, ...)."""
     flat = rows.flatten(1)
     return (flat @ flat.T - torch.eye(len(flat), device=flat.device)).square().mean()
 
@@ -73,7 +73,7 @@ def redundancy(rows: Tensor) -> Tensor:
 class CodaTrunk(prompted_vit.PromptedTrunk):
     """A transformer with the pool; parameters of a kind are prompts_0, prompts_1, ..., each (layers, n, ...) of a part."""
 
-    active: Tensor  # (experiences,) bool: the parts that are weighed
+    active: Tensor  # (experiences,) bool: the parts that are weighted
 
     def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
         super().__init__(trunk)
@@ -85,21 +85,24 @@ class CodaTrunk(prompted_vit.PromptedTrunk):
                 self.register_parameter(f"{kind}_{number}", nn.Parameter(part.clone()))
 
     def components(self, kind: str, num_parts: int) -> Tensor:
-        """Those of the first parts, (layers, M, ...); by getattr, as others put plain tensors in the place of parameters."""
+        """Return the components of the first parts, (layers, M, ...).
+
+        It uses getattr because others replace parameters by plain tensors.
+        """
         return torch.cat([getattr(self, f"{kind}_{number}") for number in range(num_parts)], 1)
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
-        """Features (B, D) of pictures (B, C, H, W)."""
+        """Return features (B, D) of pictures (B, C, H, W)."""
         values, keys, attention = (self.components(kind, len(self.active)) for kind in _KINDS)
-        counted = self.active.repeat_interleave(values.shape[1] // len(self.active))
-        weighed = [weights(query, *each) * counted for each in zip(keys, attention, strict=True)]
-        prefixes = torch.einsum("ebm,emld->ebld", torch.stack(weighed), values)
+        is_active = self.active.repeat_interleave(values.shape[1] // len(self.active))
+        component_weights = [weights(query, *each) * is_active for each in zip(keys, attention, strict=True)]
+        prefixes = torch.einsum("ebm,emld->ebld", torch.stack(component_weights), values)
         with prompted_vit.prefixed(self.attentions, prefixes):
             return self.trunk(x)  # type: ignore[no-any-return]
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Put the pool into a vision transformer (UserError for others); with length 0 it stays as it is."""
+    """Add the pool to a vision transformer (UserError for other networks); with length 0 it stays as it is."""
     trunk = prompted_vit.transformer_of(network, "coda_prompt")
     if config.length:
         network.trunk = CodaTrunk(trunk, config, generator)
@@ -107,7 +110,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse more experiences than the pool has parts, and to begin only after the last that is trained on."""
+    """Refuse more experiences than the pool has parts, and to begin after the last trained experience."""
     if config.length:
         check_from_experience("coda_prompt", config.from_experience, num_experiences)
         if num_experiences > config.experiences:
@@ -116,35 +119,35 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
 
 
 class CodaPromptPlugin(prompted_vit.PromptPlugin):
-    """Opens a part of the pool for each experience; the components themselves are the network's."""
+    """Adds a part of the pool for each experience; the components themselves belong to the network."""
 
     def __init__(self, config: Config) -> None:
         super().__init__("coda_prompt", config.from_experience, config.length > 0)
         self.config = config
 
     def num_parts(self) -> int:
-        """Parts that are weighed now."""
+        """Return the number of parts that are weighted now."""
         return min(self.num_trained + 1, self.config.experiences)
 
     def frozen_parts(self, model: Any) -> FrozenParts:
-        """The trunk, and the components that are not of this experience's part."""
+        """Return the trunk, and the components of all parts but this experience's."""
         parameters, norms = super().frozen_parts(model)
         components = model.trunk.named_parameters(recurse=False) if self.is_there else ()
         now = f"_{self.num_parts() - 1}"
         return [*parameters, *(each for name, each in components if not name.endswith(now))], norms
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Weigh one more part."""
+        """Weight one more part."""
         super().before_training_exp(learner, **kwargs)
         if self.is_there:
             learner.model.trunk.active[: self.num_parts()] = True
 
     def penalty(self, trunk: Any) -> Tensor:
-        """Of the components so far, layer by layer."""
+        """Return the weighted R of the components so far, summed over layers and kinds."""
         each = [redundancy(rows) for kind in _KINDS for rows in trunk.components(kind, self.num_parts())]
         return self.config.weight * torch.stack(each).sum()
 
 
 def build(config: Config, seed: int) -> CodaPromptPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return CodaPromptPlugin(config)

@@ -1,15 +1,16 @@
-"""Continual Normalisation: GroupNorm without weights, then BatchNorm, in the place of each BatchNorm layer.
+"""Continual Normalisation: GroupNorm without weights, then BatchNorm, instead of each BatchNorm layer.
 
-    y = BatchNorm(GroupNorm(x))      BatchNorm: weight, bias and running statistics as before; GroupNorm: none of its own
+    y = BatchNorm(GroupNorm(x))      BatchNorm: weight, bias and running statistics as before; GroupNorm: has none
 
-GroupNorm first makes the samples alike, each by its own mean and variance, so that the moments BatchNorm keeps differ less from
-experience to experience and bias old samples less towards the newest data; BatchNorm still shares among samples what
-GroupNorm alone gives up. The network is rebuilt when it is made, with BatchNorm's weight, bias and statistics; names in its
-state_dict stay. Training mini-batches of a single class still mislead the BatchNorm in it; `swap_norm` drops that.
+GroupNorm first normalises each sample by its mean and variance. So the moments that BatchNorm keeps differ less from
+experience to experience, and bias old samples less towards the newest data. BatchNorm still shares information between
+samples, which GroupNorm alone gives up. The layers are replaced when the network is built, with BatchNorm's weight, bias and
+statistics; names in the state_dict stay. Training mini-batches of a single class still mislead this BatchNorm; `swap_norm`
+removes BatchNorm.
 Shapes: B batch, C channels, * space: layers take (B, C) or (B, C, *).
 
-Source: Pham et al. 2022 (2203.16102). Peers: the authors' code and Renate's ContinualNorm have our `groups` as G and
-num_groups (32), and fail where C is no multiple of it; here it is the greatest common divisor.
+Source: Pham et al. 2022 (2203.16102). Peers: the authors' code and Renate's ContinualNorm call our `groups` G and num_groups
+(32), and fail if C is not a multiple of it; here the greatest common divisor is used.
 """
 
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ ROLES = ("norms",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Put a GroupNorm before each BatchNorm when the network is built (Continual Normalisation).
+    """Add a GroupNorm before each BatchNorm when the network is built (Continual Normalisation).
 
-    groups: of channels, fewer where C is not their multiple or a group would be one channel; null: BatchNorm alone.
+    groups: of channels, fewer if C is not a multiple or a group would be one channel; null: BatchNorm alone.
     """
 
     groups: int | None = 32
@@ -43,25 +44,25 @@ class Config:
 
 
 class ContinualNorm(_BatchNorm):
-    """BatchNorm of what GroupNorm makes of its input."""
+    """BatchNorm applied to GroupNorm's output."""
 
     def __init__(self, like: _BatchNorm, groups: int) -> None:
-        """`like`: the BatchNorm layer whose weight, bias, statistics and settings it takes over."""
+        """Copy weight, bias, statistics and settings of the BatchNorm layer `like`."""
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
         self.load_state_dict(like.state_dict())
         self.groups = num_groups(like, groups)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Whatever its predecessor took."""
+        """Accept every shape that the replaced layer took."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, *) -> the same shape."""
-        alike = functional.group_norm(input, self.groups, eps=self.eps)
-        return super().forward(alike)
+        """Return the normalised input, (B, C, *), in the same shape."""
+        normalised = functional.group_norm(input, self.groups, eps=self.eps)
+        return super().forward(normalised)
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Replace the BatchNorm layers; UserError where there is none."""
+    """Replace the BatchNorm layers; UserError if there is none."""
     groups = config.groups
     if groups is not None:
         replace_batchnorm("strategies.continual_norm", network, lambda layer: ContinualNorm(layer, groups))
@@ -69,13 +70,13 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 
 
 class ContinualNormPlugin(Plugin):
-    """Does nothing: it is in the network."""
+    """Does nothing: the layers are part of the network."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the statistics are the network's."""
+        """Return {}: the statistics belong to the network."""
         return {}
 
 
 def build(config: Config, seed: int) -> ContinualNormPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return ContinualNormPlugin()

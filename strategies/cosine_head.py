@@ -1,14 +1,14 @@
-"""Cosine head: an output is the cosine between the features and the class's weights, so that no class wins by a large norm.
+"""Cosine head: an output is the cosine of the features and the class's weights, so that no class wins by a large norm.
 
     logit_c = scale * cos(w_c, f) = scale * w_c . f / (|w_c| |f|)
 
-There is no bias. In a linear head the weights and biases of new classes become larger than those of old ones, and old
-samples are taken for new classes. `scale` is what softmax needs to become sure of a class: cosines are at most 1.
+There is no bias. In a linear head the weights and biases of new classes become larger than those of old ones, and old samples
+are classified as new classes. Cosines are at most 1; `scale` is what softmax needs to become confident.
 Shapes: B batch, D features, C classes.
 
 Sources: Gidaris & Komodakis 2018 (1804.09458), Hou et al. 2019 (LUCIR, CVPR; its equation 4, eta is the scale).
-Peers: FACIL's and PyCIL's CosineLinear (sigma) start a learned scale at 1, from which 160 epochs get away and a few do not;
-ours starts at 10, as Gidaris & Komodakis'. PODNet's head, with several weights a class, is local_similarity.
+Peers: FACIL's and PyCIL's CosineLinear (sigma) start a learned scale at 1; 160 epochs get away from there, a few do not. Ours
+starts at 10, as Gidaris & Komodakis'. PODNet's head, with several weights per class, is local_similarity.
 """
 
 import math
@@ -22,16 +22,16 @@ from ..platform.models.cosine_head import with_cosine_head
 from ..platform.training.plugin import Plugin
 
 NEUTRAL: dict[str, Any] | None = None
-NEUTRAL_REASON = "it is another head: whatever its scale, its outputs are not those of a linear one"
+NEUTRAL_REASON = "it replaces the head: at no scale are its outputs those of a linear head"
 ROLES = ("head",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Put a head of cosines in the place of the linear one.
+    """Replace the linear head by one of scaled cosines.
 
-    scale: what the cosines are multiplied by, > 0; where it is learned, what it starts from.
-    learned: whether the scale is trained along.
+    scale: the factor of the cosines, > 0; its initial value if it is learned.
+    learned: whether the scale is trained too.
     """
 
     scale: float = 10.0
@@ -44,18 +44,18 @@ class Config:
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The network with the cosine head; nothing is drawn."""
+    """Return the network with the cosine head; no random numbers are used."""
     return with_cosine_head(network, config.scale, config.learned, "strategies.cosine_head")
 
 
 class CosineHeadPlugin(Plugin):
-    """What there is to do, `adapt` has done."""
+    """Does nothing: `adapt` has replaced the head."""
 
     def state_dict(self) -> dict[str, Any]:
-        """There is nothing to save: the head is the network's."""
+        """Return {}: the head belongs to the network."""
         return {}
 
 
 def build(config: Config, seed: int) -> CosineHeadPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return CosineHeadPlugin()

@@ -1,12 +1,12 @@
-"""Cumulative training: each experience is trained on the data of all experiences so far.
+"""Cumulative training: train each experience on the data of all experiences so far.
 
-No formula: the training data of experience t are those of 1..t, in order, instead of those of t. It is the ceiling of
-what a strategy can reach after each experience; its diagonal is what intransigence is measured against. The network
-goes on from experience to experience (it is not started afresh). Time and data grow with the square of the number of
-experiences.
+No formula: the training data of experience t are those of 1..t, in order, instead of those of t. It is an upper bound of what a
+strategy can reach after each experience. Its diagonal is the reference for intransigence. The network continues from
+experience to experience; it is not reinitialised. Time grows with the square of the number of experiences, and so does the
+amount of data trained on.
 
 Peers: Avalanche's Cumulative (the same), FACIL's joint (the same: it is cumulative there), Mammoth's joint trains once
-(ours: `joint`). There is nothing to set.
+(ours: `joint`). There are no settings.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ CONFLICTS = {"replay": "cumulative trains on all old data already: a memory woul
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Train each experience on the data of all experiences so far: a ceiling."""
+    """Train each experience on the data of all experiences so far: an upper bound."""
 
 
 class CumulativePlugin(AccumulatedDataPlugin):
-    """Replace the training data of an experience by those of all experiences so far."""
+    """Trains each experience on the data of all experiences so far."""
 
 
 def build(config: Config, seed: int) -> CumulativePlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return CumulativePlugin()

@@ -1,17 +1,17 @@
-"""Early stopping: few iterations forget little; each experience ends at its best epoch on its own validation split.
+"""Early stopping: few iterations forget little; end each experience at its best epoch on its validation split.
 
-    stop after epoch e  when  e - b >= patience;  b: the last epoch whose score is above the best so far by > min_delta
+    stop after epoch e  when  e - b >= patience;  b: the last epoch with a score above the best so far by > min_delta
     score = validation accuracy (over all outputs of the head, or of the given task), or minus the mean validation cross-entropy
 
-Whenever the training of an experience ends, by patience or because its epochs ran out, parameters and buffers of epoch
-b are put back (the optimizer's state is not); the last epoch counts, a tie keeps the earlier one, and each experience
-starts anew. The test stream and other experiences' data are never looked at; under `cumulative` and `joint` the
-validation splits of all experiences so far are, as it is their data that is trained on. Other strategies' hooks at the
-end of an experience should see the restored weights: name early_stopping before them.
+When the training of an experience ends, by patience or after its last epoch, parameters and buffers of epoch b are restored
+(the optimizer's state is not). The last epoch counts too, a tie keeps the earlier epoch, and each experience starts anew. The
+test stream and other experiences' data are never used. Under `cumulative` and `joint` the validation splits of all experiences
+so far are used, because all their data are trained on. Other strategies' hooks at the end of an experience should see the
+restored weights: name early_stopping before them.
 Shapes: n validation samples, C classes.
 
-Source: Prechelt 1998. Peers: Avalanche's EarlyStoppingPlugin restores only when its patience runs out, and never looks
-at the last epoch; its `margin` is our min_delta. FACIL lowers the learning rate where our patience ends.
+Source: Prechelt 1998. Peers: Avalanche's EarlyStoppingPlugin restores only when its patience runs out, and never scores the
+last epoch; its `margin` is our min_delta. FACIL lowers the learning rate where our patience ends.
 """
 
 import copy
@@ -32,9 +32,9 @@ NEUTRAL: dict[str, Any] | None = {"patience": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Stop an experience when its validation split no longer gains, and keep its best epoch.
+    """Stop an experience when its validation score stops improving, and restore its best epoch.
 
-    patience: epochs without a gain before training stops; null: never stop, never restore, look at nothing.
+    patience: epochs without a gain before training stops; null: never stop, never restore, score nothing.
     min_delta: the least gain that counts, >= 0.
     metric: "accuracy" or "loss" (cross-entropy) on the experience's validation split.
     """
@@ -54,12 +54,12 @@ class Config:
 
 
 def needs_validation(config: Config) -> bool:
-    """Whether the benchmark must set validation data aside."""
+    """Return whether the benchmark must set validation data aside."""
     return config.patience is not None
 
 
 def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> float:
-    """What is to rise: accuracy, or minus the cross-entropy (-inf where it is not a number); logits (n, C), y (n,)."""
+    """Return accuracy, or minus the cross-entropy (-inf instead of NaN), which should rise; logits (n, C), y (n,)."""
     if metric == "accuracy":
         return accuracy(logits, y)
     loss = F.cross_entropy(logits, y).item()
@@ -67,19 +67,19 @@ def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> flo
 
 
 def validation_data(learner: Any) -> ValidationSamples:
-    """The validation splits of the data trained on; UserError if there are none."""
+    """Return the validation splits of the data trained on; UserError if there are none."""
     experience = learner.experience
     cumulative = any(getattr(plugin, "accumulates", False) for plugin in learner.plugins)
-    of = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
-    found = gather_validation_samples(learner, of)
-    if found is None:
+    experiences = experience.origin_stream[: experience.current_experience + 1] if cumulative else [experience]
+    samples = gather_validation_samples(learner, experiences)
+    if samples is None:
         reason = "needs validation data, and has none: set the benchmark's `validation` above 0, or patience: null"
         raise UserError("strategies.early_stopping.patience: " + reason)
-    return found
+    return samples
 
 
 class EarlyStoppingPlugin(Plugin):
-    """Scores the network after each epoch; at the start of the next one decides whether it takes place."""
+    """Scores the network after each epoch, and decides before the next epoch whether it is trained."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -91,43 +91,43 @@ class EarlyStoppingPlugin(Plugin):
         self._data: ValidationSamples | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty between experiences; inside one, the count of epochs and the best weights."""
+        """Return {} between experiences; mid-experience, the epoch counts and the best weights."""
         if self._weights is None:
             return {}
         return {"counts": [self._epoch, self._best_epoch, self._best], "weights": dict(self._weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The validation data are gathered again when they are needed."""
+        """Restore the state; the validation data are gathered again when needed."""
         self._reset()
         if state:
             self._epoch, self._best_epoch, self._best = state["counts"]
             self._weights = state["weights"]
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Start anew; refuse before the first epoch if there is nothing to look at."""
+        """Start anew; refuse before the first epoch if there are no validation data."""
         if self.config.patience is not None:
             self._reset()
             self._data = validation_data(learner)
 
     def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """Stop here, not in the epoch before: a stop at the very last epoch would reach into the next experience."""
+        """Stop here, not in the epoch before: a stop at the very last epoch would carry over to the next experience."""
         if self.config.patience is not None and self._epoch - self._best_epoch >= self.config.patience:
             learner.stop_training()
 
     def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """Score the epoch, keep its weights if they are the best."""
+        """Score the epoch, and keep its weights if they are the best."""
         if self.config.patience is None:
             return
         self._data = self._data or validation_data(learner)
         value = score(masked_logits(learner, self._data), self._data[1], self.config.metric)
-        plugin_api.measure(learner, f"validation_{self.config.metric}", abs(value))  # minus a loss is negative
+        plugin_api.measure(learner, f"validation_{self.config.metric}", abs(value))  # the score of a loss is negative
         self._epoch += 1
         if self._weights is None or value > self._best + self.config.min_delta:
             self._best, self._best_epoch = value, self._epoch
             self._weights = copy.deepcopy(learner.model.state_dict())
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Put the best epoch back, however training ended."""
+        """Restore the best epoch, even if training ran to its last epoch."""
         if self._weights is None:
             return
         learner.model.load_state_dict(self._weights)
@@ -141,5 +141,5 @@ class EarlyStoppingPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> EarlyStoppingPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return EarlyStoppingPlugin(config)

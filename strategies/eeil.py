@@ -1,14 +1,15 @@
-"""End-to-end incremental learning: a cross-distilled loss on new and old samples, then finetuning on as many of each class.
+"""End-to-end incremental learning: a distilled loss on new and old samples, then finetuning on equally many of each class.
 
     L = L_CE + weight * sum_e mean_B KL_e,   e: the experiences before
-    KL_e = sum_c p log(p / q) over the classes c that e brought new,  p = softmax(teacher / T),  q = softmax(student / T)
+    KL_e = sum_c p log(p / q) over the classes c that e added,  p = softmax(teacher / T),  q = softmax(student / T)
 
-Balanced finetuning, from the second experience on, when its training has ended: the memory takes in the new classes (as many
-places for each, by herding) and the network is trained on it for `epochs` with the same loss at `lr_factor` times the learning
-rate the experience began with, by a new optimizer of the same kind. There the classes that the experience brought are distilled
-too, from the network as its training left it. What was frozen in the last epoch stays so. It runs in float32, without
-augmentation, schedule or clipping. The teacher is the network as the experience found it; new are the classes that no
-experience before had. A stream of domains brings none after the first: all classes are distilled, and finetuned as well.
+Balanced finetuning follows the training of each experience from the second on. The memory first takes in the new classes
+(equally many samples of each, by herding). Then the network is trained on it for `epochs` with the same loss, at `lr_factor`
+times the learning rate that the experience began with, by a new optimizer of the same kind. The classes that the experience
+added are distilled there too, from the network as its training left it. What was frozen in the last epoch stays frozen. It
+runs in float32, without augmentation, schedule or clipping. The teacher is the network as it was before the experience. New
+classes are those that no experience before had. A stream of domains adds none after the first: all classes are distilled, and
+finetuned too.
 Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher, m in memory.
 
 Source: Castro et al. 2018 (1807.09536), without T^2, as there; without its noise on gradients, and new exemplars are chosen
@@ -27,26 +28,26 @@ from torch.nn import functional
 from ..platform.methods.balanced_finetuning import Finetuning
 from ..platform.methods.herded_memory import DistilledMemory
 from ..platform.methods.logit_distillation import distillation_loss_by_task
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_capacity
 from ..platform.methods.teacher import LOGITS
 from ..platform.models.inference import logits_of
 from ..platform.training.plugin_api import mask_other_tasks
 
 NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
-ROLES = ("memory", "loss of its own")
+ROLES = ("memory", "second loss")
 CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """EEIL: distil each experience's classes, remember by herding, finetune on a balanced set.
+    """Distil each experience's classes, replay a herded memory, and finetune on balanced data (EEIL).
 
     memory: how many samples are remembered in all; 0: none, and nothing is finetuned.
     batch_size: remembered samples in a mini-batch; null: their share, as if they were shuffled into the new data.
     weight: of the distillation, >= 0.
     temperature: T > 0 of the distillation.
     epochs: of the balanced finetuning, over the memory; 0: none.
-    lr_factor: its learning rate, in units of that of the experience.
+    lr_factor: learning rate of the finetuning, relative to the experience's.
     """
 
     memory: int = 200
@@ -76,11 +77,11 @@ class Config:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse a memory that cannot hold one sample of each of the stream's classes."""
     if config.memory > 0:
-        check_places("strategies.eeil.memory", config.memory, num_classes)
+        check_capacity("strategies.eeil.memory", config.memory, num_classes)
 
 
 def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int]], temperature: float) -> Tensor:
-    """sum_e mean_B KL_e, a scalar: logits (B, >= K) of student and teacher, the classes of each experience."""
+    """Return sum_e mean_B KL_e, a scalar: logits (B, >= K) of student and teacher, the classes of each experience."""
     heads = [torch.as_tensor(group, device=student.device) for group in groups if group]
     return distillation_loss_by_task(student, teacher, heads, temperature) / temperature**2
 
@@ -93,32 +94,32 @@ class EEILPlugin(DistilledMemory):
         self.config, self._finetuning = config, Finetuning(seed, "eeil")
 
     def has_teacher(self, learner: Any) -> bool:
-        """From the second experience on, unless nothing is distilled."""
+        """Return whether there is a teacher: from the second experience on, unless nothing is distilled."""
         return self.config.weight > 0 and bool(self.seen.all)
 
     def state_dict(self) -> dict[str, Any]:
-        """The learning rates the experience began with too."""
+        """Return the base's state, and the learning rates that the experience began with."""
         return super().state_dict() | {"rates": self._finetuning.rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the state."""
         super().load_state_dict(state)
         self._finetuning.rates = state["rates"]
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The optimizer is ready."""
-        self._finetuning.begin(learner)
+        """Record the optimizer's learning rates."""
+        self._finetuning.record_learning_rates(learner)
 
     def before_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Add the distillation of the classes met."""
+        """Add the distillation of the seen classes."""
         if self.teacher:
             student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
             term = distillation(student, teacher, self.seen.groups, self.config.temperature)
             learner.loss = learner.loss + self.config.weight * term
 
     def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """See what is frozen."""
-        self._finetuning.look(learner)
+        """Record what is frozen."""
+        self._finetuning.record_frozen(learner)
 
     def finish(self, learner: Any) -> None:
         """Finetune on the memory."""
@@ -138,13 +139,13 @@ class EEILPlugin(DistilledMemory):
         self._finetuning.run(learner, x, loss, config.epochs, config.lr_factor)
 
     def _soft_targets(self, learner: Any, x: Tensor) -> Tensor:
-        """Logits (m, C): the teacher's for the classes met, the present network's for the others."""
+        """Logits (m, C): the teacher's for the seen classes, the current network's for the others."""
         soft = logits_of(learner.model, iter(x.split(learner.eval_mb_size)))
-        old = torch.cat([self.teacher.of(each)[LOGITS] for each in x.split(learner.eval_mb_size)])
+        old = torch.cat([self.teacher.outputs_for(each)[LOGITS] for each in x.split(learner.eval_mb_size)])
         soft[:, self.seen.all] = old[:, self.seen.all]
         return soft
 
 
 def build(config: Config, seed: int) -> EEILPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return EEILPlugin(config, seed)

@@ -1,19 +1,20 @@
-"""Exponential moving average of the weights: what is evaluated; training goes on from the network's own weights.
+"""Exponential moving average of the weights, used for evaluation; training continues with the network's weights.
 
     after each update t = 1, 2, ...:   average <- a * average + (1 - a) * weights,   a = min(decay, 1 - 1 / t)
 
-With a = 1 - 1 / t the first 1 / (1 - decay) updates are averaged equally, and the initial weights do not count. t runs through
-all experiences, and so does the average: it remembers about 1 / (1 - decay) updates, so it is a blend of the network before and
-after a change of experience, which steadies what is predicted and bridges the dip after the change. Running statistics of
-BatchNorm are averaged like weights, counters are copied. When the head grows, new rows of the average start as the
-network's own. Only predictions in evaluation change: the trained weights, and what other strategies make of them at an
-experience's end (early_stopping's best epoch, recomputed statistics), are those of the network itself. For an average that
-becomes the network see `swa`.
+With a = 1 - 1 / t the first 1 / (1 - decay) updates are averaged equally, and the initial weights do not count. t and the
+average continue through all experiences. The average remembers about 1 / (1 - decay) updates, so it blends the network before
+and after a change of experience. This steadies the predictions and bridges the dip after the change. Running statistics of
+BatchNorm are averaged like weights; counters are copied. When the head grows, new rows of the average start as the network's.
+Only predictions in evaluation change. The trained weights, and what other strategies do with them at an experience's end
+(early_stopping's best epoch, recomputed statistics), are those of the network itself. For an average that becomes the network
+see `swa`.
 Shapes: B batch, C classes.
 
 Sources: Polyak & Juditsky 1992; Soutif-Cormerais et al. 2023 (2306.16817) for online continual learning, evaluation only, as
-here. Peers: CLS-ER's stable model (Arani 2022, 2201.12604; Mammoth's er-ace variants use it alike) is this average with a =
-min(alpha, 1 - 1 / (t + 1)), updated at random in a share of the iterations, and a teacher too; it leaves running statistics out.
+here. Peers: CLS-ER's stable model (Arani 2022, 2201.12604; Mammoth's er-ace variants use it in the same way) is this average
+with a = min(alpha, 1 - 1 / (t + 1)), updated in a random share of the iterations, and also a teacher; it leaves running
+statistics out.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Config:
 
 @torch.no_grad()
 def update(average: dict[str, Tensor], weights: dict[str, Tensor], share: float) -> None:
-    """Move the average by `share` towards the weights, in place; whole numbers (counters) are copied."""
+    """Move the average by `share` towards the weights, in place; integer tensors (counters) are copied."""
     names = [name for name, tensor in average.items() if tensor.is_floating_point()]
     torch._foreach_lerp_([average[name] for name in names], [weights[name] for name in names], share)
     for name in average.keys() - set(names):
@@ -54,18 +55,18 @@ def update(average: dict[str, Tensor], weights: dict[str, Tensor], share: float)
 
 
 def grown(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The average in the shapes of the weights: rows that are new, and tensors that are, start as the network's own."""
-    found = {}
+    """Return the average in the shapes of the weights: new rows and new tensors start as the network's."""
+    result = {}
     for name, tensor in weights.items():
         old = average.get(name, tensor)
-        found[name] = old.detach().clone()
+        result[name] = old.detach().clone()
         if old.shape != tensor.shape:
-            found[name] = torch.cat([found[name], tensor.detach()[len(old) :]])
-    return found
+            result[name] = torch.cat([result[name], tensor.detach()[len(old) :]])
+    return result
 
 
 class EMAPlugin(Plugin):
-    """Follows the weights update by update."""
+    """Averages the weights after each update."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -73,32 +74,32 @@ class EMAPlugin(Plugin):
         self._num_updates = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and how many updates it has seen."""
+        """Return the average and the number of updates in it."""
         return {"average": dict(self._average), "num_updates": self._num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the average over."""
+        """Restore the average."""
         self._average, self._num_updates = dict(state["average"]), state["num_updates"]
 
     def on_resume(self, learner: Any) -> None:
-        """The average belongs on the device."""
+        """Move the average to the device."""
         self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The head may have grown."""
+        """Grow the average with the head."""
         if self.config.decay > 0:
             self.on_resume(learner)
             self._average = grown(self._average, learner.model.state_dict())
 
     def after_update(self, learner: Any, **kwargs: Any) -> None:
-        """One step of the average."""
+        """Update the average."""
         if self.config.decay > 0:
             self._num_updates += 1
             share = 1 - min(self.config.decay, 1 - 1 / self._num_updates)
             update(self._average, learner.model.state_dict(), share)
 
     def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
-        """Logits (B, C) of the averaged weights, once there are any."""
+        """Return logits (B, C) of the averaged weights, once they exist."""
         if not self._average:
             return network(x)  # type: ignore[no-any-return]
         average = {name: tensor.to(x.device) for name, tensor in self._average.items()}
@@ -106,5 +107,5 @@ class EMAPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> EMAPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return EMAPlugin(config)

@@ -1,16 +1,16 @@
-"""ER-ACE: experience replay in which new samples do not push the outputs of old classes down.
+"""ER-ACE: experience replay in which new samples do not lower the outputs of old classes.
 
     L = L_CE(new; outputs of P) + L_CE(remembered; all outputs)
 
-P are the classes in the new mini-batch: its softmax is over their outputs alone, so that only the remembered samples tell new
-classes from old ones. Both mini-batches have a pass of their own. The memory is a reservoir filled during training, as in
-`der`, so it holds new classes from early on. In the first experience, which has no old classes, the loss is the plain
-cross-entropy and nothing is replayed. On a task-incremental stream both are also limited to each sample's own task.
+P are the classes in the new mini-batch: its softmax is over their outputs alone, so only the remembered samples separate new
+classes from old ones. Each mini-batch has a separate forward pass. The memory is a reservoir filled during training, as in
+`der`, so it contains new classes early on. In the first experience, which has no old classes, the loss is the plain
+cross-entropy and nothing is replayed. On a task-incremental stream both terms are also limited to each sample's task.
 Shapes: B new samples, M remembered in a mini-batch, C outputs.
 
 Source: Caccia et al. 2022 (2104.05025). Peers: Mammoth's er_ace has buffer_size = memory and minibatch_size = batch_size
-(beside P it leaves in the outputs of classes that have not come yet, which a head that grows has not); Avalanche's ER_ACE
-takes half of the sum, so the same steps at half of the learning rate.
+(besides P it keeps the outputs of classes that have not come yet, which a growing head lacks). Avalanche's ER_ACE halves the
+sum, so it takes the same steps at half of the learning rate.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ CONFLICTS = REDUNDANT_MEMORY
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """ER-ACE: replay with a softmax over the present classes alone for new samples.
+    """Replay samples, with a softmax over only the present classes for new samples (ER-ACE).
 
     memory: how many samples are remembered in all, >= 0.
     batch_size: remembered samples in a mini-batch; null: as many as new ones.
@@ -50,14 +50,14 @@ class Config:
 
 
 def asymmetric(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy, a scalar, of logits (B, C) among the outputs of the classes that are in y (B,)."""
+    """Return the cross-entropy, a scalar, of logits (B, C) among the outputs of the classes in y (B,)."""
     present = torch.zeros(logits.shape[1], dtype=torch.bool, device=y.device)
     present[y] = True
     return cross_entropy(logits.masked_fill(~present, -torch.inf), y)
 
 
 class ERACEPlugin(ReservoirPlugin):
-    """From the second trained experience on: the asymmetric loss, and that of a remembered mini-batch."""
+    """Uses the asymmetric loss and adds that of a remembered mini-batch, from the second trained experience on."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config.memory, config.batch_size, seed, "er_ace")
@@ -65,31 +65,31 @@ class ERACEPlugin(ReservoirPlugin):
         self._undo: Callable[[], None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """With the number of trained experiences."""
+        """Return the base's state, and the number of trained experiences."""
         return super().state_dict() | {"num_trained": self._num_trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The criterion is replaced in `on_resume`."""
+        """Restore the state; `on_resume` replaces the criterion."""
         super().load_state_dict(state)
         self._num_trained = state["num_trained"]
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Replace the criterion where there are old classes."""
+        """Replace the criterion if there are old classes."""
         if self._num_trained and self.memory > 0:
             self._undo = replace_criterion(learner, asymmetric)
 
     def on_resume(self, learner: Any) -> None:
-        """Again."""
+        """Replace the criterion again."""
         self.before_training_exp(learner)
 
     def before_forward(self, learner: Any, **kwargs: Any) -> None:
-        """The remembered mini-batch, in a pass of its own."""
+        """Add the loss of the remembered mini-batch, in a separate forward pass."""
         if self._num_trained and len(self):
             remembered = self.minibatch(learner, self.draw(learner))
             learner.loss = learner.loss + cross_entropy(separate_logits(learner, remembered), remembered[1])
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Give the criterion back."""
+        """Restore the criterion, and count the experience."""
         self._num_trained += 1
         if self._undo is not None:
             self._undo()
@@ -97,5 +97,5 @@ class ERACEPlugin(ReservoirPlugin):
 
 
 def build(config: Config, seed: int) -> ERACEPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return ERACEPlugin(config, seed)

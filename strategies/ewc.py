@@ -1,20 +1,20 @@
-"""Elastic Weight Consolidation: parameters that the old experiences depend on are held where those left them.
+"""Elastic Weight Consolidation: keep the parameters that old experiences depend on near their old values.
 
     L = L_CE + weight * sum_t sum_i F_t,i (theta_i - theta_t,i)^2                   mode: separate
     L = L_CE + weight * sum_i F_i (theta_i - theta*_i)^2,  F <- decay * F + F_t     mode: online, theta*: the newest
     F_t,i = mean over samples of E_c [(d log p(c | x) / d theta_i)^2]               the diagonal Fisher information
 
-p is the network's own softmax (of a task-incremental stream, over the sample's own task), in evaluation mode, without
-augmentation, and the gradient that of each sample alone. E_c is taken over the network's predictions ("exact"), over one
-label drawn from them ("sampled"), or is the true label ("empirical"), which shrinks to nothing as the training set is fitted.
-"separate" is kept as one quadratic (the sum of two is one, Huszar 2018): memory and time do not grow with the stream.
-F is measured where this strategy's turn comes at an experience's end: name `early_stopping`, which restores weights, before it.
+p is the network's softmax (on a task-incremental stream, over the sample's task), in evaluation mode, without augmentation. The
+gradient is that of each sample alone. E_c is over the network's predictions ("exact"), over one label sampled from them
+("sampled"), or is the true label ("empirical"), which shrinks to nothing as the training set is fitted. "separate" is stored as
+one quadratic (the sum of two is one, Huszar 2018): memory and time do not grow with the stream. F is measured at this
+strategy's turn at an experience's end: name `early_stopping`, which restores weights, before it.
 
 Sources: Kirkpatrick et al. 2017 (1612.00796); online: Schwarz et al. 2018 (1805.06370); on ways to compute F: van de Ven 2025
-(2502.11756). There is no factor 1/2 here. Peers: Kirkpatrick's and van de Ven's lambda have it, weight = lambda / 2 (his EWC
-is separate and exact on all samples; online, his and Schwarz's penalty has one decay more: weight = lambda * gamma / 2);
-FACIL's too. Avalanche's ewc_lambda = weight with fisher empirical, but it squares the mean gradient of a mini-batch of B,
-which makes F about B times smaller. Mammoth's ewc_on: e_lambda = weight, gamma = decay, empirical, each square times p(y | x).
+(2502.11756). There is no factor 1/2 here. Peers: Kirkpatrick's and van de Ven's lambda have it: weight = lambda / 2 (his EWC is
+separate and exact on all samples; online, his and Schwarz's penalty has one more decay: weight = lambda * gamma / 2). FACIL's
+has it too. Avalanche's ewc_lambda = weight with fisher empirical, but it squares the mean gradient of a mini-batch of B, which
+makes F about B times smaller. Mammoth's ewc_on: e_lambda = weight, gamma = decay, empirical, each square times p(y | x).
 """
 
 import math
@@ -29,19 +29,19 @@ from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_s
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
+CONFLICTS = {"joint": "joint trains once, so there are no old parameters to protect"}
 Fisher = Literal["exact", "sampled", "empirical"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Elastic Weight Consolidation: hold the parameters that old experiences depend on (Fisher information).
+    """Penalise changes of parameters that old experiences depend on, by Fisher information (Elastic Weight Consolidation).
 
     weight: lambda without the factor 1/2, >= 0.
     mode: "separate" (a penalty around each experience's end) or "online" (one, around the newest).
-    decay: gamma, in [0, 1], what is left of the old importances at each new one; online only.
-    fisher: "exact" (over the network's predictions), "sampled" (a label drawn from them) or "empirical" (the true label).
-    num_samples: of each experience, drawn at random, on which it is measured; null: all.
+    decay: gamma, in [0, 1], the factor of the old importances at each new experience; online only.
+    fisher: "exact" (over the network's predictions), "sampled" (a label sampled from them) or "empirical" (the true label).
+    num_samples: of each experience, chosen at random, on which it is measured; null: all.
     """
 
     weight: float = 10.0
@@ -67,7 +67,7 @@ class Config:
 
 
 def label_weights(logits: Tensor, y: Tensor, fisher: Fisher, draw: torch.Generator) -> Tensor:
-    """What each class counts in E_c, (B, C); of `logits` (B, C), -inf counts nothing."""
+    """Return the weight of each class in E_c, (B, C), for `logits` (B, C); -inf has weight 0."""
     p = logits.softmax(1)
     if fisher == "exact":
         return p
@@ -76,13 +76,16 @@ def label_weights(logits: Tensor, y: Tensor, fisher: Fisher, draw: torch.Generat
 
 
 def fisher_sums(model: nn.Module, x: Tensor, weights: Tensor, own: Tensor) -> Named:
-    """sum_b sum_c weights_bc (d log p(c | x_b) / d theta)^2 for each parameter; `own` (B, C) bool: the classes of p."""
+    """Return sum_b sum_c weights_bc (d log p(c | x_b) / d theta)^2 for each parameter.
+
+    `own` (B, C) bool marks the classes of p.
+    """
     columns = (weights > 0).any(0).nonzero().flatten()
     single = bool(((weights == 0) | (weights == 1)).all())  # one label for each sample: one value is enough
 
     def values(logits: Tensor, rows: Tensor) -> Tensor:
-        counts, mine = rows.unbind(1)
-        log_p = logits.masked_fill(mine == 0, -torch.inf).log_softmax(1).masked_fill(counts == 0, 0.0)
+        counts, class_mask = rows.unbind(1)
+        log_p = logits.masked_fill(class_mask == 0, -torch.inf).log_softmax(1).masked_fill(counts == 0, 0.0)
         weighted = counts.sqrt() * log_p
         return weighted.sum(1, keepdim=True) if single else weighted[:, columns]
 
@@ -97,7 +100,7 @@ class EWCPlugin(PenaltyPlugin):
         self.config, self.seed = config, seed
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The experience that ends is one of those to be kept."""
+        """Add the experience's penalty."""
         if self.config.weight == 0:
             return
         importances = self.fisher(learner)
@@ -107,7 +110,7 @@ class EWCPlugin(PenaltyPlugin):
             self.penalty.anchor(learner.model, decayed_sum(self.penalty.importances, importances, self.config.decay))
 
     def fisher(self, learner: Any) -> Named:
-        """The diagonal Fisher information of the network on the experience's training samples."""
+        """Return the network's diagonal Fisher information on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "ewc samples", number))[: self.config.num_samples]
         draw = generator(self.seed, "ewc labels", number)
@@ -120,5 +123,5 @@ class EWCPlugin(PenaltyPlugin):
 
 
 def build(config: Config, seed: int) -> EWCPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return EWCPlugin(config, seed)

@@ -1,16 +1,17 @@
-"""Freezing: most layers stay as the first experiences left them, and only the rest learns what is new.
+"""Freezing: most layers stay as the first experiences left them, and only the rest keeps learning.
 
-No formula: a frozen parameter has no gradient, so that no optimizer changes it by a bit, whatever its momentum or
-weight decay. A BatchNorm layer all of whose parameters are frozen also keeps its running statistics and normalises
-with them; `norm` chooses for the normalisation layers apart from the others.
+No formula: a frozen parameter has no gradient, so no optimizer changes it by a bit, with any momentum or weight decay. A
+BatchNorm layer with only frozen parameters also keeps its running statistics and normalises with them. `norm` sets the
+normalisation layers apart from the others.
 
-`layers` as a number counts the trunk's blocks from the input on: layers of an MLP or a small CNN, residual blocks,
-transformer blocks (platform/blocks.py). What stands between two blocks belongs to the one before.
+`layers` as a number counts the trunk's blocks from the input: layers of an MLP or a small CNN, residual blocks, transformer
+blocks (platform/models/blocks.py). Layers between two blocks belong to the earlier one.
 
-Peers: FACIL's freezing trains the first task and then freezes the trunk for good (our defaults); its fix_bn, the statistics
-of all BatchNorm layers with gamma and beta learning on, is {layers: [], norm: [statistics]}. Avalanche's freeze_up_to takes
-the name of a layer, where we take patterns or a number of blocks; what it sets to eval mode is set free again by the next
-train(). Everything is undone when the training of an experience ends, so the network is always handed on as it came.
+Peers: FACIL's freezing trains the first task and then freezes the trunk for good (our defaults). Its fix_bn freezes the
+statistics of all BatchNorm layers, while gamma and beta keep learning: {layers: [], norm: [statistics]}. Avalanche's
+freeze_up_to takes the name of a layer, where we take patterns or a number of blocks; the layers that it sets to eval mode are
+set back by the next train(). Here everything is unfrozen when the training of an experience ends, so later code gets the network
+as it was.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,12 +37,12 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 class Config:
     """Freeze layers, and the statistics of their BatchNorms, after the first experiences.
 
-    layers: "trunk" (all but the head and what lora or adapters add), a number n (the first n blocks of the trunk, from the
-        input on), or a list of patterns on parameter names, e.g. ["conv1.*", "*.bias"].
-    norm: null: normalisation layers are frozen as `layers` says; a list: all of them whatever `layers` says: "statistics"
-        (BatchNorm's running ones) and/or "affine" (gamma and beta); what is not in the list learns on.
-    from_experience: how many experiences are trained with everything free before; 0 (for a network that comes with
-        good weights) freezes from the start.
+    layers: "trunk" (all but the head and the layers that lora or adapters add), a number n (the first n blocks of the trunk,
+        from the input), or a list of patterns on parameter names, e.g. ["conv1.*", "*.bias"].
+    norm: null: normalisation layers are frozen as `layers` says. A list is for all of them and overrides `layers`: "statistics"
+        (BatchNorm's running ones) and/or "affine" (gamma and beta) are frozen, and the rest keeps learning.
+    from_experience: how many experiences are trained first with nothing frozen; 0 freezes from the start (for a network with
+        good weights).
     """
 
     layers: Layers = "trunk"
@@ -63,7 +64,10 @@ class Config:
 
 
 def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callable[[str], bool]:
-    """Whether a parameter of that name is to be frozen; `numbers`: the block of each of the trunk's (for a number of blocks)."""
+    """Return a function of a parameter's name that says whether to freeze it.
+
+    `numbers`: the block of each of the trunk's parameters; needed where `layers` is a number of blocks.
+    """
     if layers == "trunk":
         return lambda name: not is_head(name) and not is_added(name)
     if isinstance(layers, int):
@@ -72,13 +76,13 @@ def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callab
 
 
 def names_of_norms(model: nn.Module) -> set[str]:
-    """The parameters of the normalisation layers."""
+    """Return the names of the normalisation layers' parameters."""
     layers = [(path, module) for path, module in model.named_modules() if isinstance(module, _NORMS)]
     return {f"{path}.{name}" if path else name for path, module in layers for name, _ in module.named_parameters()}
 
 
 def frozen_names(config: Config, model: nn.Module) -> set[str]:
-    """The parameters that are to be frozen."""
+    """Return the names of the parameters to freeze."""
     selected = selector(config.layers, block_numbers(model))
     names = {name for name, _ in model.named_parameters() if selected(name)}
     if config.norm is None:
@@ -87,8 +91,8 @@ def frozen_names(config: Config, model: nn.Module) -> set[str]:
     return names | affine if "affine" in config.norm else names - affine
 
 
-def frozen_part(config: Config, model: nn.Module) -> FrozenParts:
-    """The parameters that are to be frozen, and the BatchNorm layers whose statistics are."""
+def parts_to_freeze(config: Config, model: nn.Module) -> FrozenParts:
+    """Return the parameters to freeze, and the BatchNorm layers with frozen statistics."""
     names = frozen_names(config, model)
     parameters = [parameter for name, parameter in model.named_parameters() if name in names]
     if config.norm is None:
@@ -98,7 +102,7 @@ def frozen_part(config: Config, model: nn.Module) -> FrozenParts:
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse what fits nothing in `model`, and a choice that leaves nothing to learn."""
+    """Refuse layers that match nothing in `model`, and a choice that leaves nothing to learn."""
     names = [name for name, _ in model.named_parameters()]
     layers, norm = config.layers, config.norm
     key = f"strategies.freezing.layers={list(layers) if isinstance(layers, tuple) else layers}"
@@ -117,29 +121,29 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin only after the last experience that is trained on."""
+    """Refuse to start freezing only after the last experience that is trained on."""
     if config.layers or config.norm:
         check_from_experience("freezing", config.from_experience, num_experiences)
 
 
 class FreezingPlugin(Base):
-    """Takes the selected parameters out of training while an experience is trained."""
+    """Freezes the selected parameters while an experience is trained."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Nothing in the first experiences."""
-        return frozen_part(self.config, model) if self.num_trained >= self.config.from_experience else ([], [])
+        """Return the frozen parts; none in the first `from_experience` experiences."""
+        return parts_to_freeze(self.config, model) if self.num_trained >= self.config.from_experience else ([], [])
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The network has its final shape: check the patterns against it and freeze."""
+        """Check the patterns against the network's final shape, and freeze."""
         if self.config.layers or self.config.norm:
             check_model(self.config, learner.model)
         super().before_training_exp(learner)
 
 
 def build(config: Config, seed: int) -> FreezingPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return FreezingPlugin(config)

@@ -1,12 +1,12 @@
-"""Gradual unfreezing: at first only the head learns, then one more block of the trunk after the other, from the head down.
+"""Gradual unfreezing: at first only the head learns, then one more block of the trunk after the other, starting at the head.
 
-In epoch e (from 0) of an experience the last  start + floor(e / every)  blocks are free, those before them frozen; or, per
-experience, e counts the experiences since `from_experience`. A frozen block changes by no bit, BatchNorm's statistics included.
-Blocks: layers of an MLP or a small CNN, residual blocks, transformer blocks (platform/blocks.py).
+In epoch e (from 0) of an experience, the last  start + floor(e / every)  blocks are free and the blocks before them are frozen.
+With per: experience, e counts the experiences since `from_experience`. A frozen block changes by no bit, and neither do its
+BatchNorm statistics. Blocks: layers of an MLP or a small CNN, residual blocks, transformer blocks (platform/models/blocks.py).
 
-Source: Howard & Ruder 2018 (1801.06146, ULMFiT): starting from pretrained weights, the last layer first, one more each epoch.
-Its discriminative learning rates are training.optimizer.layer_decay (theirs: 1 / 2.6), which goes with this. Peers: fastai's
-freeze_to(-n) by hand, n = 1 + the free blocks, the head being one of its layer groups.
+Source: Howard & Ruder 2018 (1801.06146, ULMFiT): start from pretrained weights, free the last layer first, then one more each
+epoch. Its discriminative learning rates, used together with this, are training.optimizer.layer_decay (theirs: 1 / 2.6). Peers:
+fastai's freeze_to(-n), called by hand, n = 1 + the free blocks, as the head is one of its layer groups.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ NEUTRAL: dict[str, Any] | None = {"start": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Gradual unfreezing (ULMFiT): blocks of the trunk learn one after the other, from the head down.
+    """Unfreeze the trunk's blocks one after the other, starting at the head (ULMFiT).
 
-    start: blocks that are free at first, beside the head; null: all, so nothing is frozen.
-    per: "epoch" (anew in each experience) or "experience" of `every` which one more is free.
-    every: so many epochs or experiences for each block.
-    from_experience: how many experiences are trained with everything free before; 0 for a network with good weights.
+    start: blocks that are free at first, in addition to the head; null: all, so nothing is frozen.
+    per: unit of `every`: "epoch" (restarts in each experience) or "experience".
+    every: number of epochs or experiences after which one more block is freed.
+    from_experience: how many experiences are trained first with nothing frozen; 0 for a network with good weights.
     """
 
     start: int | None = 0
@@ -49,12 +49,12 @@ class Config:
 
 
 def num_frozen(num_blocks: int, start: int, passed: int, every: int) -> int:
-    """Blocks that are frozen after `passed` epochs or experiences, counted from the input."""
+    """Return the number of frozen blocks, counted from the input, after `passed` epochs or experiences."""
     return max(0, num_blocks - start - passed // every)
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a start with all of the trunk's blocks, or more, free."""
+    """Refuse to start with all of the trunk's blocks free, or with more."""
     blocks = blocks_of(model)
     if config.start is not None and config.start >= len(blocks):
         key = f"strategies.gradual_unfreezing.start={config.start}"
@@ -64,13 +64,13 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin only after the last experience that is trained on."""
+    """Refuse to start freezing only after the last experience that is trained on."""
     if config.start is not None:
         check_from_experience("gradual_unfreezing", config.from_experience, num_experiences)
 
 
 class GradualUnfreezingPlugin(FreezingPlugin):
-    """Freezes the first blocks, fewer as training goes on."""
+    """Freezes the first blocks, fewer as training proceeds."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -78,25 +78,25 @@ class GradualUnfreezingPlugin(FreezingPlugin):
         self._epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers of trained experiences, and of epochs of this one."""
+        """Return the numbers of trained experiences and of epochs in this one."""
         return super().state_dict() | {"epoch": self._epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inside an experience, `on_resume` freezes again."""
+        """Load the counts; inside an experience, `on_resume` freezes again."""
         super().load_state_dict(state)
         self._epoch = state["epoch"]
 
     def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """The next epoch may free a block."""
+        """Count the epoch; the next one may free a block."""
         self._epoch += 1
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Everything is free, and epochs are counted anew."""
+        """Unfreeze everything, and reset the epoch count."""
         super().after_training_exp(learner)
         self._epoch = 0
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """The first blocks with what stands before and between them."""
+        """Return the first blocks, with the layers before and between them."""
         config, since = self.config, self.num_trained - self.config.from_experience
         if config.start is None or since < 0:
             return [], []
@@ -106,5 +106,5 @@ class GradualUnfreezingPlugin(FreezingPlugin):
 
 
 def build(config: Config, seed: int) -> GradualUnfreezingPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return GradualUnfreezingPlugin(config)

@@ -1,17 +1,18 @@
-"""Where the head's rows for new classes start: at zero, at the mean of the old rows, or at the means of their classes' features.
+"""Initialise the head's rows for new classes: with zeros, the mean of the old rows, or the mean features of their classes.
 
     zero:       w_c = 0,  b_c = 0
     mean:       w_c = mean_old w,  b_c = mean_old b
     imprinted:  w_c = mean_old ||w|| * mu_c / ||mu_c||,  b_c = mean_old b;  mu_c = mean of f / ||f|| over the class's samples
 
-New are the classes that no experience before had, old are those; w_c, b_c: the row (D,) of class c in the head and its bias, f:
-features of the experience's training samples under the network as the experience found it. It happens once, before the training
-of an experience, and not in the first one, which has no old rows; nor where an experience brings no new class. In its place a
-head that grows draws its rows at random. A bias that the head has not is left out.
+New are the classes that no earlier experience had; old are the classes of earlier experiences. w_c, b_c: row (D,) and bias of
+class c in the head. f: features of the experience's training samples, by the network at the start of the experience. The rows are
+written once, before the training of an experience. Nothing is done in the first experience, which has no old rows, nor in an
+experience without new classes. Without this strategy a growing head initialises its rows at random. A head without biases is
+initialised without them.
 Shapes: n samples, D features, C classes.
 
 Sources: Qi et al. 2018 (1712.07136, imprinted weights, there with features and rows of length 1 and a scale: see cosine_head).
-Peers: LUCIR's code imprints at the mean length of old rows, as here; FACIL and PyCIL draw at random.
+Peers: LUCIR's code imprints at the mean length of old rows, as here. FACIL and PyCIL initialise at random.
 """
 
 from collections.abc import Sequence
@@ -36,9 +37,9 @@ CONFLICTS = {"joint": "joint trains once on all data, so no class is newer than 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """How the head's rows for new classes are initialised.
+    """Initialise the head's rows for new classes with zeros, the mean old row or mean features.
 
-    rows: "random" (as the head draws them), "zero", "mean" (of the old rows) or "imprinted" (mean features of the new classes).
+    rows: "random" (as the head does), "zero", "mean" (of the old rows) or "imprinted" (mean features of the new classes).
     """
 
     rows: Rows = "imprinted"
@@ -49,15 +50,15 @@ class Config:
             raise ValueError(f"{rows=}: must be 'random', 'zero', 'mean' or 'imprinted'")
 
 
-def imprinted(features: Tensor, y: Tensor, classes: Sequence[int], length: Tensor) -> Tensor:
-    """Rows (C, D) of this length in the direction of the classes' mean features; features (n, D), labels y (n,)."""
+def imprinted_rows(features: Tensor, y: Tensor, classes: Sequence[int], length: Tensor) -> Tensor:
+    """Return rows (C, D) of the given length in the direction of the classes' mean features; features (n, D), labels y (n,)."""
     scaled = functional.normalize(features, dim=1)
     means = torch.stack([scaled[y == label].mean(0) for label in classes])
     return length * functional.normalize(means, dim=1)
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a head that has no row of weights for each class, and rows of 0 where they are scaled to length 1."""
+    """Refuse a head without a row of weights per class, and rows of 0 in a head that scales them to length 1."""
     if config.rows == "zero" and isinstance(find_head(model), CosineHead):
         raise UserError("strategies.head_init.rows=zero: a cosine head scales its rows to length 1: choose another.")
     if config.rows != "random" and getattr(find_head(model), "weight", None) is None:
@@ -66,7 +67,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 class HeadInitPlugin(SeenClassesPlugin):
-    """Initialises when the head has its rows and nothing is trained yet."""
+    """Initialises the new rows once the head has them and before they are trained."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class HeadInitPlugin(SeenClassesPlugin):
 
     @torch.no_grad()
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Write the new rows; in place, so that the optimizer's parameters stay the same."""
+        """Write the new rows in place, so that the optimizer's parameters stay the same."""
         old, new = self.seen.all, self.seen.new_classes(learner)
         if self.config.rows == "random" or not old or not new:
             return
@@ -84,17 +85,17 @@ class HeadInitPlugin(SeenClassesPlugin):
             new = [label for label in new if (y == label).any()]
             length = head.weight[old].norm(dim=1).mean()
             features = dataset_features(learner, learner.experience.dataset)
-            head.weight[new] = imprinted(features, y, new, length)
+            head.weight[new] = imprinted_rows(features, y, new, length)
         else:
             head.weight[new] = 0.0 if self.config.rows == "zero" else head.weight[old].mean(0)
         if getattr(head, "bias", None) is not None:
             head.bias[new] = 0.0 if self.config.rows == "zero" else head.bias[old].mean()
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """These classes are old from now on."""
+        """Mark this experience's classes as old."""
         self.seen.add(learner)
 
 
 def build(config: Config, seed: int) -> HeadInitPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return HeadInitPlugin(config)

@@ -1,10 +1,10 @@
-"""Joint training: one training on the data of all experiences at once, in place of the stream.
+"""Joint training: train once, on the data of all experiences together.
 
-No formula: nothing is trained until the last experience, which is trained on the data of all. It is the ceiling of a
-stream, and has no curve: the rows of the accuracy matrix before the last are those of the untrained network.
+No formula: nothing is trained until the last experience, which is trained on the data of all. It is the upper bound of a stream,
+and has no curve: the rows of the accuracy matrix before the last are those of the untrained network.
 
-Peers: Avalanche's JointTraining and Mammoth's joint (the same); FACIL's joint is our `cumulative`. There is nothing to
-set. In a plain Avalanche script, call `train` on the last experience only.
+Peers: Avalanche's JointTraining and Mammoth's joint are the same; FACIL's joint is our `cumulative`. There are no settings. In a
+plain Avalanche script, call `train` on the last experience only.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..platform.methods.accumulated_data import AccumulatedDataPlugin
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "it has no settings: one training on all data is not a sequence of finetunings"
 CONFLICTS = {
-    "cumulative": "joint trains once on all data, cumulative once an experience: they are two ceilings, not one",
+    "cumulative": "joint trains once on all data, cumulative once per experience: they are two different upper bounds",
     "lwf": "joint trains once, so there is no old network to distil from",
     "replay": "joint trains once on all data, so there is never a memory of old ones",
 }
@@ -23,17 +23,17 @@ CONFLICTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Train once on the data of all experiences together: the ceiling."""
+    """Train once on the data of all experiences together: the upper bound of a stream."""
 
 
 class JointPlugin(AccumulatedDataPlugin):
-    """At the last experience all data so far are all data there are."""
+    """Trains on the last experience only, where the data so far are all of the stream's data."""
 
     def should_train(self, experience: int, num_experiences: int) -> bool:
-        """Only on the last one."""
+        """Return whether this is the last experience."""
         return experience == num_experiences - 1
 
 
 def build(config: Config, seed: int) -> JointPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return JointPlugin()

@@ -1,19 +1,20 @@
-"""Learning to Prompt: a pool of prompts on a frozen vision transformer; each picture takes those whose keys are nearest.
+"""Learning to Prompt: a pool of prompts on a frozen vision transformer; each image uses the prompts with the nearest keys.
 
     q = f(x),   S(x) = the top_k of the keys k_1..k_pool by cos(q, k_s),   features = mean over prompt tokens of f([P_S(x); x])
     L = L_CE + weight * mean over the mini-batch of sum_{s in S(x)} (1 - cos(q, k_s))
 
-f: the transformer; q (the query): its features for a picture without prompts; P_s: `length` tokens in front of those of the
-picture, before the first block. Prompts, keys and head are learned, everything else is frozen from `from_experience` on.
-The loss looks at the outputs of the experience's own classes only (and of those that a memory brings), as in the published
-class-incremental results: where all experiences have the same classes it changes nothing.
+f: the transformer. q (the query): its features for an image without prompts. P_s: `length` tokens before those of the image, in
+front of the first block. Prompts, keys and head are learned; everything else is frozen from `from_experience` on.
+The loss uses only the outputs of the experience's classes (and of classes that a memory adds), as in the published
+class-incremental results. Where all experiences have the same classes this changes nothing.
 Shapes: B batch, D width of a token.
 
-Source: Wang et al. 2022 (2112.08654). Peers: l2p-pytorch, LAMDA-PILOT, Mammoth and Avalanche's LearningToPrompt: size = pool,
-prompt_length = length, pull_constraint_coeff = weight (0.1; the paper: 0.5); their loss subtracts the cosine, which differs by
-a constant. They let a mini-batch vote for one set of prompts (batchwise_prompt), so that a test picture's class depends on its
-neighbours: here each picture chooses, as in the paper. The paper's optional penalty on prompts used often is left out.
-Drawn from [-1, 1] as there. Give the optimizer a rate that fits prompts (Adam, 0.001 to 0.03): the frozen trunk needs none.
+Source: Wang et al. 2022 (2112.08654). Peers: l2p-pytorch, LAMDA-PILOT, Mammoth and Avalanche's LearningToPrompt have size = pool,
+prompt_length = length, pull_constraint_coeff = weight (0.1; the paper: 0.5). Their loss subtracts the cosine, which differs by
+a constant. They let a mini-batch vote for one set of prompts (batchwise_prompt), so a test image's class depends on its
+neighbours; here each image chooses, as in the paper. The paper's optional penalty on frequent prompts is left out.
+Prompts and keys are initialised uniformly in [-1, 1], as there. Use a learning rate that suits prompts (Adam, 0.001 to 0.03): the
+frozen trunk needs none.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch.nn import functional
 
 from ..platform.methods.freezing import check_from_experience
 from ..platform.methods.prompted_vit import (
-    ALONE,
+    PROMPT_CONFLICTS,
     PrependedBlocks,
     PromptedTrunk,
     PromptPlugin,
@@ -37,19 +38,19 @@ from ..platform.methods.prompted_vit import (
 NEUTRAL: dict[str, Any] | None = {"length": 0}
 ROLES = ("criterion",)
 WRAPS_CRITERION = True
-CONFLICTS = ALONE
+CONFLICTS = PROMPT_CONFLICTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """L2P: a pool of prompts for a frozen vision transformer, chosen by their keys.
+    """Train a pool of prompts for a frozen vision transformer; each image uses those with the nearest keys (L2P).
 
-    pool: prompts, >= top_k.
+    pool: number of prompts, >= top_k.
     length: tokens of a prompt; 0: no prompts, and nothing is frozen.
-    top_k: prompts for a picture, >= 1.
-    weight: of the pull of the chosen keys towards the query, >= 0.
+    top_k: prompts per image, >= 1.
+    weight: weight of the term that pulls the chosen keys towards the query, >= 0.
     readout: features are the mean of the "prompts" after the last block, or the class "token".
-    from_experience: how many experiences are trained with everything free before; 0 for a pretrained network.
+    from_experience: how many experiences are trained first with nothing frozen; 0 for a pretrained network.
     """
 
     pool: int = 10
@@ -71,28 +72,35 @@ class Config:
 
 
 def cosines(query: Tensor, keys: Tensor) -> Tensor:
-    """cos(q, k_s), (B, pool): query (B, D), keys (pool, D)."""
+    """Return cos(q, k_s) (B, pool) for a query (B, D) and keys (pool, D)."""
     similar: Tensor = functional.normalize(query) @ functional.normalize(keys).T
     return similar
 
 
-def chosen(query: Tensor, keys: Tensor, prompts: Tensor, top_k: int) -> Tensor:
-    """The tokens (B, top_k * length, D) of the prompts (pool, length, D) whose keys (pool, D) are nearest, nearest first."""
-    which = cosines(query, keys.detach()).topk(top_k).indices
-    # a product, whose gradient is summed in one order, and not an index
-    picked = which.unsqueeze(-1) == torch.arange(len(prompts), device=which.device)
-    taken = picked.to(prompts.dtype) @ prompts.flatten(1)
-    tokens: Tensor = taken.unflatten(2, prompts.shape[1:]).flatten(1, 2)
+def select_prompts(query: Tensor, keys: Tensor, prompts: Tensor, top_k: int) -> Tensor:
+    """Return the tokens (B, top_k * length, D) of the prompts with the nearest keys, nearest first.
+
+    Args:
+        query: (B, D).
+        keys: (pool, D).
+        prompts: (pool, length, D).
+        top_k: prompts per image.
+    """
+    indices = cosines(query, keys.detach()).topk(top_k).indices
+    # a product instead of an index: its gradient is summed in a fixed order
+    selection = indices.unsqueeze(-1) == torch.arange(len(prompts), device=indices.device)
+    rows = selection.to(prompts.dtype) @ prompts.flatten(1)
+    tokens: Tensor = rows.unflatten(2, prompts.shape[1:]).flatten(1, 2)
     return tokens
 
 
-def pull(query: Tensor, keys: Tensor, top_k: int) -> Tensor:
-    """The second term of the loss without its weight, a scalar: query (B, D), keys (pool, D)."""
+def key_pull(query: Tensor, keys: Tensor, top_k: int) -> Tensor:
+    """Return the second term of the loss without its weight, a scalar, for a query (B, D) and keys (pool, D)."""
     return (1 - cosines(query, keys).topk(top_k).values).sum(1).mean()
 
 
 class L2PTrunk(PromptedTrunk):
-    """A transformer with the pool."""
+    """A transformer with the pool of prompts."""
 
     def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
         super().__init__(trunk)
@@ -102,21 +110,21 @@ class L2PTrunk(PromptedTrunk):
         self.prompt_keys = nn.Parameter(torch.rand(config.pool, width(trunk), generator=generator) * 2 - 1)
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
-        """Features (B, D) of pictures (B, C, H, W)."""
-        tokens = chosen(query, self.prompt_keys, self.prompts, self.config.top_k)
+        """Return features (B, D) of images (B, C, H, W), with the prompts for the query (B, D)."""
+        tokens = select_prompts(query, self.prompt_keys, self.prompts, self.config.top_k)
         at_prompts = self.config.readout == "prompts"
         with self.trunk.blocks.prepended(tokens, keeps=at_prompts):
             if not at_prompts:
                 return self.trunk(x)  # type: ignore[no-any-return]
-            found = self.trunk.forward_features(x)[:, : tokens.shape[1]].mean(1)
-        return getattr(self.trunk, "fc_norm", nn.Identity())(found)  # type: ignore[no-any-return]
+            features = self.trunk.forward_features(x)[:, : tokens.shape[1]].mean(1)
+        return getattr(self.trunk, "fc_norm", nn.Identity())(features)  # type: ignore[no-any-return]
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Put the pool into a vision transformer; with length 0 it stays as it is.
+    """Add the pool to a vision transformer; with length 0 the network is unchanged.
 
     Raises:
-        UserError: the network is none.
+        UserError: the network is not a vision transformer.
     """
     trunk = transformer_of(network, "l2p")
     if config.length:
@@ -125,23 +133,23 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin only after the last experience that is trained on."""
+    """Refuse to start only after the last experience that is trained on."""
     if config.length:
         check_from_experience("l2p", config.from_experience, num_experiences)
 
 
 class L2PPlugin(PromptPlugin):
-    """Pulls the chosen keys; the prompts themselves are the network's."""
+    """Adds the pull of the chosen keys to the loss; the prompts themselves belong to the network."""
 
     def __init__(self, config: Config) -> None:
         super().__init__("l2p", config.from_experience, config.length > 0)
         self.config = config
 
     def penalty(self, trunk: Any) -> Tensor:
-        """The pull of the last pass's queries."""
-        return self.config.weight * pull(trunk.query, trunk.prompt_keys, self.config.top_k)
+        """Return the weighted pull for the queries of the last pass, a scalar."""
+        return self.config.weight * key_pull(trunk.query, trunk.prompt_keys, self.config.top_k)
 
 
 def build(config: Config, seed: int) -> L2PPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return L2PPlugin(config)

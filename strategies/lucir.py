@@ -3,16 +3,16 @@
     L = L_CE + weight * sqrt(K / N) * mean_B (1 - cos(s, t)) + margin_weight * L_margin
     L_margin = mean over old samples and their hardest new classes c of max(0, margin - cos(w_y, s) + cos(w_c, s))
 
-s, t: features of the network and of the teacher, which is the network as the experience found it; K old classes, N classes
-of the experience; an old sample is one of a class below K, and its hardest new classes are the `negatives` with the largest
-outputs. Old samples come from a memory (strategies replay, or any other that appends them); without, and where there is
-no new class, L_margin is 0. While `weight` is above 0 the weights of the old classes stay fixed, as in the authors' code.
-In a stream of domains K = N = all classes: their weights are fixed from the second experience on.
+s, t: features of the network and of the teacher, which is a copy of the network from the start of the experience. K: old
+classes. N: classes of the experience. An old sample is one of a class below K; its hardest new classes are the `negatives` with
+the largest outputs. Old samples come from a memory (`replay`, or another strategy that appends them). Without them, and where
+there is no new class, L_margin is 0. While `weight` is above 0 the weights of the old classes stay fixed, as in the authors'
+code. In a stream of domains K = N = all classes: their weights are fixed from the second experience on.
 Shapes: B batch, C classes, D features.
 
-Source: Hou et al. 2019 (LUCIR, CVPR), equations 4 and 6 to 9. Peers: the authors' and FACIL's lamda/lamb = weight, lw_mr
-/lamb_mr = margin_weight, dist = margin, K = negatives, sigma = scale (theirs starts at 1, see cosine_head). They also drop
-the last ReLU of their ResNet and keep 20 herded samples a class: name such a network and memory where it matters.
+Source: Hou et al. 2019 (LUCIR, CVPR), equations 4 and 6 to 9. Peers: the authors' and FACIL's lamda/lamb = weight,
+lw_mr/lamb_mr = margin_weight, dist = margin, K = negatives, sigma = scale (theirs starts at 1, see cosine_head). They also drop
+the last ReLU of their ResNet and keep 20 herded samples per class: configure such a network and memory where it matters.
 """
 
 import math
@@ -22,27 +22,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.methods.layer_distillation import LayerDistillation, distance, growth
+from ..platform.methods.layer_distillation import LayerDistillation, cosine_distance, growth
 from ..platform.models.cosine_head import CosineHead, with_cosine_head
 from ..platform.models.features import FEATURES
 
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its head is one of cosines; with both weights 0 it is cosine_head, bit for bit"
 ROLES = ("head",)
-NO_FULL_HEAD = "its margins are to the new classes, which would be those yet to come too"
+NO_FULL_HEAD = "its margins are to the new classes, which would include those of later experiences"
 CONFLICTS = {"joint": "joint trains once, so there is no old network; cosine_head alone is what would be left"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """LUCIR: cosine head, less-forget constraint on the features, margin between old and new classes.
+    """Use a cosine head, keep the features' direction, and keep a margin between old and new classes (LUCIR).
 
-    weight: of the less-forget constraint, >= 0 (lambda_base; grows by sqrt(old / new classes)); above 0 the weights of old
-        classes are fixed.
-    margin_weight: of the margin ranking, >= 0; it needs old samples in the mini-batch.
-    margin: by how much the own class's cosine must be above that of new ones, > 0.
+    weight: weight of the less-forget constraint, >= 0 (lambda_base; grows by sqrt(old / new classes)); above 0 the weights of
+        old classes are fixed.
+    margin_weight: weight of the margin ranking, >= 0; it needs old samples in the mini-batch.
+    margin: by how much the cosine to the sample's class must exceed those to new ones, > 0.
     negatives: new classes that an old sample is compared with, >= 1.
-    scale: what the cosines are multiplied by to begin with, > 0.
+    scale: initial factor of the cosines, > 0.
     """
 
     weight: float = 5.0
@@ -65,7 +65,10 @@ class Config:
 
 
 def margin_ranking(cosines: Tensor, y: Tensor, num_old: int, margin: float, negatives: int) -> Tensor:
-    """L_margin of this file's formula, a scalar: cosines (B, C), those of classes that do not count -inf, and labels (B,)."""
+    """Return L_margin of this file's formula, a scalar, for cosines (B, C) and labels (B,).
+
+    Cosines of classes that do not count are -inf.
+    """
     negatives = min(negatives, cosines.shape[1] - num_old)
     if negatives < 1:
         return cosines.new_zeros(())
@@ -76,45 +79,45 @@ def margin_ranking(cosines: Tensor, y: Tensor, num_old: int, margin: float, nega
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The network with a cosine head whose scale is learned; nothing is drawn."""
+    """Replace the network's head by a cosine head with a learned scale; no random numbers are used."""
     return with_cosine_head(network, config.scale, True, "strategies.lucir")
 
 
 def cosine_head_of(network: nn.Module) -> CosineHead:
-    """The head that `adapt` has put there."""
+    """Return the head that `adapt` has put into the network."""
     assert isinstance(network.head, CosineHead), "lucir's network has a cosine head: see `adapt`"
     return network.head
 
 
 class LucirPlugin(LayerDistillation):
-    """Adds both terms to the loss from the second trained experience on, and keeps the weights of old classes."""
+    """Adds both terms to the loss from the second trained experience on, and fixes the weights of old classes."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.weight > 0 or config.margin_weight > 0)
         self.config = config
 
     def layers(self, model: nn.Module) -> list[str]:
-        """The features."""
+        """Return the name of the features."""
         return [FEATURES]
 
     def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """Less-forget constraint and margin ranking."""
+        """Return the less-forget constraint plus the margin ranking, a scalar."""
         config, head = self.config, cosine_head_of(learner.model)
         weight = config.weight * growth(self.num_old, learner)
         cosines = learner.mb_output / head.scale
         if hasattr(learner, "mask_other_tasks"):  # a sample of an old task does not compete with new tasks' classes
             cosines = learner.mask_other_tasks(cosines, learner.mb_task_id)
         margin = margin_ranking(cosines, learner.mb_y, self.num_old, config.margin, config.negatives)
-        return weight * distance(student[FEATURES], teacher[FEATURES]) + config.margin_weight * margin
+        return weight * cosine_distance(student[FEATURES], teacher[FEATURES]) + config.margin_weight * margin
 
     @torch.no_grad()
     def after_update(self, learner: Any, **kwargs: Any) -> None:
-        """Whatever the optimizer did (momentum, weight decay), old classes' weights are the teacher's."""
+        """Restore the teacher's weights for old classes, which momentum and weight decay may have changed."""
         if self.teacher.model is not None and self.config.weight > 0:
             fixed = cosine_head_of(self.teacher.model).weight[: self.num_old]
             cosine_head_of(learner.model).weight[: self.num_old].copy_(fixed)
 
 
 def build(config: Config, seed: int) -> LucirPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return LucirPlugin(config)

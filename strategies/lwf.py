@@ -1,16 +1,16 @@
-"""Learning without Forgetting: the new network's old outputs are held to the old network's, on the new data.
+"""Learning without Forgetting: keep the new network's old outputs close to the old network's, on the new data.
 
     L = L_CE + weight * L_KD
     kl:  L_KD = T^2 * mean_B sum_K p log(p / q),  p = softmax(teacher / T),  q = softmax(student / T)
     mse: L_KD = mean_{B,K} (student - teacher)^2
 
-The teacher is the network as the experience found it, before its head grew; K is the number of its outputs, so with a
-head that grows they are the old classes (with a head of fixed size: all of them). The first experience has no teacher.
-Where the task is given, kl is that of each old task's own outputs, added up (a softmax each, as with a head each).
+The teacher is a copy of the network from the start of the experience, before its head grows. K is the number of its outputs: the
+old classes with a growing head, all classes with a head of fixed size. The first experience has no teacher. Where the task is
+given, kl is computed for each old task's outputs and summed (one softmax per task, as with one head per task).
 Shapes: B batch, C classes, K old classes (K <= C), n samples of the experience. All logits are pre-softmax.
 
-Source: Li & Hoiem 2016 (1606.09282), with T^2 as in Hinton et al. 2015, so that `weight` means the same at any T. Peers
-leave T^2 out: Avalanche's alpha (KL), PyCIL's lamda and FACIL's lamb (cross-entropy, whose gradient is KL's; FACIL also
+Source: Li & Hoiem 2016 (1606.09282), with T^2 as in Hinton et al. 2015, so that `weight` means the same at any T. Peers leave
+T^2 out: Avalanche's alpha (KL), PyCIL's lamda and FACIL's lamb (cross-entropy, which has the same gradient as KL; FACIL also
 smooths by 1e-5) all convert as weight = theirs / T^2. LwF.MC, with binary cross-entropies, is lwf_mc.
 """
 
@@ -31,10 +31,11 @@ NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Learning without Forgetting: distil the old network's outputs on the new data.
+    """Distil the old network's outputs on the new data (Learning without Forgetting).
 
-    weight: lambda, >= 0; a list gives each experience its own (the first is not used), as Avalanche's list alpha.
-    loss: "kl" (probabilities softened by `temperature` > 0) or "mse" (logits, no temperature).
+    weight: lambda, >= 0; a list has one value per experience (the first is not used), as Avalanche's list alpha.
+    temperature: T > 0 of the softened probabilities; only used by loss "kl".
+    loss: "kl" (compares softened probabilities) or "mse" (compares logits).
     """
 
     weight: float | tuple[float, ...] = 1.0
@@ -55,10 +56,10 @@ class Config:
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse a list of weights that does not fit the number of experiences trained on."""
+    """Refuse a list of weights that does not match the number of experiences trained on."""
     if isinstance(config.weight, tuple) and len(config.weight) != num_experiences:
-        wanted = f"must have {num_experiences} numbers, one for each experience trained on"
-        raise UserError(f"strategies.lwf.weight={list(config.weight)}: {wanted}")
+        requirement = f"must have {num_experiences} numbers, one for each experience trained on"
+        raise UserError(f"strategies.lwf.weight={list(config.weight)}: {requirement}")
 
 
 class LwFPlugin(Plugin):
@@ -68,23 +69,23 @@ class LwFPlugin(Plugin):
         self.config = config
         self._num_trained = 0
         self._teacher = Teacher()
-        self._heads: list[Tensor] | None = None  # of old tasks; looked up once an experience
+        self._heads: list[Tensor] | None = None  # of old tasks; looked up once per experience
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of trained experiences and, inside one, the teacher's tensors."""
+        """Return the number of trained experiences and, inside one, the teacher's tensors."""
         return {"num_trained": self._num_trained} | self._teacher.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher itself is made in `on_resume`."""
+        """Load the state; `on_resume` rebuilds the teacher."""
         self._num_trained = state["num_trained"]
         self._teacher.load_state_dict(state)
 
     def on_resume(self, learner: Any) -> None:
-        """Make the teacher from its tensors."""
+        """Rebuild the teacher from its tensors."""
         self._teacher.on_resume(learner)
 
     def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
-        """The network has not met the new experience yet: it becomes the teacher."""
+        """Make the network the teacher, before it sees the new experience."""
         if self._weight() > 0:
             self._teacher.take(learner.model)
 
@@ -96,13 +97,13 @@ class LwFPlugin(Plugin):
             learner.loss = learner.loss + self._weight() * self._term(learner, student, teacher)
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The teacher has done its work."""
+        """Count the experience, and drop the teacher."""
         self._num_trained += 1
         self._teacher.drop()
         self._heads = None
 
     def _term(self, learner: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        """L_KD, head by head where there are several."""
+        """Return L_KD, summed over the old tasks' heads where there are several."""
         if self._heads is None:
             heads = plugin_api.task_heads(learner, teacher.shape[1])
             # a head of fixed size has those of later experiences too
@@ -112,7 +113,7 @@ class LwFPlugin(Plugin):
         return distillation_loss(student, teacher, self.config.temperature, self.config.loss)
 
     def _weight(self) -> float:
-        """Lambda of the experience being trained; the first has no teacher."""
+        """Return lambda of the experience being trained; 0 for the first, which has no teacher."""
         weight = self.config.weight
         if isinstance(weight, tuple):
             check_stream(self.config, 0, max(len(weight), self._num_trained + 1))
@@ -121,5 +122,5 @@ class LwFPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> LwFPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return LwFPlugin(config)

@@ -1,16 +1,16 @@
-"""LwF.MC: every class has a binary classifier, new ones learn from labels and old ones from what the old network says.
+"""LwF.MC: one binary classifier per class; new classes learn from labels, old classes from the old network's outputs.
 
     L = 1 / (B C) * sum_B (sum_{c in N} bce(student_c, [y = c]) + weight * sum_{k < K} bce(student_k, sigmoid(teacher_k)))
     bce(s, p) = -p log sigmoid(s) - (1 - p) log(1 - sigmoid(s)) = log(1 + exp(s)) - p s
 
-N are the classes of the experience; the teacher is the network as the experience found it, K its outputs. It takes the
-place of the cross-entropy, from the first experience on. A sample of an old class (from a memory) is a negative for N and
-has no other label than what the teacher says: that is iCaRL's loss. Where classes come again (a stream of domains) their
-outputs have both terms. The mean over the C outputs makes the loss small: it wants a larger learning rate.
+N are the classes of the experience. The teacher is a copy of the network from the start of the experience; K is the number of its
+outputs. L replaces the cross-entropy, from the first experience on. A sample of an old class (from a memory) is a negative for N,
+and its only label is the teacher's output: that is iCaRL's loss. Where classes come again (a stream of domains) their outputs
+have both terms. The mean over the C outputs makes the loss small, so it needs a larger learning rate.
 Shapes: B batch, C classes, K old outputs (K <= C). All logits are pre-sigmoid.
 
 Source: Rebuffi et al. 2017 (1611.07725), where LwF.MC is iCaRL's network without its memory. Peers: Avalanche's
-ICaRLLossPlugin is weight = 1 (same scale), as the authors' code; FACIL's icarl keeps the cross-entropy and adds only the
+ICaRLLossPlugin is weight = 1 (same scale), as the authors' code. FACIL's icarl keeps the cross-entropy and adds only the
 second sum, not divided by C (its lamb).
 """
 
@@ -28,15 +28,15 @@ from ..platform.training.plugin import Plugin, replace_criterion
 NEUTRAL: dict[str, Any] | None = None
 NEUTRAL_REASON = "its classification loss is binary cross-entropy: with weight 0 that is not naive finetuning either"
 ROLES = ("criterion",)
-NO_FULL_HEAD = "it distils all outputs that there were, which would be those of new classes too"
+NO_FULL_HEAD = "it distils all outputs of the old network, which would include those of new classes"
 CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """LwF.MC: binary cross-entropy with labels for new classes and with the old network's outputs for old ones.
+    """Train by binary cross-entropy, with labels for new classes and the old network's outputs for old ones (LwF.MC).
 
-    weight: of the old outputs' part, >= 0.
+    weight: weight of the term for old outputs, >= 0.
     """
 
     weight: float = 1.0
@@ -48,23 +48,23 @@ class Config:
 
 
 def binary(logits: Tensor, targets: Tensor) -> Tensor:
-    """bce of this file's formula, elementwise; a logit of -inf with target 0 costs nothing."""
+    """Return bce of this file's formula, elementwise; a logit of -inf with target 0 costs nothing."""
     return nn.functional.softplus(logits) - torch.where(targets > 0, targets * logits, 0.0)
 
 
 def classification(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:
-    """The first sum / (B C), a scalar: logits (B, C), labels (B,), N as `classes` (n,)."""
+    """Return the first sum / (B C), a scalar, for logits (B, C), labels (B,) and N as `classes` (n,)."""
     targets = (y.unsqueeze(1) == classes).to(logits.dtype)
     return binary(logits[:, classes], targets).sum() / logits.numel()
 
 
 def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
-    """The second sum / (B C), a scalar: logits (B, C) and the teacher's (B, K)."""
+    """Return the second sum / (B C), a scalar, for logits (B, C) and the teacher's (B, K)."""
     return binary(logits[:, : teacher.shape[1]], teacher.sigmoid()).sum() / logits.numel()
 
 
 class LwFMCPlugin(Plugin):
-    """Replaces the criterion, and adds the old outputs' part from the second trained experience on."""
+    """Replaces the criterion, and adds the term for old outputs from the second trained experience on."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -73,21 +73,21 @@ class LwFMCPlugin(Plugin):
         self._undo: Callable[[], None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of trained experiences and, inside one, the teacher's tensors."""
+        """Return the number of trained experiences and, inside one, the teacher's tensors."""
         return {"num_trained": self._num_trained} | self._teacher.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher itself is made in `on_resume`."""
+        """Load the state; `on_resume` rebuilds the teacher."""
         self._num_trained = state["num_trained"]
         self._teacher.load_state_dict(state)
 
     def on_resume(self, learner: Any) -> None:
-        """Make the teacher from its tensors, and replace the criterion."""
+        """Rebuild the teacher from its tensors, and replace the criterion."""
         self._teacher.on_resume(learner)
         self.before_training_exp(learner)
 
     def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
-        """The network has not met the new experience yet: it becomes the teacher."""
+        """Make the network the teacher, before it sees the new experience."""
         if self._num_trained and self.config.weight > 0:
             self._teacher.take(learner.model)
 
@@ -97,13 +97,13 @@ class LwFMCPlugin(Plugin):
         self._undo = replace_criterion(learner, lambda logits, y: classification(logits, y, classes))
 
     def before_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Add the old outputs' part."""
+        """Add the term for old outputs to the loss."""
         if self._teacher:
             term = distillation(learner.mb_output.float(), self._teacher.logits(learner))
             learner.loss = learner.loss + self.config.weight * term
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The teacher has done its work; the criterion is the old one again."""
+        """Restore the criterion, count the experience, and drop the teacher."""
         assert self._undo is not None
         self._undo()
         self._num_trained, self._undo = self._num_trained + 1, None
@@ -111,5 +111,5 @@ class LwFMCPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> LwFMCPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return LwFMCPlugin(config)

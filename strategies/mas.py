@@ -1,17 +1,17 @@
-"""Memory Aware Synapses: parameters that the network's outputs depend on are held where the old experiences left them.
+"""Memory Aware Synapses: keep parameters that the network's outputs depend on near their values after the old experiences.
 
-    L = L_CE + weight * sum_i Omega_i (theta_i - theta*_i)^2,  theta*: as the newest experience left them
+    L = L_CE + weight * sum_i Omega_i (theta_i - theta*_i)^2,  theta*: the values at the end of the newest experience
     Omega_t,i = mean over samples of |d ||f(x)||^2 / d theta_i|,  f(x): the logits
     Omega <- Omega + Omega_t   (alpha null), or   Omega <- alpha * Omega + (1 - alpha) * Omega_t
 
-No labels are needed. The gradients are those of each sample alone, in evaluation mode, without augmentation; of a
-task-incremental stream f(x) holds the outputs of the sample's own task. Omega_t is measured where this strategy's turn comes
-at an experience's end: name `early_stopping`, which restores weights, before it.
+No labels are needed. Gradients are per sample, in evaluation mode, without augmentation. In a task-incremental stream f(x) holds
+the outputs of the sample's task. Omega_t is measured at the end of an experience, in the order in which strategies are named:
+name `early_stopping`, which restores weights, before this one.
 
-Source: Aljundi et al. 2018 (1711.09601), the global version, which adds Omega up and has no bound (`largest: null`).
-Peers (no bound either): Avalanche's lambda_reg = weight, with alpha 0.5 by default; it takes the size of the gradient of a
-mini-batch's mean, in which samples cancel, and trains BatchNorm's statistics on the way. FACIL's lamb = 2 * weight (it has a
-factor 1/2), alpha likewise, of ||f|| instead of its square.
+Source: Aljundi et al. 2018 (1711.09601), the global version, which sums Omega up and has no bound (`largest: null`).
+Peers (no bound either): Avalanche's lambda_reg = weight, with alpha 0.5 by default. It takes the absolute gradient of a
+mini-batch's mean, in which samples cancel, and updates BatchNorm's statistics meanwhile. FACIL's lamb = 2 * weight (it has a
+factor 1/2); its alpha is ours; it uses ||f|| instead of its square.
 """
 
 import math
@@ -26,17 +26,17 @@ from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_s
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old experiences whose parameters could be held"}
+CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Memory Aware Synapses: hold the parameters that the network's outputs depend on.
+    """Keep the parameters that the network's outputs depend on near their old values (Memory Aware Synapses).
 
     weight: lambda, >= 0.
-    alpha: what the old importances count in a mean with the new ones, in [0, 1]; null: they are added up.
-    num_samples: of each experience, drawn at random, on which importance is measured; null: all.
-    largest: an importance is at most this; null: no bound, as in the paper. SGD diverges where weight * Omega * lr > 1.
+    alpha: weight, in [0, 1], of the old importances in a mean with the new ones; null: they are summed.
+    num_samples: randomly sampled per experience to measure importance; null: all.
+    largest: upper bound of an importance; null: no bound, as in the paper. SGD diverges where weight * Omega * lr > 1.
     """
 
     weight: float = 1.0
@@ -57,12 +57,12 @@ class Config:
 
 
 def squared_norm(logits: Tensor, own: Tensor) -> Tensor:
-    """||f(x)||^2 of each sample, (B, 1): of logits (B, C) those where `own` (B, C) is not 0."""
+    """Return ||f(x)||^2 of each sample (B, 1), over the logits (B, C) where `own` (B, C) is not 0."""
     return (logits * own).square().sum(1, keepdim=True)
 
 
-def mixed(old: Named, new: Named, alpha: float | None) -> Named:
-    """Omega after an experience."""
+def mix_importances(old: Named, new: Named, alpha: float | None) -> Named:
+    """Return Omega after an experience."""
     if alpha is None or not old:
         return decayed_sum(old, new)
     return decayed_sum(old, {name: (1 - alpha) * tensor for name, tensor in new.items()}, alpha)
@@ -76,14 +76,14 @@ class MASPlugin(PenaltyPlugin):
         self.config, self.seed = config, seed
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The experience that ends is one of those to be kept."""
+        """Update Omega, and anchor the penalty at the present parameters."""
         if self.weight > 0:
-            omega = mixed(self.penalty.importances, self.importances(learner), self.config.alpha)
+            omega = mix_importances(self.penalty.importances, self.importances(learner), self.config.alpha)
             bound = self.config.largest or math.inf
             self.penalty.anchor(learner.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
 
     def importances(self, learner: Any) -> Named:
-        """Omega_t of the network on the experience's training samples."""
+        """Return Omega_t of the network on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "mas samples", number))
         order = order[: self.config.num_samples]
@@ -95,5 +95,5 @@ class MASPlugin(PenaltyPlugin):
 
 
 def build(config: Config, seed: int) -> MASPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return MASPlugin(config, seed)

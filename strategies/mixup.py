@@ -1,17 +1,17 @@
-"""Mixup and CutMix: each sample is mixed with another one of its mini-batch, and so is what it is to be called.
+"""Mixup and CutMix: mix each sample, and its label, with another sample of the mini-batch.
 
     mixup:   x' = r x + (1 - r) x_p,                       r ~ Beta(alpha, alpha)
-    cutmix:  x' = x with a box of x_p in it,               r = 1 - area of the box / area of the picture
-    L = r L(logits(x'), y) + (1 - r) L(logits(x'), y_p),   L the criterion that there was (cross-entropy, smoothed or not)
+    cutmix:  x' = x with a box of x_p in it,               r = 1 - area of the box / area of the image
+    L = r L(logits(x'), y) + (1 - r) L(logits(x'), y_p),   L: the previous criterion (cross-entropy, smoothed or not)
 
-p is a permutation of the mini-batch; r, p and the box are drawn once for a mini-batch, after its augmentation, from the seed
-and the position. The box has the sides sqrt(1 - r) H and sqrt(1 - r) W before it is cut at the picture's edges. With both alphas
-above 0 one of the two is chosen with equal chances. Remembered samples that others append are mixed too; of a
-task-incremental stream only samples of the same task.
+p is a permutation of the mini-batch. r, p and the box are sampled once per mini-batch, after its augmentation; they are derived
+from the seed and the position. The box has sides sqrt(1 - r) H and sqrt(1 - r) W before it is cut at the image's edges. With both
+alphas above 0 one of the two is chosen with equal probability. Remembered samples that other strategies append are mixed too. In
+a task-incremental stream only samples of the same task are mixed.
 Shapes: B mini-batch, C outputs, H height, W width.
 
-Sources: Zhang et al. 2018 (1710.09412), Yun et al. 2019 (1905.04899). Peers: timm's Mixup with mixup_alpha = alpha, cutmix_alpha,
-mode "batch" and switch_prob 0.5 flips the mini-batch where ours permutes it; torchvision's v2.MixUp and v2.CutMix roll it.
+Sources: Zhang et al. 2018 (1710.09412), Yun et al. 2019 (1905.04899). Peers: timm's Mixup has mixup_alpha = alpha, cutmix_alpha,
+mode "batch" and switch_prob 0.5; it flips the mini-batch where ours permutes it. torchvision's v2.MixUp and v2.CutMix roll it.
 """
 
 import math
@@ -35,10 +35,10 @@ CONFLICTS = {"der": "der stores the logits of each mini-batch, which would be th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Mixup and CutMix: train on mixtures of the samples of a mini-batch.
+    """Train on mixtures of a mini-batch's samples and labels (Mixup, CutMix).
 
     alpha: of mixup's Beta distribution, >= 0; 0: no mixup.
-    cutmix_alpha: of CutMix's, >= 0; 0: no CutMix.
+    cutmix_alpha: of CutMix's Beta distribution, >= 0; 0: no CutMix.
     """
 
     alpha: float = 0.2
@@ -51,14 +51,14 @@ class Config:
                 raise ValueError(f"{name}={value}: must be >= 0 and finite")
 
 
-def share(alpha: float, draw: torch.Generator) -> float:
-    """r ~ Beta(alpha, alpha); by numpy, since torch's Beta draws from the global generator."""
+def sample_ratio(alpha: float, draw: torch.Generator) -> float:
+    """Return r ~ Beta(alpha, alpha), sampled by numpy, as torch's Beta uses the global generator."""
     seed = int(torch.randint(2**62, (), generator=draw))
     return float(np.random.default_rng(seed).beta(alpha, alpha))
 
 
 def box(height: int, width: int, r: float, draw: torch.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a box of (1 - r) of the area, around a place drawn anywhere, cut at the edges."""
+    """Return rows and columns of a box with (1 - r) of the area around a random centre, cut at the edges."""
     sides = []
     for side in (height, width):
         half = int(side * math.sqrt(1 - r)) // 2
@@ -67,8 +67,8 @@ def box(height: int, width: int, r: float, draw: torch.Generator) -> tuple[slice
     return sides[0], sides[1]
 
 
-def cut(x: Tensor, other: Tensor, rows: slice, columns: slice) -> tuple[Tensor, float]:
-    """`x` (B, channels, H, W) with the box of `other`, and r: the share of `x` that is left."""
+def paste_box(x: Tensor, other: Tensor, rows: slice, columns: slice) -> tuple[Tensor, float]:
+    """Return `x` (B, channels, H, W) with the box of `other`, and r: the remaining share of `x`."""
     mixed = x.clone()
     mixed[..., rows, columns] = other[..., rows, columns]
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
@@ -76,7 +76,7 @@ def cut(x: Tensor, other: Tensor, rows: slice, columns: slice) -> tuple[Tensor, 
 
 
 class MixupPlugin(Plugin):
-    """Mixes before the forward pass, and has the criterion asked twice."""
+    """Mixes before the forward pass, and evaluates the criterion for both labels."""
 
     augments = True
 
@@ -87,24 +87,24 @@ class MixupPlugin(Plugin):
         self._undo: Callable[[], None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: all follows from the position."""
+        """Return {}: everything is derived from the position."""
         return {}
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Put the criterion in its place."""
+        """Wrap the criterion."""
         if max(self.config.alpha, self.config.cutmix_alpha) > 0:
             self._undo = replace_criterion(learner, self._mixed(learner._criterion))
 
     def on_resume(self, learner: Any) -> None:
-        """Again."""
+        """Wrap the criterion again."""
         self.before_training_exp(learner)
 
     def before_forward(self, learner: Any, **kwargs: Any) -> None:
         """Mix the samples."""
         if self._undo is None:
             return
-        x, where = learner.mb_x, (learner.experience.current_experience, learner.clock.train_exp_iterations)
-        draw = generator(self.seed, "mixup", *where)
+        x, position = learner.mb_x, (learner.experience.current_experience, learner.clock.train_exp_iterations)
+        draw = generator(self.seed, "mixup", *position)
         partner = torch.randperm(len(x), generator=draw).to(x.device)
         if len(learner.mbatch) > 2:
             tasks = learner.mbatch[2]
@@ -113,7 +113,7 @@ class MixupPlugin(Plugin):
         self._partner = partner
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Give the criterion back."""
+        """Restore the criterion."""
         if self._undo is not None:
             self._undo()
         self._undo, self._partner = None, None
@@ -125,13 +125,13 @@ class MixupPlugin(Plugin):
                 raise UserError(
                     f"strategies.mixup.cutmix_alpha={cutmix}: needs pictures; samples are {list(x.shape[1:])}"
                 )
-            return cut(x, other, *box(x.shape[-2], x.shape[-1], share(cutmix, draw), draw))
-        r = share(alpha, draw)
+            return paste_box(x, other, *box(x.shape[-2], x.shape[-1], sample_ratio(cutmix, draw), draw))
+        r = sample_ratio(alpha, draw)
         return torch.lerp(other, x, r), r
 
     def _mixed(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         def both(logits: Tensor, y: Tensor) -> Tensor:
-            if self._partner is None or len(y) != len(self._partner):  # asked about other samples
+            if self._partner is None or len(y) != len(self._partner):  # called for other samples
                 return criterion(logits, y)
             return self._share * criterion(logits, y) + (1 - self._share) * criterion(logits, y[self._partner])
 
@@ -139,5 +139,5 @@ class MixupPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> MixupPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return MixupPlugin(config, seed)

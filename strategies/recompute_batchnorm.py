@@ -1,14 +1,14 @@
-"""BatchNorm statistics recomputed on the target data, after the training of each experience.
+"""Recompute BatchNorm's statistics on the experience's training data, after its training.
 
     mean, var of each BatchNorm layer  <-  averages over mini-batches of the experience's training data, under the final weights
 
-While an experience is trained, running statistics are an exponential average (momentum 0.1: about the last 10 mini-batches
-count) of what the layers met under weights that were still changing, and a short finetuning leaves much of the old domain's or
-of ImageNet's statistics in them. Here they are set back and computed anew as cumulative averages: layer by layer in one pass,
-each layer fed by mini-batch statistics of those before it, as in training. Only statistics change, of all BatchNorm layers
-that keep some, those of frozen layers too; weights, other buffers and the random numbers of dropout do not.
-With `cumulative` or `joint` the data are those of all experiences so far. Other strategies that use the network at an
-experience's end (a teacher is taken at the start of the next one) see the new statistics if they are named after this one.
+During training, running statistics are an exponential average (momentum 0.1: about the last 10 mini-batches count) under weights
+that still change, and a short finetuning leaves much of the old domain's or of ImageNet's statistics in them. Here they are reset
+and recomputed as cumulative averages, in one pass in which every layer normalises by mini-batch statistics, as in training. Only
+statistics change, in all BatchNorm layers that keep some, also in frozen layers. Weights, other buffers and the random numbers of
+dropout do not change. With `cumulative` or `joint` the data are those of all experiences so far. Other strategies that use the
+network at an experience's end see the new statistics if they are named after this one (a teacher is taken at the start of the
+next experience).
 Shapes: B mini-batch.
 
 Sources: Li et al. 2017 (1603.04779, AdaBN: statistics of the target domain), Wu & Johnson 2021 (2105.07576, PreciseBN).
@@ -37,8 +37,8 @@ NEUTRAL: dict[str, Any] | None = {"batches": 0}
 class Config:
     """Recompute BatchNorm's statistics on the experience's training data when its training ends.
 
-    batches: shuffled mini-batches to average over; null: all of the data once; 0: nothing is recomputed.
-    batch_size: of these mini-batches; null: that of training.
+    batches: number of shuffled mini-batches to average over; null: all of the data once; 0: nothing is recomputed.
+    batch_size: size of these mini-batches; null: the training batch size.
     """
 
     batches: int | None = None
@@ -53,25 +53,25 @@ class Config:
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers that keep running statistics."""
-    found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return [layer for layer in found if layer.running_mean is not None]
+    """Return the BatchNorm layers that keep running statistics."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [layer for layer in layers if layer.running_mean is not None]
 
 
 def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
     """Set the statistics of all BatchNorm layers to their cumulative average over `batches` (B, *shape each), B >= 2.
 
-    Without any they stay as they are.
+    Without any batch they do not change.
     """
     first = next(batches, None)
-    if first is None:  # nothing to compute them from: they stay
+    if first is None:  # nothing to compute the statistics from
         return
     layers = norms(model)
     momenta = [layer.momentum for layer in layers]
-    with evaluation_mode(model):  # dropout is off, modes are put back
+    with evaluation_mode(model):  # turns dropout off, and restores the modes
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # torch's way to say: cumulative average
+            layer.momentum = None  # in torch: cumulative average
             layer.train()
         for x in chain([first], batches):
             model(x)
@@ -89,22 +89,22 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 class RecomputeBatchNormPlugin(Plugin):
-    """Recomputes at the end of each experience."""
+    """Recomputes the statistics at the end of each experience."""
 
     def __init__(self, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the statistics are the network's."""
+        """Return {}: the statistics belong to the network."""
         return {}
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The weights are final."""
+        """Recompute the statistics under the final weights."""
         if self.config.batches != 0:
             recompute(learner.model, self._batches(learner))
 
     def _batches(self, learner: Any) -> Iterator[torch.Tensor]:
-        """Shuffled mini-batches of the data trained on, as the network takes them, without augmentation."""
+        """Yield shuffled mini-batches of the training data as network inputs, without augmentation."""
         dataset = learner.adapted_dataset.eval()
         draw = generator(self.seed, "recompute_batchnorm", learner.experience.current_experience)
         size = self.config.batch_size or learner.train_mb_size
@@ -116,5 +116,5 @@ class RecomputeBatchNormPlugin(Plugin):
 
 
 def build(config: Config, seed: int) -> RecomputeBatchNormPlugin:
-    """The plugin; `seed` draws the mini-batches."""
+    """Return the plugin; the order of the mini-batches is derived from `seed`."""
     return RecomputeBatchNormPlugin(config, seed)

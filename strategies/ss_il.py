@@ -1,13 +1,13 @@
-"""SS-IL: a softmax for the old classes and one for the new, so that new samples do not push old logits down.
+"""SS-IL: use separate softmaxes for old and new classes, so that new samples do not push old logits down.
 
     L = (sum over samples of old classes  -log softmax_old(logits)_y  +  sum over the others  -log softmax_new(logits)_y) / B
-      + weight * sum_e T^2 mean_B KL_e,   e: the experiences before
-    KL_e = sum_c p log(p / q) over the classes c that e brought new,  p = softmax(teacher / T),  q = softmax(student / T)
+      + weight * sum_e T^2 mean_B KL_e,   e: the past experiences
+    KL_e = sum_c p log(p / q) over the classes c that were new in e,  p = softmax(teacher / T),  q = softmax(student / T)
 
-Old are the classes that experiences before had, new all other outputs; softmax_old, softmax_new: among theirs alone. The teacher
-is the network as the experience found it. The memory is filled by herding and joins the mini-batches. In the first experience
-the loss is the cross-entropy. In a stream of domains all classes are old after it: replay, distilled as by `lwf`. On a
-task-incremental stream both softmaxes are also limited to a sample's own task.
+Old are the classes of past experiences, new are all other outputs; softmax_old and softmax_new are over these outputs alone. The
+teacher is a copy of the network from the start of the experience. The memory is filled by herding, and its samples join the
+mini-batches. In the first experience the loss is the cross-entropy. In a stream of domains all classes are old after it: replay
+with distillation as in `lwf`. In a task-incremental stream both softmaxes are also limited to a sample's task.
 Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher.
 
 Source: Ahn et al. 2021 (2003.13947): T = 2, weight 1, 128 new and 32 remembered samples in a mini-batch (its code's
@@ -26,22 +26,22 @@ from torch.nn import functional
 
 from ..platform.methods.herded_memory import DistilledMemory
 from ..platform.methods.logit_distillation import distillation_loss_by_task
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_places
+from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_capacity
 from ..platform.training.plugin import replace_criterion
 
 NEUTRAL: dict[str, Any] | None = None
-NEUTRAL_REASON = "without a memory and distillation new samples still have a softmax of their own"
+NEUTRAL_REASON = "without a memory and distillation new samples still have a separate softmax"
 ROLES = ("criterion", "memory")
 CONFLICTS = REDUNDANT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """SS-IL: separate the softmax of old and new classes, distil each experience's classes, remember.
+    """Separate the softmax of old and new classes, distil each experience's classes, and replay (SS-IL).
 
-    memory: how many samples are remembered in all; 0: none.
+    memory: total number of remembered samples; 0: none.
     batch_size: remembered samples in a mini-batch; null: their share, as if they were shuffled into the new data.
-    weight: of the distillation, >= 0.
+    weight: weight of the distillation, >= 0.
     temperature: T > 0 of the distillation.
     """
 
@@ -65,11 +65,14 @@ class Config:
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
     """Refuse a memory that cannot hold one sample of each of the stream's classes."""
     if config.memory > 0:
-        check_places("strategies.ss_il.memory", config.memory, num_classes)
+        check_capacity("strategies.ss_il.memory", config.memory, num_classes)
 
 
-def separated(logits: Tensor, y: Tensor, old: Sequence[int]) -> Tensor:
-    """The cross-entropy, a scalar, of logits (B, C) and labels y (B,), each among the old classes or among the others."""
+def separated_cross_entropy(logits: Tensor, y: Tensor, old: Sequence[int]) -> Tensor:
+    """Return the cross-entropy, a scalar, of logits (B, C) and labels y (B,).
+
+    The softmax of a sample is over the old classes if its label is one of them, else over the other classes.
+    """
     is_old = torch.zeros(logits.shape[1], dtype=torch.bool, device=y.device)
     is_old[list(old)] = True
     others = is_old[y].unsqueeze(1) != is_old
@@ -77,7 +80,7 @@ def separated(logits: Tensor, y: Tensor, old: Sequence[int]) -> Tensor:
 
 
 class SSILPlugin(DistilledMemory):
-    """Puts the separated softmax in the place of the cross-entropy, and distils."""
+    """Replaces the cross-entropy by the separated softmax, and distils."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config.memory, config.batch_size, seed, "ss_il")
@@ -85,20 +88,20 @@ class SSILPlugin(DistilledMemory):
         self._undo: Callable[[], None] = lambda: None
 
     def has_teacher(self, learner: Any) -> bool:
-        """From the second experience on, unless nothing is distilled."""
+        """Return true from the second experience on, unless nothing is distilled."""
         return self.config.weight > 0 and bool(self.seen.all)
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """From here on the loss is this one."""
-        self._undo = replace_criterion(learner, partial(separated, old=self.seen.all))
+        """Replace the criterion."""
+        self._undo = replace_criterion(learner, partial(separated_cross_entropy, old=self.seen.all))
 
     def on_resume(self, learner: Any) -> None:
-        """The same again."""
+        """Rebuild the teacher, and replace the criterion again."""
         super().on_resume(learner)
-        self._undo = replace_criterion(learner, partial(separated, old=self.seen.all))
+        self._undo = replace_criterion(learner, partial(separated_cross_entropy, old=self.seen.all))
 
     def before_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Add the distillation of the classes met."""
+        """Add the distillation of the seen classes to the loss."""
         if self.teacher:
             student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
             heads = [torch.as_tensor(group, device=student.device) for group in self.seen.groups if group]
@@ -106,10 +109,10 @@ class SSILPlugin(DistilledMemory):
             learner.loss = learner.loss + self.config.weight * term
 
     def finish(self, learner: Any) -> None:
-        """The loss is the plain one again."""
+        """Restore the criterion."""
         self._undo()
 
 
 def build(config: Config, seed: int) -> SSILPlugin:
-    """The plugin; its random numbers are derived from `seed`."""
+    """Return the plugin; its random numbers are derived from `seed`."""
     return SSILPlugin(config, seed)

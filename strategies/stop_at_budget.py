@@ -1,12 +1,12 @@
-"""Budget: an experience ends as soon as its training data are learnt well enough, or its time is over; no validation data.
+"""Stop at a budget: end an experience when its training accuracy or loss is good enough, or its time is over; no validation data.
 
     stop after the first epoch with   accuracy >= `accuracy`   or   loss <= `loss`   (means over the epoch's mini-batches)
     stop after the first iteration at which training has taken `seconds`
 
-Both means are those of training: each mini-batch is scored before its update, rows of a memory and the terms that other
-strategies add to the loss count. Iterations and epochs are settings of training (``training.iterations``, ``training.epochs``,
-a list for one per experience). With `seconds` results depend on the machine and its load: the same seed no longer gives the
-same bits; after a stop amid an experience it has what was left. The weights stay as they are; `early_stopping` keeps the best.
+Both means are training metrics: each mini-batch is scored before its update, including the samples of a memory and the terms that
+other strategies add to the loss. Iterations and epochs are settings of training (``training.iterations``, ``training.epochs``, a
+list for one value per experience). With `seconds` results depend on the machine and its load: the same seed no longer gives the
+same bits. An experience that is resumed gets the remaining time. The weights stay as they are; `early_stopping` keeps the best.
 Shapes: B mini-batch, C classes.
 
 Source: fewer updates forget less (Goodfellow et al. 2014, 1312.6211, choose when to stop by the new task); the budgets are
@@ -28,11 +28,11 @@ NEUTRAL: dict[str, Any] | None = {"accuracy": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """End an experience when its training accuracy or loss is reached, or its time is over.
+    """End an experience when its training accuracy or loss reaches a target, or its time is over.
 
-    accuracy: of an epoch's mini-batches, in (0, 1]; null: not looked at.
-    loss: of an epoch's mini-batches, with the terms of other strategies; null: not looked at.
-    seconds: of training each experience; null: no limit. Results then depend on the machine.
+    accuracy: target mean accuracy of an epoch's mini-batches, in (0, 1]; null: no target.
+    loss: target mean loss of an epoch's mini-batches, including the terms of other strategies; null: no target.
+    seconds: training time per experience; null: no limit. With a limit, results depend on the machine.
     """
 
     accuracy: float | None = 0.98
@@ -50,7 +50,7 @@ class Config:
 
 
 def reached(config: Config, accuracy: float, loss: float) -> str:
-    """Which target an epoch of this accuracy and loss has reached, in words; empty for none."""
+    """Return in words which target an epoch with this accuracy and loss has reached; empty for none."""
     if config.accuracy is not None and accuracy >= config.accuracy:
         return f"training accuracy {accuracy:.4f}"
     if config.loss is not None and loss <= config.loss:
@@ -59,7 +59,7 @@ def reached(config: Config, accuracy: float, loss: float) -> str:
 
 
 class StopAtBudgetPlugin(Plugin):
-    """Adds up hits and losses of the epoch; asks the clock after each iteration where there is a limit."""
+    """Sums up hits and losses of the epoch; with a limit, checks the clock after each iteration."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class StopAtBudgetPlugin(Plugin):
         self._rows = self._iterations = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch's sums and, with a limit, the seconds that were spent on the experience."""
+        """Return the epoch's sums and, with a limit, the seconds spent on the experience."""
         spent = 0.0 if self.config.seconds is None else self._spent + time.perf_counter() - self._since
         return {
             "hits": float(self._hits),
@@ -82,27 +82,27 @@ class StopAtBudgetPlugin(Plugin):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the epoch."""
+        """Load the sums and the seconds."""
         self._hits, self._losses = state["hits"], state["losses"]
         (self._rows, self._iterations), self._spent = state["counts"], state["spent"]
 
     def on_resume(self, learner: Any) -> None:
-        """The clock runs again."""
+        """Restart the clock."""
         self._since = time.perf_counter()
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The clock starts."""
+        """Start the clock."""
         self._spent, self._since = 0.0, time.perf_counter()
 
     def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """Nothing is counted yet."""
+        """Reset the sums."""
         self._reset()
 
     def after_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Count; the loss has all of its terms now. Nothing waits for a GPU here."""
+        """Add to the sums, on the device; the loss has all of its terms now."""
         if self.config.accuracy is None and self.config.loss is None:
             return
-        output = learner.mb_output
+        output = learner.mb_output  # sums stay on the device: no synchronisation with a GPU here
         if hasattr(learner, "mask_other_tasks"):
             output = learner.mask_other_tasks(output, learner.mb_task_id)
         self._hits = self._hits + (output.argmax(1) == learner.mb_y).sum()
@@ -127,11 +127,14 @@ class StopAtBudgetPlugin(Plugin):
                 )
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """A stop at the very last iteration must not reach into the next experience (Avalanche would keep it)."""
+        """Reset the sums and the stop, so that a stop at the very last iteration does not reach into the next experience.
+
+        Avalanche would keep it.
+        """
         self._reset()
         learner._stop_training = False
 
 
 def build(config: Config, seed: int) -> StopAtBudgetPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return StopAtBudgetPlugin(config)

@@ -1,15 +1,15 @@
-"""Stochastic weight averaging: each experience ends with the mean of the weights at the ends of its last epochs.
+"""Stochastic weight averaging: each experience ends with the mean of the weights after its last epochs.
 
     weights <- mean of the weights after epochs e with  e > start * E,   E: the epochs of the experience
 
-Averages of weights along the path of SGD lie in flatter places than its last point, and move less far from where the
-experience began. The average becomes the network: the next experience, teachers and memories go on from it. Running statistics
-of BatchNorm are averaged like weights; the paper recomputes them under the averaged weights instead, in a pass over the
-training data: name recompute_batchnorm after this one for that. Where E epochs give one point only (E = 1, `start` near 1), that
-is the last epoch, and nothing changes. The paper keeps the learning rate high while it averages: ``training.schedule`` constant.
+Averages of weights along the path of SGD lie in flatter regions than its last point, and move less far from where the experience
+began. The average becomes the network: the next experience, teachers and memories use it. Running statistics of BatchNorm are
+averaged like weights. The paper instead recomputes them under the averaged weights, in a pass over the training data: name
+recompute_batchnorm after this one for that. Where E epochs give only one point (E = 1, `start` near 1), that is the last epoch,
+and nothing changes. The paper keeps the learning rate high while it averages: ``training.schedule`` constant.
 Shapes: those of the network's tensors.
 
-Source: Izmailov et al. 2018 (1803.05407). Peers: torch.optim.swa_utils.AveragedModel (use_buffers=True) is the same mean;
+Source: Izmailov et al. 2018 (1803.05407). Peers: torch.optim.swa_utils.AveragedModel (use_buffers=True) is the same mean.
 Lightning's StochasticWeightAveraging has our `start` as swa_epoch_start (0.8), and anneals the learning rate.
 """
 
@@ -30,7 +30,7 @@ CONFLICTS = {"early_stopping": _REASON, "forgetting_stop": _REASON}
 class Config:
     """End each experience with the mean of its weights over the last epochs.
 
-    start: the share of an experience's epochs that comes before, in [0, 1); null: nothing is averaged.
+    start: share of an experience's epochs before averaging starts, in [0, 1); null: no averaging.
     """
 
     start: float | None = 0.5
@@ -43,7 +43,10 @@ class Config:
 
 @torch.no_grad()
 def add(average: dict[str, Tensor], weights: dict[str, Tensor], num_before: int) -> None:
-    """Take one more point into an average of `num_before`, in place; whole numbers (counters) are copied."""
+    """Add one more point to an average of `num_before` points, in place.
+
+    Integer tensors (counters) are copied.
+    """
     for name, tensor in average.items():
         if tensor.is_floating_point():
             tensor.lerp_(weights[name], 1 / (num_before + 1))
@@ -52,7 +55,7 @@ def add(average: dict[str, Tensor], weights: dict[str, Tensor], num_before: int)
 
 
 class SWAPlugin(Plugin):
-    """Adds a point after each of the last epochs; the average is put into the network where training ends."""
+    """Adds a point after each of the last epochs; the average becomes the network where training ends."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -63,23 +66,23 @@ class SWAPlugin(Plugin):
         self._epoch = self._num_points = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The average so far, and the place in the experience."""
+        """Return the average so far, and the counts of epochs and points."""
         return {"average": dict(self._average), "counts": [self._epoch, self._num_points]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the average over."""
+        """Load the average and the counts."""
         self._average, (self._epoch, self._num_points) = dict(state["average"]), state["counts"]
 
     def on_resume(self, learner: Any) -> None:
-        """The average belongs on the device."""
+        """Move the average to the device."""
         self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Start anew."""
+        """Start a new average."""
         self._reset()
 
     def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
-        """Another point, if it is late enough."""
+        """Add a point to the average, if enough epochs have passed."""
         self._epoch += 1
         if self.config.start is None or self._epoch <= self.config.start * learner.train_epochs:
             return
@@ -91,12 +94,12 @@ class SWAPlugin(Plugin):
         self._num_points += 1
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """The average becomes the network."""
+        """Load the average into the network."""
         if self._num_points > 1:
             learner.model.load_state_dict(self._average)
         self._reset()
 
 
 def build(config: Config, seed: int) -> SWAPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return SWAPlugin(config)

@@ -1,16 +1,16 @@
-"""Other normalisation in the place of BatchNorm: one that looks at each sample alone, and keeps no statistics.
+"""Replace BatchNorm by a normalisation that treats each sample alone and keeps no statistics.
 
     y = weight * (x - mean_g) / sqrt(var_g + eps) + bias      mean_g, var_g: of one sample over a group of its channels
-    group: 32 groups (fewer in narrow layers)      layer: one group of all channels      instance: a group for each channel
+    group: 32 groups (fewer in narrow layers)      layer: one group of all channels      instance: one group per channel
 
-BatchNorm's running statistics follow the newest data and its mini-batch statistics mix the samples of a mini-batch: both harm
-where data are not drawn from one distribution (a stream; one-class or tiny mini-batches). Here the network is rebuilt when
-it is made: weight and bias of each BatchNorm layer are kept, its statistics are dropped. For a pretrained network this is
-another function: it must be trained on, or brought along trained so (``model.torchvision.norm: group``).
+BatchNorm's running statistics follow the newest data, and its mini-batch statistics mix the samples of a mini-batch. Both harm
+where data do not come from one distribution (a stream; one-class or tiny mini-batches). Here the layers are replaced when the
+network is built: weight and bias of each BatchNorm layer are kept, its statistics are dropped. For a pretrained network this is a
+different function: train it further, or load one that was trained with such layers (``model.torchvision.norm: group``).
 Shapes: B batch, C channels, * space: layers take (B, C) or (B, C, *).
 
 Sources: Wu & He 2018 (1803.08494, GroupNorm), Ba 2016 (1607.06450, LayerNorm over channels and space, as in their section on
-convolutions), Ulyanov 2016 (1607.08022, InstanceNorm); Pham 2022 (2203.16102) compares them on streams. Peers: none of Avalanche,
+convolutions), Ulyanov 2016 (1607.08022, InstanceNorm). Pham 2022 (2203.16102) compares them on streams. Peers: none of Avalanche,
 FACIL and Mammoth has such a setting; there the network is written with other layers.
 """
 
@@ -45,8 +45,8 @@ class Config:
             raise ValueError(f"{kind=}: must be 'group', 'layer', 'instance' or null")
 
 
-def without_batch(layer: _BatchNorm, kind: Kind) -> nn.GroupNorm:
-    """The layer of that kind with the weight, bias and eps of a BatchNorm layer; all three are GroupNorms.
+def as_group_norm(layer: _BatchNorm, kind: Kind) -> nn.GroupNorm:
+    """Return a layer of that kind with the weight, bias and eps of a BatchNorm layer; all three kinds are GroupNorms.
 
     Raises:
         UserError: instance normalisation of single values.
@@ -57,28 +57,32 @@ def without_batch(layer: _BatchNorm, kind: Kind) -> nn.GroupNorm:
             "strategies.swap_norm.kind='instance': needs maps; a BatchNorm1d layer has one value a channel."
         )
     groups = {"group": num_groups(layer), "layer": 1, "instance": channels}[kind]
-    made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
+    norm = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
     if layer.affine:
-        made.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-    return made
+        norm.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+    return norm
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Replace the BatchNorm layers; UserError where there is none."""
+    """Replace the network's BatchNorm layers.
+
+    Raises:
+        UserError: there is none.
+    """
     kind = config.kind
     if kind is not None:
-        replace_batchnorm("strategies.swap_norm", network, lambda layer: without_batch(layer, kind))
+        replace_batchnorm("strategies.swap_norm", network, lambda layer: as_group_norm(layer, kind))
     return network
 
 
 class SwapNormPlugin(Plugin):
-    """Does nothing: it is in the network."""
+    """Does nothing: `adapt` replaces the layers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return {}: the layers belong to the network."""
         return {}
 
 
 def build(config: Config, seed: int) -> SwapNormPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return SwapNormPlugin()

@@ -1,13 +1,13 @@
-"""Weight aligning: after each experience the head's new rows are scaled to the length that its old rows have.
+"""Weight aligning: after each experience scale the head's rows for new classes to the length of the rows for old classes.
 
     w_c <- gamma * w_c  for the new classes c,   gamma = mean_old ||w|| / mean_new ||w||
 
-New are the classes that no experience before had, old are those; w_c is the row of class c in the head's weights (C, D). Biases
-stay as they are. Trained on many new samples and few old ones, new rows grow longer than old ones, and their logits with them.
-Nothing happens in the first experience, nor where an experience brings no new class (a stream of domains).
-The paper's method is three strategies in this order: `replay` (or another memory), `lwf` (its loss is (1 - l) L_CE + l L_KD with
-l = old / all classes, T = 2) and this one; a teacher is taken from the aligned network. Name it after what changes the weights at
-the end of an experience (early_stopping) and before what uses the network there (icarl).
+New are the classes that no earlier experience had; old are the classes of earlier experiences. w_c is the row of class c in the
+head's weights (C, D). Biases do not change. Trained on many new samples and few old ones, new rows grow longer than old ones, and
+so their logits grow. Nothing happens in the first experience, nor in an experience without new classes (a stream of domains). The
+paper's method is three strategies in this order: `replay` (or another memory), `lwf` (its loss is (1 - l) L_CE + l L_KD with l =
+old / all classes, T = 2) and this one; the next teacher is a copy of the aligned network. Name this one after strategies that
+change the weights at the end of an experience (early_stopping) and before those that use the network there (icarl).
 
 Source: Zhao et al. 2020 (1911.07053). Peers: PyCIL's WA and LAMDA-PILOT's align the same way, without `clip`.
 """
@@ -25,7 +25,7 @@ from ..platform.models.features import find_head
 from ..platform.training.plugin_api import note
 
 NEUTRAL: dict[str, Any] | None = None
-NEUTRAL_REASON = "it has no strength: new rows have the length of old ones or are left as they are"
+NEUTRAL_REASON = "it has no strength setting: new rows are scaled to the length of old ones or not at all"
 _NORMALISED = "a cosine head scales its rows to length 1, so there is nothing to align"
 CONFLICTS = {
     "joint": "joint trains once on all data, so no class is newer than another",
@@ -37,24 +37,24 @@ CONFLICTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Weight aligning: scale the new classes' rows of the head to the length of the old ones.
+    """Scale the head's rows for new classes to the length of those for old ones (weight aligning).
 
-    clip: whether the head's weights are kept >= 0 after each step, as in the paper, so that longer means larger logits (where
-        features are >= 0 too).
+    clip: whether the head's weights are kept >= 0 after each step, as in the paper, so that longer rows mean larger logits
+        (where features are >= 0 too).
     """
 
     clip: bool = False
 
 
 def alignment(weight: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """gamma, a scalar, for weights (C, D) and the rows of old and new classes, at least one of each."""
-    of_old, of_new = (torch.linalg.vector_norm(weight[list(rows)], dim=1).mean() for rows in (old, new))
-    gamma: Tensor = of_old / of_new
+    """Return gamma, a scalar, for weights (C, D) and the rows of old and new classes, at least one of each."""
+    old_length, new_length = (torch.linalg.vector_norm(weight[list(rows)], dim=1).mean() for rows in (old, new))
+    gamma: Tensor = old_length / new_length
     return gamma
 
 
 def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a head that has no row of weights for each class."""
+    """Refuse a head without a row of weights per class."""
     if getattr(find_head(model), "weight", None) is None:
         raise UserError(
             f"strategies.wa: aligns a linear head's rows; this head is a {type(find_head(model)).__name__}."
@@ -62,7 +62,7 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 
 class WeightAligningPlugin(SeenClassesPlugin):
-    """Aligns when the training of an experience has ended."""
+    """Aligns the rows when the training of an experience has ended."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class WeightAligningPlugin(SeenClassesPlugin):
 
     @torch.no_grad()
     def after_update(self, learner: Any, **kwargs: Any) -> None:
-        """No weight of the head below 0."""
+        """Set negative weights of the head to 0, if `clip` is set."""
         if self.config.clip:
             weight: Any = find_head(learner.model).weight
             weight.clamp_(min=0.0)
@@ -88,5 +88,5 @@ class WeightAligningPlugin(SeenClassesPlugin):
 
 
 def build(config: Config, seed: int) -> WeightAligningPlugin:
-    """The plugin; it draws no random numbers."""
+    """Return the plugin; it uses no random numbers."""
     return WeightAligningPlugin(config)

@@ -1,7 +1,7 @@
-"""What each strategy's paper says it improves, checked on real streams: `python tests/behaviour.py [NAME ...]`.
+"""Check on real streams what each strategy's paper says it improves: `python tests/behaviour.py [NAME ...]`.
 
-A claim compares a strategy with what it builds on (naive finetuning, where nothing is said) on one stream and one metric, over
-three seeds. The table goes to docs/strategies.md by `make behaviour`; tests/test_behaviour.py (slow) asserts the directions.
+A claim compares a strategy with what it builds on (by default naive finetuning) on one stream and one metric, over three seeds.
+`make behaviour` writes the table to docs/strategies.md; tests/test_behaviour.py (slow) asserts the directions.
 """
 
 import argparse
@@ -30,9 +30,9 @@ STREAMS: dict[str, dict[str, Any]] = {
     "tasks": {"task_incremental": {"data": "mnist", "num_experiences": 5}},  # two classes, the task is given
     "permuted": {"permuted": {"data": "mnist", "num_experiences": 5}},
     "rotated": {"rotated": {"data": "mnist", "angles": [0, 30, 60, 90, 120]}},
-    # scikit-learn's, 8 x 8, for what takes longer
+    # scikit-learn's, 8 x 8, for strategies that take longer
     "digits": {"rotated_digits": {"angles": [0, 30, 60, 90]}},
-    # a hundred pictures of each class to learn from, all test pictures to be judged by
+    # a hundred training pictures of each class, all test pictures
     "few tasks": {"task_incremental": {"data": "mnist", "num_experiences": 5, "shots": 100, "shots_from": 0}},
     "digit tasks": {"task_incremental": {"data": "digits", "num_experiences": 5}},
 }
@@ -48,10 +48,10 @@ METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """`strategies` improves `metric` on `stream` against `against`, as its paper says.
+    """The claim that `strategies` improves `metric` on `stream` compared with `against`, as its paper says.
 
-    name: the file in strategies/ that it is about.
-    margin: by how much at least the mean over the seeds is better; the least that is not noise.
+    name: the file in strategies/ that the claim is about.
+    margin: the least improvement of the mean over the seeds; the smallest that is not noise.
     model, training: other than the defaults above, for both sides.
     """
 
@@ -65,7 +65,7 @@ class Claim:
     training: dict[str, Any] = field(default_factory=dict)
 
     def config(self, strategies: dict[str, Any], seed: int) -> dict[str, Any]:
-        """The experiment of one side."""
+        """Return the experiment of one side."""
         return {
             "name": "behaviour",
             "benchmark": STREAMS[self.stream],
@@ -77,7 +77,7 @@ class Claim:
         }
 
 
-LONG = {"epochs": 20, "batch_size": 32}  # so that there is something to stop
+LONG = {"epochs": 20, "batch_size": 32}  # so that early stopping has something to stop
 SHORT = {"epochs": 10, "batch_size": 32}
 FEW = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02}}
 STEADY = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}}
@@ -262,7 +262,7 @@ CLAIMS: list[Claim] = [
         model=CNN,
         training=SHORT,
     ),
-    *(  # on what the first task has taught the network, in the place of a pretrained one
+    *(  # on what the first task has taught the network, instead of a pretrained network
         Claim(
             name=name,
             strategies={name: {"from_experience": 1}},
@@ -279,7 +279,7 @@ CLAIMS: list[Claim] = [
 
 
 def value(config: dict[str, Any], metric: str) -> float:
-    """The metric of one trial."""
+    """Return the metric of one trial."""
     from retain.platform.config.load import from_dict
     from retain.platform.trial.run import run as run_trial
 
@@ -290,7 +290,7 @@ def value(config: dict[str, Any], metric: str) -> float:
 
 
 def sides(claim: Claim) -> list[tuple[str, str]]:
-    """(config as JSON, metric) of each trial: the strategy's by seed, then the other side's."""
+    """Return (config as JSON, metric) of each trial: the strategy's by seed, then the other side's."""
     return [
         (json.dumps(claim.config(strategies, seed), sort_keys=True), claim.metric)
         for strategies in (claim.strategies, claim.against)
@@ -299,13 +299,13 @@ def sides(claim: Claim) -> list[tuple[str, str]]:
 
 
 def _value(task: tuple[str, str]) -> float:
-    gc.collect()  # what the trial before left in reference cycles
+    gc.collect()  # reference cycles of the previous trial
     return value(json.loads(task[0]), task[1])
 
 
 @dataclass(frozen=True)
 class Found:
-    """A claim with what came of it: the metric by seed, with the strategy and against what."""
+    """A claim with its result: the metric by seed, with the strategy and with what it is compared to."""
 
     claim: Claim
     ours: list[float]
@@ -313,17 +313,17 @@ class Found:
 
     @property
     def gain(self) -> float:
-        """How much better the mean is."""
+        """Return how much better the mean is."""
         sign = 1 if METRICS[self.claim.metric][2] else -1
         return sign * (mean(self.ours) - mean(self.theirs))
 
     @property
     def holds(self) -> bool:
-        """Whether it moved as the paper says."""
+        """Return whether the metric improved as the paper says."""
         return self.gain >= self.claim.margin
 
     def row(self) -> str:
-        """A line of the table."""
+        """Return a line of the table."""
         claim = self.claim
         settings, against = (
             json.dumps(each).replace('"', "")[1:-1] or "naive" for each in (claim.strategies, claim.against)
@@ -334,7 +334,7 @@ class Found:
 
 
 def check(claims: list[Claim], jobs: int) -> Iterator[Found]:
-    """Run the trials of the claims, each once, and compare; a claim's result comes as soon as its trials are done."""
+    """Run each trial of the claims once and compare; yield a claim's result as soon as its trials are done."""
     tasks = list(dict.fromkeys(task for claim in claims for task in sides(claim)))
     with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver")) as pool:
         values = {task: pool.submit(_value, task) for task in tasks}
@@ -350,7 +350,7 @@ HEADER = """| strategy | settings | stream | metric | against | its % | ours % |
 
 
 def write(row: str) -> None:
-    """Put a row into the table of docs/strategies.md, in the place of the strategy's row before."""
+    """Put a row into the table of docs/strategies.md, replacing the strategy's previous row."""
     before, mark, rest = PAGE.read_text().partition("<!-- behaviour -->\n")
     table, end, after = rest.partition("<!-- /behaviour -->")
     rows = {line.split(" |")[0]: line for line in [*table.splitlines()[2:], row]}
@@ -359,7 +359,7 @@ def write(row: str) -> None:
 
 
 def main() -> int:
-    """Check the named strategies, or all; print the rows as they come; with --write put them into docs/strategies.md."""
+    """Check the named strategies, or all, and print their rows; with --write also put them into docs/strategies.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="strategies; default: all")
     parser.add_argument("--jobs", type=int, default=1)
@@ -371,11 +371,11 @@ def main() -> int:
     claims = [claim for claim in CLAIMS if not arguments.names or claim.name in arguments.names]
     print(HEADER, flush=True)
     all_hold = True
-    for found in check(claims, arguments.jobs):
-        print(found.row(), flush=True)
-        all_hold &= found.holds
+    for result in check(claims, arguments.jobs):
+        print(result.row(), flush=True)
+        all_hold &= result.holds
         if arguments.write:
-            write(found.row())
+            write(result.row())
     return 0 if all_hold else 1
 
 

@@ -1,4 +1,4 @@
-"""What a trial left, to the bit, without what may differ between two runs of it: for the laws and the faults."""
+"""Compare the results of two trials bit by bit, without what may differ between two runs; for the laws and the faults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from retain.platform.trial import checkpoint
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial left, without what may differ between two runs of it."""
+    """The results of a trial, without what may differ between two runs of it."""
 
     matrices: dict[str, np.ndarray]
     events: list[dict[str, Any]]
@@ -23,13 +23,13 @@ class Outcome:
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's tensors at the end."""
-        found: dict[str, torch.Tensor] = self.learner["model"]
-        return found
+        """Return the network's tensors at the end."""
+        tensors: dict[str, torch.Tensor] = self.learner["model"]
+        return tensors
 
 
 def outcome(folder: Path) -> Outcome:
-    """Read a finished trial back from its folder."""
+    """Read a finished trial from its folder."""
     done = Trial(folder)
     assert done.status().status == "done", done.status()
     matrix, summary, state = (
@@ -53,7 +53,7 @@ def _without_costs(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nested states have the same bits."""
+    """Return whether two nested states have the same bits."""
     if isinstance(one, torch.Tensor):
         alike = isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
         return alike and one.numpy().tobytes() == other.numpy().tobytes()
@@ -65,12 +65,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 def differences(one: Outcome, other: Outcome) -> list[str]:
-    """In what two trials differ: curve, ledger, summary, or network, optimizer, plugins and clock at the end; bit for bit."""
-    found = [f"matrices.{view}" for view in VIEWS if not _equal(one.matrices[view], other.matrices[view])]
+    """List where two trials differ in a bit: curve, ledger, summary, or network, optimizer, plugins and clock at the end."""
+    different = [f"matrices.{view}" for view in VIEWS if not _equal(one.matrices[view], other.matrices[view])]
     if one.events != other.events:
-        found.append(f"events: {len(one.events)} and {len(other.events)}: {_first(one.events, other.events)}")
-    found += ["summary"] if one.summary != other.summary else []
-    return found + [f"learner.{key}" for key in one.learner if not same(one.learner[key], other.learner[key])]
+        different.append(f"events: {len(one.events)} and {len(other.events)}: {_first(one.events, other.events)}")
+    different += ["summary"] if one.summary != other.summary else []
+    return different + [f"learner.{key}" for key in one.learner if not same(one.learner[key], other.learner[key])]
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
@@ -78,11 +78,11 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _first(one: list[Any], other: list[Any]) -> str:
-    """The first place at which two lists differ."""
+    """Return the first position at which two lists differ."""
     pairs = zip(one, other, strict=False)
     return next((f"{first} and {second}" for first, second in pairs if first != second), "one goes on longer")
 
 
 def assert_same(one: Outcome, other: Outcome) -> None:
-    """Same curve, same ledger, same network, optimizer, plugins and clock, bit for bit."""
+    """Assert that curve, ledger, network, optimizer, plugins and clock are equal bit for bit."""
     assert differences(one, other) == []

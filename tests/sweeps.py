@@ -1,4 +1,4 @@
-"""Real sweeps in processes of their own, in a user's folder, and how to compare their trials with undisturbed ones."""
+"""Run real sweeps in separate processes, in a user's folder, and compare their trials with uninterrupted ones."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ DEADLINE = 110.0
 
 
 def write_config(folder: Path, **more: Any) -> None:
-    """config.yaml: the digits in two steps, one epoch each."""
+    """Write config.yaml: the digits in two steps, one epoch each."""
     config = {
         "name": "swept",
         "benchmark": {"split_digits": {"num_experiences": 2}},
@@ -34,12 +34,12 @@ def write_config(folder: Path, **more: Any) -> None:
 
 
 def retain(folder: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """The command, in a process group of its own, as from a terminal."""
-    given = {**os.environ, "WANDB_API_KEY": "", "HOME": str(folder), "COLUMNS": "200", **environment}
+    """Start the command in a new process group, as from a terminal."""
+    environ = {**os.environ, "WANDB_API_KEY": "", "HOME": str(folder), "COLUMNS": "200", **environment}
     return subprocess.Popen(
         [sys.executable, "-c", "from retain.platform.cli.app import main; main()", *arguments],
         cwd=folder,
-        env={key: value for key, value in given.items() if value},
+        env={key: value for key, value in environ.items() if value},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -48,7 +48,7 @@ def retain(folder: Path, *arguments: str, **environment: str) -> "subprocess.Pop
 
 
 def ended(process: "subprocess.Popen[str]", deadline: float = DEADLINE) -> tuple[int, str]:
-    """Exit code and output."""
+    """Return exit code and output."""
     try:
         output, _ = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
@@ -58,34 +58,34 @@ def ended(process: "subprocess.Popen[str]", deadline: float = DEADLINE) -> tuple
 
 
 def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    """Until it holds, while the process lives."""
+    """Wait until the condition holds, while the process lives."""
     end = time.monotonic() + DEADLINE
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
-            with suppress(ProcessLookupError):  # it has ended by itself
+            with suppress(ProcessLookupError):  # it has ended already
                 os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(process.communicate()[0])
         time.sleep(0.02)
 
 
 def states(folder: Path) -> dict[str, str]:
-    """Each variant's state."""
-    return {one.variant: one.status().status for one in trials_of(folder)}
+    """Return each variant's state."""
+    return {trial.variant: trial.status().status for trial in trials_of(folder)}
 
 
 def of_variant(folder: Path, variant: str) -> Trial:
-    """A variant's trial."""
-    (found,) = [one for one in trials_of(folder) if one.variant == variant]
-    return found
+    """Return a variant's trial."""
+    (match,) = [trial for trial in trials_of(folder) if trial.variant == variant]
+    return match
 
 
 def newest(folder: Path) -> str:
-    """The name of a trial's newest checkpoint; "" for none. One amid an experience has a plus."""
+    """Return the name of a trial's newest checkpoint, or "". The name of a mid-experience checkpoint contains a plus."""
     return max((path.name for path in folder.glob("checkpoints/[0-9]*")), default="")
 
 
 def assert_same_bits(swept: Path, alone: Path) -> None:
-    """Matrices and final tensors of a trial under Ray and of one in this process."""
+    """Assert that matrices and final tensors of a trial under Ray equal those of a trial in this process."""
     one, other = (checkpoint.load_newest_checkpoint(folder / "checkpoints") for folder in (swept, alone))
     assert one is not None and other is not None
     for tensors, others in ((one["learner"]["model"], other["learner"]["model"]), (one["matrices"], other["matrices"])):
@@ -95,6 +95,6 @@ def assert_same_bits(swept: Path, alone: Path) -> None:
 
 
 def run_alone(swept: Path, folder: Path) -> Path:
-    """The same trial in this process."""
+    """Run the same trial in this process."""
     run_trial(from_dict(read_yaml(swept / "config.yaml")), folder, identity=Trial(swept).identity)
     return folder

@@ -1,4 +1,4 @@
-"""The key `training.augmentation`: its settings, its place in a trial, and the pictures that show it."""
+"""The key `training.augmentation`: its settings, its role in training, and the image sheet that shows it."""
 
 import importlib
 import shutil
@@ -41,12 +41,12 @@ Make = Callable[..., Experiment]
 
 
 def experiment(augmentation: Any, benchmark: str = "split_digits") -> Experiment:
-    """A config with this key."""
+    """Return a config with this key."""
     stream, model = {benchmark: {}}, {"mlp": {}}
     return from_dict({"name": "t", "benchmark": stream, "model": model, "training": {"augmentation": augmentation}})
 
 
-def test_a_list_is_filled_in() -> None:
+def test_defaults_are_filled_in() -> None:
     config = check_plugins(experiment(["flip", {"crop": {"padding": 2}}, {"blur": None}]))
     assert config.training.augmentation == (
         {"flip": {"p": 0.5}},
@@ -106,7 +106,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("augmentation", "start", "within"), REFUSED)
-def test_refused(augmentation: Any, start: str, within: str) -> None:
+def test_invalid_settings_are_refused(augmentation: Any, start: str, within: str) -> None:
     with pytest.raises(UserError) as error:
         check_plugins(experiment(augmentation))
     assert str(error.value).startswith(start) and within in str(error.value), str(error.value)
@@ -122,15 +122,15 @@ def test_refused(augmentation: Any, start: str, within: str) -> None:
         ([{"crop": {"padding": 8}}], "training.augmentation[0].crop.padding=8: must be below the pictures' side, 8"),
     ],
 )
-def test_refused_for_these_pictures(augmentation: Any, message: str) -> None:
+def test_settings_that_do_not_fit_the_pictures_are_refused(augmentation: Any, message: str) -> None:
     """Digits are grey, 8x8."""
     with pytest.raises(UserError) as error:
         build_trial(check_plugins(experiment(augmentation)), planning=True)
     assert str(error.value).startswith(message)
 
 
-def test_samples_that_are_no_pictures_are_refused(tiny_stream: Callable[..., Stream]) -> None:
-    """Such as an Avalanche benchmark may have: its transforms have normalised them, or they are vectors."""
+def test_samples_that_are_not_pictures_are_refused(tiny_stream: Callable[..., Stream]) -> None:
+    """An Avalanche benchmark may have such samples: its transforms have normalised them, or they are vectors."""
     stream, named = tiny_stream(), resolve_transformations(experiment("digits"))
     check_stream(named, stream)
     part = stream.experiences[0].train
@@ -148,7 +148,7 @@ def test_samples_that_are_no_pictures_are_refused(tiny_stream: Callable[..., Str
 # In training.
 
 OWN = '''
-"""Sends SIGTERM in the iterations that a test asks for."""
+"""Send SIGTERM in the iterations that a test sets."""
 import os
 import signal
 from dataclasses import dataclass
@@ -178,7 +178,7 @@ ALL = ["crop", "rotation", "scale", "elastic", "brightness", {"blur": {"p": 0.3}
 
 @pytest.fixture(scope="module")
 def stops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[int]]:
-    """The iterations in which the strategy `augmentationtest` asks the trial to stop."""
+    """Return the iterations in which the strategy `augmentationtest` stops the trial."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "augmentationtest").mkdir()
     (folder / "augmentationtest" / "stop.py").write_text(OWN)
@@ -190,7 +190,7 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[int]]:
 
 @pytest.fixture
 def folders(quick_folder: Path) -> Iterator[Callable[[], Path]]:
-    """New folders of trials."""
+    """Return a function that makes new trial folders."""
     made: list[Path] = []
 
     def new() -> Path:
@@ -202,39 +202,39 @@ def folders(quick_folder: Path) -> Iterator[Callable[[], Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_same_bits_again_and_after_stops(folders: Any, stops: set[int], make_experiment: Make) -> None:
-    """Two epochs; stopped amid the first and at the second's start of the first experience, and amid the second one."""
+def test_same_bits_when_repeated_or_resumed_mid_epoch(folders: Any, stops: set[int], make_experiment: Make) -> None:
+    """Two epochs; stopped mid-epoch and at an epoch boundary of the first experience, and within the second experience."""
     strategies = {"lwf": {}, "replay": {"memory": 40}, "augmentationtest.stop": {}}
     config = make_experiment("pair", strategies=strategies, epochs=2, augmentation=ALL)
-    one, again, stopped = folders(), folders(), folders()
-    run_trial(config, one)
-    seeding.seed_globals(9)  # what was drawn before does not matter
+    first, again, stopped = folders(), folders(), folders()
+    run_trial(config, first)
+    seeding.seed_globals(9)  # the state of the global generators does not matter
     run_trial(config, again)
-    assert_same(outcome(again), outcome(one))
+    assert_same(outcome(again), outcome(first))
     stops |= {5, 12, 35}
     for _ in range(3):
         with pytest.raises(Stopped):
             run_trial(config, stopped)
     assert not stops
     run_trial(config, stopped)
-    assert_same(outcome(stopped), outcome(one))
+    assert_same(outcome(stopped), outcome(first))
 
 
-def test_an_empty_list_is_none_and_another_seed_is_another_augmentation(folders: Any, make_experiment: Make) -> None:
+def test_an_empty_list_means_none_and_the_seed_changes_augmentation(folders: Any, make_experiment: Make) -> None:
     ways: dict[str, Any] = {"none": None, "empty": [], "flip": ["flip"], "never": [{"flip": {"p": 0}}]}
-    found = {}
+    outcomes = {}
     for name, augmentation in ways.items():
         folder = folders()
         run_trial(make_experiment("pair", augmentation=augmentation), folder)
-        found[name] = outcome(folder)
-    assert_same(found["none"], found["empty"])
-    assert "learner.model" in differences(found["none"], found["flip"])
-    for name, value in found["never"].weights.items():  # normalising again rounds
-        torch.testing.assert_close(value, found["none"].weights[name], atol=1e-4, rtol=0)
+        outcomes[name] = outcome(folder)
+    assert_same(outcomes["none"], outcomes["empty"])
+    assert "learner.model" in differences(outcomes["none"], outcomes["flip"])
+    for name, value in outcomes["never"].weights.items():  # normalising again rounds
+        torch.testing.assert_close(value, outcomes["none"].weights[name], atol=1e-4, rtol=0)
 
 
 class _Watch(Plugin):
-    """What the mini-batches were before and after augmentation."""
+    """Keep the mini-batches before and after augmentation."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -251,7 +251,7 @@ class _Watch(Plugin):
 
 
 def assembled(make_experiment: Make, augmentation: Any, **more: Any) -> TrialBuilder:
-    """A trial's parts."""
+    """Return a trial's parts."""
     return build_trial(check_plugins(make_experiment("pair", augmentation=augmentation, **more)))
 
 
@@ -275,7 +275,7 @@ def test_without_augmentation_teachers_are_cached(make_experiment: Make) -> None
     assert learner.augment is None and plugin_api.is_cacheable(learner)
 
 
-def test_positions_have_their_own_augmentation(make_experiment: Make) -> None:
+def test_augmentation_depends_on_the_position_of_a_sample(make_experiment: Make) -> None:
     parts = assembled(make_experiment, "digits")
     augment, other = parts.augmentation(), Augmentation(parts.stream, _built("digits"), seed=parts.seeds.data + 1)
     assert augment is not None
@@ -286,32 +286,32 @@ def test_positions_have_their_own_augmentation(make_experiment: Make) -> None:
     torch.rand(3)
     assert torch.equal(augment(x, (0, 0, 0)), first) and torch.equal(x, before)
     others = [augment(x, (1, 0, 0)), augment(x, (0, 1, 0)), augment(x, (0, 0, 1)), other(x, (0, 0, 0))]
-    assert all(not torch.equal(one, first) for one in others)
+    assert all(not torch.equal(augmented, first) for augmented in others)
     twice = augment(x[:1].repeat(32, 1, 1, 1), (0, 0, 0))
-    assert len({one.numpy().tobytes() for one in twice}) == 32
+    assert len({augmented.numpy().tobytes() for augmented in twice}) == 32
 
 
 def _built(preset: str) -> list[Any]:
     return [built for _, built in resolve_transformations(experiment(preset))]
 
 
-def test_normalised_pictures_are_changed_in_their_own_values(tiny_stream: Callable[..., Stream]) -> None:
-    """Black is where a crop's padding comes in, and brightness multiplies what was stored."""
+def test_augmentation_acts_on_stored_pixel_values(tiny_stream: Callable[..., Stream]) -> None:
+    """A crop's padding is black, and brightness multiplies the stored values."""
     stream = tiny_stream()
     part = stream.experiences[0].train
     stored = part.arrays.x[part.indices[:16]]
     ways = [spatial.Crop(padding=2), colour.Brightness(amount=0.5)]
     made = Augmentation(stream, ways, seed=3)(stream.normalise(stored), (1, 2, 3))
     u = torch.rand(16, 3, generator=seeding.generator(3, "augmentation", 1, 2, 3), dtype=torch.float64)
-    wanted = ways[1].apply(ways[0].apply(stored / 255, u[:, :2]), u[:, 2:])
-    assert (wanted == 0).float().mean() > 0.1
-    torch.testing.assert_close(made * 0.3 + 0.4, wanted, atol=1e-6, rtol=0)
+    expected = ways[1].apply(ways[0].apply(stored / 255, u[:, :2]), u[:, 2:])
+    assert (expected == 0).float().mean() > 0.1
+    torch.testing.assert_close(made * 0.3 + 0.4, expected, atol=1e-6, rtol=0)
 
 
-# Pictures of it.
+# Image sheets.
 
 
-def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experiment: Make, tmp_path: Path) -> None:
+def test_the_image_sheet_shows_originals_and_augmented_pictures(make_experiment: Make, tmp_path: Path) -> None:
     config = check_plugins(make_experiment(augmentation=["crop", {"rotation": {"degrees": 90}}]))
     path = write_image_sheet(config, tmp_path / "sheet.png")
     with Image.open(path) as opened:
@@ -319,11 +319,11 @@ def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experime
     parts = build_trial(config, planning=True)
     rows = augmented_rows(parts)
     assert sorted(row.title for row in rows) == list("0123456789")
-    assert all(row.title in row.more for row in rows)  # the experience's name has its classes
-    stored = {one.tobytes() for one in parts.stream.experiences[0].train.arrays.x.numpy()}
+    assert all(row.title in row.more for row in rows)  # the experience's name lists its classes
+    stored = {pixels.tobytes() for pixels in parts.stream.experiences[0].train.arrays.x.numpy()}
     shown = [(row.pictures * 255).round().to(torch.uint8).numpy() for row in rows]
-    assert all(one[0].tobytes() in stored for one in shown)
-    assert all(len({version.tobytes() for version in one}) == 9 for one in shown)
+    assert all(pixels[0].tobytes() in stored for pixels in shown)
+    assert all(len({version.tobytes() for version in pixels}) == 9 for pixels in shown)
     enlarged = shown[0][1][0].repeat(10, 0).repeat(10, 1)
     places = [
         (y, x)
@@ -335,7 +335,7 @@ def test_the_sheet_shows_originals_and_what_training_makes_of_them(make_experime
     assert write_image_sheet(config, tmp_path / "again.png").read_bytes() == path.read_bytes()
 
 
-def test_without_augmentation_the_sheet_shows_each_experience(make_experiment: Make, tmp_path: Path) -> None:
+def test_the_image_sheet_without_augmentation_shows_each_experience(make_experiment: Make, tmp_path: Path) -> None:
     config = check_plugins(make_experiment("rotated"))
     rows = experience_rows(build_trial(config, planning=True).stream)
     assert [row.title for row in rows] == ["rotation 0", "rotation 45", "rotation 90"]
@@ -344,9 +344,9 @@ def test_without_augmentation_the_sheet_shows_each_experience(make_experiment: M
         write_image_sheet(config, tmp_path / "missing" / "sheet.png")
 
 
-def test_the_command_draws_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_write_the_image_sheet_and_list_augmentations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments, name in (([], "quickstart-augmentation.png"), (["--out", "x.png"], "x.png")):
+    for arguments, name in (([], "quickstart-augmentation.png"), (["--output", "x.png"], "x.png")):
         ended = CliRunner().invoke(app, ["show", "quickstart", "--images", *arguments, "training.augmentation=digits"])
         assert (ended.exit_code, ended.output) == (0, f"{name}\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart-augmentation.png", "x.png"]

@@ -1,7 +1,7 @@
 """The laws of every file in benchmarks/.
 
-The idx sets run on tiny files in their true format, written here; the golden digests need the real ones: RETAIN_DATA,
-or a folder shared/data in or beside the checkout. After a change that is meant, write the digests anew:
+The idx sets run on tiny files in the real format, written here; the golden digests need the real ones: RETAIN_DATA,
+or a folder shared/data in or next to the checkout. After an intended change, write new digests:
 ``RETAIN_UPDATE_GOLDEN=1 pytest tests/test_benchmarks.py -k golden``.
 """
 
@@ -35,12 +35,12 @@ GENERIC = [
     n for n in BENCHMARKS if "data" in {f.name for f in dataclasses.fields(registry.resolve("benchmarks", n).Config)}
 ]
 OWN_DOMAINS = ["domain_incremental", "classes_and_domains"]
-DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS + ["shared_labels"]]  # of pictures changed
+DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS + ["shared_labels"]]  # domains of changed pictures
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> DataFolders:
-    """Folders with a tiny MNIST, gzipped, and a tiny Fashion-MNIST, plain."""
+    """Return folders with a tiny MNIST, gzipped, and a tiny Fashion-MNIST, plain."""
     root = tmp_path_factory.mktemp("tiny")
     write_set(root / "mnist")
     write_set(root / "fashion-mnist", end="", seed=1)
@@ -49,12 +49,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> DataFolders:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> DataFolders:
-    """Folders with the real sets, and a fresh cache."""
+    """Return folders with the real sets, and a new cache."""
     return DataFolders(REAL_ROOT, tmp_path_factory.mktemp("real-cache"))
 
 
 def config_of(name: str, **settings: Any) -> Any:
-    """A benchmark's settings; where it takes any data set, a tiny one that fits."""
+    """Return a benchmark's settings, with a tiny data set if it takes any."""
     config = registry.resolve("benchmarks", name).Config
     if name in GENERIC:
         settings = {"data": "sets.domains" if name in OWN_DOMAINS else "mnist"} | settings
@@ -70,20 +70,20 @@ def build(name: str, folders: DataFolders, seed: int = 0, **settings: Any) -> St
 
 
 def indices(part: Part) -> set[int]:
-    """The base pictures of a part."""
+    """Return the indices of a part's base pictures."""
     return set(part.indices.tolist())
 
 
 def digest(stream: Stream) -> str:
-    """Digest of what a stream consists of: names, classes, indices, labels, and some pictures of each part."""
-    found = hashlib.sha256(repr((stream.scenario, stream.class_names, stream.shape, stream.mean, stream.std)).encode())
+    """Return a digest of a stream's content: names, classes, indices, labels, and some pictures of each part."""
+    hasher = hashlib.sha256(repr((stream.scenario, stream.class_names, stream.shape, stream.mean, stream.std)).encode())
     for experience in stream.experiences:
-        found.update(repr((experience.name, experience.classes)).encode())
+        hasher.update(repr((experience.name, experience.classes)).encode())
         for part in (experience.train, experience.validation, experience.test):
             some = part.indices[[0, 1, -1]] if len(part) else part.indices
             for tensor in (part.indices, part.y, part.arrays.x[some]):
-                found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
+                hasher.update(tensor.numpy().tobytes())
+    return hasher.hexdigest()
 
 
 # --- the laws ---
@@ -91,7 +91,7 @@ def digest(stream: Stream) -> str:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_settings_are_documented(name: str) -> None:
-    """`Config` or what it inherits from says what each field is, and its first line what the benchmark is."""
+    """`Config` or its base documents each field, and its first line says what the benchmark is."""
     config = registry.resolve("benchmarks", name).Config
     assert config.__doc__.splitlines()[0].endswith(".")
     said = "".join(base.__doc__ or "" for base in config.__mro__[:-1])
@@ -137,11 +137,11 @@ def test_class_streams_are_disjoint_and_complete(name: str, settings: dict[str, 
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_class_order(name: str, tiny: DataFolders) -> None:
-    """A given order is kept; under any order a picture keeps its class's name and its side of the validation split."""
+    """A given order is used; under any order a picture keeps its class's name and its side of the validation split."""
     order = (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-    given, plain = build(name, tiny, class_order=order), build(name, tiny, class_order=tuple(range(10)))
-    assert given.class_names == plain.class_names[::-1]
-    streams = [given, plain, build(name, tiny)]
+    ordered, plain = build(name, tiny, class_order=order), build(name, tiny, class_order=tuple(range(10)))
+    assert ordered.class_names == plain.class_names[::-1]
+    streams = [ordered, plain, build(name, tiny)]
     named = [[s.class_names[label] for label in s.experiences[0].train.arrays.y] for s in streams]
     assert named[0] == named[1] == named[2]
     held = [set().union(*(indices(e.validation) for e in s.experiences)) for s in streams]
@@ -168,8 +168,8 @@ def _parts(experience: Any) -> tuple[Part, Part, Part]:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_train_validation_and_test_never_meet(name: str, tiny: DataFolders) -> None:
-    """Over the whole stream no base picture is on two sides: by index, and by content between training and test."""
+def test_train_validation_and_test_are_disjoint(name: str, tiny: DataFolders) -> None:
+    """In the whole stream no base picture is in two parts: by index, and by content between training and test."""
     stream = build(name, tiny)
     train, held, test = (set().union(*(indices(_parts(e)[i]) for e in stream.experiences)) for i in range(3))
     assert not train & held
@@ -184,7 +184,7 @@ def test_train_validation_and_test_never_meet(name: str, tiny: DataFolders) -> N
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.99])
 def test_validation_is_a_fraction_of_each_class(name: str, fraction: float, tiny: DataFolders) -> None:
-    """The split is stratified, and never takes a class whole."""
+    """The split is stratified, and never takes a whole class."""
     for experience in build(name, tiny, validation=fraction).experiences:
         for label in experience.classes:
             fit, held = (int((part.y == label).sum()) for part in (experience.train, experience.validation))
@@ -208,7 +208,7 @@ def test_pickles(name: str, tiny: DataFolders) -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_normalise(name: str, tiny: DataFolders) -> None:
-    """Stored bytes become float32 of the declared shape, by the declared mean and deviation."""
+    """Stored bytes become float32 of the declared shape, normalised with the declared mean and deviation."""
     stream = build(name, tiny)
     for part in _parts(stream.experiences[-1]):
         assert part.arrays.x.dtype == torch.uint8
@@ -221,11 +221,11 @@ def test_normalise(name: str, tiny: DataFolders) -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_golden(name: str, real: DataFolders) -> None:
-    """Indices, labels and pictures are what they were when the published numbers were made."""
+    """Indices, labels and pictures are the same as when the published numbers were made."""
     if not is_real(name):
         pytest.skip(f"the files of {name.split('_', 1)[1]} are not here; set RETAIN_DATA")
     settings: dict[str, Any] = {"data": "digits"} if name in GENERIC and name not in OWN_DOMAINS else {}
-    if name.endswith("mnist") and name in DOMAIN:  # two domains of the large sets: the others are made alike
+    if name.endswith("mnist") and name in DOMAIN:  # two domains of the large sets: the others are made in the same way
         settings = {"angles": (0.0, 30.0)} if name.startswith("rotated") else {"num_experiences": 2}
     digests = {f"seed {seed}": digest(build(name, real, seed, **settings)) for seed in (0, 1)}
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
@@ -250,11 +250,11 @@ def test_statistics_are_of_the_training_pictures(name: str, real: DataFolders) -
 
 
 def test_real_data_is_here_in_ci() -> None:
-    """The golden digests of the large sets must not go unchecked in CI."""
-    found = is_real("split_mnist") or is_real("split_fashion_mnist")
-    if not os.environ.get("CI") and not found:
+    """CI must check the golden digests of the large sets."""
+    exists = is_real("split_mnist") or is_real("split_fashion_mnist")
+    if not os.environ.get("CI") and not exists:
         pytest.skip("neither MNIST nor Fashion-MNIST is here; it would fail in CI")
-    assert found, "set RETAIN_DATA to a folder with mnist/ or fashion-mnist/, or install dataset-fashion-mnist"
+    assert exists, "set RETAIN_DATA to a folder with mnist/ or fashion-mnist/, or install dataset-fashion-mnist"
 
 
 # --- settings ---
@@ -290,13 +290,13 @@ _CLASS, _PERMUTED, _ROTATED = (
     ],
 )
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
-    """A wrong setting is refused with its name first, its value, and what is allowed."""
+    """A wrong setting is refused; the message starts with its name and value and says what is allowed."""
     with pytest.raises(ValueError, match=message):
         config(**settings)
 
 
 def test_groups_share_their_labels(tiny: DataFolders) -> None:
-    """The same pictures in the same experiences as class by class; the label is the place in the group."""
+    """Pictures and experiences are the same as class by class; the label is the position in the group."""
     order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
     shared = build("shared_labels", tiny, class_order=order)
     split = build("class_incremental", tiny, class_order=order)
@@ -308,15 +308,15 @@ def test_groups_share_their_labels(tiny: DataFolders) -> None:
             assert torch.equal(part.y, base.y % 2)
 
 
-def test_groups_are_of_one_size(tiny: DataFolders) -> None:
+def test_groups_have_equal_size(tiny: DataFolders) -> None:
     with pytest.raises(ValueError, match=r"^first=4: all groups must be of one size"):
         config_of("shared_labels", first=4)
     with pytest.raises(UserError, match=r"^benchmark.shared_labels.num_experiences=3: must divide"):
         build("shared_labels", tiny, num_experiences=3)
 
 
-def test_drawn_angles(tiny: DataFolders) -> None:
-    """So many as are asked for, in [0, 180), of the seed's own; the pictures are those of the angles given."""
+def test_random_angles(tiny: DataFolders) -> None:
+    """The requested number of angles in [0, 180), which depend on the seed; the pictures equal those for given angles."""
     names = [
         [e.name for e in build("rotated_mnist", tiny, seed, num_random_angles=4).experiences] for seed in (0, 0, 1)
     ]
@@ -326,11 +326,11 @@ def test_drawn_angles(tiny: DataFolders) -> None:
     assert len(set(angles)) == 4
     assert all(0 <= angle < 180 for angle in angles)
     drawn = build("rotated_mnist", tiny, 0, num_random_angles=4).experiences[1].train.arrays.x
-    found = rotate(mnist.build(mnist.Config(), tiny).train.x.numpy(), angles[1])
-    assert np.abs(drawn.numpy().astype(int) - found.astype(int)).max() <= 1  # the name has fewer digits
+    rotated = rotate(mnist.build(mnist.Config(), tiny).train.x.numpy(), angles[1])
+    assert np.abs(drawn.numpy().astype(int) - rotated.astype(int)).max() <= 1  # the name has fewer digits
 
 
-def test_pictures_as_they_are(tiny: DataFolders) -> None:
+def test_without_normalisation_pixels_are_divided_by_255(tiny: DataFolders) -> None:
     stream = build("class_incremental", tiny, data={"mnist": {"normalise": False}})
     part = stream.experiences[0].train
     stored = part.arrays.x[part.indices[:3]]
@@ -341,7 +341,7 @@ def test_pictures_as_they_are(tiny: DataFolders) -> None:
 
 
 def test_permutations(tiny: DataFolders) -> None:
-    """The first domain is the data as they are; each other is one permutation of the pixels of all pictures."""
+    """The first domain is the unchanged data; each other one is a single permutation of the pixels of all pictures."""
     stream = build("permuted_mnist", tiny, num_experiences=3)
     source = mnist.build(mnist.Config(), tiny)
     assert torch.equal(stream.experiences[0].train.arrays.x, source.train.x)
@@ -355,7 +355,7 @@ def test_permutations(tiny: DataFolders) -> None:
 @pytest.mark.parametrize("angle", [0.0, 17.0, 45.0, 90.0, 180.0, 222.5, -30.0])
 @pytest.mark.parametrize("shape", [(5, 1, 28, 28), (3, 2, 8, 9)], ids=str)
 def test_rotation_equals_torch(angle: float, shape: tuple[int, ...]) -> None:
-    """Our integer rotation is torch's bilinear one, within a rounding; counter-clockwise."""
+    """Our integer rotation equals torch's bilinear one up to rounding; counter-clockwise."""
     x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     turn, (height, width) = torch.deg2rad(torch.tensor(angle, dtype=torch.float64)), shape[2:]
     cos, sin, zero = turn.cos(), turn.sin(), torch.zeros((), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The cache of prepared arrays: made once, whole or absent, by whichever process comes first."""
+"""The cache of prepared arrays: made once by the first process, either complete or absent."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def _numbers() -> dict[str, np.ndarray[Any, Any]]:
 
 
 class Maker:
-    """Makes `_numbers` and counts how often."""
+    """Make `_numbers` and count the calls."""
 
     calls = 0
 
@@ -31,13 +31,13 @@ class Maker:
         return _numbers()
 
 
-def _check(found: dict[str, torch.Tensor]) -> None:
-    assert {name: tensor.tolist() for name, tensor in found.items()} == {n: a.tolist() for n, a in _numbers().items()}
-    assert (found["x"].dtype, found["y"].dtype) == (torch.uint8, torch.int64)
+def _check(tensors: dict[str, torch.Tensor]) -> None:
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {n: a.tolist() for n, a in _numbers().items()}
+    assert (tensors["x"].dtype, tensors["y"].dtype) == (torch.uint8, torch.int64)
 
 
-def test_prepared_once(tmp_path: Path) -> None:
-    """The second opening makes nothing; what one opening writes into its tensors stays there."""
+def test_an_entry_is_prepared_once(tmp_path: Path) -> None:
+    """Opening it again makes nothing; writing into the tensors of one opening does not change another's."""
     make = Maker()
     first = load_or_make("numbers", make, tmp_path)
     first["x"].fill_(7)
@@ -66,30 +66,30 @@ def _flip(path: Path, place: int = -3) -> None:
     ids=["bit", "header", "truncated", "lost", "no manifest", "half manifest", "other manifest", "sum"],
 )
 def test_damaged_entry_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    """A flipped bit, a lost or half-written file: another process makes the entry again, once."""
+    """A flipped bit, a missing or half-written file: another process makes the entry again, once."""
     make = Maker()
     load_or_make("numbers", make, tmp_path)
     damage(next(tmp_path.glob("numbers-v*/manifest.json")).parent)
-    cache._hashed.clear()  # as in another process, which has verified nothing
+    cache._hashed.clear()  # as in a new process, which has verified nothing
     _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
     _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
 
 
-def test_flip_is_seen_by_the_process_that_verified(tmp_path: Path) -> None:
-    """Sums are taken again for a file that changed since."""
+def test_a_flipped_bit_is_detected_after_verification(tmp_path: Path) -> None:
+    """Checksums are computed again for a file that has changed since."""
     make = Maker()
     load_or_make("numbers", make, tmp_path)
     path = next(tmp_path.glob("numbers-v*/x.npy"))
     _flip(path)
-    os.utime(path, (0, 0))  # file systems tick in milliseconds: this test is faster
+    os.utime(path, (0, 0))  # file times have a resolution of milliseconds, and this test is faster
     _check(load_or_make("numbers", make, tmp_path))
     assert make.calls == 2
 
 
 def test_large_entries_are_checked_by_size_and_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit nothing is hashed, but a short file or another header is seen."""
+    """Above the size limit nothing is hashed, but a short file or a different header is detected."""
     monkeypatch.setattr(cache, "HASHED_BELOW", 0)
     make = Maker()
     load_or_make("numbers", make, tmp_path)
@@ -130,12 +130,12 @@ print(int(found["x"].sum()))
 """
 
 
-def _child(folder: Path, mine: str, other: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", _CHILD, str(folder), mine, other], stdout=subprocess.PIPE, text=True)
+def _child(folder: Path, own: str, other: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", _CHILD, str(folder), own, other], stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_prepare_once(tmp_path: Path) -> None:
-    """Of two processes that start together one makes the entry, the other waits and reads it."""
+    """Of two processes that start together, one makes the entry; the other waits and reads it."""
     children = [_child(tmp_path, "a", "b"), _child(tmp_path, "b", "a")]
     outputs = [child.communicate(timeout=60)[0].strip() for child in children]
     assert outputs == ["30000", "30000"]
@@ -144,7 +144,7 @@ def test_two_processes_prepare_once(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_while_writing_leaves_no_entry(tmp_path: Path) -> None:
-    """Its lock and its half-written folder are no hindrance to the next."""
+    """Its lock and its half-written folder do not block the next process."""
     child = _child(tmp_path, "dies", "dies")
     child.communicate(timeout=60)
     assert child.returncode == 9
@@ -156,7 +156,7 @@ def test_a_process_that_dies_while_writing_leaves_no_entry(tmp_path: Path) -> No
 
 
 def test_cache_that_is_a_file(tmp_path: Path) -> None:
-    """A cache folder that cannot be one is refused with the setting's name."""
+    """A cache path that is a file is refused with the setting's name."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"data.cache={folder}: cannot be written .* RETAIN_CACHE"):
@@ -173,8 +173,8 @@ def test_read_only_cache(tmp_path: Path) -> None:
         load_or_make("others", _numbers, tmp_path)
 
 
-def test_error_in_making_is_not_the_caches(tmp_path: Path) -> None:
-    """What goes wrong in `make` comes out as it is, and the lock is free afterwards."""
+def test_errors_in_make_pass_through_unchanged(tmp_path: Path) -> None:
+    """Errors in `make` are raised unchanged, and the lock is released."""
 
     def make() -> dict[str, np.ndarray[Any, Any]]:
         raise OSError("source gone")
@@ -185,7 +185,7 @@ def test_error_in_making_is_not_the_caches(tmp_path: Path) -> None:
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come before the environment, which comes before the home folder; paths become absolute."""
+    """Settings take precedence over the environment, and that over the home folder; paths become absolute."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, what is damaged is passed over, nothing is ever unpickled."""
+"""Checkpoints: saved states are restored, damaged ones are skipped, nothing is ever unpickled."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ NAMES = {"tensors.safetensors", "state.json", "manifest.json"}
 
 
 def same(one: Any, other: Any) -> bool:
-    """Same values, types and bits; a tuple comes back as a list."""
+    """Return whether values, types and bits are equal; a tuple is restored as a list."""
     if isinstance(one, torch.Tensor):
         alike = isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape
         return alike and torch.equal(one.contiguous().view(-1).view(torch.uint8), other.view(-1).view(torch.uint8))
@@ -33,19 +33,19 @@ def same(one: Any, other: Any) -> bool:
 
 
 def state_of(number: int) -> dict[str, Any]:
-    """A small state that tells its number."""
+    """Return a small state that holds its number."""
     return {"number": number, "x": torch.full((50,), float(number))}
 
 
 def save(folder: Path, number: int, state: dict[str, Any], keep: int) -> Path:
-    """Write one, and wait until it is there."""
+    """Write a checkpoint and wait until it is complete."""
     with checkpoint.CheckpointWriter(folder, keep, "mine") as writer:
         writer.save(checkpoint.checkpoint_name(number), state)
     return folder / checkpoint.checkpoint_name(number)
 
 
 def back(folder: Path, state: dict[str, Any]) -> Any:
-    """Save and load."""
+    """Save a state and load it."""
     save(folder, 1, state, keep=1)
     return checkpoint.load_newest_checkpoint(folder)
 
@@ -76,8 +76,8 @@ SHARED = torch.arange(12.0).view(3, 4)
     ],
 )
 def test_round_trip(state: dict[str, Any], tmp_path: Path) -> None:
-    found = back(tmp_path, state)
-    assert same({key: _plain(value) for key, value in state.items()}, found)
+    restored = back(tmp_path, state)
+    assert same({key: _plain(value) for key, value in state.items()}, restored)
 
 
 def _plain(value: Any) -> Any:
@@ -100,7 +100,7 @@ def test_round_trip_of_any_tree(tree: Any, quick_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_an_optimizer_goes_on_from_it(name: str, tmp_path: Path) -> None:
+def test_an_optimizer_resumes_from_a_checkpoint(name: str, tmp_path: Path) -> None:
     """Integer keys, 0-d steps, tuples of betas."""
 
     def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
@@ -120,12 +120,12 @@ def test_an_optimizer_goes_on_from_it(name: str, tmp_path: Path) -> None:
 
     layer, optimizer = make()
     step(layer, optimizer)
-    found = back(tmp_path, {"layer": dict(layer.state_dict()), "optimizer": optimizer.state_dict()})
+    restored = back(tmp_path, {"layer": dict(layer.state_dict()), "optimizer": optimizer.state_dict()})
     other_layer, other = make()
-    other_layer.load_state_dict(found["layer"])
-    other.load_state_dict(found["optimizer"])
-    for one in ((layer, optimizer), (other_layer, other)):
-        step(*one)
+    other_layer.load_state_dict(restored["layer"])
+    other.load_state_dict(restored["optimizer"])
+    for pair in ((layer, optimizer), (other_layer, other)):
+        step(*pair)
     assert torch.equal(layer.weight, other_layer.weight)
 
 
@@ -141,17 +141,17 @@ def test_an_optimizer_goes_on_from_it(name: str, tmp_path: Path) -> None:
         (torch.Generator(), "not Generator"),
     ],
 )
-def test_unknown_objects_are_refused_by_their_place(value: Any, message: str, tmp_path: Path) -> None:
-    """At saving, when the trial can still say so; what was there before stays."""
+def test_unknown_objects_are_refused_with_their_path(value: Any, message: str, tmp_path: Path) -> None:
+    """They are refused when saving, while the trial can still report it; earlier checkpoints stay."""
     save(tmp_path, 1, state_of(1), keep=2)
     with pytest.raises(TypeError, match=message):
         save(tmp_path, 2, {"x": [value]}, keep=2)
-    found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and found["number"] == 1
+    restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and restored["number"] == 1
 
 
-def test_nothing_is_pickled_and_nothing_else_is_left(tmp_path: Path) -> None:
-    """Two files, and a manifest with their sums; the tensors are safetensors, the rest JSON."""
+def test_nothing_is_pickled_and_no_other_file_is_left(tmp_path: Path) -> None:
+    """Two files and a manifest with their checksums; tensors are safetensors, the rest is JSON."""
     folder = save(tmp_path, 3, state_of(3), keep=2)
     assert folder == tmp_path / "000003" and {path.name for path in folder.iterdir()} == NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["000003"]
@@ -163,35 +163,35 @@ def test_nothing_is_pickled_and_nothing_else_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
-def test_the_newest_are_kept(keep: int, left: list[int], tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(keep: int, left: list[int], tmp_path: Path) -> None:
     for number in range(1, 6):
         save(tmp_path, number, state_of(number), keep)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == left
-    found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and found["number"] == 5
+    restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and restored["number"] == 5
 
 
-def test_a_number_can_be_written_again(tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_overwritten(tmp_path: Path) -> None:
     save(tmp_path, 1, state_of(1), keep=2)
     save(tmp_path, 1, state_of(8), keep=2)
-    found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and found["number"] == 8
+    restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and restored["number"] == 8
 
 
-def test_none_without_a_checkpoint(tmp_path: Path) -> None:
+def test_loading_returns_none_without_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load_newest_checkpoint(tmp_path / "absent") is None
     tmp_path.joinpath("notes.txt").touch()
     assert checkpoint.load_newest_checkpoint(tmp_path) is None
 
 
-def test_what_a_killed_process_left_is_not_looked_at_and_removed(tmp_path: Path) -> None:
-    """It was writing number 2 when it died."""
+def test_leftovers_of_a_killed_process_are_ignored_and_removed(tmp_path: Path) -> None:
+    """The process died while it wrote number 2."""
     save(tmp_path, 1, state_of(1), keep=2)
     left = tmp_path / ".000002.99999.tmp"
     shutil.copytree(tmp_path / "000001", left)
     (left / "state.json").write_text('{"number": 2, "x"')
-    found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and found["number"] == 1
+    restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and restored["number"] == 1
     save(tmp_path, 2, state_of(2), keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {"000001", "000002"}
 
@@ -246,44 +246,44 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_one_is_passed_over_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in (1, 2):
         save(tmp_path, number, state_of(number), keep=2)
     damage(tmp_path / "000002")
     with caplog.at_level(logging.WARNING):
-        found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and same(state_of(1), found)
+        restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and same(state_of(1), restored)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{tmp_path / '000002'} is passed over: " in caplog.text
 
 
-def test_any_flipped_bit_of_the_manifest_is_seen_or_harmless(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_the_manifest_is_detected_or_harmless(tmp_path: Path) -> None:
     save(tmp_path, 1, state_of(1), keep=1)
     data = (tmp_path / "000001" / "manifest.json").read_bytes()
     for position in range(len(data)):
         flipped = bytearray(data)
         flipped[position] ^= 1 << position % 8
         (tmp_path / "000001" / "manifest.json").write_bytes(flipped)
-        found = checkpoint.load_newest_checkpoint(tmp_path)
-        assert found is None or same(state_of(1), found)
+        restored = checkpoint.load_newest_checkpoint(tmp_path)
+        assert restored is None or same(state_of(1), restored)
 
 
-def test_damaged_ones_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
-    """After 2 and 3 were damaged, a trial starts again: its number 1 must stay until there is something newer."""
+def test_damaged_checkpoints_do_not_displace_new_ones(tmp_path: Path) -> None:
+    """After 2 and 3 were damaged, a trial starts again: its number 1 must stay until a newer one exists."""
     for number in (1, 2, 3):
         save(tmp_path, number, state_of(number), keep=2)
     for name in ("000002", "000003"):
         _flip("state.json", 0.5)(tmp_path / name)
     save(tmp_path, 1, state_of(1), keep=2)
-    found = checkpoint.load_newest_checkpoint(tmp_path)
-    assert found is not None and found["number"] == 1
+    restored = checkpoint.load_newest_checkpoint(tmp_path)
+    assert restored is not None and restored["number"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
 
 
 def _rewritten(**changed: Any) -> Callable[[Path], None]:
-    """A whole manifest that says something else: of another version of retain, or of another trial."""
+    """Return a function that writes a valid manifest with other content: of another version of retain, or another trial."""
 
     def rewrite(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text()) | changed
@@ -303,10 +303,10 @@ def _rewritten(**changed: Any) -> Callable[[Path], None]:
         (_rewritten(config="theirs"), "belongs to another trial"),
     ],
 )
-def test_a_foreign_or_newer_one_is_refused_and_stays(
+def test_a_checkpoint_of_another_trial_or_newer_version_is_refused_and_kept(
     change: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
-    """Passed over, it would be lost: the trial would start again and remove it."""
+    """If it were skipped, it would be lost: the trial would start again and remove it."""
     for number in (1, 2):
         save(tmp_path, number, state_of(number), keep=2)
     change(tmp_path / "000002")
@@ -315,27 +315,27 @@ def test_a_foreign_or_newer_one_is_refused_and_stays(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000001", "000002"]
 
 
-def test_names_sort_in_order_of_time() -> None:
+def test_checkpoint_names_sort_by_time() -> None:
     places = [(0, 1), (0, 99), (0, 100), (1, None), (1, 0), (1, 7), (2, None), (10, None), (10, 3)]
     names = [checkpoint.checkpoint_name(*place) for place in places]
     assert names == sorted(names) and len(set(names)) == len(names)
     assert names[3] == "000001" and names[5] == "000001+000000007"
 
 
-def test_the_state_is_copied_before_training_goes_on(tmp_path: Path) -> None:
-    """What is written is the state at the call, whatever becomes of the tensors meanwhile."""
+def test_the_state_is_copied_before_training_continues(tmp_path: Path) -> None:
+    """The state at the call is written, even if the tensors change in the meantime."""
     x = torch.zeros(2_000_000)
     with checkpoint.CheckpointWriter(tmp_path, 9, "mine") as writer:
         for number in range(1, 4):
             x.fill_(number)
             writer.save(checkpoint.checkpoint_name(number), {"number": number, "x": x})
         x.fill_(-1)
-    found = [(state["number"], state["x"].unique().tolist()) for _, state in checkpoint.valid_checkpoints(tmp_path)]
-    assert found == [(3, [3.0]), (2, [2.0]), (1, [1.0])]
+    states = [(state["number"], state["x"].unique().tolist()) for _, state in checkpoint.valid_checkpoints(tmp_path)]
+    assert states == [(3, [3.0]), (2, [2.0]), (1, [1.0])]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path) -> None:
-    """Here a file is in the place of the folder; by the next call, or on leaving."""
+def test_errors_in_the_writer_thread_are_raised(tmp_path: Path) -> None:
+    """Here a file has the folder's name; the next call raises, or leaving the context."""
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(OSError), checkpoint.CheckpointWriter(tmp_path / "checkpoints", 1, "mine") as writer:
         writer.save("000001", state_of(1))
@@ -347,8 +347,8 @@ def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path) -> None:
     assert checkpoint.load_newest_checkpoint(tmp_path / "checkpoints") is None
 
 
-def test_a_passing_trouble_costs_nothing(tmp_path: Path) -> None:
-    """A file that is there and cannot be opened now is no damage: the trial must not start again for it."""
+def test_a_temporary_read_error_loses_no_checkpoint(tmp_path: Path) -> None:
+    """A file that exists and cannot be opened now is not damaged: the trial must not start again because of it."""
     save(tmp_path, 1, state_of(1), keep=1)
     manifest = tmp_path / "000001" / "manifest.json"
     manifest.rename(tmp_path / "whole")

@@ -16,15 +16,15 @@ from torch.nn import functional
 
 from retain.platform.errors import UserError
 from retain.platform.methods import seen_classes
-from retain.platform.methods.bias_correction import corrected, fitted
+from retain.platform.methods.bias_correction import correct_logits, fit_correction
 from retain.platform.methods.herding import herding, herding_ranks, negative_distances, unit_class_means
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.strategies import bic, eeil, freezing, head_init, icarl, lwf, replay, ss_il, wa
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers."""
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return normally distributed numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -80,23 +80,23 @@ def test_each_part_of_bics_memory_must_hold_the_classes() -> None:
     bic.check_stream(bic.Config(memory=0), 20, 2)
 
 
-# The classes met, and the memory that is filled by herding.
+# The seen classes, and the memory that is filled by herding.
 
 
-def test_classes_met_by_hand() -> None:
-    """Growing classes, one that comes again, and a domain that brings none."""
+def test_seen_classes_by_hand() -> None:
+    """Growing classes, one that is repeated, and a domain without new ones."""
     seen = seen_classes.SeenClasses()
-    found = []
+    results = []
     for classes in ([1, 0], [3, 0], [0, 1, 3], [2]):
         strategy = SimpleNamespace(experience=SimpleNamespace(classes_in_this_experience=classes))
-        found.append((seen.new_classes(strategy), seen.absent_classes(strategy)))
+        results.append((seen.new_classes(strategy), seen.absent_classes(strategy)))
         seen.add(strategy)
-    assert found == [([0, 1], []), ([3], [1]), ([], []), ([2], [0, 1, 3])]
+    assert results == [([0, 1], []), ([3], [1]), ([], []), ([2], [0, 1, 3])]
     assert seen.groups == [[0, 1], [3], [], [2]] and seen.all == [0, 1, 3, 2]
 
 
 def test_ranks_are_the_herding_orders_of_the_classes() -> None:
-    features, y = drawn(30, 5), torch.arange(3).repeat(10)
+    features, y = normal(30, 5), torch.arange(3).repeat(10)
     ranks = herding_ranks(features, y, 4)
     for label in range(3):
         own = (y == label).nonzero().flatten()
@@ -107,7 +107,7 @@ def test_ranks_are_the_herding_orders_of_the_classes() -> None:
 
 @pytest.mark.parametrize("per_class", [False, True])
 def test_memory_keeps_the_best_of_each_class(per_class: bool) -> None:
-    """Seven places for four classes, or seven for each; the first of the order of old classes stay."""
+    """Seven slots for four classes, or seven for each class; of old classes the first in herding order stay."""
     made = [icarl.build(icarl.Config(memory=7, per_class=per_class), 0) for _ in range(2)]
     learn(made[:1])
     counts = torch.bincount(made[0].columns["y"]).tolist()
@@ -121,8 +121,8 @@ def test_memory_keeps_the_best_of_each_class(per_class: bool) -> None:
 # iCaRL.
 
 
-def test_icarls_loss_is_avalanches_times_the_outputs() -> None:
-    logits, teacher, y = drawn(8, 5), drawn(8, 3, seed=1), torch.tensor([0, 1, 2, 3, 4, 4, 3, 0])
+def test_icarls_loss_is_avalanches_times_the_number_of_outputs() -> None:
+    logits, teacher, y = normal(8, 5), normal(8, 3, seed=1), torch.tensor([0, 1, 2, 3, 4, 4, 3, 0])
     theirs = ICaRLLossPlugin()
     assert 5 * theirs(logits, y).item() == pytest.approx(
         icarl.binary_loss(logits, icarl.targets(y, 5, None, [], 1.0)).item(), rel=1e-6
@@ -133,14 +133,14 @@ def test_icarls_loss_is_avalanches_times_the_outputs() -> None:
 
 
 def test_icarls_targets_by_hand() -> None:
-    """Class 1 is gone and 0 has come again; T = 2."""
+    """Class 1 is absent and 0 is repeated; T = 2."""
     teacher = torch.tensor([[4.0, 2 * math.log(3.0)]])
-    found = icarl.targets(torch.tensor([0]), 3, teacher, [1], 2.0)
-    torch.testing.assert_close(found, torch.tensor([[1.0, 0.75, 0.0]]))
+    actual = icarl.targets(torch.tensor([0]), 3, teacher, [1], 2.0)
+    torch.testing.assert_close(actual, torch.tensor([[1.0, 0.75, 0.0]]))
 
 
-def test_icarls_loss_is_that_of_the_samples_own_task() -> None:
-    logits, y = drawn(4, 6).requires_grad_(), torch.tensor([0, 1, 4, 5])
+def test_icarls_loss_covers_the_samples_task_only() -> None:
+    logits, y = normal(4, 6).requires_grad_(), torch.tensor([0, 1, 4, 5])
     masked = logits.masked_fill(
         torch.tensor([[False] * 2 + [True] * 4] * 2 + [[True] * 4 + [False] * 2] * 2), -math.inf
     )
@@ -152,7 +152,7 @@ def test_icarls_loss_is_that_of_the_samples_own_task() -> None:
 
 
 def test_nearest_mean_is_avalanches() -> None:
-    features, y, x = drawn(40, 6), torch.arange(4).repeat(10), drawn(20, 6, seed=1)
+    features, y, x = normal(40, 6), torch.arange(4).repeat(10), normal(20, 6, seed=1)
     means = unit_class_means(features, y)
     theirs = NCMClassifier(normalize=True)
     scaled = features / features.norm(dim=1, keepdim=True)
@@ -162,7 +162,7 @@ def test_nearest_mean_is_avalanches() -> None:
 
 
 class Losses(Plugin):
-    """Of the second experience: each mini-batch's loss, and what a function makes of teacher, network and samples."""
+    """Each mini-batch's loss in the second experience, and what a function computes from teacher, network and samples."""
 
     def __init__(self, expected: Callable[[nn.Module, Any], torch.Tensor]) -> None:
         self.expected, self.pairs = expected, list[tuple[float, float]]()
@@ -176,23 +176,23 @@ class Losses(Plugin):
                 self.pairs.append((learner.loss.item(), self.expected(self.teacher, learner).item()))
 
     def check(self) -> None:
-        """They are the same."""
-        found, expected = (torch.tensor(each) for each in zip(*self.pairs, strict=True))
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        """Assert that both are equal."""
+        actual, expected = (torch.tensor(each) for each in zip(*self.pairs, strict=True))
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_icarl_distils_and_classifies_by_means() -> None:
-    """In a plain script: exemplars join as their share, the loss is the formula's, and the nearest mean classifies."""
+    """In a plain script: exemplars join in proportion, the loss follows the formula, and the nearest mean classifies."""
     plugin, watch = icarl.build(icarl.Config(memory=16), 0), Watch()
     scores: list[torch.Tensor] = []
 
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
-        wanted = functional.one_hot(learner.mb_y, 4).float()
-        wanted[:, :2] = teacher(learner.mb_x).sigmoid()
-        return 4 * functional.binary_cross_entropy_with_logits(learner.mb_output, wanted)
+        targets = functional.one_hot(learner.mb_y, 4).float()
+        targets[:, :2] = teacher(learner.mb_x).sigmoid()
+        return 4 * functional.binary_cross_entropy_with_logits(learner.mb_output, targets)
 
     class Look(Plugin):
-        """What evaluation ends with."""
+        """Keep the outputs at the end of evaluation."""
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             x = torch.cat([pair(0, 2)[0], pair(1, 2)[0]])
@@ -219,8 +219,8 @@ def test_alignment_by_hand() -> None:
     assert wa.alignment(weight, [0, 2], [1, 3]).item() == pytest.approx(3 / 6)
 
 
-def test_wa_scales_the_new_rows_alone() -> None:
-    """Of a naive run's weights; afterwards new and old rows have the same mean length."""
+def test_wa_scales_the_new_rows_only() -> None:
+    """Starting from a naive run's weights; afterwards new and old rows have the same mean length."""
     aligned, naive = script([wa.build(wa.Config(), 0)]), script([])
     assert same(aligned[1], naive[1])
     name = "classifier.classifier.weight"
@@ -251,22 +251,22 @@ def test_a_head_without_rows_is_refused(module: Any, settings: dict[str, Any]) -
 
 def test_correction_by_hand() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    assert corrected(logits, [1, 3], 0.5, -1.0).tolist() == [[1.0, 0.0, 3.0, 1.0]]
-    assert torch.equal(corrected(logits, [], 0.5, -1.0), logits)
+    assert correct_logits(logits, [1, 3], 0.5, -1.0).tolist() == [[1.0, 0.0, 3.0, 1.0]]
+    assert torch.equal(correct_logits(logits, [], 0.5, -1.0), logits)
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_correction_is_the_minimum(scale: float) -> None:
-    """A second way: a grid around it; and it undoes a bias that was put in."""
+    """A second way: a grid around it; and it removes a bias that was added."""
     y = torch.arange(4).repeat(25)
-    logits = scale * (functional.one_hot(y, 4) + drawn(100, 4)).double()
+    logits = scale * (functional.one_hot(y, 4) + normal(100, 4)).double()
 
     def value(alpha: float, beta: float, biased: torch.Tensor) -> float:
-        loss = functional.cross_entropy(corrected(biased, [2, 3], alpha, beta), y).item()
+        loss = functional.cross_entropy(correct_logits(biased, [2, 3], alpha, beta), y).item()
         return loss + 0.05 * ((alpha - 1) ** 2 + beta**2)
 
-    biased = corrected(logits, [2, 3], 1.5, 2.0)
-    alpha, beta = fitted(biased, y, [2, 3])
+    biased = correct_logits(logits, [2, 3], 1.5, 2.0)
+    alpha, beta = fit_correction(biased, y, [2, 3])
     best = value(alpha, beta, biased)
     grid = [value(alpha + 0.02 * i, beta + 0.02 * j, biased) for i in range(-3, 4) for j in range(-3, 4) if i or j]
     assert best < min(grid) and best < value(1.0, 0.0, biased)
@@ -276,22 +276,22 @@ def test_correction_is_the_minimum(scale: float) -> None:
 
 def test_correction_of_separated_samples_is_finite() -> None:
     y = torch.arange(4).repeat(5)
-    alpha, beta = fitted(20.0 * functional.one_hot(y, 4), y, [2, 3])
+    alpha, beta = fit_correction(20.0 * functional.one_hot(y, 4), y, [2, 3])
     assert (alpha, beta) == pytest.approx((1.0, 0.0), abs=1e-3)
 
 
 def test_bic_distils_and_corrects() -> None:
-    """In a plain script: the loss is the formula's, what is held out is of the validation splits, evaluation is corrected."""
+    """In a plain script: the loss follows the formula, held-out samples are of the validation splits, evaluation is corrected."""
     plugin = bic.build(bic.Config(memory=40, held_out=0.3), 0)
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
-        found = functional.cross_entropy(learner.mb_output, learner.mb_y)
+        loss = functional.cross_entropy(learner.mb_output, learner.mb_y)
         log_q, log_p = ((each / 2).log_softmax(1) for each in (learner.mb_output[:, :2], teacher(learner.mb_x)))
-        return found / 2 + (log_p.exp() * (log_p - log_q)).sum(1).mean() / 2  # two classes are gone, two are new
+        return loss / 2 + (log_p.exp() * (log_p - log_q)).sum(1).mean() / 2  # two classes are absent, two are new
 
     class Look(Plugin):
-        """What evaluation ends with, beside the network's own logits."""
+        """Keep the outputs at the end of evaluation, and the network's logits."""
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             with torch.no_grad():
@@ -307,13 +307,13 @@ def test_bic_distils_and_corrects() -> None:
     classes, alpha, beta, amid = plugin.state_dict()["last"]
     assert classes == [2, 3] and not amid and (alpha, beta) != (1.0, 0.0)
     assert torch.allclose(outputs[0][0], outputs[0][1])
-    plain, found = outputs[1]
-    torch.testing.assert_close(found, torch.cat([plain[:, :2], alpha * plain[:, 2:] + beta], 1), atol=1e-4, rtol=1e-4)
+    plain, loss = outputs[1]
+    torch.testing.assert_close(loss, torch.cat([plain[:, :2], alpha * plain[:, 2:] + beta], 1), atol=1e-4, rtol=1e-4)
 
 
 def test_bics_teacher_is_corrected() -> None:
-    """As its own experience was; and l is the share of the classes that are gone, unless it is set."""
-    teacher, logits = drawn(6, 4, seed=1), drawn(6, 5, seed=2)
+    """With the correction of its experience; by default l is the share of the absent classes."""
+    teacher, logits = normal(6, 4, seed=1), normal(6, 5, seed=2)
     experience = SimpleNamespace(classes_in_this_experience=[4])
     for weight, share in ((None, 4 / 5), (0.3, 0.3)):
         plugin = bic.build(bic.Config(weight=weight, temperature=3.0), 0)
@@ -321,7 +321,7 @@ def test_bics_teacher_is_corrected() -> None:
         plugin.teacher.model = nn.Identity()
         learner = SimpleNamespace(experience=experience, mb_x=teacher, mb_output=logits, loss=torch.tensor(2.0))
         plugin.before_backward(learner)
-        log_p = (corrected(teacher, [2, 3], 0.5, -1.0) / 3).log_softmax(1)
+        log_p = (correct_logits(teacher, [2, 3], 0.5, -1.0) / 3).log_softmax(1)
         kl = (log_p.exp() * (log_p - (logits[:, :4] / 3).log_softmax(1))).sum(1).mean()
         torch.testing.assert_close(learner.loss, (1 - share) * 2.0 + share * kl)
 
@@ -332,32 +332,32 @@ def test_bic_without_validation_data_is_refused() -> None:
         script([bic.build(bic.Config(), 0)], validation=False)
 
 
-# Where the head's new rows start.
+# Initial values of the head's new rows.
 
 
 def test_imprinted_rows_by_hand() -> None:
     features, y = torch.tensor([[3.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]), torch.tensor([7, 7, 4])
-    rows = head_init.imprinted(features, y, [4, 7], torch.tensor(2.0))
+    rows = head_init.imprinted_rows(features, y, [4, 7], torch.tensor(2.0))
     torch.testing.assert_close(rows, torch.tensor([[-2.0, 0.0], [2 / math.sqrt(2), 2 / math.sqrt(2)]]))
 
 
 @pytest.mark.parametrize("rows", ["random", "zero", "mean", "imprinted"])
-def test_new_rows_start_as_they_are_said_to(rows: head_init.Rows) -> None:
-    found: list[tuple[nn.Linear, nn.Module, torch.optim.Optimizer]] = []
+def test_new_rows_are_initialised_as_documented(rows: head_init.Rows) -> None:
+    starts: list[tuple[nn.Linear, nn.Module, torch.optim.Optimizer]] = []
 
     class Look(Plugin):
-        """The head before anything is trained."""
+        """Keep the head before anything is trained."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
             model = learner.model
-            found.append((copy.deepcopy(model.classifier.classifier), copy.deepcopy(model.trunk), learner.optimizer))
+            starts.append((copy.deepcopy(model.classifier.classifier), copy.deepcopy(model.trunk), learner.optimizer))
             trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
             assert {id(parameter) for parameter in model.parameters()} <= trained
 
     bits = script([head_init.build(head_init.Config(rows=rows), 0), Look()])
-    (first, _, _), (second, trunk, _) = found
+    (first, _, _), (second, trunk, _) = starts
     weight, bias = second.weight.detach(), second.bias.detach()
-    assert torch.equal(first.weight.detach(), bits[0]["classifier.classifier.weight"])  # the first rows are its own
+    assert torch.equal(first.weight.detach(), bits[0]["classifier.classifier.weight"])  # the first rows are the head's
     assert torch.equal(weight[:2], bits[1]["classifier.classifier.weight"])
     old, old_bias = weight[:2].mean(0), bias[:2].mean()
     if rows == "zero":
@@ -380,23 +380,23 @@ def test_new_rows_start_as_they_are_said_to(rows: head_init.Rows) -> None:
 
 
 def kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Of the classes given, at T = 2, written out."""
+    """Return the KL divergence over the given classes at T = 2, written out."""
     p, q = teacher.div(2).exp(), student.div(2).exp()
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     return (p * (p / q).log()).sum(1).mean()
 
 
-def test_eeil_distils_each_experience_apart() -> None:
-    student, teacher = drawn(6, 7), drawn(6, 5, seed=1)
-    found = eeil.distillation(student, teacher, [[0, 3], [], [1, 2, 4]], 2.0)
+def test_eeil_distils_each_experience_separately() -> None:
+    student, teacher = normal(6, 7), normal(6, 5, seed=1)
+    actual = eeil.distillation(student, teacher, [[0, 3], [], [1, 2, 4]], 2.0)
     expected = kl(student[:, [0, 3]], teacher[:, [0, 3]]) + kl(student[:, [1, 2, 4]], teacher[:, [1, 2, 4]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
-def test_eeils_loss_while_an_experience_is_trained() -> None:
+def test_eeils_loss_before_finetuning() -> None:
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
-        found = functional.cross_entropy(learner.mb_output, learner.mb_y)
-        return found + 0.5 * kl(learner.mb_output[:, :2], teacher(learner.mb_x))
+        loss = functional.cross_entropy(learner.mb_output, learner.mb_y)
+        return loss + 0.5 * kl(learner.mb_output[:, :2], teacher(learner.mb_x))
 
     losses = Losses(expected)
     script([eeil.build(eeil.Config(weight=0.5), 0), losses])
@@ -404,26 +404,26 @@ def test_eeils_loss_while_an_experience_is_trained() -> None:
 
 
 def finetuned(**settings: Any) -> tuple[nn.Module, nn.Module, eeil.EEILPlugin, nn.Module]:
-    """The network before and after the balanced finetuning of the second experience, the plugin, the teacher."""
+    """Return the network before and after the balanced finetuning of the second experience, the plugin, the teacher."""
     plugin = eeil.build(eeil.Config(memory=18, **settings), 0)
-    found: list[nn.Module] = []
+    copies: list[nn.Module] = []
 
     class Keep(Plugin):
-        """Looks just before and just after; stands before and behind the plugin."""
+        """Keep copies just before and after the plugin; it is placed before and behind it."""
 
         def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
             self.teacher = copy.deepcopy(learner.model)
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-            found.append(copy.deepcopy(learner.model))
+            copies.append(copy.deepcopy(learner.model))
 
     keep = Keep()
     script([keep, plugin, keep])
-    return found[-2], found[-1], plugin, keep.teacher
+    return copies[-2], copies[-1], plugin, keep.teacher
 
 
 def test_eeil_finetunes_on_the_memory() -> None:
-    """Another way: the same steps written out, by plain SGD with momentum, at a tenth of the learning rate."""
+    """A second way: the same steps written out, with plain SGD with momentum, at a tenth of the learning rate."""
     before, after, plugin, teacher = finetuned(epochs=2)
     x, y = plugin.columns["x"], plugin.columns["y"]
     assert torch.bincount(y).tolist() == [5, 5, 4, 4]
@@ -451,8 +451,8 @@ def test_eeil_without_finetuning(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("frozen_first", [True, False])
-def test_eeil_leaves_alone_what_is_frozen(frozen_first: bool) -> None:
-    """In whatever order the two are named, BatchNorm's statistics included."""
+def test_eeil_does_not_train_frozen_parameters(frozen_first: bool) -> None:
+    """In any order of the two, BatchNorm's statistics included."""
     plugins = [freezing.build(freezing.Config(), 0), eeil.build(eeil.Config(memory=18), 0)]
     bits = script(plugins if frozen_first else plugins[::-1])
     assert all(torch.equal(bits[1][name], bits[2][name]) for name in bits[1] if name.startswith("trunk"))
@@ -461,7 +461,7 @@ def test_eeil_leaves_alone_what_is_frozen(frozen_first: bool) -> None:
     )
 
 
-def test_eeil_says_when_its_finetuning_diverges() -> None:
+def test_eeil_reports_diverging_finetuning() -> None:
     with pytest.raises(FloatingPointError, match="strategies.eeil: the loss of its finetuning became"):
         script([eeil.build(eeil.Config(memory=18, lr_factor=1e30), 0)])
 
@@ -470,15 +470,17 @@ def test_eeil_says_when_its_finetuning_diverges() -> None:
 
 
 def test_separated_softmax_by_hand() -> None:
-    """Old classes 0 and 2, new ones 1 and 3; each sample among its own."""
+    """Old classes 0 and 2, new ones 1 and 3; each sample among the classes of its group."""
     logits = torch.tensor([[0.0, 9.0, math.log(3.0), 9.0], [9.0, math.log(4.0), 9.0, 0.0]])
-    found = ss_il.separated(logits, torch.tensor([2, 3]), [0, 2])
-    assert found.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 5)) / 2)
-    assert ss_il.separated(logits, torch.tensor([2, 3]), []) == functional.cross_entropy(logits, torch.tensor([2, 3]))
+    loss = ss_il.separated_cross_entropy(logits, torch.tensor([2, 3]), [0, 2])
+    assert loss.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 5)) / 2)
+    assert ss_il.separated_cross_entropy(logits, torch.tensor([2, 3]), []) == functional.cross_entropy(
+        logits, torch.tensor([2, 3])
+    )
 
 
 def test_ss_ils_loss() -> None:
-    """As its authors' code adds it up: sums over both parts, over all samples; T^2 KL for each experience."""
+    """As in its authors' code: sums over both parts, over all samples; T^2 KL for each experience."""
 
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
         logits, y = learner.mb_output, learner.mb_y
@@ -494,10 +496,10 @@ def test_ss_ils_loss() -> None:
 
 
 def test_separated_softmax_of_tasks_has_finite_gradients() -> None:
-    logits = drawn(4, 4).requires_grad_()
+    logits = normal(4, 4).requires_grad_()
     others = torch.tensor([[False, False, True, True]] * 2 + [[True, True, False, False]] * 2)
     y = torch.tensor([0, 1, 2, 3])
-    loss = ss_il.separated(logits.masked_fill(others, -math.inf), y, [0, 1])
+    loss = ss_il.separated_cross_entropy(logits.masked_fill(others, -math.inf), y, [0, 1])
     own = torch.cat([logits[:2, :2], logits[2:, 2:]])
     torch.testing.assert_close(loss, functional.cross_entropy(own, y % 2))
     loss.backward()
@@ -520,8 +522,8 @@ PLAIN: dict[str, Callable[[], list[Plugin]]] = {
 
 @pytest.mark.parametrize("make", PLAIN.values(), ids=PLAIN)
 def test_in_a_plain_script(make: Callable[[], list[Plugin]]) -> None:
-    """Twice the same bits, not those of naive finetuning, and better on the old classes."""
+    """Two runs give the same bits, other than naive finetuning, and are better on the old classes."""
     one, other, naive = script(make(), epochs=6), script(make(), epochs=6), script([], epochs=6)
     assert same(one[2], other[2]) and not same(one[2], naive[2])
-    if make is not PLAIN["head_init"]:  # which promises a better start, no memory
+    if make is not PLAIN["head_init"]:  # it only promises a better start, no memory
         assert accuracy(one[2], 0) > accuracy(naive[2], 0)

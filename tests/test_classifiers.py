@@ -33,7 +33,7 @@ Samples = tuple[torch.Tensor, torch.Tensor]
 
 
 def clouds(labels: tuple[int, ...], num: int = 40, seed: int = 0) -> Samples:
-    """Correlated positive features (n, D) float64 around a place for each class, with labels (n,), in a drawn order."""
+    """Return correlated positive features (n, D) float64 around a centre of each class, with labels (n,), in random order."""
     draw = torch.Generator().manual_seed(seed)
     mix = torch.randn(D, D, generator=draw, dtype=torch.float64)
     features, y = [], []
@@ -45,8 +45,8 @@ def clouds(labels: tuple[int, ...], num: int = 40, seed: int = 0) -> Samples:
     return torch.cat(features).abs()[order], torch.cat(y)[order]
 
 
-def told(plugin: Any, *parts: Samples) -> Any:
-    """A plugin that has met these experiences."""
+def updated(plugin: Any, *parts: Samples) -> Any:
+    """Return a plugin that has seen these experiences."""
     for number, (features, y) in enumerate(parts):
         plugin.update(features, y, number)
     return plugin
@@ -72,12 +72,12 @@ def test_nearest_mean_is_avalanches() -> None:
     oracle = NCMClassifier(normalize=False)
     for features, y in PARTS:
         oracle.update_class_means_dict(compute_means(features.float(), y))
-    ours = told(ncm.build(ncm.Config(), 0), *PARTS).classifier()(TEST.float())
+    ours = updated(ncm.build(ncm.Config(), 0), *PARTS).classifier()(TEST.float())
     torch.testing.assert_close((-ours).sqrt(), -oracle(TEST.float()), atol=1e-3, rtol=1e-3)
 
 
-def test_a_class_that_comes_again_counts_by_its_samples() -> None:
-    plugin = told(ncm.build(ncm.Config(), 0), clouds((0, 1), 10), clouds((0,), 30, seed=5))
+def test_a_repeated_class_is_weighted_by_its_samples() -> None:
+    plugin = updated(ncm.build(ncm.Config(), 0), clouds((0, 1), 10), clouds((0,), 30, seed=5))
     features = torch.cat([x[y == 0] for x, y in (clouds((0, 1), 10), clouds((0,), 30, seed=5))])
     assert plugin.statistics["counts"].tolist() == [40, 10]
     torch.testing.assert_close(plugin.statistics["sums"][0] / 40, features.mean(0))
@@ -87,7 +87,7 @@ def test_a_class_that_comes_again_counts_by_its_samples() -> None:
 
 
 class _Shrunk:
-    """A covariance estimator for scikit-learn: that of the samples, shrunk towards the identity."""
+    """A covariance estimator for scikit-learn: the samples' covariance, shrunk towards the identity."""
 
     def __init__(self, shrinkage: float) -> None:
         self.shrinkage = shrinkage
@@ -101,24 +101,24 @@ class _Shrunk:
 def test_streaming_lda_is_scikit_learns_on_all_samples(shrinkage: float) -> None:
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=_Shrunk(shrinkage))
     oracle.fit(ALL[0].numpy(), ALL[1].numpy())
-    scores = told(slda.build(slda.Config(shrinkage=shrinkage), 0), *PARTS).classifier()(TEST)
+    scores = updated(slda.build(slda.Config(shrinkage=shrinkage), 0), *PARTS).classifier()(TEST)
     expected = torch.from_numpy(oracle.decision_function(TEST.numpy())) - math.log(0.25)  # equal priors
     torch.testing.assert_close(scores, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_streaming_lda_against_avalanches_update_from_sample_to_sample() -> None:
-    """The paper's update differs by terms that vanish with more samples; the means are the same."""
+def test_streaming_lda_against_avalanches_sample_by_sample_update() -> None:
+    """The paper's update differs by terms that vanish with more samples; the means are equal."""
     features, y = (torch.cat(each) for each in zip(*(clouds((0, 1, 2, 3), 400, seed) for seed in (3, 4)), strict=True))
     oracle = SimpleNamespace(muK=torch.zeros(4, D), cK=torch.zeros(4), Sigma=torch.zeros(D, D), num_updates=0)
     oracle.streaming_update_sigma = True
     for row, label in zip(features.float(), y, strict=True):
         StreamingLDA.fit(oracle, row.unsqueeze(0), label.unsqueeze(0))
-    plugin = told(slda.build(slda.Config(), 0), (features, y))
+    plugin = updated(slda.build(slda.Config(), 0), (features, y))
     means = plugin.statistics["sums"] / 800
     torch.testing.assert_close(means.float(), oracle.muK, rtol=1e-4, atol=1e-4)
-    ours = slda.within(plugin.statistics["counts"], means, plugin.statistics["products"])
+    ours = slda.within_covariance(plugin.statistics["counts"], means, plugin.statistics["products"])
     assert (ours.float() - oracle.Sigma).norm() < 0.1 * ours.norm()
-    weights, biases = slda.linear(oracle.muK, oracle.Sigma, 1e-4)
+    weights, biases = slda.linear_classifier(oracle.muK, oracle.Sigma, 1e-4)
     agree = plugin.classifier()(TEST).argmax(1) == (TEST.float() @ weights + biases).argmax(1)
     assert agree.double().mean() > 0.95
 
@@ -129,36 +129,36 @@ def test_streaming_lda_against_avalanches_update_from_sample_to_sample() -> None
 @pytest.mark.filterwarnings("ignore:To copy construct")  # Avalanche's
 @pytest.mark.parametrize(("tukey", "shrinks"), [(0.5, True), (1.0, True), (0.5, False)])
 def test_fecam_is_avalanches(tukey: float, shrinks: bool) -> None:
-    """Avalanche shrinks twice with 1, which is once with 3."""
+    """Avalanche shrinks twice with 1, which equals once with 3."""
     oracle = FeCAMClassifier(tukey=tukey < 1, tukey1=tukey, shrinkage=shrinks)
     for features, y in PARTS:
         t = oracle.apply_transforms(features.float())
         oracle.update_class_means_dict(compute_means(t, y))
         oracle.update_class_cov_dict(oracle.apply_cov_transforms(compute_covariance(t, y)))
     config = fecam.Config(tukey=tukey, gamma1=3.0 * shrinks, gamma2=3.0 * shrinks)
-    ours = told(fecam.build(config, 0), *PARTS).classifier()(TEST.float())
+    ours = updated(fecam.build(config, 0), *PARTS).classifier()(TEST.float())
     torch.testing.assert_close(ours.float(), oracle(TEST.float()), rtol=2e-3, atol=1e-5)
 
 
 def test_shrinking_and_correlation_by_hand() -> None:
-    """Elements that are 0 do not count for the mean beside the diagonal."""
+    """Elements that are 0 do not count for the mean of the off-diagonal."""
     covariance = torch.tensor([[[4.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
-    shrunk = fecam.shrunk(covariance, 1.0, 0.5)
+    shrunk = fecam.shrink(covariance, 1.0, 0.5)
     assert shrunk.tolist() == [[[6.0, 1.5, 0.5], [1.5, 3.0, 0.5], [0.5, 0.5, 3.0]]]
-    found = fecam.correlation(shrunk)[0]
-    assert found.diagonal().tolist() == pytest.approx([1, 1, 1])
-    assert found[0, 1].item() == pytest.approx(1.5 / math.sqrt(18))
+    correlation = fecam.correlation(shrunk)[0]
+    assert correlation.diagonal().tolist() == pytest.approx([1, 1, 1])
+    assert correlation[0, 1].item() == pytest.approx(1.5 / math.sqrt(18))
 
 
 def test_fecam_of_a_class_with_one_sample_is_finite() -> None:
     features, y = clouds((0, 1), 1)
-    scores = told(fecam.build(fecam.Config(), 0), (features, y)).classifier()(TEST)
+    scores = updated(fecam.build(fecam.Config(), 0), (features, y)).classifier()(TEST)
     assert scores.isfinite().all()
 
 
 def test_tukey_keeps_signs() -> None:
-    assert fecam.transformed(torch.tensor([-4.0, 0.0, 9.0]), 0.5).tolist() == [-2.0, 0.0, 3.0]
-    torch.testing.assert_close(fecam.transformed(torch.tensor([math.e]), 0), torch.ones(1))
+    assert fecam.tukey_transform(torch.tensor([-4.0, 0.0, 9.0]), 0.5).tolist() == [-2.0, 0.0, 3.0]
+    torch.testing.assert_close(fecam.tukey_transform(torch.tensor([math.e]), 0), torch.ones(1))
 
 
 # RanPAC.
@@ -166,17 +166,17 @@ def test_tukey_keeps_signs() -> None:
 
 def test_ridge_over_experiences_is_the_closed_form_on_all_data() -> None:
     config = ranpac.Config(projection=20, ridge=0.7)
-    plugin = told(ranpac.build(config, 3), *PARTS)
+    plugin = updated(ranpac.build(config, 3), *PARTS)
     h, targets = plugin.project(ALL[0]).numpy(), np.eye(4)[ALL[1].numpy()]
     augmented = np.concatenate([h, math.sqrt(0.7) * np.eye(20)])  # ridge regression as least squares with 20 more rows
     weights = np.linalg.lstsq(augmented, np.concatenate([targets, np.zeros((20, 4))]), rcond=None)[0]
     expected = plugin.project(TEST).numpy() @ weights
     np.testing.assert_allclose(plugin.classifier()(TEST).numpy(), expected, rtol=1e-6, atol=1e-8)
-    other = told(ranpac.build(config, 3), *reversed(PARTS))
+    other = updated(ranpac.build(config, 3), *reversed(PARTS))
     torch.testing.assert_close(other.classifier()(TEST), plugin.classifier()(TEST), rtol=1e-9, atol=1e-9)
 
 
-def test_projection_is_nonlinear_and_of_the_seed() -> None:
+def test_projection_is_nonlinear_and_depends_on_the_seed() -> None:
     plugin = ranpac.build(ranpac.Config(projection=20), 3)
     h = plugin.project(TEST)
     assert h.shape == (len(TEST), 20) and bool((h >= 0).all()) and bool((h == 0).any())
@@ -185,29 +185,29 @@ def test_projection_is_nonlinear_and_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("width", [10, 60], ids=["fewer features than samples", "more"])
-def test_held_out_errors_are_those_of_the_solutions(width: int) -> None:
+def test_held_out_errors_equal_those_of_the_solutions(width: int) -> None:
     draw = torch.Generator().manual_seed(0)
     h, other = (torch.randn(n, width, generator=draw, dtype=torch.float64) for n in (30, 8))
     y, other_y = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for n in (30, 8))
     ridges = (1e-3, 1.0, 100.0)
-    expected = [(other @ ranpac.solved(h.T @ h, h.T @ y, ridge) - other_y).square().mean() for ridge in ridges]
-    found = ranpac.held_out_errors((h, y), (other, other_y), ridges)
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-9)
+    expected = [(other @ ranpac.ridge_weights(h.T @ h, h.T @ y, ridge) - other_y).square().mean() for ridge in ridges]
+    errors = ranpac.held_out_errors((h, y), (other, other_y), ridges)
+    torch.testing.assert_close(errors, torch.stack(expected), rtol=1e-6, atol=1e-9)
 
 
 def test_chosen_ridge_follows_the_noise() -> None:
-    """Labels that have nothing to do with the features: the most shrunk solution is the best."""
+    """With labels that are independent of the features, the most shrunk solution is the best."""
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(100, D, generator=draw, dtype=torch.float64)
     noise = torch.randint(2, (100,), generator=draw)
     chosen = {}
     for name, y in {"noise": noise, "signal": (features[:, 0] > 0).long()}.items():
-        plugin = told(ranpac.build(ranpac.Config(projection=50), 0), (features, y))
+        plugin = updated(ranpac.build(ranpac.Config(projection=50), 0), (features, y))
         chosen[name] = float(plugin.statistics["ridge"])
     assert chosen["noise"] >= 10 * chosen["signal"]
 
 
-# What all of them share.
+# Common to all of them.
 
 CLASSIFIERS = {"ncm": ncm, "slda": slda, "fecam": fecam, "ranpac": ranpac}
 
@@ -220,14 +220,14 @@ def test_sums_grow_with_the_classes() -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_class_without_statistics_is_never_predicted(name: str) -> None:
-    """Class 1 has not come, class 3 has no row in the statistics yet; before anything has come, the head is asked."""
+    """Class 1 was not seen, class 3 has no row in the statistics yet; before any class was seen, the head predicts."""
     plugin = CLASSIFIERS[name].build(CLASSIFIERS[name].Config(), 0)
     model = nn.Sequential(nn.Identity(), nn.Linear(D, 4)).eval()
     strategy = SimpleNamespace(model=model, device="cpu")
     x = TEST.float()
     with torch.no_grad():
         assert torch.equal(plugin.predict(strategy, x, model), model(x))
-        told(plugin, clouds((0, 2)))
+        updated(plugin, clouds((0, 2)))
         scores = plugin.predict(strategy, x, model)
     assert scores.shape == (len(x), 4) and scores.dtype == torch.float32
     assert scores.isinf().any(0).tolist() == [False, True, False, True]
@@ -235,10 +235,10 @@ def test_a_class_without_statistics_is_never_predicted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_statistics_survive_a_stop(name: str) -> None:
+def test_statistics_are_restored_on_resume(name: str) -> None:
     module = CLASSIFIERS[name]
     plugin, other = (module.build(module.Config(), 0) for _ in range(2))
-    told(plugin, PARTS[0])
+    updated(plugin, PARTS[0])
     other.load_state_dict(plugin.state_dict())
     for each in (plugin, other):
         each.update(*PARTS[1], 1)
@@ -281,7 +281,7 @@ PICTURES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def transformer(classes: int = 4) -> Any:
-    """A tiny vision transformer for pictures of 8 x 8, with weights large enough for its attention to matter."""
+    """Return a tiny vision transformer for pictures of 8 x 8, with weights so large that its attention matters."""
     config = vit.Config(dim=WIDTH, depth=2, heads=2, patch=4, mlp_ratio=2)
     made = vit.build(config, (1, 8, 8), classes, generator(0, "network")).eval()
     with torch.no_grad():
@@ -291,7 +291,7 @@ def transformer(classes: int = 4) -> Any:
 
 
 def with_prompts(name: str, network: Any = None, **settings: Any) -> tuple[Any, Any]:
-    """Config and network of a strategy."""
+    """Return config and network of a strategy."""
     config = PROMPTED[name].Config(**settings)
     return config, PROMPTED[name].adapt(config, network or transformer(), generator(0, "adapt"))
 
@@ -301,18 +301,18 @@ def test_prompts_are_chosen_by_hand() -> None:
     keys = torch.tensor([[2.0, 0.0], [0.0, 0.5], [-1.0, 0.0]])
     prompts_ = torch.arange(12.0).view(3, 2, 2)
     query = torch.tensor([[math.sqrt(3) / 2, 0.5], [-1.0, 0.1]])
-    tokens = l2p.chosen(query, keys, prompts_, 2)
+    tokens = l2p.select_prompts(query, keys, prompts_, 2)
     assert torch.equal(tokens[0], torch.cat([prompts_[0], prompts_[1]]))
     assert torch.equal(tokens[1], torch.cat([prompts_[2], prompts_[1]]))
     first = (1 - math.sqrt(3) / 2) + (1 - 0.5)
-    assert l2p.pull(query[:1], keys, 2).item() == pytest.approx(first, abs=1e-6)
+    assert l2p.key_pull(query[:1], keys, 2).item() == pytest.approx(first, abs=1e-6)
 
 
 def test_component_weights_by_hand() -> None:
     """cos(q * a, k): (1, 2) * (1, 0) is along the first axis, (1, 2) * (2, 1) along the diagonal."""
     query, attention = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, 1.0]])
-    found = coda_prompt.weights(query, torch.tensor([[3.0, 4.0], [0.0, -5.0]]), attention)
-    torch.testing.assert_close(found, torch.tensor([[0.6, -math.sqrt(0.5)]]))
+    weights = coda_prompt.weights(query, torch.tensor([[3.0, 4.0], [0.0, -5.0]]), attention)
+    torch.testing.assert_close(weights, torch.tensor([[0.6, -math.sqrt(0.5)]]))
 
 
 def test_redundancy_by_hand() -> None:
@@ -330,13 +330,13 @@ def test_length_0_leaves_the_network_alone(name: str) -> None:
 
 @pytest.mark.parametrize("readout", ["prompts", "token"])
 def test_prompted_features_step_by_step(readout: str) -> None:
-    """The same from the transformer's parts, picture by picture; the query is what it gives without prompts."""
+    """The same from the transformer's parts, picture by picture; the query is its output without prompts."""
     plain, (_, network) = transformer(), with_prompts("l2p", pool=4, length=3, top_k=2, readout=readout)
     network.train()
-    found = network.features(PICTURES)
+    prompted = network.features(PICTURES)
     parts, pool = plain.trunk, network.trunk
     torch.testing.assert_close(pool.query, plain.features(PICTURES))
-    for picture, query, features in zip(PICTURES, pool.query, found, strict=True):
+    for picture, query, features in zip(PICTURES, pool.query, prompted, strict=True):
         cosine = torch.cosine_similarity(query.unsqueeze(0), pool.prompt_keys)
         first = cosine.argsort(descending=True)[:2].tolist()
         patches = parts.patches(picture.unsqueeze(0)).flatten(2).transpose(1, 2)
@@ -348,7 +348,7 @@ def test_prompted_features_step_by_step(readout: str) -> None:
         )
 
 
-def test_prefixes_are_keys_and_values_beside_the_tokens() -> None:
+def test_prefixes_are_additional_keys_and_values() -> None:
     """Against attention written out: softmax over the tokens' keys and the prefix's."""
     attention = transformer().trunk.blocks[0].attention
     x, prefix = torch.randn(2, 5, WIDTH), torch.randn(2, 6, WIDTH)
@@ -366,7 +366,7 @@ def test_prefixes_are_keys_and_values_beside_the_tokens() -> None:
     torch.testing.assert_close(made(x), before)
 
 
-def test_a_part_that_is_not_open_has_no_say() -> None:
+def test_an_inactive_prompt_component_has_no_effect() -> None:
     _, network = with_prompts("coda_prompt", pool=4, experiences=2)
     before = network(PICTURES)
     with torch.no_grad():
@@ -393,15 +393,15 @@ def test_what_does_not_fit_the_stream_is_refused() -> None:
         module.check_stream(module.Config(from_experience=2), 10, 3)
 
 
-def test_the_loss_is_among_own_classes_and_those_of_the_mini_batch() -> None:
+def test_the_loss_covers_current_classes_and_those_of_the_mini_batch() -> None:
     logits, y = torch.zeros(2, 6), torch.tensor([2, 5])  # 5 is remembered
-    loss = prompted_vit.among(nn.functional.cross_entropy, [2, 3])(logits, y)
+    loss = prompted_vit.restrict_to_classes(nn.functional.cross_entropy, [2, 3])(logits, y)
     assert loss.item() == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_timms_transformers_take_prompts(name: str) -> None:
-    """With random weights; ours and theirs differ in how attention and its last layer are called, and in pooling."""
+    """With random weights; ours and theirs differ in the names of attention and its last layer, and in pooling."""
     timm = pytest.importorskip("timm", reason="timm is an optional package")
     for model in ("test_vit", "test_vit2"):
         trunk = timm.create_model(model, num_classes=0, in_chans=1, img_size=32)
@@ -430,7 +430,7 @@ PLAIN = {name: lambda module=module: module.build(module.Config(), 0) for name, 
 
 
 def accuracy(plugin: Plugin, bits: Any, number: int) -> float:
-    """Of what the plugin predicts in a plain script's evaluation, on the test samples of an experience."""
+    """Return the accuracy of the plugin's predictions in a plain script's evaluation, on an experience's test samples."""
     x, y = pair(number, 2)
     model = network(bits)
     learner = SimpleNamespace(model=model, device="cpu", mb_x=x, mb_output=None)
@@ -441,7 +441,7 @@ def accuracy(plugin: Plugin, bits: Any, number: int) -> float:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_script(name: str) -> None:
-    """Training is as without; what the head forgets, the statistics still know."""
+    """Training is the same as without it; the statistics still know what the head forgets."""
     plugin = PLAIN[name]()
     bits = script([plugin])
     assert all(torch.equal(bits[2][key], tensor) for key, tensor in script([])[2].items())
@@ -470,7 +470,7 @@ def test_with_cumulative_data_each_sample_counts_once() -> None:
 
 
 class _Pictures(nn.Module):
-    """The points of the plain script as pictures of 8 x 1 pixels, on a transformer with a head of four classes."""
+    """A transformer with a head of four classes that takes the points of the plain script as pictures of 8 x 1 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -484,7 +484,7 @@ class _Pictures(nn.Module):
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_prompts_in_a_plain_script(name: str) -> None:
-    """The trunk keeps its bits, prompts and head learn; another experience's classes have no gradient."""
+    """The trunk keeps its bits, prompts and head are trained; classes of other experiences have no gradient."""
     module = PROMPTED[name]
     config, network = with_prompts(name, _Pictures())
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The `retain` command as the user meets it: what it prints, how it ends, what it leaves on the disk."""
+"""The `retain` command: its output, its exit codes, the files it writes."""
 
 import os
 import subprocess
@@ -17,22 +17,22 @@ QUICK = ("training.epochs=1", "benchmark.split_digits.num_experiences=2", "model
 
 
 def retain(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder; tables are as wide as they like."""
+    """Run the command in a folder, with tables as wide as they need."""
     command = [str(RETAIN), *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder with its bytes."""
+    """Return every file under a folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A trial that `retain run` has run, and what it printed."""
+    """Run a trial with `retain run`; return its folder and output."""
     folder = tmp_path_factory.mktemp("runs")
-    ended = retain("run", "quickstart", *QUICK, "--folder", "trial", cwd=folder)
+    ended = retain("run", "quickstart", *QUICK, "--output", "trial", cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return folder / "trial", ended
 
@@ -68,7 +68,7 @@ print("ended with", code, [name for name in {heavy} if name in sys.modules])
         (["list", "configs"], 0, "quickstart"),
     ],
 )
-def test_nothing_heavy_is_loaded_for(arguments: list[str], code: int, shown: str, tmp_path: Path) -> None:
+def test_light_commands_load_no_heavy_library(arguments: list[str], code: int, shown: str, tmp_path: Path) -> None:
     program = LOADED.format(heavy=HEAVY)
     command = [sys.executable, "-c", program, *arguments]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -83,9 +83,14 @@ def test_nothing_heavy_is_loaded_for(arguments: list[str], code: int, shown: str
         (["run", "quickstart", "training.optimizer.lr=-1"], "error: training.optimizer.lr=-1.0: must be above 0"),
         (["resume", "nowhere"], "error: nowhere"),
         (["nothing"], "No such command 'nothing'"),
+        (["run", "quickstart", "--folder", "trial"], "error: --folder was renamed to --output"),
+        (["sweep", "quickstart", "--folder=trial"], "error: --folder was renamed to --output"),
+        (["report", "trial", "--out", "page.html"], "error: --out was renamed to --output"),
+        (["show", "quickstart", "--images", "--out", "x.png"], "error: --out was renamed to --output"),
+        (["list", "networks"], "error: list networks: networks was renamed to models"),
     ],
 )
-def test_bad_input_ends_with_2_and_writes_nothing(arguments: list[str], shown: str, tmp_path: Path) -> None:
+def test_bad_input_exits_with_2_and_writes_nothing(arguments: list[str], shown: str, tmp_path: Path) -> None:
     ended = retain(*arguments, cwd=tmp_path)
     assert ended.returncode == 2
     assert shown in ended.stderr and ended.stdout == ""
@@ -104,15 +109,13 @@ def test_run_shows_tables_and_the_page(done: tuple[Path, subprocess.CompletedPro
     assert ended.stderr == ""
 
 
-def test_report_writes_the_page_where_it_is_told_to(
-    done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    ended = retain("report", done[0], "--out", "page.html", cwd=tmp_path)
+def test_report_writes_to_the_output_path(done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    ended = retain("report", done[0], "--output", "page.html", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "page.html\n")
     assert "quickstart" in (tmp_path / "page.html").read_text()
 
 
-def test_resume_of_a_done_trial_changes_nothing(
+def test_resume_of_a_completed_trial_changes_nothing(
     done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     folder, _ = done
@@ -125,12 +128,12 @@ def test_resume_of_a_done_trial_changes_nothing(
     }
 
 
-def test_an_occupied_folder_is_refused_and_left_alone(
+def test_an_occupied_folder_is_refused_and_not_changed(
     done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     folder, _ = done
     before = snapshot(folder)
-    ended = retain("run", "quickstart", *QUICK, "--folder", folder, cwd=tmp_path)
+    ended = retain("run", "quickstart", *QUICK, "--output", folder, cwd=tmp_path)
     assert ended.returncode == 2
     assert f"error: {folder} is occupied: resume it (retain resume {folder})" in ended.stderr
     assert snapshot(folder) == before
@@ -159,8 +162,8 @@ def test_list_names_everything_with_its_settings(tmp_path: Path) -> None:
 
     ended = retain("list", cwd=tmp_path)
     assert ended.returncode == 0
-    for kind in ("strategies", "benchmarks", "networks"):
-        assert f"\n{kind}\n" in f"\n{ended.stdout}"
+    for heading, kind in (("strategies", "strategies"), ("benchmarks", "benchmarks"), ("models", "networks")):
+        assert f"\n{heading}\n" in f"\n{ended.stdout}"
         for name in registry.names(kind):  # type: ignore[arg-type]
             assert f"\n  {name}  " in ended.stdout
     assert "      temperature: float = 2.0\n" in ended.stdout
@@ -177,11 +180,11 @@ def test_dry_run_lists_the_trials_and_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failing_trial_ends_with_1_and_the_reason(tmp_path: Path) -> None:
+def test_a_failing_trial_exits_with_1_and_the_reason(tmp_path: Path) -> None:
     ended = retain("run", "quickstart", *QUICK, "training.optimizer.lr=1e30", "-o", "trial", cwd=tmp_path)
     assert ended.returncode == 1
     assert "failed quickstart: FloatingPointError: the loss became" in ended.stderr
     assert "training.optimizer.lr=1e+30" in ended.stderr and "trial.log" in ended.stderr
-    assert "Traceback" not in ended.stderr  # that is in the log
+    assert "Traceback" not in ended.stderr  # it is in the log
     log = (tmp_path / "trial" / "trial.log").read_text()
     assert "Traceback (most recent call last)" in log and "FloatingPointError" in log

@@ -1,4 +1,4 @@
-"""An existing Ray cluster of two nodes: found through RAY_ADDRESS, used on both nodes, left running."""
+"""An existing Ray cluster of two nodes: found through RAY_ADDRESS, used on both nodes, not shut down."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-c", "from retain.platform.cli.app import main; main
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster of two nodes with one CPU each; pytest's process owns it, since it must be the main thread's."""
+    """Start a cluster of two nodes with one CPU each, in pytest's process, since the main thread must own it."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     yield cluster.address
@@ -29,7 +29,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_sweep_runs_on_the_cluster_that_ray_address_names(address: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ["sweep", "quickstart", "sweep.streams={}", "sweep.variants={naive: {}}", "sweep.seeds=[0,1]"]
-    arguments += ["training.epochs=1", "wandb.mode=disabled", "--folder", str(folder)]
+    arguments += ["training.epochs=1", "wandb.mode=disabled", "--output", str(folder)]
     environment = {**os.environ, "RAY_ADDRESS": address}
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -39,10 +39,10 @@ def test_a_sweep_runs_on_the_cluster_that_ray_address_names(address: str, tmp_pa
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2, "the sweep left the cluster as it was"
 
 
-def test_a_trial_that_no_node_can_hold_is_refused_before_it_starts(address: str, tmp_path: Path) -> None:
+def test_a_trial_that_fits_no_node_is_refused_before_it_starts(address: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ["sweep", "quickstart", "resources.cpus=2", f"ray.address={address}", "wandb.mode=disabled"]
-    done = subprocess.run([*COMMAND, *arguments, "--folder", str(folder)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*COMMAND, *arguments, "--output", str(folder)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "resources.cpus=2" in done.stderr
     assert not folder.exists(), "nothing was written"
@@ -51,11 +51,11 @@ def test_a_trial_that_no_node_can_hold_is_refused_before_it_starts(address: str,
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not on the PATH")
 def test_workers_come_up_where_uv_was_called_by_a_relative_path(tmp_path: Path) -> None:
-    """Ray would start its workers by that path, from another folder, and wait for them for ever."""
+    """Ray would start its workers by that path from another folder, and wait for them forever."""
     uv = os.path.relpath(str(shutil.which("uv")), tmp_path)
     project = Path(__file__).resolve().parent.parent
     arguments = ["sweep", "quickstart", "sweep.streams={}", "sweep.variants={naive: {}}", "sweep.seeds=[0]"]
-    arguments += ["training.epochs=1", "wandb.mode=disabled", "--folder", "sweep"]
+    arguments += ["training.epochs=1", "wandb.mode=disabled", "--output", "sweep"]
     command = [uv, "run", "--no-sync", "--project", str(project), "retain", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Sets of strategies and settings that would silently do something else than they say: each is refused, or holds."""
+"""Combinations of strategies and settings that could silently do something unexpected: each works or is refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from retain.strategies import agem, lora
         ({"freezing": {}, "gdumb": {}}, "cannot run together: gdumb starts the network afresh"),
         ({"wa": {}, "cosine_head": {}}, "a cosine head scales its rows to length 1"),
         ({"cosine_head": {}, "head_init": {"rows": "zero"}}, "head_init.rows=zero: a cosine head"),
-        ({"continual_norm": {}, "batchnorm_per_experience": {}}, "its statistics are of what its GroupNorm gives"),
+        ({"continual_norm": {}, "batchnorm_per_experience": {}}, "its statistics are taken after its GroupNorm"),
         ({"forgetting_stop": {}, "joint": {}}, "there are no older experiences"),
         ({"feature_distillation": {"layers": ["*"]}}, "fits 'head'; outputs are what lwf distils"),
     ],
@@ -35,15 +35,13 @@ def test_refused_before_the_start(strategies: dict[str, Any], message: str, make
 
 
 @pytest.mark.parametrize("name", ["der", "agem", "gem", "eeil"])
-def test_smoothing_is_refused_beside_a_cross_entropy_that_would_not_be_smoothed(
-    name: str, make_experiment: Any
-) -> None:
-    with pytest.raises(UserError, match=f"training.label_smoothing=0.1: is not used beside strategies.{name}"):
+def test_label_smoothing_is_refused_with_strategies_that_ignore_it(name: str, make_experiment: Any) -> None:
+    with pytest.raises(UserError, match=f"training.label_smoothing=0.1: is not used with strategies.{name}"):
         build_trial(check_plugins(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
 
 
 @pytest.mark.parametrize("name", ["lwf_mc", "lucir"])
-def test_a_full_head_is_refused_where_its_unmet_classes_would_count(name: str, make_experiment: Any) -> None:
+def test_a_full_head_is_refused_where_unseen_classes_would_count(name: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=f"training.full_head: strategies.{name} cannot run with it"):
         build_trial(check_plugins(make_experiment(strategies={name: {}}, full_head=True)))
 
@@ -63,8 +61,8 @@ def test_grad_cam_of_frozen_maps_adds_nothing(make_experiment: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("which", ["gradient", "reference"])
-def test_an_overflow_is_left_to_whoever_looks_for_it(which: str) -> None:
-    """float16: the scaler drops such a step; a projection would make the other one NaN too, or never end."""
+def test_a_float16_overflow_is_left_to_the_gradient_scaler(which: str) -> None:
+    """float16: the scaler skips such a step; a projection would make the other gradient NaN too, or never end."""
     model = torch.nn.Linear(2, 1, bias=False)
     model.weight.grad = torch.tensor([[1.0, torch.inf if which == "gradient" else 2.0]])
     plugin = agem.build(agem.Config(), 0)
@@ -75,7 +73,7 @@ def test_an_overflow_is_left_to_whoever_looks_for_it(which: str) -> None:
 
 
 def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
-    """A network of linear layers has a closed form, and lora's layers are none of those."""
+    """Networks of plain linear layers have a closed form; lora's layers are not plain linear layers."""
     parts = build_trial(check_plugins(make_experiment(strategies={"lora": {}})))
     model = parts.network()
     factors = [name for name, _ in model.named_parameters() if "lora_b" in name]
@@ -89,9 +87,7 @@ def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["ema", "ewc"])
-def test_prompts_work_where_plain_tensors_stand_in_for_parameters(
-    name: str, make_experiment: Any, tmp_path: Path
-) -> None:
-    """Averaged weights are evaluated, and gradients per sample taken, by functional calls."""
+def test_prompts_work_with_functional_calls(name: str, make_experiment: Any, tmp_path: Path) -> None:
+    """Functional calls evaluate averaged weights and compute per-sample gradients."""
     result = run_trial(make_experiment("pair", strategies={"coda_prompt": {}, name: {}}), tmp_path / "trial")
     assert 0 < result.summary["task_agnostic"]["average_accuracy"] <= 1

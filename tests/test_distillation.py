@@ -1,4 +1,4 @@
-"""The strategies that distil: formulas against oracles, what they leave alone, the same bits cached and recomputed."""
+"""Strategies that distil: formulas against oracles, what they do not change, the same bits with cached and recomputed outputs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -42,12 +42,12 @@ Make = Callable[..., Experiment]
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers."""
+    """Return normally distributed numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class CNN(nn.Sequential):
-    """Pictures of 16 places -> 4 maps of 2 x 2, pooled from 4 x 4 -> 16 features."""
+    """Pictures of 16 pixels -> 4 maps of 2 x 2, pooled from 4 x 4 -> 16 features."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class CNN(nn.Sequential):
 
 
 def network(kind: str = "mlp", adapt: Callable[[nn.Module], nn.Module] = lambda model: model) -> nn.Module:
-    """A network for the tiny stream, or as `adapt` makes it."""
+    """Return a network for the tiny stream, changed by `adapt` if given."""
     draw = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Flatten(), CNN() if kind == "cnn" else nn.Sequential(nn.Linear(16, 16), nn.ReLU()))
@@ -66,7 +66,7 @@ def network(kind: str = "mlp", adapt: Callable[[nn.Module], nn.Module] = lambda 
 def learn(
     stream: Stream, model: nn.Module, plugins: Sequence[Plugin], cls: type[Learner] = Learner, **training: Any
 ) -> Learner:
-    """Train the stream, two epochs an experience."""
+    """Train on the stream, two epochs per experience."""
     settings = {"epochs": 2, "batch_size": 16, "optimizer": Optimizer(lr=0.1)} | training
     learner = cls(model=model, stream=stream, training=Training(**settings), plugins=plugins)
     for number in range(len(stream.experiences)):
@@ -75,7 +75,7 @@ def learn(
 
 
 class Terms(Plugin):
-    """Calls a function before and after the next strategy's `before_backward`, as (learner, added to the loss)."""
+    """Call a function as (learner, what is added to the loss) around the next strategy's `before_backward`."""
 
     def __init__(self, plugin: Plugin, look: Callable[[Any, Tensor], None]) -> None:
         self.plugin, self.look = plugin, look
@@ -159,7 +159,7 @@ def test_a_network_without_a_linear_head_is_refused(module: Any) -> None:
 # Learning without Forgetting.
 
 
-def test_heads_are_distilled_apart_as_avalanches_are_with_a_head_each() -> None:
+def test_heads_are_distilled_separately_as_in_avalanches_multi_head() -> None:
     student, teacher = draws(2, 16, 5)
     heads = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
     theirs = LearningWithoutForgetting(alpha=1, temperature=3.0)
@@ -168,14 +168,14 @@ def test_heads_are_distilled_apart_as_avalanches_are_with_a_head_each() -> None:
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
-def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any) -> None:
+def test_each_old_task_has_a_separate_softmax(scenario: str, tiny_stream: Any) -> None:
     plugin = lwf.build(lwf.Config(weight=0.5), 0)
     seen: list[int] = []
 
     def look(learner: Any, added: Tensor) -> None:
         number = learner.experience.current_experience
         if number:
-            teacher, student = plugin._teacher.of(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
+            teacher, student = plugin._teacher.outputs_for(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
             heads = (
                 [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
             )
@@ -184,7 +184,7 @@ def test_each_old_task_has_a_softmax_of_its_own(scenario: str, tiny_stream: Any)
             seen.append(number)
 
     class Whole(Terms):
-        """The strategy's other hooks too."""
+        """Forward the strategy's other hooks too."""
 
         def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
             plugin.before_train_dataset_adaptation(learner)
@@ -202,7 +202,7 @@ def test_a_list_of_weights_is_one_for_each_experience(make_experiment: Make, tin
         for weight in (2.0, (7.0, 2.0, 2.0), (7.0, 2.0, 1.0))
     )
     assert same(one, listed) and not same(one, other)
-    alpha = [0, 0.5, 4 / 3, 2.25, 3.2]  # as a list in the YAML: Avalanche's, divided by T^2
+    alpha = [0, 0.5, 4 / 3, 2.25, 3.2]  # a list in the YAML: Avalanche's values, divided by T^2
     config = make_experiment(strategies={"lwf": {"weight": [each / 4 for each in alpha]}})
     (plugin,) = build_trial(check_plugins(config)).plugins()
     assert plugin.config.weight == tuple(each / 4 for each in alpha)
@@ -213,7 +213,7 @@ def test_a_list_of_weights_is_one_for_each_experience(make_experiment: Make, tin
 
 def test_lwf_mc_is_avalanches_icarl_loss() -> None:
     logits, teacher = draws(16, 5), draws(16, 3, seed=1)
-    y = torch.randint(5, (16,), generator=torch.Generator().manual_seed(2))  # of old classes too: samples of a memory
+    y = torch.randint(5, (16,), generator=torch.Generator().manual_seed(2))  # also old classes: samples of a memory
     theirs = ICaRLLossPlugin()
     theirs.old_logits, theirs.old_classes = teacher, [0, 1, 2]
     ours = lwf_mc.classification(logits, y, torch.tensor([3, 4])) + lwf_mc.distillation(logits, teacher)
@@ -234,14 +234,14 @@ def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None
     losses: list[tuple[float, float]] = []
 
     class Look(Plugin):
-        """Compares the loss with the formula."""
+        """Compare the loss with the formula."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             number, logits = learner.experience.current_experience, learner.mb_output
             new = torch.tensor([2 * number, 2 * number + 1])
             expected = lwf_mc.classification(logits, learner.mb_y, new)
             if number:
-                teacher = plugin._teacher.of(learner.mb_x)["logits"]
+                teacher = plugin._teacher.outputs_for(learner.mb_x)["logits"]
                 assert teacher.shape[1] == 2 * number
                 expected = expected + 2.0 * lwf_mc.distillation(logits, teacher)
             losses.append((learner.loss.item(), expected.item()))
@@ -261,7 +261,7 @@ def test_cosines_by_hand() -> None:
     torch.testing.assert_close(logits, torch.tensor([[4.0, 4 / math.sqrt(2), 0.0]]))
 
 
-def test_a_cosine_head_grows_and_shrinks_as_the_linear_one() -> None:
+def test_a_cosine_head_grows_and_shrinks_like_the_linear_one() -> None:
     head = CosineHead(draws(3, 8), 10.0, learned=False)
     assert [name for name, _ in head.named_parameters()] == ["weight"]
     old = head.weight.detach().clone()
@@ -286,7 +286,7 @@ def test_the_cosine_head_takes_the_rows_of_the_linear_one() -> None:
 # PODNet's head and loss.
 
 
-def test_similarity_is_the_formula_written_out() -> None:
+def test_local_similarity_follows_its_formula() -> None:
     features, proxies = draws(5, 6), draws(3, 4, 6, seed=1)
     for b in range(5):
         for c in range(3):
@@ -304,10 +304,10 @@ def test_with_one_proxy_the_outputs_are_the_cosine_heads() -> None:
 
 
 def test_nca_by_hand() -> None:
-    """The own class is not among the others, each sample's loss is at least 0, and one without others costs nothing."""
+    """The sum leaves out the sample's class, each sample's loss is at least 0, and without other classes it is 0."""
     logits = torch.tensor([[1.0, 2.0, 3.0], [9.0, 0.0, 0.0], [-torch.inf, 5.0, -torch.inf]], requires_grad=True)
     loss = local_similarity.nca(logits, torch.tensor([0, 0, 1]), torch.tensor(0.5))
-    expected = (math.log(math.exp(2) + math.exp(3)) - (1 - 0.5)) / 3  # the second is far ahead
+    expected = (math.log(math.exp(2) + math.exp(3)) - (1 - 0.5)) / 3  # the second one's logit is far larger
     assert loss.item() == pytest.approx(expected)
     loss.backward()
     shares = torch.tensor([2.0, 3.0]).softmax(0) / 3
@@ -316,7 +316,7 @@ def test_nca_by_hand() -> None:
 
 
 def test_nca_without_a_margin_is_minus_the_log_odds_of_the_softmax() -> None:
-    """A second way: p / (1 - p) are the odds of the softmax, whose cross-entropy torch has."""
+    """A second way: p / (1 - p) are the odds of the softmax; torch has its cross-entropy."""
     logits, y = draws(20, 6), torch.arange(20) % 6
     nll = nn.functional.cross_entropy(logits, y, reduction="none").double()
     odds = nll + (1 - (-nll).exp()).log()
@@ -324,7 +324,7 @@ def test_nca_without_a_margin_is_minus_the_log_odds_of_the_softmax() -> None:
     torch.testing.assert_close(local_similarity.nca(logits, y, torch.tensor(0.0)).double(), expected, rtol=1e-4, atol=0)
 
 
-def test_a_head_of_proxies_grows_and_shrinks_as_the_linear_one() -> None:
+def test_a_head_of_proxies_grows_and_shrinks_like_the_linear_one() -> None:
     head = local_similarity.ProxyHead(8, local_similarity.Config(proxies=4))
     head.grow(3, torch.Generator().manual_seed(1))
     old = head.proxies.detach().clone()
@@ -336,12 +336,12 @@ def test_a_head_of_proxies_grows_and_shrinks_as_the_linear_one() -> None:
     assert torch.equal(head.proxies, old)
 
 
-def test_the_network_learns_by_nca_and_its_scale_along(tiny_stream: Any) -> None:
+def test_the_network_and_its_scale_are_trained_with_nca(tiny_stream: Any) -> None:
     config = local_similarity.Config(proxies=3)
     losses: list[float] = []
 
     class Look(Plugin):
-        """Compares the loss with the formula."""
+        """Compare the loss with the formula."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             head, y = learner.model.head, learner.mb_y
@@ -351,7 +351,7 @@ def test_the_network_learns_by_nca_and_its_scale_along(tiny_stream: Any) -> None
             behind = rivals.exp().sum(1).log() - logits[torch.arange(len(y)), y] + 0.6 * head.scale
             torch.testing.assert_close(learner.loss, behind.relu().mean())
             [ours] = torch.autograd.grad(learner.loss, head.scale, retain_graph=True)
-            num_behind = (behind > 0).sum()  # each would push the scale down by the margin
+            num_behind = (behind > 0).sum()  # each of them would reduce the scale by the margin
             [whole] = torch.autograd.grad(behind.relu().mean(), head.scale)
             torch.testing.assert_close(ours, whole - 0.6 * num_behind / len(y))
             losses.append(learner.loss.item())
@@ -376,12 +376,12 @@ def test_cosine_is_torchs_embedding_loss_and_mse_is_by_hand() -> None:
 
 
 def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
-    """A second way: the teacher is kept by hand, and the layers are computed in passes of their own."""
+    """A second way: the test keeps the teacher and computes the layers in separate passes."""
     plugin = feature_distillation.build(feature_distillation.Config(weight=3.0, layers=("trunk.1.0", "features")), 0)
     seen: list[float] = []
 
     class Look(Plugin):
-        """Compares the loss with the formula."""
+        """Compare the loss with the formula."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
@@ -403,7 +403,7 @@ def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
 
 
 def test_margin_ranking_is_torchs_over_old_samples_and_their_hardest_new_classes() -> None:
-    """FACIL's way: select, repeat, MarginRankingLoss."""
+    """FACIL's implementation: select, repeat, MarginRankingLoss."""
     cosines, num_old = draws(20, 7).tanh(), 4
     y = torch.arange(20) % 7
     old = y < num_old
@@ -421,7 +421,7 @@ def test_margin_ranking_by_hand() -> None:
     assert lucir.margin_ranking(cosines, torch.tensor([0, 1]), 3, 0.5, 2).item() == 0  # no new class
 
 
-def test_margin_ranking_leaves_masked_classes_alone() -> None:
+def test_margin_ranking_ignores_masked_classes() -> None:
     logits = torch.tensor([[0.6, 0.5, 0.3]], requires_grad=True)
     masked = logits.masked_fill(torch.tensor([[False, True, True]]), -torch.inf)
     loss = lucir.margin_ranking(masked, torch.tensor([0]), 1, 0.5, 2)
@@ -430,7 +430,7 @@ def test_margin_ranking_leaves_masked_classes_alone() -> None:
 
 
 def cosines(config: lucir.Config) -> nn.Module:
-    """The network that `lucir` makes of ours."""
+    """Return our network as `lucir` adapts it."""
     return network(adapt=lambda model: lucir.adapt(config, model, torch.Generator()))
 
 
@@ -449,7 +449,7 @@ def test_lucirs_loss_is_the_formula_with_a_memory(tiny_stream: Any) -> None:
     margins: list[float] = []
 
     class Look(Plugin):
-        """Compares the loss with the formula, in passes of its own."""
+        """Compare the loss with the formula, in separate passes."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
@@ -475,7 +475,7 @@ def test_old_classes_weights_are_fixed_while_the_constraint_acts(weight: float, 
     rows: list[Tensor] = []
 
     class Look(Plugin):
-        """Keeps the head's rows."""
+        """Keep the head's rows."""
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             rows.append(learner.model.head.weight.detach().clone())
@@ -496,7 +496,7 @@ def test_pooled_by_hand() -> None:
 
 
 def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
-    """A second way: place by place in Python, with torch's embedding loss for the features."""
+    """A second way: position by position in Python, with torch's embedding loss for the features."""
     plugin = podnet.build(podnet.Config(spatial_weight=2.0, flat_weight=3.0), 0)
     seen: list[int] = []
 
@@ -512,7 +512,7 @@ def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
         return vectors
 
     class Look(Plugin):
-        """Compares the loss with the formula."""
+        """Compare the loss with the formula."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None or seen.count(learner.experience.current_experience) == 2:
@@ -554,7 +554,7 @@ def test_grad_cam_is_cam_where_the_head_stands_on_pooled_maps() -> None:
     ours = attention_distillation.gradcam_maps(logits, classes, {"a": maps})["a"]
     cam = torch.einsum("bk,bkhw->bhw", head.weight[classes], maps).relu().flatten(1)
     torch.testing.assert_close(ours, nn.functional.normalize(cam))
-    (slope,) = torch.autograd.grad(ours.sum(), convolution.weight)  # the maps learn, which FACIL's do not
+    (slope,) = torch.autograd.grad(ours.sum(), convolution.weight)  # the maps get gradients; FACIL's do not
     assert slope.abs().max() > 0
 
 
@@ -572,7 +572,7 @@ def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any)
         return attention_distillation.gradcam_maps(logits, classes, {"": maps})[""]
 
     class Look(Plugin):
-        """Compares the loss with the formula."""
+        """Compare the loss with the formula."""
 
         def before_backward(self, learner: Any, **kwargs: Any) -> None:
             if plugin.teacher.model is None:
@@ -589,12 +589,12 @@ def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any)
     assert len(added) == 12 and max(added) > 0.01
 
 
-def test_grad_cam_takes_the_last_block_unless_told() -> None:
+def test_grad_cam_uses_the_last_block_by_default() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2))
     config = attention_distillation.Config
-    assert attention_distillation.chosen(config(kind="gradcam"), model) == ["1"]
-    assert attention_distillation.chosen(config(), model) == ["0", "1"]
-    assert attention_distillation.chosen(config(kind="gradcam", layers=("0", "1")), model) == ["0", "1"]
+    assert attention_distillation.selected_layers(config(kind="gradcam"), model) == ["1"]
+    assert attention_distillation.selected_layers(config(), model) == ["0", "1"]
+    assert attention_distillation.selected_layers(config(kind="gradcam", layers=("0", "1")), model) == ["0", "1"]
 
 
 # All of them.
@@ -615,13 +615,13 @@ ALL: dict[str, tuple[str, Callable[[], Plugin]]] = {
 
 
 class _Augmenting(Learner):
-    """A learner that says that it augments, so that nothing may be cached."""
+    """A learner that reports augmentation, so that nothing may be cached."""
 
     augments = True
 
 
 def _bits(name: str, config: Experiment, cls: type[Learner]) -> Bits:
-    """The network after two experiences of a trial with the strategy."""
+    """Return the network's bits after two experiences of a trial with the strategy."""
     parts, (_, make) = build_trial(check_plugins(config)), ALL[name]
     model = lucir.adapt(lucir.Config(), parts.network(), torch.Generator()) if name == "lucir" else parts.network()
     learner = cls(model=model, stream=parts.stream, training=config.training, plugins=[make()])
@@ -651,7 +651,7 @@ def test_cached_teacher_outputs_have_the_bits_of_recomputed_ones(
 
 
 class Fixed(nn.Module):
-    """For Avalanche's loop: pictures of 8 numbers, maps or none in the trunk, a head of fixed size."""
+    """A network for Avalanche's loop: pictures of 8 numbers, a trunk with or without maps, a head of fixed size."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -664,7 +664,7 @@ class Fixed(nn.Module):
 
 
 def script(kind: str, plugins: Sequence[Plugin], only: Sequence[int] = (0, 1)) -> list[Bits]:
-    """Train in plain Avalanche; the network's bits after each experience."""
+    """Train in plain Avalanche; return the network's bits after each experience."""
     torch.manual_seed(0)
     model: nn.Module = Fixed(kind)
     model = lucir.adapt(lucir.Config(), model, torch.Generator()) if kind == "cosine" else model
@@ -676,16 +676,16 @@ def script(kind: str, plugins: Sequence[Plugin], only: Sequence[int] = (0, 1)) -
         plugins=list(plugins),
         evaluator=None,
     )
-    found, data = [], benchmark()
+    weights, data = [], benchmark()
     for number in only:
         learner.train(data.train_stream[number], eval_streams=[])
-        found.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
-    return found
+        weights.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
+    return weights
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_in_a_plain_avalanche_script(name: str) -> None:
-    """It acts from the second experience on (lwf_mc from the first), twice with the same bits, and leaves no hook."""
+    """It acts from the second experience on (lwf_mc from the first), gives the same bits twice, and leaves no hook."""
     kind, make = ALL[name]
     plugin = make()
     one, other, plain = script(kind, [plugin]), script(kind, [make()]), script(kind, [])
@@ -694,25 +694,25 @@ def test_in_a_plain_avalanche_script(name: str) -> None:
     assert all(value.isfinite().all() for value in one[1].values())
 
 
-def test_lucir_keeps_the_features_in_direction(tiny_stream: Any) -> None:
-    """What it promises: they turn less with a larger weight."""
+def test_lucir_preserves_feature_directions(tiny_stream: Any) -> None:
+    """As promised, features turn less with a larger weight."""
     x = tiny_stream().experiences[0].train.arrays.x.float().sub(102).div(77)
     turned = []
     for weight in (0.01, 3.0):
-        kept: list[Tensor] = []
+        features: list[Tensor] = []
 
         class Look(Plugin):
-            """Keeps the features."""
+            """Keep the features."""
 
             @torch.no_grad()
-            def after_training_exp(self, learner: Any, _kept: list[Tensor] = kept, **kwargs: Any) -> None:
+            def after_training_exp(self, learner: Any, _kept: list[Tensor] = features, **kwargs: Any) -> None:
                 _kept.append(learner.model.features(x))
 
         config = lucir.Config(weight=weight)
         learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], epochs=10)
-        turned.append(1 - nn.functional.cosine_similarity(kept[0], kept[2]).mean().item())
+        turned.append(1 - nn.functional.cosine_similarity(features[0], features[2]).mean().item())
     assert turned[1] < turned[0] / 2
 
 
-def test_features_are_what_the_head_is_given() -> None:
+def test_features_are_the_input_of_the_head() -> None:
     assert lucir.build(lucir.Config(), 0).layers(network()) == [FEATURES]

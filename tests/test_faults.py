@@ -1,4 +1,4 @@
-"""A sample of the campaign in faults.py: one run for each kind of fault, over strategies, streams and ways to checkpoint."""
+"""A sample of the campaign in faults.py: one run for each kind of fault, over strategies, streams and checkpoint intervals."""
 
 import random
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ def campaign(quick_folder: Path) -> Iterator[faults.Campaign]:
 
 
 @pytest.mark.parametrize(("seed", "kind"), list(enumerate(faults.KINDS)), ids=list(faults.KINDS))
-def test_struck_and_gone_on_with_is_never_struck(seed: int, kind: str, campaign: faults.Campaign) -> None:
-    """Twice: the second fault meets a trial that has been gone on with."""
+def test_faulted_and_resumed_equals_uninterrupted(seed: int, kind: str, campaign: faults.Campaign) -> None:
+    """Two faults: the second one strikes a trial that was resumed."""
     run = campaign.run(seed, [kind, kind])
     assert run.differs == []
     assert kind in run.struck, "the trial had ended before: choose another seed"
 
 
-def test_a_fault_that_loses_bits_is_seen(campaign: faults.Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison can fail: here the reference is that of another seed."""
-    other = campaign.undisturbed(faults.drawn(random.Random(5), 2))
-    monkeypatch.setattr(campaign, "undisturbed", lambda config: other)
+def test_a_fault_that_loses_bits_is_detected(campaign: faults.Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison can fail: here the reference is a trial with another seed."""
+    other = campaign.uninterrupted(faults.random_config(random.Random(5), 2))
+    monkeypatch.setattr(campaign, "uninterrupted", lambda config: other)
     assert campaign.run(4, ["iteration"]).differs

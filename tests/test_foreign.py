@@ -1,4 +1,4 @@
-"""An Avalanche benchmark, named by the dotted path of the function that makes it, is trained on like ours."""
+"""An Avalanche benchmark, named by the dotted path of the function that makes it, is used like ours."""
 
 import importlib
 import sys
@@ -61,7 +61,7 @@ def config(name: str, settings: str) -> retain.Experiment:
     return check_plugins(retain.load_config("quickstart", overrides))
 
 
-def test_it_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> None:
+def test_an_avalanche_benchmark_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> None:
     stream = build_trial(config(name, "{num_experiences: 3}")).stream
     assert stream.scenario == "class"
     assert [experience.classes for experience in stream.experiences] == [(0, 1), (2, 3), (4, 5)]
@@ -74,21 +74,21 @@ def test_it_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> No
         assert len(experience.validation) == 0
 
 
-def test_a_trial_runs_on_it(name: str, tmp_path: Path) -> None:
+def test_a_trial_trains_on_an_avalanche_benchmark(name: str, tmp_path: Path) -> None:
     result = retain.run(config(name, "{num_experiences: 3}"), tmp_path / "trial")
     assert result.summary["task_agnostic"]["learning_accuracy"] == 1.0
     assert result.matrices["task_agnostic"].shape == (4, 3)
 
 
-def test_wrong_arguments_are_the_user_s_mistake(name: str) -> None:
+def test_wrong_arguments_are_a_user_error(name: str) -> None:
     importlib.import_module(name)
     with pytest.raises(UserError, match=rf"benchmark\.{name}=.*num_experiments"):
         stream_of(name, sys.modules[name].make, {"num_experiments": 3})
 
 
-def test_avalanche_s_own_are_named_directly_and_no_other_function(name: str) -> None:
-    found = resolve("benchmarks", "avalanche.benchmarks.SplitMNIST")
-    assert found.__module__.startswith("avalanche.benchmarks.classic.")
+def test_only_avalanches_classic_benchmarks_are_named_without_a_module(name: str) -> None:
+    benchmark = resolve("benchmarks", "avalanche.benchmarks.SplitMNIST")
+    assert benchmark.__module__.startswith("avalanche.benchmarks.classic.")
     for other in (f"{name}.make", "avalanche.checkpointing.maybe_load_checkpoint", "torch.load"):
         with pytest.raises(UserError, match=rf"benchmark\.{other}: is no module"):
             resolve("benchmarks", other)
@@ -96,10 +96,10 @@ def test_avalanche_s_own_are_named_directly_and_no_other_function(name: str) -> 
         with pytest.raises(UserError, match="is not imported: .* of the standard library"):
             resolve("benchmarks", standard)
     with pytest.raises(UserError, match="is no module"):
-        resolve("strategies", "avalanche.logging.CSVLogger")  # it writes where it is told to
+        resolve("strategies", "avalanche.logging.CSVLogger")  # it writes to any path
 
 
-def test_data_in_a_run_s_folder_are_not_given_to_avalanche(tmp_path: Path, name: str) -> None:
+def test_data_in_a_run_folder_are_not_passed_to_avalanche(tmp_path: Path, name: str) -> None:
     (tmp_path / "trial.json").write_text("{}")
     with pytest.raises(UserError, match=r"dataset_root=.* lies in a run's folder"):
         stream_of("x.y", print, {"dataset_root": str(tmp_path)})

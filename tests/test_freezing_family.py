@@ -1,4 +1,4 @@
-"""Freezing and what learns beside frozen weights: five strategies, layer-wise rates, features of a frozen trunk computed once."""
+"""Freezing and parameters added to frozen weights: five strategies, layer-wise rates, cached features of a frozen trunk."""
 
 import copy
 from typing import Any
@@ -30,7 +30,7 @@ NETWORKS: dict[str, Any] = {
 
 
 def network(kind: str = "mlp", num_classes: int = 2, seed: int = 0) -> Classifier:
-    """A small network for the tiny stream's pictures (1, 4, 4)."""
+    """Return a small network for the tiny stream's pictures (1, 4, 4)."""
     module, settings = NETWORKS[kind]
     built: Classifier = module.build(
         module.Config(**settings), (1, 4, 4), num_classes, torch.Generator().manual_seed(seed)
@@ -51,7 +51,7 @@ def same(one: Bits, other: Bits) -> bool:
 
 
 def moved_tensors(before: Bits, after: Bits) -> set[str]:
-    """Names of what changed; of a head that grew, its old rows count."""
+    """Return the names of changed tensors; of a head that grew, only the old rows count."""
     return {
         name
         for name, old in before.items()
@@ -60,7 +60,7 @@ def moved_tensors(before: Bits, after: Bits) -> set[str]:
 
 
 def learner(stream: Stream, plugins: list[Any], model: nn.Module | None = None, **training: Any) -> Learner:
-    """A learner; each of the plugins' modules has adapted the network."""
+    """Return a learner whose network was adapted by each of the plugins' modules."""
     settings = {"epochs": 3, "batch_size": 16, "optimizer": Optimizer(lr=0.05)} | training
     return Learner(
         model=network() if model is None else model, stream=stream, training=Training(**settings), plugins=plugins
@@ -72,7 +72,7 @@ def built(module: Any, **settings: Any) -> Any:
 
 
 class Look(Plugin):
-    """Keeps the network's bits, and which parameters are free, at the end of each epoch."""
+    """Keep the network's bits, and which parameters are trainable, at the end of each epoch."""
 
     def __init__(self) -> None:
         self.bits: list[Bits] = []
@@ -104,7 +104,7 @@ def test_blocks_of_the_trunk(kind: str, expected: list[str]) -> None:
         assert {numbers[name] for name in numbers if name.startswith(f"{block}.")} == {number}
 
 
-def test_what_stands_between_blocks_belongs_to_the_one_before() -> None:
+def test_layers_between_blocks_belong_to_the_previous_block() -> None:
     numbers = blocks.block_numbers(network("cnn"))
     assert numbers["trunk.1.running_mean"] == numbers["trunk.1.weight"] == 0 and numbers["trunk.5.bias"] == 1
     numbers = blocks.block_numbers(network("vit"))
@@ -115,8 +115,8 @@ def test_residual_blocks_are_blocks() -> None:
     from retain.platform.models.networks import resnet
 
     model = resnet.build(resnet.Config(depth=20), (1, 8, 8), 2, generator())
-    found = blocks.blocks_of(model)
-    assert found[:2] == ["trunk.stem", "trunk.stage1.0"] and len(found) == 10
+    names = blocks.blocks_of(model)
+    assert names[:2] == ["trunk.stem", "trunk.stage1.0"] and len(names) == 10
 
 
 # Freezing.
@@ -138,10 +138,10 @@ def test_residual_blocks_are_blocks() -> None:
 )
 def test_what_is_frozen(kind: str, settings: Any, parameters: set[str], statistics: set[str]) -> None:
     model = network(kind)
-    found, norms = freezing.frozen_part(freezing.Config(**settings), model)
-    chosen = {id(parameter) for parameter in found}
+    frozen, norms = freezing.parts_to_freeze(freezing.Config(**settings), model)
+    chosen = {id(parameter) for parameter in frozen}
     layers = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in chosen}
-    if "norm" in parameters:  # the transformer's, all of them
+    if "norm" in parameters:  # all norms of the transformer
         parameters = parameters - {"norm"} | {n for n, m in model.named_modules() if isinstance(m, nn.LayerNorm)}
     assert layers == parameters
     assert {name for name, module in model.named_modules() if module in norms} == statistics
@@ -163,7 +163,7 @@ def test_what_is_frozen(kind: str, settings: Any, parameters: set[str], statisti
 def test_a_frozen_tensor_never_changes_by_a_bit(
     module: Any, settings: Any, learns: tuple[str, ...], optimizer: Any, reset: bool, tiny_stream: Any
 ) -> None:
-    """With momentum, weight decay and what the optimizer keeps from the first experience; statistics as well."""
+    """With momentum, weight decay and optimizer state from the first experience; BatchNorm statistics included."""
     look, config = Look(), Optimizer(name=optimizer, lr=0.01, weight_decay=0.1, reset=reset)
     trained = learner(tiny_stream(num_experiences=2), [built(module, **settings), look], optimizer=config)
     trained.train_experience(0)
@@ -180,9 +180,9 @@ def test_a_frozen_tensor_never_changes_by_a_bit(
     assert all(layer.training for layer in trained.model.modules())
 
 
-def test_several_freeze_what_any_of_them_does(tiny_stream: Any) -> None:
-    """In whatever order; and at the end everything is free."""
-    found = []
+def test_combined_strategies_freeze_the_union(tiny_stream: Any) -> None:
+    """In any order; at the end everything is trainable."""
+    results = []
     for order in (1, -1):
         look, both = Look(), [built(freezing, layers=1), built(bitfit), built(gradual_unfreezing)][::order]
         trained = learner(tiny_stream(num_experiences=2), [*both, look])
@@ -192,8 +192,8 @@ def test_several_freeze_what_any_of_them_does(tiny_stream: Any) -> None:
         assert all(layer.training for layer in trained.model.modules())
         head = {"head.weight", "head.bias"}
         assert look.free[3:] == [head, *[head | {"trunk.4.bias", "trunk.5.bias"}] * 2]
-        found.append(bits(trained.model))
-    assert same(*found)
+        results.append(bits(trained.model))
+    assert same(*results)
 
 
 # Gradual unfreezing.
@@ -202,14 +202,14 @@ def test_several_freeze_what_any_of_them_does(tiny_stream: Any) -> None:
 @pytest.mark.parametrize(
     ("start", "every", "expected"), [(0, 1, [3, 2, 1, 0, 0]), (1, 2, [2, 2, 1, 1, 0]), (2, 1, [1, 0, 0, 0, 0])]
 )
-def test_blocks_are_freed_from_the_head_down(start: int, every: int, expected: list[int]) -> None:
+def test_blocks_are_unfrozen_from_the_head_down(start: int, every: int, expected: list[int]) -> None:
     assert [gradual_unfreezing.num_frozen(3, start, passed, every) for passed in range(5)] == expected
 
 
 @pytest.mark.parametrize(
     ("per", "expected"), [("epoch", [0, 0, 0, 2, 1, 0, 2, 1, 0]), ("experience", [0, 0, 0, 2, 2, 2, 1, 1, 1])]
 )
-def test_one_more_each_epoch_or_experience(per: Any, expected: list[int], tiny_stream: Any) -> None:
+def test_one_more_block_is_unfrozen_each_epoch_or_experience(per: Any, expected: list[int], tiny_stream: Any) -> None:
     look = Look()
     trained = learner(tiny_stream(), [built(gradual_unfreezing, per=per), look])
     for number in range(3):
@@ -251,7 +251,7 @@ def test_lora_is_the_network_with_merged_weights(kind: str) -> None:
     ],
     ids=["grouped", "circular", "no bias"],
 )
-def test_lora_keeps_what_a_layer_is(layer: Any) -> None:
+def test_lora_keeps_a_layers_settings(layer: Any) -> None:
     model = nn.Sequential(copy.deepcopy(layer), nn.Flatten())
     lora.adapt(lora.Config(rank=2), model, generator())
     x = torch.randn(2, *((5,) if isinstance(layer, nn.Linear) else (4, 6, 6)))
@@ -261,7 +261,7 @@ def test_lora_keeps_what_a_layer_is(layer: Any) -> None:
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
 def test_lora_is_pefts(kind: str) -> None:
-    """With PEFT's matrices in ours: the same logits and gradients."""
+    """With PEFT's matrices copied into ours, logits and gradients are equal."""
     peft = pytest.importorskip("peft")
     ours = lora.adapt(lora.Config(rank=3, alpha=6.0), network(kind), generator(1)).eval()
     names = [name for name, layer in ours.named_modules() if hasattr(layer, "lora_a")]
@@ -287,12 +287,12 @@ def test_lora_is_pefts(kind: str) -> None:
         torch.testing.assert_close(own.grad, gradient.flatten(1), atol=1e-5, rtol=1e-3)
 
 
-def test_merging_by_hand() -> None:
+def test_merged_lora_weights_by_hand() -> None:
     weight, a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0], [-1.0]])
-    assert lora.merged(weight, a, b, 0.5).tolist() == [[2.0, 1.5], [-1.0, -0.5]]
+    assert lora.merged_weight(weight, a, b, 0.5).tolist() == [[2.0, 1.5], [-1.0, -0.5]]
 
 
-def test_layers_by_pattern() -> None:
+def test_lora_layers_by_pattern() -> None:
     model = lora.adapt(lora.Config(rank=2, layers=("*.qkv",)), network("vit"), generator())
     adapted = {name for name, layer in model.named_modules() if hasattr(layer, "lora_a")}
     assert adapted == {"trunk.blocks.0.attention.qkv", "trunk.blocks.1.attention.qkv"}
@@ -315,7 +315,7 @@ def test_adapters_change_nothing_at_first(kind: str, width: int | None) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 5, 6), (2, 6, 3, 4)], ids=["features", "tokens", "maps"])
 @pytest.mark.parametrize("width", [4, None])
-def test_an_adapter_computed_place_by_place(shape: tuple[int, ...], width: int | None) -> None:
+def test_an_adapter_computed_position_by_position(shape: tuple[int, ...], width: int | None) -> None:
     adapter = adapters.Adapter(6, width, generator())
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -329,14 +329,14 @@ def test_an_adapter_computed_place_by_place(shape: tuple[int, ...], width: int |
         else:
             hidden = (adapter.down @ row + adapter.down_bias).clamp(min=0)
             expected.append(row + adapter.up @ hidden + adapter.up_bias)
-    found = adapter(y)
-    assert found.shape == y.shape
-    found = found.permute(0, 2, 3, 1) if y.ndim == 4 else found
-    torch.testing.assert_close(found.reshape(-1, 6), torch.stack(expected))
+    adapted = adapter(y)
+    assert adapted.shape == y.shape
+    adapted = adapted.permute(0, 2, 3, 1) if y.ndim == 4 else adapted
+    torch.testing.assert_close(adapted.reshape(-1, 6), torch.stack(expected))
 
 
 def test_a_linear_adapter_on_maps_is_a_1x1_convolution() -> None:
-    """Rebuffi's: x + alpha * x."""
+    """Rebuffi's form: x + alpha * x."""
     adapter, alpha = adapters.Adapter(4, None, generator()), nn.Conv2d(4, 4, 1, bias=False)
     with torch.no_grad():
         adapter.up.copy_(alpha.weight[:, :, 0, 0])
@@ -344,19 +344,19 @@ def test_a_linear_adapter_on_maps_is_a_1x1_convolution() -> None:
     torch.testing.assert_close(adapter(x), x + alpha(x))
 
 
-def test_adapters_stand_behind_the_outer_modules_that_fit() -> None:
+def test_adapters_follow_the_outermost_modules_that_fit() -> None:
     plain = network("vit")
-    assert adapters.places(("trunk.blocks.*",), plain) == ["trunk.blocks.0", "trunk.blocks.1"]
-    houlsby = adapters.places(("*.attention", "*.mlp"), plain)
+    assert adapters.adapter_layers(("trunk.blocks.*",), plain) == ["trunk.blocks.0", "trunk.blocks.1"]
+    houlsby = adapters.adapter_layers(("*.attention", "*.mlp"), plain)
     assert houlsby == [f"trunk.blocks.{block}.{part}" for block in (0, 1) for part in ("attention", "mlp")]
 
 
 @pytest.mark.parametrize(("kind", "optimizer"), [("mlp", "sgd"), ("cnn", "adamw"), ("vit", "sgd")])
 @pytest.mark.parametrize("module", [lora, adapters], ids=["lora", "adapters"])
-def test_what_is_added_learns_instead_of_what_was_there(
+def test_added_parameters_are_trained_instead_of_existing_ones(
     module: Any, kind: str, optimizer: Any, tiny_stream: Any
 ) -> None:
-    """The first experience has the bits of plain finetuning; then what was there keeps its own."""
+    """The first experience has the bits of plain finetuning; afterwards the existing parameters keep theirs."""
     stream, config = tiny_stream(num_experiences=2), Optimizer(name=optimizer, lr=0.01, weight_decay=0.1, reset=False)
     model = module.adapt(module.Config(), network(kind), generator())
     trained = learner(stream, [built(module)], model, optimizer=config)
@@ -430,7 +430,7 @@ def test_bitfit_needs_biases() -> None:
 
 
 @pytest.mark.parametrize("module", FAMILY, ids=lambda m: m.__name__.rpartition(".")[2])
-def test_what_would_begin_after_the_last_experience_is_refused(module: Any) -> None:
+def test_starting_after_the_last_experience_is_refused(module: Any) -> None:
     name = module.__name__.rpartition(".")[2]
     with pytest.raises(UserError, match=f"strategies.{name}.from_experience=3: must be below 3"):
         module.check_stream(module.Config(from_experience=3), 6, 3)
@@ -440,11 +440,11 @@ def test_what_would_begin_after_the_last_experience_is_refused(module: Any) -> N
     module.check_model(module.Config(**neutral), nn.Sequential(nn.Linear(2, 2)))
 
 
-# The learning rate layer by layer.
+# Layer-wise learning rates.
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_rates_fall_from_the_head_down(kind: str) -> None:
+def test_learning_rates_decrease_from_the_head_down(kind: str) -> None:
     model, groups = network(kind), {"*.bias": {"weight_decay": 0.0, "lr": 2.0}}
     config = Optimizer(lr=0.1, weight_decay=0.3, layer_decay=0.5, groups=groups)
     optimizer = make_optimizer(config, model.named_parameters(), 0, blocks_from_head(model))
@@ -460,7 +460,7 @@ def test_rates_fall_from_the_head_down(kind: str) -> None:
 
 
 def test_a_step_with_layer_decay_is_a_step_scaled_by_block(tiny_stream: Any) -> None:
-    """SGD without momentum: each tensor moves by its factor of what it moves without."""
+    """SGD without momentum: each tensor's step is its factor times the step without layer decay."""
     steps = []
     for decay in (1.0, 0.5):
         optimizer = Optimizer(lr=0.1, momentum=0.0, layer_decay=decay)
@@ -478,7 +478,7 @@ def test_a_step_with_layer_decay_is_a_step_scaled_by_block(tiny_stream: Any) -> 
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_layer_decay_goes_on_with_a_head_that_grew(reset: bool, tiny_stream: Any) -> None:
+def test_layer_decay_holds_for_a_head_that_grew(reset: bool, tiny_stream: Any) -> None:
     optimizer = Optimizer(name="adamw", lr=0.01, weight_decay=0.1, layer_decay=0.5, reset=reset)
     trained = learner(tiny_stream(), [], optimizer=optimizer)
     for number in range(3):
@@ -490,7 +490,7 @@ def test_layer_decay_goes_on_with_a_head_that_grew(reset: bool, tiny_stream: Any
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5])
-def test_a_layer_decay_that_is_none_is_refused(value: float) -> None:
+def test_an_invalid_layer_decay_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=f"layer_decay={value}: must be"):
         Optimizer(layer_decay=value)
 
@@ -505,7 +505,7 @@ def test_layer_decay_without_blocks_is_refused() -> None:
 
 
 class Passes(Plugin):
-    """Counts the rows that pass through the trunk in training, without a hook: a hook would be a reason not to cache."""
+    """Count the rows that pass through the trunk in training, without a hook: a hook would prevent caching."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -540,12 +540,12 @@ def test_cached_features_give_the_bits_of_recomputed_ones(
 
     passes = Passes()
     cached, counted = run(), run(passes)
-    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
+    monkeypatch.setattr(FrozenFeatureCache, "lookup", lambda self, learner: None)
     recomputed, all_passes = run(), Passes()
     run(all_passes)
     assert same(cached, recomputed) and same(counted, recomputed)
     assert all_passes.rows == [160] * 3 and passes.rows[0] == 160
-    # once, the last mini-batches of 8 in each epoch, the first one to reach back, and what trying takes
+    # each sample once, the last mini-batches of 8 in each epoch, the first mini-batch again, and the check that caching is valid
     assert all(40 + 4 * 8 <= rows <= 40 + 4 * 8 + 8 + 32 for rows in passes.rows[1:])
 
 
@@ -556,11 +556,13 @@ def test_cached_features_give_the_bits_of_recomputed_ones(
         ([built(freezing, layers=1, from_experience=0)], {}),
         ([built(freezing, norm=("affine",), from_experience=0)], {}),
         ([built(bitfit, from_experience=0)], {}),
-        ([built(freezing, from_experience=0)], {"epochs": 1}),  # nothing to be gained
+        ([built(freezing, from_experience=0)], {"epochs": 1}),  # caching would save nothing
     ],
     ids=["nothing frozen", "a block", "statistics", "bitfit", "one epoch"],
 )
-def test_nothing_is_cached_where_anything_learns(plugins: list[Any], settings: Any, tiny_stream: Any) -> None:
+def test_features_are_not_cached_unless_the_trunk_is_frozen(
+    plugins: list[Any], settings: Any, tiny_stream: Any
+) -> None:
     passes = Passes()
     trained = learner(tiny_stream(), [*plugins, passes], **settings)
     trained.train_experience(0)
@@ -568,7 +570,7 @@ def test_nothing_is_cached_where_anything_learns(plugins: list[Any], settings: A
 
 
 class Mix(Plugin):
-    """Changes the samples of each mini-batch."""
+    """Change the samples of each mini-batch."""
 
     def __init__(self, in_place: bool) -> None:
         self.in_place = in_place
@@ -581,7 +583,7 @@ class Mix(Plugin):
 
 
 class Watch(Plugin):
-    """Has a hook on the trunk."""
+    """Register a hook on the trunk."""
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
         self.outputs = 0
@@ -596,7 +598,7 @@ class Watch(Plugin):
 
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("remembers", [True, False])
-def test_mixed_samples_are_not_taken_for_others(
+def test_cached_features_are_not_used_for_mixed_samples(
     in_place: bool, remembers: bool, tiny_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Bits:
@@ -608,17 +610,17 @@ def test_mixed_samples_are_not_taken_for_others(
         return bits(trained.model)
 
     cached = run()
-    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
+    monkeypatch.setattr(FrozenFeatureCache, "lookup", lambda self, learner: None)
     assert same(cached, run())
 
 
-def test_a_watched_trunk_is_passed_through(tiny_stream: Any) -> None:
+def test_a_trunk_with_hooks_is_not_cached(tiny_stream: Any) -> None:
     watch = Watch()
     learner(tiny_stream(), [built(freezing, from_experience=0), watch]).train_experience(0)
     assert watch.outputs == 9  # three mini-batches in each of three epochs
 
 
-def test_appended_rows_pass_through_the_trunk_as_they_come(tiny_stream: Any) -> None:
+def test_features_of_replayed_samples_are_cached_when_first_used(tiny_stream: Any) -> None:
     passes = Passes()
     trained = learner(tiny_stream(), [built(freezing), built(replay, memory=12, batch_size=4), passes], epochs=4)
     trained.train_experience(0)
@@ -640,18 +642,18 @@ def test_augmented_samples_are_not_cached(tiny_stream: Any) -> None:
 
 
 @pytest.mark.parametrize(("dropout", "expected"), [(0.5, False), (0.0, True)])
-def test_dropout_is_no_fixed_network(dropout: float, expected: bool) -> None:
+def test_features_behind_active_dropout_are_not_cached(dropout: float, expected: bool) -> None:
     model = mlp.build(mlp.Config(hidden=(8,), dropout=dropout), (1, 4, 4), 2, generator()).train()
     model.get_submodule("trunk").requires_grad_(False)
     assert is_fixed(model) == expected
     assert not is_fixed(nn.Linear(2, 2).requires_grad_(False))
 
 
-def test_a_network_that_changes_under_the_features_is_seen_in_the_next_epoch(
+def test_changed_frozen_weights_are_detected_in_the_next_epoch(
     tiny_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Shrink(Plugin):
-        """Changes frozen weights behind everybody's back, between two epochs."""
+        """Change frozen weights between two epochs without any notice."""
 
         def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
             with torch.no_grad():
@@ -663,7 +665,7 @@ def test_a_network_that_changes_under_the_features_is_seen_in_the_next_epoch(
         return bits(trained.model)
 
     cached = run()
-    monkeypatch.setattr(FrozenFeatureCache, "of", lambda self, learner: None)
+    monkeypatch.setattr(FrozenFeatureCache, "lookup", lambda self, learner: None)
     assert same(cached, run())
 
 
@@ -680,7 +682,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("module", "settings", "learned"), PLAIN)
-def test_it_runs_in_a_plain_script(module: Any, settings: Any, learned: set[str]) -> None:
+def test_in_a_plain_avalanche_script(module: Any, settings: Any, learned: set[str]) -> None:
     torch.manual_seed(0)
     model, data, config = Net(), benchmark(), module.Config(**settings)
     if hasattr(module, "adapt"):

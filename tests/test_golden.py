@@ -1,6 +1,6 @@
-"""Accuracy matrices as they were when last looked at: a change of any bit of training shows here.
+"""Recorded accuracy matrices: any change in the bits of training is detected here.
 
-Exact on the kind of CPU and the torch that are recorded beside them, elsewhere within 0.02. To accept new ones:
+The comparison is exact on the recorded kind of CPU and version of torch, elsewhere within 0.02. To accept new ones:
 ``RETAIN_UPDATE_GOLDEN=1 pytest tests/test_golden.py``, and read the diff.
 """
 
@@ -35,7 +35,7 @@ STREAMS: dict[str, dict[str, Any]] = {"split": {"epochs": 5}, "rotated": {"epoch
 
 
 def machine() -> dict[str, str]:
-    """What the bits depend on."""
+    """Return what the bits depend on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [
@@ -50,13 +50,13 @@ def machine() -> dict[str, str]:
 
 
 def golden() -> dict[str, Any]:
-    """The file, or an empty one."""
-    found: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    return found
+    """Return the content of the file, or an empty record."""
+    recorded: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    return recorded
 
 
 def matrix(key: str, view: str) -> np.ndarray:
-    """A recorded matrix, NaN where null."""
+    """Return a recorded matrix, NaN for null."""
     return np.array(golden()["curves"][key][view], dtype=float)
 
 
@@ -64,23 +64,24 @@ def matrix(key: str, view: str) -> np.ndarray:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_curve(name: str, stream: str, quick_folder: Path, make_experiment: Callable[..., Experiment]) -> None:
     config = make_experiment(stream, strategies=STRATEGIES[name], **STREAMS[stream])
-    found = run_trial(config, quick_folder / f"golden-{stream}-{name}").matrices
+    matrices = run_trial(config, quick_folder / f"golden-{stream}-{name}").matrices
     if UPDATE:
-        _record(f"{stream}/{name}", found)
+        _record(f"{stream}/{name}", matrices)
     exact = golden()["machine"] == machine()
     for view in VIEWS:
         if exact:
-            np.testing.assert_array_equal(found[view], matrix(f"{stream}/{name}", view))
+            np.testing.assert_array_equal(matrices[view], matrix(f"{stream}/{name}", view))
         else:
-            np.testing.assert_allclose(found[view], matrix(f"{stream}/{name}", view), rtol=0, atol=0.02)
+            np.testing.assert_allclose(matrices[view], matrix(f"{stream}/{name}", view), rtol=0, atol=0.02)
 
 
-def _record(key: str, found: dict[str, np.ndarray]) -> None:
-    """Put a curve into the file, one row of a matrix a line; curves of another machine go."""
+def _record(key: str, matrices: dict[str, np.ndarray]) -> None:
+    """Write a curve to the file, one line per row of a matrix; curves of another machine are removed."""
     file = golden()
     curves = file["curves"] if file.get("machine") == machine() else {}
     curves[key] = {
-        view: [[None if math.isnan(cell) else cell for cell in row] for row in found[view].tolist()] for view in VIEWS
+        view: [[None if math.isnan(cell) else cell for cell in row] for row in matrices[view].tolist()]
+        for view in VIEWS
     }
     parts = []
     for name, views in sorted(curves.items()):
@@ -92,7 +93,7 @@ def _record(key: str, found: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.skipif(UPDATE, reason="the file is being written")
 def test_the_recorded_curves_make_sense() -> None:
-    """The orders that hold on any such data: a wrong curve must not become the reference."""
+    """They show orders that hold on any such data: a wrong curve must not become the reference."""
     assert golden()["curves"].keys() == {f"{stream}/{name}" for stream in STREAMS for name in STRATEGIES}
     for stream in STREAMS:
         last = {name: matrix(f"{stream}/{name}", "task_agnostic")[-1].mean() for name in STRATEGIES}
@@ -101,5 +102,7 @@ def test_the_recorded_curves_make_sense() -> None:
         naive = matrix(f"{stream}/naive", "task_agnostic")
         assert all(naive[i + 1, i] > 0.7 for i in range(naive.shape[1]))  # learned,
         assert naive[-1, 0] < naive[1, 0] - 0.3  # and forgotten
-    kept = {name: matrix(f"split/{name}", "task_agnostic")[-1, -2] for name in ("naive", "lwf")}  # of the last but one
-    assert kept["naive"] < 0.05 and kept["lwf"] > 0.3
+    remembered = {
+        name: matrix(f"split/{name}", "task_agnostic")[-1, -2] for name in ("naive", "lwf")
+    }  # the second to last
+    assert remembered["naive"] < 0.05 and remembered["lwf"] > 0.3

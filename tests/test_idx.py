@@ -19,7 +19,7 @@ from retain.platform.errors import UserError
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    """What `write_set` writes, read from the plainest layout."""
+    """Return what `write_set` writes, read from the simplest layout."""
     root = tmp_path_factory.mktemp("known")
     write_set(root / "mnist")
     return mnist.build(mnist.Config(), DataFolders.of(str(root), str(root / "cache")))
@@ -29,15 +29,15 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 @pytest.mark.parametrize("dot", ["-", "."])
 @pytest.mark.parametrize("layout", [".", "mnist", "MNIST/raw"])
 def test_idx_layouts(layout: str, dot: str, end: str, tmp_path: Path, known: DataSet) -> None:
-    """Every usual place and name is found, and gives the same pictures."""
+    """Every usual path and name is found, and gives the same pictures."""
     write_set(tmp_path / "data" / layout, dot, end)
-    found = mnist.build(mnist.Config(), DataFolders.of(str(tmp_path / "data"), str(tmp_path / "cache")))
-    assert torch.equal(found.train.x, known.train.x)
-    assert torch.equal(found.test.y, known.test.y)
+    data_set = mnist.build(mnist.Config(), DataFolders.of(str(tmp_path / "data"), str(tmp_path / "cache")))
+    assert torch.equal(data_set.train.x, known.train.x)
+    assert torch.equal(data_set.test.y, known.test.y)
 
 
-def test_new_files_are_read_anew(tmp_path: Path) -> None:
-    """Files that changed under the same names do not meet the old ones' cache entry."""
+def test_changed_files_are_read_again(tmp_path: Path) -> None:
+    """Changed files under the same names do not use the old files' cache entry."""
     folders = DataFolders.of(str(tmp_path), str(tmp_path / "cache"))
     write_set(tmp_path / "mnist", seed=0)
     old = mnist.build(mnist.Config(), folders).train.x.clone()
@@ -78,7 +78,7 @@ def _edit(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     ],
 )
 def test_damaged_idx_files_are_refused(file: str, damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
-    """A wrong file is refused with its name, and leaves no cache entry."""
+    """A wrong file is refused by name, and no cache entry is made."""
     folder = write_set(tmp_path / "mnist")
     damage(folder / f"{file}-ubyte.gz")
     with pytest.raises(UserError, match=f"{file}-ubyte.gz: .*{message}"):
@@ -95,7 +95,7 @@ def test_incomplete_set_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send downloads to a port where nobody listens."""
+    """Send downloads to a closed port."""
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
@@ -110,7 +110,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_missing_data_says_what_to_do(read: Any, words: list[str], tmp_path: Path) -> None:
-    """Where nothing is found and nothing can be fetched, the message says what to put where."""
+    """If nothing is found and nothing can be fetched, the message says which files to put where."""
     if (_idx.DEBIAN / "fashion-mnist").exists() and read is fashion_mnist:
         pytest.skip("the package dataset-fashion-mnist is installed")
     with pytest.raises(UserError) as caught:
@@ -120,14 +120,14 @@ def test_missing_data_says_what_to_do(read: Any, words: list[str], tmp_path: Pat
 
 
 @pytest.mark.usefixtures("no_network")
-def test_one_set_is_not_taken_for_the_other(tmp_path: Path) -> None:
-    """Both sets use the same file names: MNIST's own folder as the data folder is no Fashion-MNIST."""
+def test_mnist_and_fashion_mnist_are_not_confused(tmp_path: Path) -> None:
+    """Both sets use the same file names: MNIST's folder as the data folder is not taken for Fashion-MNIST."""
     if REAL_ROOT is None or not is_real("split_mnist"):
         pytest.skip("the files of MNIST are not here; set RETAIN_DATA")
     folder = next(REAL_ROOT / name for name in ("mnist", "MNIST/raw") if _idx.files_in(REAL_ROOT / name))
     assert set(_idx.find(mnist.FILES, DataFolders(folder, tmp_path))["train_y"].parents) >= {folder}
     try:
-        found = _idx.find(fashion_mnist.FILES, DataFolders(folder, tmp_path))
+        paths = _idx.find(fashion_mnist.FILES, DataFolders(folder, tmp_path))
     except UserError:
         return
-    assert folder not in found["train_y"].parents
+    assert folder not in paths["train_y"].parents

@@ -1,4 +1,4 @@
-"""Every file of a run's folder, damaged in every way: it is told by its name, no number is wrong, and resuming repairs it."""
+"""Every file of a run folder, damaged in every way: the file is reported, no number is wrong, and resuming repairs it."""
 
 import logging
 import shutil
@@ -23,7 +23,7 @@ from retain.platform.sweep.plan import plan
 from retain.platform.sweep.run import resume
 from retain.platform.trial.run import run as run_trial
 
-NOTHING = {".lock", "trial.log", "report.html"}  # they say nothing that anybody reads back
+NOTHING = {".lock", "trial.log", "report.html"}  # nothing reads their content
 Make = Callable[..., Experiment]
 
 
@@ -42,23 +42,23 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture(scope="module")
 def sweep(make_experiment: Make, quick_folder: Path) -> Path:
-    """A sweep of two trials, both done; its first one stays as it is."""
+    """Run a sweep of two trials, both done; no test changes it."""
     base = make_experiment("pair", {"replay": {"memory": 20}})
     config = from_dict(to_dict(base) | {"wandb": {"mode": "disabled"}})
     folder = quick_folder / "integrity" / "sweep"
     names = [{"id": f"00{seed}", "variant": "v", "stream": "s", "seed": seed, "overrides": {}} for seed in (0, 1)]
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     with SweepLedger.create(folder, text, "test", names) as ledger:
-        for one in ledger.trials():
-            own = replace(config, seed=one.seed)
-            TrialLedger.create(one.folder, yaml.safe_dump(to_dict(own), sort_keys=False), one.identity).close()
-            run_trial(own, one.folder, identity=one.identity)
+        for trial in ledger.trials():
+            own = replace(config, seed=trial.seed)
+            TrialLedger.create(trial.folder, yaml.safe_dump(to_dict(own), sort_keys=False), trial.identity).close()
+            run_trial(own, trial.folder, identity=trial.identity)
     return folder
 
 
 @pytest.fixture
 def copied(sweep: Path, quick_folder: Path) -> Iterator[Callable[[], Path]]:
-    """Makes fresh copies of the sweep."""
+    """Return a function that makes new copies of the sweep."""
     place = quick_folder / "integrity" / "copy"
 
     def copy() -> Path:
@@ -71,7 +71,7 @@ def copied(sweep: Path, quick_folder: Path) -> Iterator[Callable[[], Path]]:
 
 
 def files_of(folder: Path) -> list[str]:
-    """The files that hold something, by their paths in the folder."""
+    """Return the files with content, by their paths in the folder."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name not in NOTHING)
 
 
@@ -80,14 +80,14 @@ def damage(path: Path, how: str) -> None:
 
 
 def numbers(folder: Path) -> dict[str, list[Any]]:
-    """What a comparison takes from each of a sweep's trials; nothing for one that it cannot read."""
-    found = results_of([folder])
-    return {one.trial.id: [one.views[view].tolist() for view in one.views] for one in found}
+    """Return what a comparison reads of each of a sweep's trials; nothing for a trial that it cannot read."""
+    results = results_of([folder])
+    return {result.trial.id: [result.views[view].tolist() for view in result.views] for result in results}
 
 
-def told(folder: Path) -> str:
-    """All that is said when a sweep is looked at."""
-    problems = [one.problem for one in results_of([folder])] + [
+def all_problems(folder: Path) -> str:
+    """Return all messages when a sweep is read."""
+    problems = [result.problem for result in results_of([folder])] + [
         str(why) for _, why in unfinished_trials(trials_of(folder))
     ]
     try:
@@ -109,12 +109,12 @@ def test_no_damaged_file_of_a_sweep_gives_a_wrong_number(
         whole = (folder / name).read_bytes()
         damage(folder / name, how)
         caplog.clear()
-        found = numbers(folder)
-        assert all(str(values) in right for values in found.values() if values), name
-        if "checkpoints" not in name:  # read by nobody but who goes on from them
-            assert Path(name).name in told(folder) + caplog.text, (name, how)
+        read = numbers(folder)
+        assert all(str(values) in right for values in read.values() if values), name
+        if "checkpoints" not in name:  # only resuming reads them
+            assert Path(name).name in all_problems(folder) + caplog.text, (name, how)
         if name not in ("trials.json", "experiment.yaml") and "checkpoints" not in name:
-            assert sum(bool(values) for values in found.values()) == 1, "the other trial is compared"
+            assert sum(bool(values) for values in read.values()) == 1, "the other trial is compared"
         (folder / name).write_bytes(whole)
     assert str(numbers(folder)) == right
 
@@ -127,7 +127,7 @@ def test_resuming_repairs_every_file_of_a_trial(
     for name in files_of(sweep / "trials" / "001"):
         folder = copied() / "trials" / "001"
         damage(folder / name, how)
-        if name.startswith("checkpoints"):  # they matter to a trial that was stopped
+        if name.startswith("checkpoints"):  # they matter only to a stopped trial
             write_status(folder, "stopped", 2, None)
         caplog.clear()
         if name in ("trial.json", "config.yaml"):
@@ -144,19 +144,19 @@ def test_resuming_repairs_every_file_of_a_trial(
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_what_a_sweep_knows_twice_is_repaired(copied: Callable[[], Path], how: str) -> None:
+def test_redundant_files_of_a_sweep_are_repaired(copied: Callable[[], Path], how: str) -> None:
     folder = copied()
     for name in ("trials.json", "trials/001/trial.json"):
         whole = (folder / name).read_bytes()
         damage(folder / name, how)
         with SweepLedger.open(folder) as ledger:
-            for one, why in unfinished_trials(ledger.trials()):
+            for trial, why in unfinished_trials(ledger.trials()):
                 assert name in str(why)
-                mark_for_repair(one, str(why))
+                mark_for_repair(trial, str(why))
         assert (folder / name).read_bytes() == whole
 
 
-def test_a_stopped_trial_with_damaged_events_starts_from_before_the_damage(
+def test_a_stopped_trial_with_damaged_events_resumes_from_before_the_damage(
     copied: Callable[[], Path], sweep: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = copied() / "trials" / "001"
@@ -169,7 +169,7 @@ def test_a_stopped_trial_with_damaged_events_starts_from_before_the_damage(
     assert_same(outcome(folder), outcome(sweep / "trials" / "001"))
 
 
-def test_the_report_names_what_is_unreadable(copied: Callable[[], Path]) -> None:
+def test_the_report_names_unreadable_files(copied: Callable[[], Path]) -> None:
     folder = copied()
     damage(folder / "trials" / "001" / "config.yaml", "a bit in the middle")
     page = report([folder]).read_text()
@@ -177,24 +177,22 @@ def test_the_report_names_what_is_unreadable(copied: Callable[[], Path]) -> None
     assert "1 of 2 finished" in page
 
 
-def test_folders_that_were_swapped_are_not_taken_for_one_another(copied: Callable[[], Path]) -> None:
+def test_swapped_trial_folders_are_detected(copied: Callable[[], Path]) -> None:
     folder = copied()
     (folder / "trials" / "000").rename(folder / "x")
     (folder / "trials" / "001").rename(folder / "trials" / "000")
     (folder / "x").rename(folder / "trials" / "001")
     assert numbers(folder) == {"000": [], "001": []}
-    assert told(folder).count("trial.json is damaged: the sweep's trials.json names another trial") >= 2
+    assert all_problems(folder).count("trial.json is damaged: the sweep's trials.json names another trial") >= 2
 
 
-def test_a_sweep_that_was_killed_before_its_trials_had_folders_gets_them(
-    make_experiment: Make, quick_folder: Path
-) -> None:
-    """Killed after its list was written; the first trial has a folder, of the second there is only the lock."""
+def test_resuming_a_sweep_creates_the_missing_trial_folders(make_experiment: Make, quick_folder: Path) -> None:
+    """Killed after its list was written; the first trial has a folder, the second only the lock."""
     config = from_dict(to_dict(make_experiment("pair")) | {"sweep": {"seeds": [0, 1, 2]}})
     planned = plan(config)
     folder = quick_folder / "integrity" / "unwritten"
     with SweepLedger.create(
-        folder, yaml.safe_dump(to_dict(config), sort_keys=False), "test", [one.identity for one in planned]
+        folder, yaml.safe_dump(to_dict(config), sort_keys=False), "test", [trial.identity for trial in planned]
     ) as ledger:
         first, second, third = ledger.trials()
         sweep_run._write_pending(first.folder, planned[0])
@@ -202,8 +200,8 @@ def test_a_sweep_that_was_killed_before_its_trials_had_folders_gets_them(
         second.folder.mkdir()
         (second.folder / ".lock").touch()
         sweep_run._write_missing(config, folder)
-        assert [one.config()["seed"] for one in ledger.trials()] == [0, 1, 2]
+        assert [trial.config()["seed"] for trial in ledger.trials()] == [0, 1, 2]
         assert (first.folder / "trial.json").stat().st_ino == before
-        assert [Trial(one.folder).identity["id"] for one in (first, second, third)] == [
-            one.id for one in ledger.trials()
+        assert [Trial(trial.folder).identity["id"] for trial in (first, second, third)] == [
+            trial.id for trial in ledger.trials()
         ]

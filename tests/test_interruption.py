@@ -1,4 +1,4 @@
-"""Signals, clocks, hangs and full disks: what reaches a trial from outside, and what it leaves for the next in its process."""
+"""Signals, clocks, hangs and full disks: outside influences on a trial, and what it leaves for the next one in its process."""
 
 import gc
 import importlib
@@ -35,7 +35,7 @@ from retain.platform.trial.torch_settings import torch_settings
 
 Make = Callable[..., Experiment]
 OWN = '''
-"""Strategies of the user's own: one that calls a function of the test, one that adds a NaN, one that hangs."""
+"""User-defined strategies: one that calls a function of the test, one that adds a NaN, one that hangs."""
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ COMMAND = [sys.executable, "-c", "from retain.platform.cli.app import main; main
 
 @pytest.fixture(scope="module", autouse=True)
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which the user works."""
+    """Return the user's working folder."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "stoptest").mkdir()
     (folder / "stoptest" / "own.py").write_text(OWN)
@@ -89,22 +89,22 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def folder(quick_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A new trial's folder."""
+    """Yield a new trial's folder."""
     path = quick_folder / f"stop-{abs(hash(request.node.name))}"
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
 def calling(make_experiment: Make, function: Callable[[Any], None], **more: Any) -> Experiment:
-    """An experiment that calls `function(learner)` in each iteration."""
+    """Return an experiment that calls `function(learner)` in each iteration."""
     importlib.import_module("stoptest.own").CALL[:] = [function]
     return make_experiment(strategies={"stoptest.own": {}}, **more)
 
 
-# Wishes.
+# Stop requests.
 
 
-def test_signals_are_wishes_within_and_signals_again_afterwards() -> None:
+def test_signals_request_a_stop_and_their_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with StopRequest() as interruption:
         assert not interruption.requested()
@@ -118,7 +118,7 @@ def test_signals_are_wishes_within_and_signals_again_afterwards() -> None:
         with pytest.raises(KeyboardInterrupt):
             interruption.raise_stop()
     assert before == {number: signal.getsignal(number) for number in before}
-    with pytest.raises(KeyboardInterrupt), StopRequest():  # nobody asked
+    with pytest.raises(KeyboardInterrupt), StopRequest():  # no stop was requested
         os.kill(os.getpid(), signal.SIGINT)
     with StopRequest(lambda: True) as interruption, pytest.raises(Stopped) as stopped:
         interruption.raise_stop()
@@ -134,7 +134,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
         raise AssertionError("not reached")
 
 
-def test_the_programs_own_handlers_and_other_threads_are_left_alone() -> None:
+def test_the_programs_signal_handlers_and_other_threads_are_not_touched() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
@@ -155,8 +155,8 @@ def test_the_programs_own_handlers_and_other_threads_are_left_alone() -> None:
     assert handlers == [before]
 
 
-def test_whoever_runs_it_can_ask_it_to_stop(folder: Path, make_experiment: Make) -> None:
-    """Asked twice a second; the checkpoint is of the very iteration."""
+def test_the_caller_can_request_a_stop(folder: Path, make_experiment: Make) -> None:
+    """The callback is called twice a second; the checkpoint is of the same iteration."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}})
     with pytest.raises(Stopped):
         run_trial(config, folder, stopped=lambda: True)
@@ -174,10 +174,10 @@ def test_whoever_runs_it_can_ask_it_to_stop(folder: Path, make_experiment: Make)
 def test_a_signal_at_the_command_line_checkpoints_at_once(
     number: signal.Signals, code: int, own: Path, folder: Path, make_experiment: Make
 ) -> None:
-    """`retain run`: the exit code is the signal's, the hint says how to go on, and nothing that was done is done again."""
+    """`retain run`: the exit code is the signal's, the hint says how to resume, and no completed work is repeated."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}}, iterations=30)
     (own / "slow.yaml").write_text(yaml.safe_dump(to_dict(config)))
-    arguments = ["run", "slow.yaml", "wandb.mode=disabled", "checkpoint.every=0.1", "--folder", str(folder)]
+    arguments = ["run", "slow.yaml", "wandb.mode=disabled", "checkpoint.every=0.1", "--output", str(folder)]
     process = subprocess.Popen(
         [*COMMAND, *arguments], cwd=own, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -196,10 +196,8 @@ def test_a_signal_at_the_command_line_checkpoints_at_once(
     shutil.rmtree(other)
 
 
-def test_stopped_again_before_anything_was_done_the_checkpoint_is_left_alone(
-    folder: Path, make_experiment: Make
-) -> None:
-    """Written anew, it would not be there for a moment."""
+def test_stopped_again_before_any_progress_the_checkpoint_is_kept(folder: Path, make_experiment: Make) -> None:
+    """If it were written again, it would be missing for a moment."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}})
     changes = []
     for _ in range(2):
@@ -209,25 +207,27 @@ def test_stopped_again_before_anything_was_done_the_checkpoint_is_left_alone(
     assert changes[0] == changes[1]
 
 
-# Time.
+# Durations and clocks.
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("60s", 60.0), ("5m", 300.0), ("1.5h", 5400.0), ("90", 90.0), (0.25, 0.25), (0, 0.0)]
 )
-def test_times(text: str | float, expected: float) -> None:
+def test_durations(text: str | float, expected: float) -> None:
     assert seconds("x", text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "5 minutes", "1e400", "nan", float("inf"), True])
-def test_what_is_no_time_is_refused(text: Any) -> None:
+def test_invalid_durations_are_refused(text: Any) -> None:
     with pytest.raises(ValueError, match=f"^every={text!r}: must be a time"):
         Checkpoint(every=text)
 
 
 @pytest.mark.parametrize(("every", "inside"), [(None, False), ("60s", False), (0.1, True)])
-def test_checkpoints_come_as_often_as_asked(every: Any, inside: bool, folder: Path, make_experiment: Make) -> None:
-    """40 iterations of 50 ms: 2 s, so some 20 of 0.1 s."""
+def test_checkpoints_are_written_at_the_set_interval(
+    every: Any, inside: bool, folder: Path, make_experiment: Make
+) -> None:
+    """40 iterations of 50 ms: 2 s, so about 20 intervals of 0.1 s."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}}, iterations=20)
     run_trial(replace(config, checkpoint=Checkpoint(every=every, keep=1000)), folder)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -238,7 +238,7 @@ def test_checkpoints_come_as_often_as_asked(every: Any, inside: bool, folder: Pa
 def test_a_clock_that_jumps_changes_nothing(
     folder: Path, make_experiment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wall clock goes back and forth by years; times in the ledger are durations, and come from another clock."""
+    """The wall clock jumps back and forth by years; times in the ledger are durations from a monotonic clock."""
     config = replace(make_experiment("pair"), checkpoint=Checkpoint(every=0))
     run_trial(config, folder)
     real, jumps = time.time, random.Random(0)
@@ -262,10 +262,10 @@ run(from_dict(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], timeout=float(sys
 
 
 @pytest.mark.parametrize("how", [pytest.param("sleep", marks=pytest.mark.slow), "hold"])
-def test_a_hung_trial_is_ended_and_says_where_it_stood(
+def test_a_hung_trial_is_ended_and_its_stack_is_logged(
     how: str, own: Path, folder: Path, make_experiment: Make
 ) -> None:
-    """Asleep, or never letting go of the interpreter; what it did before is in its checkpoint."""
+    """The trial sleeps, or never releases the interpreter; its earlier progress is in its checkpoint."""
     config = make_experiment("pair", strategies={"stoptest.own": {"what": how, "at": 5}})
     (own / "hung.yaml").write_text(yaml.safe_dump(to_dict(replace(config, checkpoint=Checkpoint(every=0)))))
     command = [sys.executable, "-c", HUNG, "hung.yaml", str(folder), "2"]
@@ -276,9 +276,9 @@ def test_a_hung_trial_is_ended_and_says_where_it_stood(
     assert max(path.name for path in (folder / "checkpoints").glob("0*")) > "000000+000000000"
 
 
-def test_a_trial_that_goes_on_is_not_ended(folder: Path, make_experiment: Make) -> None:
+def test_a_trial_that_makes_progress_is_not_ended(folder: Path, make_experiment: Make) -> None:
     config = make_experiment("pair", strategies={"stoptest.own": {"what": "slow"}}, iterations=20)
-    run_trial(config, folder, timeout=1.0)  # it takes twice as long
+    run_trial(config, folder, timeout=1.0)  # the trial takes twice as long
     assert Trial(folder).status().status == "done"
 
 
@@ -286,7 +286,7 @@ def test_a_trial_that_goes_on_is_not_ended(folder: Path, make_experiment: Make) 
 
 
 def mess(learner: Any) -> None:
-    """What a strategy had better not do."""
+    """Change global state as a strategy should not."""
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float64)
     torch.use_deterministic_algorithms(True)
@@ -300,7 +300,7 @@ def mess(learner: Any) -> None:
         raise RuntimeError("enough")
 
 
-def test_a_trial_is_the_same_after_one_that_left_a_mess(folder: Path, make_experiment: Make) -> None:
+def test_a_trial_is_unaffected_by_global_state_that_the_previous_one_left(folder: Path, make_experiment: Make) -> None:
     config = make_experiment("rotated", strategies={"lwf": {}, "replay": {"memory": 20}})
     run_trial(config, folder)
     settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
@@ -310,7 +310,7 @@ def test_a_trial_is_the_same_after_one_that_left_a_mess(folder: Path, make_exper
     assert settings == (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
     assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
     assert not torch.are_deterministic_algorithms_enabled() and not torch.is_anomaly_enabled()
-    torch.set_default_dtype(torch.float64)  # what the program itself had set does not matter either
+    torch.set_default_dtype(torch.float64)  # the program's settings do not matter either
     try:
         run_trial(config, other := folder.with_name(folder.name + "-after"))
     finally:
@@ -321,7 +321,9 @@ def test_a_trial_is_the_same_after_one_that_left_a_mess(folder: Path, make_exper
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_deterministic_algorithms_are_a_switch(deterministic: bool, folder: Path, make_experiment: Make) -> None:
+def test_deterministic_algorithms_are_set_for_the_trial_only(
+    deterministic: bool, folder: Path, make_experiment: Make
+) -> None:
     seen: list[bool] = []
     config = calling(make_experiment, lambda learner: seen.append(torch.are_deterministic_algorithms_enabled()))
     run_trial(replace(config, resources=Resources(deterministic=deterministic)), folder)
@@ -335,7 +337,7 @@ def test_deterministic_algorithms_are_a_switch(deterministic: bool, folder: Path
 def test_deterministic_algorithms_run_every_strategy_with_the_same_bits(
     strategies: dict[str, Any], folder: Path, make_experiment: Make
 ) -> None:
-    """On the CPU ours are deterministic as they are; none is among those that torch has no such version of."""
+    """On the CPU ours are deterministic anyway; none uses operations without a deterministic version in torch."""
     config = make_experiment("rotated", strategies=strategies)
     run_trial(config, folder)
     other = folder.with_name(folder.name + "-deterministic")
@@ -344,7 +346,7 @@ def test_deterministic_algorithms_run_every_strategy_with_the_same_bits(
     shutil.rmtree(other)
 
 
-def test_threads_are_put_back_when_it_fails() -> None:
+def test_the_number_of_threads_is_restored_after_a_failure() -> None:
     before = torch.get_num_threads()
     with pytest.raises(KeyError), torch_settings(Resources(threads=before + 1)):
         assert torch.get_num_threads() == before + 1
@@ -352,7 +354,7 @@ def test_threads_are_put_back_when_it_fails() -> None:
     assert torch.get_num_threads() == before
 
 
-# Numbers that are none.
+# Non-finite losses.
 
 
 def test_a_strategy_that_makes_the_loss_nan_is_named_before_the_step(folder: Path, make_experiment: Make) -> None:
@@ -375,7 +377,7 @@ def test_a_strategy_that_makes_the_loss_nan_is_named_before_the_step(folder: Pat
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
+    """Yield a disk of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True)
@@ -385,8 +387,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_gone_on_from(tiny_disk: Path, make_experiment: Make) -> None:
-    """A megabyte is there; a checkpoint takes some 0.3 MB, and others' files grow meanwhile."""
+def test_a_full_disk_is_reported_and_the_trial_resumes(tiny_disk: Path, make_experiment: Make) -> None:
+    """The disk has a megabyte; a checkpoint takes about 0.3 MB, and other files grow in the meantime."""
     config = replace(make_experiment(), model={"mlp": {"hidden": [800]}})
     run_trial(config, whole := tiny_disk.parent / "whole")
     other = tiny_disk / "others"
@@ -411,8 +413,8 @@ def test_a_full_disk_is_said_and_gone_on_from(tiny_disk: Path, make_experiment: 
     np.testing.assert_array_equal(result.matrices["task_agnostic"], outcome(whole).matrices["task_agnostic"])
 
 
-def test_a_disk_that_is_read_only_is_said(tiny_disk: Path, make_experiment: Make) -> None:
-    """Before a trial starts, and where one is to be gone on with."""
+def test_a_read_only_disk_is_reported(tiny_disk: Path, make_experiment: Make) -> None:
+    """Both before a trial starts and when one is resumed."""
     run_trial(make_experiment("pair"), tiny_disk / "done")
     with pytest.raises(KeyboardInterrupt):
         run_trial(calling(make_experiment, interrupting), tiny_disk / "trial")
@@ -425,13 +427,13 @@ def test_a_disk_that_is_read_only_is_said(tiny_disk: Path, make_experiment: Make
 
 
 def interrupting(learner: Any) -> None:
-    """Ctrl-C in the third experience."""
+    """Raise Ctrl-C in the third experience."""
     if learner.clock.train_exp_counter == 2:
         raise KeyboardInterrupt
 
 
-def test_a_worker_frees_what_the_trial_before_held_in_cycles() -> None:
-    """As a learner and its plugins know each other: hundreds of MB, and few objects for Python's collector to count."""
+def test_a_worker_frees_reference_cycles_of_the_previous_trial() -> None:
+    """A learner and its plugins refer to each other: hundreds of MB, but few objects for Python's collector to count."""
 
     class Node:
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The laws that every file in strategies/ keeps, whatever it does: asserted over each of them, found by name."""
+"""Laws that every file in strategies/ must keep, asserted for each of them, found by name."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ Make = Callable[..., Experiment]
 Settings = dict[str, Any]
 NAMES = registry.names("strategies")
 STREAMS = ("split", "rotated")
-# Beside the defaults: settings that take other branches. A new strategy needs no entry.
+# In addition to the defaults: settings that take other branches. A new strategy needs no entry.
 MORE: dict[str, list[Settings]] = {
     "adapters": [{"width": None}],
     "gradual_unfreezing": [{"per": "experience"}],
@@ -73,27 +73,27 @@ CASES.append(pytest.param(TOGETHER, id="together"))
 
 
 def spread(cases: list[Any], others: tuple[Any, ...] = STREAMS) -> list[Any]:
-    """Each case with one of `others`, in a seeded rotation; with the rest of them it is slow."""
-    found = []
+    """Combine each case with one of `others` in a seeded rotation; combinations with the rest are slow."""
+    combined = []
     for number, case in enumerate(cases):
         made = case if isinstance(case, type(pytest.param())) else pytest.param(case, id=str(case))
         values, name = made.values, str(made.id)
         turn = (number + seeding.derive(0, name)) % len(others)
         for place, other in enumerate(others):
             marks = made.marks if place == turn else [pytest.mark.slow]
-            found.append(pytest.param(*values, other, id=f"{name}-{other}", marks=marks))
-    return found
+            combined.append(pytest.param(*values, other, id=f"{name}-{other}", marks=marks))
+    return combined
 
 
 def partners() -> list[Any]:
-    """All ordered pairs; slow but for those of each strategy with its two neighbours on each side in a seeded order."""
+    """Return all ordered pairs; all are slow except each strategy with its two neighbours on each side in a seeded order."""
     order = sorted(NAMES, key=lambda name: seeding.derive(2, name))
-    near = {(one, order[(place + step) % len(order)]) for place, one in enumerate(order) for step in (1, 2)}
+    near = {(first, order[(place + step) % len(order)]) for place, first in enumerate(order) for step in (1, 2)}
     return [pytest.param(*pair, marks=[] if pair in near else [pytest.mark.slow]) for pair in permutations(NAMES, 2)]
 
 
 STOPPER = '''
-"""A learner of the user's own: ends the process, once, before a given iteration."""
+"""A user-defined strategy that ends the process, once, before a given iteration."""
 import os, signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """End before the iteration that the file `flag` names, if it is there."""
+    """End before the iteration that the file `flag` names, if it exists."""
     flag: str
 
 class Stopper(Plugin):
@@ -124,7 +124,7 @@ def build(config, seed):
     return Stopper(config.flag)
 '''
 NOISY = '''
-"""A learner of the user's own that draws from every global generator, in every iteration."""
+"""A user-defined strategy that draws from every global generator, in every iteration."""
 import random
 from dataclasses import dataclass
 import numpy as np
@@ -146,7 +146,7 @@ def build(config, seed):
     return Noisy()
 '''
 KEEPER = '''
-"""A learner of the user's own that keeps what it is given, and changes it in place where it chooses the data."""
+"""A user-defined strategy that keeps the object of its loaded state, and changes it in place when it adapts the data."""
 from dataclasses import dataclass
 from retain import Plugin
 
@@ -174,7 +174,7 @@ def build(config, seed):
     return Keeper()
 '''
 WATCHER = '''
-"""A learner of the user's own with an evaluation hook: Avalanche's evaluation loop runs instead of the one pass."""
+"""A user-defined strategy with an evaluation hook: Avalanche's evaluation loop runs instead of the single pass."""
 from dataclasses import dataclass
 from retain import Plugin
 
@@ -195,7 +195,7 @@ def build(config, seed):
 
 
 class Runs:
-    """Runs trials in folders of their own; the same trial once, unless `again`."""
+    """Run trials in new folders; the same trial only once, unless `again`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -203,12 +203,12 @@ class Runs:
         self._num_folders = 0
 
     def new_folder(self) -> Path:
-        """A folder that does not exist yet."""
+        """Return a folder that does not exist yet."""
         self._num_folders += 1
         return self.folder / f"trial-{self._num_folders}"
 
     def __call__(self, config: Experiment, again: bool = False) -> Outcome:
-        """Run it, or remember."""
+        """Run the trial, or return the remembered outcome."""
         key = json.dumps(to_dict(config))
         if again or key not in self._found:
             folder = self.new_folder()
@@ -226,7 +226,7 @@ def runs(quick_folder: Path) -> Runs:
 
 @pytest.fixture(scope="module", autouse=True)
 def users_own(quick_folder: Path) -> Iterator[Path]:
-    """A folder on the path with strategies of the user's own; the path of the stopper's flag."""
+    """Put a folder with user-defined strategies on the path; return the path of the stopper's flag."""
     folder = quick_folder / "own"
     folder.mkdir()
     (folder / "lawtest").mkdir()
@@ -241,12 +241,12 @@ def users_own(quick_folder: Path) -> Iterator[Path]:
 
 
 def module(name: str) -> Any:
-    """A strategy's module."""
+    """Return a strategy's module."""
     return registry.resolve("strategies", name)
 
 
 def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda learner: None) -> Learner:
-    """A learner at the end of its stream, as a trial trains it."""
+    """Return a learner at the end of its stream, trained as in a trial."""
     parts = build_trial(check_plugins(config))
     learner = parts.learner(on_epoch, lambda text: None)
     for number in range(len(parts.stream.experiences)):
@@ -256,7 +256,7 @@ def trained(config: Experiment, on_epoch: Callable[[Learner], None] = lambda lea
     return learner
 
 
-# Built from its defaults and from YAML; it pickles.
+# Built from defaults and from YAML; picklable.
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -273,8 +273,8 @@ def test_defaults_come_back_from_yaml(name: str, make_experiment: Make, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_gone_on_with(name: str) -> None:
-    """Else its trials would start again from their first experience after a stop."""
+def test_it_has_a_state_dict_to_resume_from(name: str) -> None:
+    """Without one, its trials would start again from the first experience after a stop."""
     assert hasattr(module(name).build(module(name).Config(), seed=0), "state_dict")
 
 
@@ -290,7 +290,7 @@ def test_config_pickles(name: str, make_experiment: Make) -> None:
 
 
 def test_neutral_settings_or_the_reason_is_stated() -> None:
-    """Prints those that have none (pytest -rP shows it)."""
+    """Print the strategies without neutral settings (pytest -rP shows it)."""
     without = {name: module(name).NEUTRAL_REASON for name in NAMES if module(name).NEUTRAL is None}
     for name, reason in without.items():
         print(f"no neutral settings: {name}: {reason}")
@@ -324,17 +324,17 @@ def test_neutral_settings_give_the_naive_bits(name: str, stream: str, runs: Runs
 
 @pytest.mark.parametrize("name", NAMES)
 def test_default_settings_do_something(name: str, runs: Runs, make_experiment: Make) -> None:
-    """Else the law above would hold of a strategy that never acts. Enough epochs for patience to run out."""
+    """Otherwise the law above would hold for a strategy that never acts. Enough epochs for patience to run out."""
     training = {"epochs": 6, "optimizer": {"lr": 0.2}}
 
     def acts(stream: str) -> bool:
         naive = runs(make_experiment(stream, network_for=name, **training))
         with_it = runs(make_experiment(stream, strategies={name: {}}, **training))
         if not same(with_it.weights, naive.weights):
-            return True  # or what is predicted from the same weights
+            return True  # or predictions from the same weights differ
         return any(not np.array_equal(with_it.matrices[v], naive.matrices[v], equal_nan=True) for v in VIEWS)
 
-    assert any(acts(stream) for stream in ("pair", "split"))  # the longer one where the shorter one does not show it
+    assert any(acts(stream) for stream in ("pair", "split"))  # the longer stream if the shorter one shows no effect
 
 
 # Determinism.
@@ -343,20 +343,20 @@ def test_default_settings_do_something(name: str, runs: Runs, make_experiment: M
 @pytest.mark.parametrize(("name", "stream"), spread(NAMES))
 def test_same_seed_same_bits_other_seed_other_bits(name: str, stream: str, runs: Runs, make_experiment: Make) -> None:
     config = make_experiment(stream, strategies={name: {}})
-    one = runs(config)
+    first = runs(config)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002 - what the process drew before must not matter
-    assert_same(one, runs(config, again=True))
+    assert_same(first, runs(config, again=True))
     other = runs(replace(config, seed=1))
-    assert not same(one.weights, other.weights)
-    assert any(not np.array_equal(one.matrices[view], other.matrices[view], equal_nan=True) for view in VIEWS)
+    assert not same(first.weights, other.weights)
+    assert any(not np.array_equal(first.matrices[view], other.matrices[view], equal_nan=True) for view in VIEWS)
 
 
 # Evaluation changes nothing.
 
 
 def snapshot(learner: Learner) -> dict[str, Any]:
-    """Everything that evaluation must leave alone."""
+    """Return everything that evaluation must not change."""
     own = [plugin for plugin in learner.plugins if plugin is not learner.clock]
     return {
         "tensors": {name: tensor.clone() for name, tensor in learner.model.state_dict().items()},
@@ -385,7 +385,7 @@ def _copied(state: Any) -> Any:
 
 
 def num_hooks(model: torch.nn.Module) -> int:
-    """Hooks of any kind on modules and parameters."""
+    """Count hooks of any kind on modules and parameters."""
     kinds = [key for key in vars(torch.nn.Module()) if key.endswith("_hooks")]
     assert len(kinds) >= 8
     on_modules = sum(len(getattr(layer, kind)) for layer in model.modules() for kind in kinds)
@@ -393,12 +393,12 @@ def num_hooks(model: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("strategies", "stream", "watched"), spread(spread(CASES), ("one pass", "its loop")))
-def test_evaluating_changes_no_state_and_nothing_is_left_in_the_network(
+def test_evaluation_changes_no_state_and_nothing_is_left_in_the_network(
     strategies: Settings, stream: str, watched: str, make_experiment: Make
 ) -> None:
-    """Compared after every epoch, inside the training of an experience; and the bits at the end are those without it.
+    """States are compared after every epoch, inside an experience; the final bits are those without evaluation.
 
-    At the end the network is as it was made: no hooks, nothing frozen, all layers in training mode.
+    At the end the network is as it was built: no hooks, nothing frozen, all layers in training mode.
     """
     config = make_experiment(
         stream, strategies={**strategies, **({"lawtest.watcher": {}} if watched == "its loop" else {})}
@@ -423,20 +423,20 @@ def test_evaluating_changes_no_state_and_nothing_is_left_in_the_network(
         assert len(learner.plugins) == len(config.strategies) + 1
 
 
-# Stopped and resumed = never stopped.
+# Stopped and resumed equals uninterrupted.
 
 
 def stops_of(events: list[dict[str, Any]]) -> list[int]:
-    """Iterations before which to stop: amid each experience, and first of each but the first (a boundary)."""
+    """Return iterations to stop before: mid-experience in each, and the first of each but the first (a boundary)."""
     ends = [0, *(event["iteration"] for event in events if event["kind"] == "experience")]
     amid = [(one + other) // 2 for one, other in zip(ends[:-1], ends[1:], strict=True)]
     return sorted({*amid, *ends[1:-1]})
 
 
 def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Path, how: str) -> Outcome:
-    """Begin the trial, stop it at each of these iterations and go on with it each time.
+    """Start the trial, stop it at each of these iterations and resume it each time.
 
-    `how`: "raise" before the iteration, which loses what was done of the experience, or "TERM", which does not.
+    `how`: "raise" before the iteration, which loses the experience's progress, or "TERM", which does not.
     """
     for iteration in stops:
         flag.write_text(f"{how} {iteration}")
@@ -474,13 +474,13 @@ RESUMED = [
     ("strategies", "stream", "training"),
     [*(pytest.param(*c.values, {}, id=c.id, marks=c.marks) for c in spread(CASES)), *RESUMED],
 )
-def test_paused_amid_experiences_and_resumed_is_never_stopped(
+def test_stopped_mid_experience_and_resumed_equals_uninterrupted(
     strategies: Settings, stream: str, training: Settings, runs: Runs, users_own: Path, make_experiment: Make
 ) -> None:
-    """SIGTERM amid each experience, at the last iteration of its first epoch and at those beside it.
+    """SIGTERM in the middle of each experience, and around the last iteration of its first epoch.
 
-    A single strategy at fewer: amid the first epoch of all, amid every other later experience and, of the last of those, two
-    iterations later (amid an epoch, with all that it took over from the experiences before).
+    A single strategy is stopped less often: in the first epoch, in the middle of every other later experience and, in the last of
+    those, two iterations later (mid-epoch, with all state from the previous experiences).
     """
     own = {**strategies, "lawtest.stopper": {"flag": str(users_own)}}
     config = make_experiment(stream, strategies=own, **training)
@@ -492,17 +492,17 @@ def test_paused_amid_experiences_and_resumed_is_never_stopped(
     else:
         stops = stops[2::4] or stops
         stops += [ends[0] - 1, stops[-1] + 2]
-    stops = sorted({stop for stop in stops if stop < ends[-1] - 1})  # in the last iteration it is too late
+    stops = sorted({stop for stop in stops if stop < ends[-1] - 1})  # the last iteration is too late
     assert stops
     assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "TERM"), never)
 
 
 @pytest.mark.parametrize(
     ("strategies", "stream", "training"),
-    # slow, since test_stopped_by_whoever_is_reported_to goes on from the same boundaries
+    # slow, since test_stopped_by_the_report_callback_and_resumed_equals_uninterrupted resumes from the same boundaries
     [*(pytest.param(*c.values, {}, id=c.id, marks=pytest.mark.slow) for c in spread(CASES)), *RESUMED],
 )
-def test_stopped_and_resumed_is_never_stopped(
+def test_stopped_between_experiences_and_resumed_equals_uninterrupted(
     strategies: Settings, stream: str, training: Settings, runs: Runs, users_own: Path, make_experiment: Make
 ) -> None:
     own = {**strategies, "lawtest.stopper": {"flag": str(users_own)}}
@@ -513,17 +513,19 @@ def test_stopped_and_resumed_is_never_stopped(
     assert_same(run_with_stops(config, runs.new_folder(), stops, users_own, "raise"), never)
 
 
-def one_in(num: int) -> list[Any]:
-    """The names; slow but for each `num`-th in a seeded order, as pauses at the same boundaries are tested of each."""
+def every_nth(num: int) -> list[Any]:
+    """Return the names; all are slow except every `num`-th in a seeded order, since each is also stopped at these boundaries."""
     order = sorted(NAMES, key=lambda name: seeding.derive(3, name))
     return [
         pytest.param(name, marks=[] if place % num == 0 else [pytest.mark.slow]) for place, name in enumerate(order)
     ]
 
 
-@pytest.mark.parametrize("name", one_in(4))
-def test_stopped_by_whoever_is_reported_to(name: str, runs: Runs, make_experiment: Make) -> None:
-    """An exception out of `report`, after an experience's checkpoint: nothing of it is trained again."""
+@pytest.mark.parametrize("name", every_nth(4))
+def test_stopped_by_the_report_callback_and_resumed_equals_uninterrupted(
+    name: str, runs: Runs, make_experiment: Make
+) -> None:
+    """`report` raises after an experience's checkpoint: the experience is not trained again."""
     config, folder = make_experiment(strategies={name: {}}), runs.new_folder()
     never, reported = runs(config), []
 
@@ -542,17 +544,17 @@ def test_stopped_by_whoever_is_reported_to(name: str, runs: Runs, make_experimen
 
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
-    """Fresh processes that have imported what a trial needs."""
+    """Yield a server of new processes that have imported what a trial needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["retain.platform.trial.run"])
     return context
 
 
 @pytest.mark.parametrize("strategies", [{"lwf": {}}, {"replay": {"memory": 40}, "early_stopping": {"patience": 1}}])
-def test_killed_and_resumed_is_never_stopped(
+def test_killed_and_resumed_equals_uninterrupted(
     strategies: Settings, runs: Runs, users_own: Path, make_experiment: Make, server: Any
 ) -> None:
-    """SIGKILL, at a boundary and amid an experience; the rest in another process."""
+    """SIGKILL at a boundary and mid-experience; another process resumes."""
     config = make_experiment(strategies={**strategies, "lawtest.stopper": {"flag": str(users_own)}})
     never, folder = runs(config), runs.new_folder()
     boundary = stops_of(never.events)[1]
@@ -568,10 +570,10 @@ def test_killed_and_resumed_is_never_stopped(
 
 
 @pytest.mark.parametrize("all_damaged", [False, True])
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_skipped(
     all_damaged: bool, runs: Runs, users_own: Path, make_experiment: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before is used, or, where there is none, the trial starts again; the bits are the same."""
+    """The previous checkpoint is used or, if there is none, the trial starts again; the bits are the same."""
     strategies = {"replay": {}, "lawtest.stopper": {"flag": str(users_own)}}
     config, folder = make_experiment(strategies=strategies), runs.new_folder()
     never = runs(config)
@@ -590,12 +592,14 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same(outcome(folder), never)
 
 
-# Each with each other.
+# Pairs of strategies.
 
 
 @pytest.mark.parametrize(("first", "second"), partners())
-def test_each_with_each_other_runs_or_is_refused(first: str, second: str, runs: Runs, make_experiment: Make) -> None:
-    """Before the start, with the reason; in whatever order they are named."""
+def test_every_pair_of_strategies_runs_or_is_refused(
+    first: str, second: str, runs: Runs, make_experiment: Make
+) -> None:
+    """Refusals come before the start, with the reason, in any order of the two."""
     config = make_experiment("pair", strategies={first: {}, second: {}})
     folder = runs.new_folder()
     try:

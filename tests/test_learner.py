@@ -42,7 +42,7 @@ HOLD = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Opti
 
 
 def network(stream: Stream, kind: str = "mlp", num_classes: int = 2) -> nn.Module:
-    """A small network with `num_classes` outputs to begin with."""
+    """Return a small network with `num_classes` initial outputs."""
     draw = generator(5, "network")
     if kind == "mlp":
         return mlp.build(mlp.Config(hidden=(12,)), stream.shape, num_classes, draw)
@@ -51,7 +51,7 @@ def network(stream: Stream, kind: str = "mlp", num_classes: int = 2) -> nn.Modul
 
 
 def learner_of(stream: Stream, *plugins: Any, training: Training = HOLD, kind: str = "mlp", **more: Any) -> Learner:
-    """An untrained learner."""
+    """Return an untrained learner."""
     model = more.pop("model", None) or network(stream, kind)
     return Learner(
         model=model, stream=stream, training=training, plugins=plugins, seed_data=3, seed_initialisation=4, **more
@@ -59,14 +59,14 @@ def learner_of(stream: Stream, *plugins: Any, training: Training = HOLD, kind: s
 
 
 def train(learner: Learner) -> Learner:
-    """All experiences."""
+    """Train on all experiences."""
     for number in range(len(learner.stream.experiences)):
         learner.train_experience(number)
     return learner
 
 
 def bits(model: nn.Module) -> Bits:
-    """A copy of the network's tensors."""
+    """Return a copy of the network's tensors."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -76,7 +76,7 @@ def assert_same(one: Bits, other: Bits) -> None:
 
 
 class At(Plugin):
-    """Calls a function at one event."""
+    """Call a function at one hook."""
 
     def __init__(self, event: str, what: Callable[[Any], None]) -> None:
         self.event, self.what = event, what
@@ -96,7 +96,7 @@ for _event in EVENTS:
 
 
 class Recorder:
-    """Writes down every event, as an Avalanche user's plugin would."""
+    """Record every hook, as an Avalanche user's plugin would."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -118,7 +118,7 @@ for _event in EVENTS:
 # Avalanche's order of hooks.
 
 
-def test_hooks_come_in_avalanches_order(tiny_stream: Build) -> None:
+def test_hooks_run_in_avalanches_order(tiny_stream: Build) -> None:
     stream, training = tiny_stream(num_experiences=2), replace(HOLD, batch_size=15)
     ours, theirs = Recorder(), Recorder()
     learner = learner_of(stream, ours, model=network(stream, num_classes=4), training=training)
@@ -145,7 +145,7 @@ def test_hooks_come_in_avalanches_order(tiny_stream: Build) -> None:
 
 
 def test_a_hook_may_add_to_the_loss_before_the_criterion(tiny_stream: Build) -> None:
-    """As in Avalanche, where the loss starts from zero before the forward pass."""
+    """As in Avalanche, where the loss is zero before the forward pass."""
 
     def penalty(learner: Any) -> None:
         learner.loss += sum(parameter.square().sum() for parameter in learner.model.parameters())
@@ -162,7 +162,7 @@ def test_a_hook_may_add_to_the_loss_before_the_criterion(tiny_stream: Build) -> 
 
 
 def bare_loop(stream: Stream, model: Any) -> Bits:
-    """What HOLD says, without anything around it."""
+    """Train with the settings of HOLD in a bare loop."""
     for number, experience in enumerate(stream.experiences):
         model.head.grow(1 + max(experience.classes), generator(4, "head", number))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -178,7 +178,7 @@ def bare_loop(stream: Stream, model: Any) -> Bits:
 
 @pytest.mark.parametrize("scenario", ["class", "domain"])
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "cnn with batch norm"])
-def test_the_bits_of_a_bare_loop(kind: str, scenario: str, tiny_stream: Build) -> None:
+def test_same_bits_as_a_bare_loop(kind: str, scenario: str, tiny_stream: Build) -> None:
     stream = tiny_stream(scenario)
     assert_same(bits(train(learner_of(stream, kind=kind)).model), bare_loop(stream, network(stream, kind)))
 
@@ -187,10 +187,10 @@ def test_mini_batches_are_the_samples_at_their_positions(tiny_stream: Build) -> 
     seen: list[int] = []
 
     def look(learner: Any) -> None:
-        found = resident_samples(learner.adapted_dataset)
-        assert found is not None
-        assert torch.equal(learner.mb_x, found.stream.normalise(found.x[learner.mb_index]))
-        assert torch.equal(learner.mb_y, found.y[learner.mb_index])
+        samples = resident_samples(learner.adapted_dataset)
+        assert samples is not None
+        assert torch.equal(learner.mb_x, samples.stream.normalise(samples.x[learner.mb_index]))
+        assert torch.equal(learner.mb_y, samples.y[learner.mb_index])
         item = learner.adapted_dataset[int(learner.mb_index[0])]
         assert torch.equal(item[0], learner.mb_x[0]) and item[1] == learner.mb_y[0] and item[2] == 0
         seen.extend(learner.mb_index.tolist())
@@ -206,7 +206,7 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
     dtypes: list[torch.dtype] = []
     look = At("before_forward", lambda learner: dtypes.append(learner.dataloader.x.dtype))
     whole = bits(train(learner_of(stream, look)).model)
-    monkeypatch.setattr(resident_loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # of one experience, less one
+    monkeypatch.setattr(resident_loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # one byte less than an experience
     assert_same(bits(train(learner_of(stream, look)).model), whole)
     assert set(dtypes[: len(dtypes) // 2]) == {torch.float32} and set(dtypes[len(dtypes) // 2 :]) == {torch.uint8}
 
@@ -215,23 +215,23 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
 
 
 class Watcher(Plugin):
-    """Forces Avalanche's evaluation loop."""
+    """Force Avalanche's evaluation loop."""
 
     def state_dict(self):
         return {}
 
     def before_eval_forward(self, learner: Any, **kwargs: Any) -> None:
-        """Does nothing, but is there."""
+        """Do nothing; its existence forces the loop."""
 
 
 @torch.no_grad()
 def by_hand(stream: Stream, model: Any) -> tuple[list[float], list[float]]:
-    """Both views, sample by sample."""
+    """Return both views, computed sample by sample."""
     was, views = model.training, ([], [])  # type: ignore[var-annotated]
     model.eval()
     for experience in stream.experiences:
         x, y = stream.normalise(experience.test.arrays.x[experience.test.indices]), experience.test.y.tolist()
-        rows = [model(one[None])[0].tolist() for one in x]
+        rows = [model(sample[None])[0].tolist() for sample in x]
         own = [label for label in experience.classes if label < len(rows[0])]
         for view, among in zip(views, (range(len(rows[0])), own), strict=True):
             hits = (
@@ -246,12 +246,12 @@ def by_hand(stream: Stream, model: Any) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("scenario", ["class", "domain"])
 @pytest.mark.parametrize("kind", ["mlp", "cnn with batch norm"])
-def test_three_ways_to_evaluate(kind: str, scenario: str, tiny_stream: Build) -> None:
+def test_three_ways_to_evaluate_agree(kind: str, scenario: str, tiny_stream: Build) -> None:
     stream = tiny_stream(scenario)
     learner, watched = learner_of(stream, kind=kind), learner_of(stream, Watcher(), kind=kind)
     for number in range(3):
-        for one in (learner, watched):
-            one.train_experience(number)
+        for each in (learner, watched):
+            each.train_experience(number)
         row, hand = learner.evaluate(), by_hand(stream, learner.model)
         avalanche = watched.evaluate()
         for view, expected in zip(("task_agnostic", "task_aware"), hand, strict=True):
@@ -263,7 +263,7 @@ def test_three_ways_to_evaluate(kind: str, scenario: str, tiny_stream: Build) ->
 
 
 def test_a_plugin_may_replace_predictions(tiny_stream: Build) -> None:
-    """As NME or BiC do: what counts is what is there after the evaluation's iteration."""
+    """As NME or BiC do: the outputs after the evaluation's iteration count."""
 
     class Replace(Plugin):
         def after_eval_forward(self, learner: Any, **kwargs: Any) -> None:
@@ -281,13 +281,13 @@ def test_a_label_beyond_the_head_is_wrong(tiny_stream: Build) -> None:
 
 def test_the_head_grows_in_training_only(tiny_stream: Build) -> None:
     sizes: list[int] = []
-    kept: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
 
     def before(learner: Any) -> None:
-        kept.append(learner.model.head.weight.detach().clone())
+        weights.append(learner.model.head.weight.detach().clone())
 
     def after(learner: Any) -> None:
-        old, weight = kept[-1], learner.model.head.weight
+        old, weight = weights[-1], learner.model.head.weight
         assert torch.equal(weight[: len(old)], old)
         assert len(weight) == len(old) or weight[len(old) :].abs().min() > 0
         sizes.append(len(weight))
@@ -302,20 +302,22 @@ def test_the_head_grows_in_training_only(tiny_stream: Build) -> None:
     assert sizes == [2, 4, 6]
 
 
-def test_the_new_rows_depend_on_the_initialisation_seed_alone(tiny_stream: Build) -> None:
+def test_new_head_rows_depend_on_the_initialisation_seed_only(tiny_stream: Build) -> None:
     rows = []
     for seeds in ({}, {"seed_data": 9}, {"seed_initialisation": 9}):
         stream = tiny_stream()
-        found: list[torch.Tensor] = []
-        look = At("before_training_exp", lambda s, found=found: found.append(s.model.head.weight.detach().clone()))  # type: ignore[misc]
+        weights: list[torch.Tensor] = []
+        look = At(
+            "before_training_exp", lambda s, weights=weights: weights.append(s.model.head.weight.detach().clone())
+        )  # type: ignore[misc]
         settings = {"seed_data": 3, "seed_initialisation": 4} | seeds
         train(Learner(model=network(stream), stream=stream, training=HOLD, plugins=[look], **settings))  # type: ignore[arg-type]
-        rows.append(found[1][2:])
+        rows.append(weights[1][2:])
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
 
 class Foreign(nn.Module):
-    """A network with Avalanche's own head that grows."""
+    """A network with Avalanche's growing head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -328,7 +330,7 @@ class Foreign(nn.Module):
         return logits
 
 
-def test_a_network_with_avalanches_head_trains_and_goes_on(tiny_stream: Build) -> None:
+def test_a_network_with_avalanches_head_trains_and_resumes(tiny_stream: Build) -> None:
     stream = tiny_stream()
     whole = train(learner_of(stream, model=Foreign()))
     assert min(whole.evaluate().task_agnostic) >= 0 and len(whole.model.classifier.classifier.weight) == 6
@@ -344,7 +346,7 @@ def test_a_network_with_avalanches_head_trains_and_goes_on(tiny_stream: Build) -
 
 
 def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> None:
-    """It has trained once, on the last experience: not on the first."""
+    """joint has trained once, on the last experience and not on the first."""
     stream = tiny_stream()
     first = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
     first.train_experience(2)
@@ -353,7 +355,7 @@ def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> 
     assert_same(bits(second.model), bits(first.model))
 
 
-# Optimizer, schedule, lengths.
+# Optimizer, schedule, length of experiences.
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> 
         (Schedule(name="step", warmup=0.5, steps=(0.75,), gamma=0.5), [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1, 0.5, 0.5]),
     ],
 )
-def test_the_rate_follows_its_schedule_anew_in_each_experience(
+def test_the_learning_rate_schedule_restarts_in_each_experience(
     schedule: Schedule, expected: list[float], tiny_stream: Build
 ) -> None:
     assert [lr_factor(schedule, iteration, 8) for iteration in range(8)] == pytest.approx(expected, abs=1e-6)
@@ -379,7 +381,7 @@ def test_the_rate_follows_its_schedule_anew_in_each_experience(
 
 
 def counts(stream: Stream, training: Training) -> tuple[list[int], list[int], list[set[int]]]:
-    """Iterations and (full or started) epochs of each experience, and the sizes of its batches."""
+    """Return iterations and (full or partial) epochs of each experience, and its batch sizes."""
     iterations, epochs, sizes = [0, 0, 0], [0, 0, 0], [set[int](), set[int](), set[int]()]
 
     def iteration(learner: Any) -> None:
@@ -397,7 +399,7 @@ def counts(stream: Stream, training: Training) -> tuple[list[int], list[int], li
 
 
 @pytest.mark.parametrize(
-    ("training", "iterations", "epochs", "sizes"),  # 40 samples an experience
+    ("training", "iterations", "epochs", "sizes"),  # 40 samples per experience
     [
         (Training(epochs=2, batch_size=16), [6, 6, 6], [2, 2, 2], [{16, 8}] * 3),
         (Training(epochs=(1, 3, 2), batch_size=(40, 20, 64)), [1, 6, 2], [1, 3, 2], [{40}, {20}, {40}]),
@@ -405,7 +407,7 @@ def counts(stream: Stream, training: Training) -> tuple[list[int], list[int], li
         (Training(iterations=(2, 1, 9), epochs=5, batch_size=20), [2, 1, 9], [1, 1, 5], [{20}] * 3),
     ],
 )
-def test_lengths(
+def test_lengths_of_experiences(
     training: Training, iterations: list[int], epochs: list[int], sizes: list[set[int]], tiny_stream: Build
 ) -> None:
     assert counts(tiny_stream(), training) == (iterations, epochs, sizes)
@@ -417,7 +419,7 @@ def test_iterations_that_make_whole_epochs_give_the_bits_of_the_epochs(tiny_stre
     assert_same(bits(by_epochs.model), bits(by_iterations.model))
 
 
-def test_values_of_an_experience_reach_the_optimizer(tiny_stream: Build) -> None:
+def test_per_experience_values_reach_the_optimizer(tiny_stream: Build) -> None:
     used: list[tuple[float, float]] = []
 
     def look(learner: Any) -> None:
@@ -450,24 +452,26 @@ def test_gradients_are_clipped_to_their_norm(clip: float | tuple[float, ...], ti
 @pytest.mark.parametrize(("name", "moment"), [("sgd", "momentum_buffer"), ("adam", "exp_avg"), ("adamw", "exp_avg")])
 @pytest.mark.parametrize("scenario", ["class", "domain"])
 @pytest.mark.parametrize("reset", [True, False])
-def test_moments_are_reset_or_kept(reset: bool, scenario: str, name: Any, moment: str, tiny_stream: Build) -> None:
-    """Kept ones belong to the same parameter; those of a head that grew start anew."""
-    found: list[dict[str, torch.Tensor]] = []
+def test_optimizer_moments_are_reset_or_kept(
+    reset: bool, scenario: str, name: Any, moment: str, tiny_stream: Build
+) -> None:
+    """Kept moments belong to the same parameter; those of a head that grew are reset."""
+    moments: list[dict[str, torch.Tensor]] = []
 
     def look(learner: Any) -> None:
         state = learner.optimizer.state
         named = learner.model.named_parameters()
-        found.append({n: state[p][moment].clone() for n, p in named if moment in state.get(p, {})})
+        moments.append({n: state[p][moment].clone() for n, p in named if moment in state.get(p, {})})
 
     plugins = At("after_training_exp", look), At("before_training_exp", look)
     optimizer = Optimizer(name=name, lr=0.01, reset=reset)
     train(learner_of(tiny_stream(scenario), *plugins, training=replace(HOLD, optimizer=optimizer)))
     trunk, head = {"trunk.1.weight", "trunk.1.bias"}, {"head.weight", "head.bias"}
-    kept = set() if reset else trunk if scenario == "class" else trunk | head
-    begins, ends = found[0::2], found[1::2]
+    unchanged = set() if reset else trunk if scenario == "class" else trunk | head
+    begins, ends = moments[0::2], moments[1::2]
     assert begins[0] == {} and all(end.keys() == trunk | head for end in ends)
     for end, begin in zip(ends[:-1], begins[1:], strict=True):
-        assert_same(begin, {key: end[key] for key in kept})
+        assert_same(begin, {key: end[key] for key in unchanged})
 
 
 def test_a_list_that_does_not_fit_the_stream_is_refused(make_experiment: Make) -> None:
@@ -476,14 +480,14 @@ def test_a_list_that_does_not_fit_the_stream_is_refused(make_experiment: Make) -
             build_trial(check_plugins(make_experiment(epochs=epochs)))
 
 
-def test_a_setting_that_could_not_act_is_refused(make_experiment: Make) -> None:
-    """joint trains once: freezing after the first experience trained on would freeze nothing."""
+def test_a_setting_without_effect_is_refused(make_experiment: Make) -> None:
+    """joint trains once: freezing after the first trained experience would freeze nothing."""
     with pytest.raises(UserError, match="strategies.freezing.from_experience=1: must be below 1"):
         build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {}})))
     build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {"from_experience": 0}})))
 
 
-def test_a_stop_amid_an_epoch_ends_the_experience_only(tiny_stream: Build) -> None:
+def test_stop_training_mid_epoch_ends_the_experience_only(tiny_stream: Build) -> None:
     def stop(learner: Any) -> None:
         if learner.clock.train_exp_iterations == 1 and learner.experience.current_experience != 1:
             learner.stop_training()
@@ -492,10 +496,10 @@ def test_a_stop_amid_an_epoch_ends_the_experience_only(tiny_stream: Build) -> No
     assert learner.clock.train_iterations == 2 + 6 + 2
 
 
-# What goes wrong in a trial, and what is the user's own.
+# Failures of a trial, and user-defined strategies.
 
 OWN = '''
-"""Strategies of the user's own."""
+"""A user-defined strategy."""
 from dataclasses import dataclass
 from retain import Plugin, note
 
@@ -548,11 +552,11 @@ def folder(quick_folder: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def notes(folder: Path) -> list[str]:
-    """The ledger's notes."""
+    """Return the ledger's notes."""
     return [event["text"] for _, event in Trial(folder).events() if event["kind"] == "note"]
 
 
-def test_a_strategy_of_the_users_own(folder: Path, make_experiment: Make) -> None:
+def test_a_user_defined_strategy(folder: Path, make_experiment: Make) -> None:
     result = run_trial(make_experiment("pair", strategies={"learnertest.mine": {"scale": 0.5}}), folder)
     naive = run_trial(make_experiment("pair"), folder.with_suffix(".naive"))
     assert notes(folder) == ["mine was here"] * 2
@@ -573,7 +577,7 @@ def test_an_exception_names_the_plugin(folder: Path, make_experiment: Make) -> N
 
 
 def test_a_non_finite_loss_ends_the_trial(folder: Path, make_experiment: Make) -> None:
-    """After the step that made it so, before another: named by experience and iteration."""
+    """It ends after the step that caused it and before the next; experience and iteration are named."""
     message = r"experience 1, iteration [23], in the cross-entropy itself \(strategies: none\)"
     with pytest.raises(FloatingPointError, match=message):
         run_trial(make_experiment(optimizer={"lr": 1e30}), folder)
@@ -584,7 +588,7 @@ def test_a_non_finite_loss_ends_the_trial(folder: Path, make_experiment: Make) -
     assert json.loads((folder / "config.yaml").read_text().splitlines()[0].partition(":")[2]) == 1  # still readable
 
 
-# Avalanche's own plugins, by dotted path.
+# Avalanche's plugins, by dotted path.
 
 THEIRS = {
     "EWCPlugin": {"ewc_lambda": 1},
@@ -597,8 +601,8 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_avalanches_plugins_run_in_ours(name: str, folder: Path, make_experiment: Make) -> None:
-    """They act; stopped between experiences, the trial says once that it starts again, and gives the same bits."""
+def test_avalanches_plugins_run_in_our_learner(name: str, folder: Path, make_experiment: Make) -> None:
+    """They act; stopped between experiences, the trial notes once that it starts again, and gives the same bits."""
     config = make_experiment("pair", strategies={f"avalanche.training.plugins.{name}": THEIRS[name]})
     again, naive = folder.with_suffix(".again"), folder.with_suffix(".naive")
     whole = run_trial(config, folder)
@@ -642,7 +646,7 @@ def test_arguments_of_avalanches_plugins_are_checked(
 def test_a_last_mini_batch_of_one_sample_that_batch_norm_cannot_take(
     model: str, batch_size: int, refused: bool
 ) -> None:
-    """The first experience has 262 samples; a CNN's maps have several places even of one sample."""
+    """The first experience has 262 samples; a CNN's maps have several positions even for one sample."""
     config = {"name": "x", "benchmark": "split_digits", "model": {model: {"norm": "batch"}}, "seed": 0}
     experiment = check_plugins(from_dict({**config, "training": {"batch_size": batch_size}}))
     if not refused:
@@ -654,12 +658,12 @@ def test_a_last_mini_batch_of_one_sample_that_batch_norm_cannot_take(
         build_trial(experiment)
 
 
-def test_the_learning_rate_that_is_written_down_is_without_factors() -> None:
+def test_the_logged_learning_rate_excludes_group_factors() -> None:
     layer = torch.nn.Linear(2, 2)
     for groups, expected in (
         ({}, 0.01),
         ({"weight": {"lr": 10.0}, "bias": {"lr": 0.5}}, 0.01),
         ({"*": {"lr": 0.0}}, math.nan),
     ):
-        found = base_lr(make_optimizer(Optimizer(lr=0.01, groups=groups), layer.named_parameters(), 0))
-        assert found == pytest.approx(expected, nan_ok=True)
+        rate = base_lr(make_optimizer(Optimizer(lr=0.01, groups=groups), layer.named_parameters(), 0))
+        assert rate == pytest.approx(expected, nan_ok=True)

@@ -1,4 +1,4 @@
-"""The ledger: what is written is read back, torn or damaged files are named, one process at a time writes."""
+"""The ledger: it reads what it wrote, names torn or damaged files, and lets one process at a time write."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back(ledger: TrialLedger) -> None:
     assert (status.status, status.experience, status.error) == ("running", 1, None) and status.updated > 1e9
 
 
-def test_events_go_on_from_an_offset(ledger: TrialLedger) -> None:
+def test_events_are_read_from_an_offset(ledger: TrialLedger) -> None:
     for number in range(4):
         ledger.append("epoch", 1, number, {})
     trial = Trial(ledger.folder)
@@ -70,7 +70,7 @@ def test_events_go_on_from_an_offset(ledger: TrialLedger) -> None:
     assert events(trial, offsets[-1]) == []
 
 
-def test_a_torn_last_line_is_not_read_and_is_cut_off_when_the_trial_goes_on(ledger: TrialLedger) -> None:
+def test_a_torn_last_line_is_not_read_and_is_cut_off_on_resume(ledger: TrialLedger) -> None:
     ledger.append("epoch", 1, 1, {})
     length = ledger.flush()
     ledger.close()
@@ -95,7 +95,7 @@ def test_a_torn_line_of_any_length_is_cut_off(ledger: TrialLedger, length: int) 
     assert path.stat().st_size == whole
 
 
-def test_truncate_forgets_what_came_after(ledger: TrialLedger) -> None:
+def test_truncate_removes_later_events(ledger: TrialLedger) -> None:
     ledger.append("epoch", 1, 1, {})
     length = ledger.flush()
     ledger.append("epoch", 1, 2, {"loss": 0.5})
@@ -107,7 +107,7 @@ def test_truncate_forgets_what_came_after(ledger: TrialLedger) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 5, 10_000])
-def test_truncate_refuses_what_is_no_end_of_a_line(ledger: TrialLedger, wrong: int) -> None:
+def test_truncate_refuses_an_offset_that_is_not_the_end_of_a_line(ledger: TrialLedger, wrong: int) -> None:
     ledger.append("epoch", 1, 1, {})
     size = ledger.flush()
     with pytest.raises(UserError, match=r"metrics.jsonl does not fit its checkpoint"):
@@ -221,12 +221,12 @@ def test_a_sweep_lists_its_trials_before_they_start(tmp_path: Path) -> None:
     SweepLedger.open(tmp_path / "s").close()
 
 
-def test_a_document_holds_its_checksum_and_readers_do_not_see_it(tmp_path: Path) -> None:
+def test_a_document_holds_a_checksum_that_readers_do_not_see(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"schema": 1, "sha256": "mine", "x": [1.5, "\xe9", "\udcff"]})
     text = path.read_text()
     assert text.startswith('{\n "schema": 2,\n "x": [\n  1.5,') and '"sha256": "' in text
-    assert read_json(path) == {"schema": 2, "x": [1.5, "\xe9", "\\udcff"]}  # a file's name that is no UTF-8 is escaped
+    assert read_json(path) == {"schema": 2, "x": [1.5, "\xe9", "\\udcff"]}  # a file name that is not UTF-8 is escaped
     rest = {key: value for key, value in json.loads(text).items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert json.loads(text)["sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
@@ -243,7 +243,7 @@ def test_a_document_holds_its_checksum_and_readers_do_not_see_it(tmp_path: Path)
         ("1", "1e0"),
     ],
 )
-def test_a_changed_document_is_refused_unless_it_says_the_same(tmp_path: Path, old: str, new: str) -> None:
+def test_a_changed_document_is_refused_unless_its_content_is_equal(tmp_path: Path, old: str, new: str) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})
     path.write_text(path.read_text().replace(old, new, 1))
@@ -273,7 +273,7 @@ def test_a_config_that_has_changed_is_refused(ledger: TrialLedger) -> None:
     assert "config.yaml has changed" in str(trial.damage())
 
 
-def test_the_digest_is_that_of_the_whole_lines(ledger: TrialLedger) -> None:
+def test_the_digest_covers_complete_lines_only(ledger: TrialLedger) -> None:
     path = ledger.folder / "metrics.jsonl"
     ledger.append("epoch", 1, 1, {})
     length, first = ledger.flush(), ledger.digest()
@@ -306,12 +306,12 @@ def test_a_status_that_cannot_be_read_means_stopped(ledger: TrialLedger) -> None
         Trial(ledger.folder).status()
 
 
-def test_a_damaged_list_of_trials_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_list_of_trials_is_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "s"
     others = [{**IDENTITY, "id": name, "seed": seed} for seed, name in enumerate(("000-a", "001-b"))]
     with SweepLedger.create(folder, CONFIG, "demo", others) as sweep:
-        for one in others:
-            TrialLedger.create(folder / "trials" / one["id"], CONFIG, one).close()
+        for identity in others:
+            TrialLedger.create(folder / "trials" / identity["id"], CONFIG, identity).close()
         before, file = [trial.identity for trial in sweep.trials()], (folder / "trials.json").read_bytes()
     (folder / "trials.json").write_bytes(file[: len(file) // 2])
     assert [trial.identity for trial in trials_of(folder)] == before
@@ -320,30 +320,30 @@ def test_a_damaged_list_of_trials_is_made_anew(tmp_path: Path, caplog: pytest.Lo
     assert (folder / "trials.json").read_bytes() == file
 
 
-def test_a_trial_whose_identity_is_damaged_gets_it_back_from_the_list(tmp_path: Path) -> None:
+def test_a_damaged_trial_identity_is_restored_from_the_list(tmp_path: Path) -> None:
     SweepLedger.create(tmp_path / "s", CONFIG, "demo", [IDENTITY]).close()
     (trial,) = trials_of(tmp_path / "s")
     TrialLedger.create(trial.folder, CONFIG, trial.identity).close()
     before = (trial.folder / "trial.json").read_bytes()
     (trial.folder / "trial.json").write_bytes(before[:-9])
-    ((found, damage),) = unfinished_trials(trials_of(tmp_path / "s"))
+    ((damaged, damage),) = unfinished_trials(trials_of(tmp_path / "s"))
     assert "trial.json is damaged" in str(damage)
-    mark_for_repair(found, str(damage))
-    assert (trial.folder / "trial.json").read_bytes() == before and found.damage() is None
+    mark_for_repair(damaged, str(damage))
+    assert (trial.folder / "trial.json").read_bytes() == before and damaged.damage() is None
     TrialLedger.create(tmp_path / "other", CONFIG, {**IDENTITY, "seed": 4}).close()
     (tmp_path / "other" / "trial.json").replace(trial.folder / "trial.json")
-    assert "names another trial" in str(found.damage())
+    assert "names another trial" in str(damaged.damage())
 
 
 @pytest.mark.parametrize("place", ["../elsewhere", "{root}", "trials/../../x", "link", "a\0b", "."])
-def test_no_trial_lies_outside_of_its_sweep(tmp_path: Path, place: str) -> None:
+def test_a_trial_folder_outside_of_its_sweep_is_refused(tmp_path: Path, place: str) -> None:
     SweepLedger.create(tmp_path / "s", CONFIG, "demo", [{**IDENTITY, "folder": place.format(root=tmp_path)}]).close()
     (tmp_path / "s" / "link").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is not inside of|leads out of"):
         trials_of(tmp_path / "s")
 
 
-def test_a_folder_with_links_that_lead_out_is_not_written_to(ledger: TrialLedger, tmp_path: Path) -> None:
+def test_a_folder_with_links_out_of_it_is_not_written_to(ledger: TrialLedger, tmp_path: Path) -> None:
     ledger.close()
     victim = tmp_path / "victim"
     victim.write_bytes(b"no line's end")

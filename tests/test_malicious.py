@@ -1,6 +1,6 @@
-"""Somebody else's run folder: looked at, gone on with or run from, it executes nothing and writes nothing outside of itself.
+"""Somebody else's run folder: reading, resuming or working in it executes nothing and writes nothing outside of it.
 
-Each case would leave a canary behind. All checksums are right: they tell accidents, no attacker needs to get them wrong.
+Each attack would leave a canary. All checksums are valid: they detect accidents, and an attacker can compute them.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ Make = Callable[..., Experiment]
 
 
 class Evil:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -47,7 +47,7 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def real(make_experiment: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trial's folder as a stopped trial leaves it: two checkpoints, nothing to train."""
+    """Return the folder of a stopped trial: two checkpoints, nothing left to train."""
     config = from_dict(to_dict(make_experiment("pair")) | {"wandb": {"mode": "disabled"}})
     folder: Path = tmp_path_factory.mktemp("real") / "run"
     run_trial(config, folder)
@@ -57,7 +57,7 @@ def real(make_experiment: Make, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def run(real: Path, tmp_path: Path) -> Path:
-    """A copy of it, with nothing beside it."""
+    """Return a copy of it in an empty folder."""
     shutil.copytree(real, tmp_path / "home" / "run")
     return tmp_path / "home" / "run"
 
@@ -68,7 +68,7 @@ def canary(tmp_path: Path) -> Path:
 
 
 def retain(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command, as from a shell; no text of Python's own reaches the user."""
+    """Run the command as from a shell; no traceback may reach the user."""
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     command = [str(RETAIN), *map(str, arguments)]
     ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
@@ -78,12 +78,12 @@ def retain(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 def results_of_one(folder: Path) -> list[Any]:
-    """What a report reads."""
+    """Return what a report reads."""
     return list(results_of([folder]))
 
 
 def configure(folder: Path, text: str) -> None:
-    """Give a trial another config.yaml, with its checksum."""
+    """Replace a trial's config.yaml, with a valid checksum."""
     (folder / "config.yaml").write_text(text)
     write_json(
         folder / "trial.json", read_json(folder / "trial.json") | {"config_sha256": digest(folder / "config.yaml")}
@@ -91,12 +91,12 @@ def configure(folder: Path, text: str) -> None:
 
 
 def change(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Give a trial another config."""
+    """Change a trial's config."""
     configure(folder, yaml.safe_dump(yaml.safe_load((folder / "config.yaml").read_text()) | changes))
 
 
 def replace_in_checkpoints(folder: Path, name: str, data: bytes) -> None:
-    """Put a file into every checkpoint, with all checksums."""
+    """Put a file into every checkpoint, with valid checksums."""
     for manifest in folder.glob("checkpoints/*/manifest.json"):
         (manifest.parent / name).write_bytes(data)
         about = json.loads(manifest.read_text())
@@ -162,10 +162,10 @@ CALLS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "shown"), CALLS, ids=[shown for _, shown in CALLS])
-def test_a_config_calls_nothing_but_plugins_from_outside_of_the_folder(
+def test_a_config_calls_only_plugins_from_outside_the_folder(
     run: Path, canary: Path, changes: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even where the folder is on the path, as it is in a process of Python's own."""
+    """Not even if the folder is on the import path, as in a plain Python process."""
     (run / "evil.pkl").write_bytes(pickle.dumps(Evil(canary)))
     (run / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n")
     monkeypatch.syspath_prepend(run)
@@ -178,7 +178,7 @@ def test_a_config_calls_nothing_but_plugins_from_outside_of_the_folder(
     assert not canary.exists()
 
 
-def test_report_and_run_take_no_module_from_the_folder(run: Path, canary: Path) -> None:
+def test_report_and_run_import_no_module_from_the_folder(run: Path, canary: Path) -> None:
     for place in ("evil.py", "plotly.py", "numpy.py", "torch.py"):
         (run / place).write_text(f"open({str(canary)!r}, 'w')\n")
     change(run, {"strategies": {"evil": {}}})
@@ -186,22 +186,22 @@ def test_report_and_run_take_no_module_from_the_folder(run: Path, canary: Path) 
     ended = retain("resume", ".", cwd=run)
     assert ended.returncode == 2 and "strategies.evil" in ended.stderr
     for cwd in (run, run / "checkpoints"):
-        ended = retain("run", run / "config.yaml", "--folder", run.parent / "new", cwd=cwd)
+        ended = retain("run", run / "config.yaml", "--output", run.parent / "new", cwd=cwd)
         assert ended.returncode == 2 and "strategies.evil" in ended.stderr
     assert not canary.exists()
 
 
 @pytest.mark.slow
-def test_a_sweep_takes_no_module_from_its_folder_in_ray_s_workers_either(
+def test_ray_workers_import_no_module_from_the_sweep_folder(
     make_experiment: Make, canary: Path, tmp_path: Path
 ) -> None:
     config = to_dict(make_experiment("pair")) | {"wandb": {"mode": "disabled"}}
     folder = tmp_path / "sweep"
     who = [{"id": name, "variant": name, "stream": "s", "seed": 0, "overrides": {}} for name in ("good", "evil")]
     with SweepLedger.create(folder, yaml.safe_dump(config), "test", who) as ledger:
-        for one in ledger.trials():
-            text = config | ({"strategies": {"evil": {}}} if one.id == "evil" else {})
-            TrialLedger.create(one.folder, yaml.safe_dump(text), one.identity).close()
+        for trial in ledger.trials():
+            text = config | ({"strategies": {"evil": {}}} if trial.id == "evil" else {})
+            TrialLedger.create(trial.folder, yaml.safe_dump(text), trial.identity).close()
     for place in ("evil.py", "sklearn.py", "avalanche.py", "safetensors.py"):
         for where in (folder, folder / "trials" / "evil"):
             (where / place).write_text(f"open({str(canary)!r}, 'w')\n")
@@ -248,25 +248,25 @@ def test_a_list_cannot_name_a_folder_outside(run: Path, tmp_path: Path, place: s
 
 @pytest.mark.parametrize("name", ["../victim", "..", "", "a/b"])
 def test_a_trial_s_id_is_the_name_of_a_folder(run: Path, name: str) -> None:
-    """TensorBoard's files go to a folder of that name, which is emptied before."""
+    """TensorBoard's files go to a folder of that name, which is emptied first."""
     write_json(run / "trial.json", read_json(run / "trial.json") | {"id": name})
     with pytest.raises(UserError, match="must be the name of a folder"):
         results_of_one(run)
 
 
 @pytest.mark.parametrize("name", ["x/../../../victim", "*", "", 7])
-def test_a_book_cannot_name_what_is_to_be_deleted(run: Path, name: Any) -> None:
-    """Local files of a W&B run are deleted by a pattern with its id."""
+def test_projector_state_cannot_name_files_to_delete(run: Path, name: Any) -> None:
+    """Local files of a W&B run are deleted by a pattern that contains its id."""
     write_json(run / "projector.json", {"key": "k", "trials": {"test": {"run": name}}})
     with pytest.raises(UserError, match=r"projector\.json is damaged"):
         ProjectorState(run)
 
 
-def test_no_html_comes_through_the_scenario(run: Path) -> None:
+def test_html_in_the_scenario_is_refused(run: Path) -> None:
     write_json(run / "matrix.json", read_json(run / "matrix.json") | {"scenario": SCRIPT})
     write_status(run, "done", 2, None)
-    (found,) = results_of([run])
-    assert not found.views and "unreadable: matrix.json: scenario=" in found.problem
+    (result,) = results_of([run])
+    assert not result.views and "unreadable: matrix.json: scenario=" in result.problem
 
 
 @pytest.mark.parametrize("target", ["metrics.jsonl", "trial.log", "checkpoints", "status.json", ".lock"])
@@ -297,18 +297,18 @@ def test_deep_huge_and_empty_documents_are_errors(run: Path, name: str, text: st
     write_status(run, "done", 2, None)
     (run / name).write_text(text)
     try:
-        one = Trial(run)
+        trial = Trial(run)
     except UserError as error:
         assert "trial.json is damaged" in str(error)
     else:
-        told = one.damage()
-        assert (told is not None and name in told) or (
+        damage = trial.damage()
+        assert (damage is not None and name in damage) or (
             text == '{"schema": 1}' and name not in ("trial.json", "status.json")
         )
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_deep_documents(run: Path, tmp_path: Path) -> None:
+def test_the_command_line_reports_deep_documents(run: Path, tmp_path: Path) -> None:
     (run / "matrix.json").write_text(DEEP)
     (run / "status.json").write_text(DEEP)
     (run / "metrics.jsonl").write_text(DEEP + "\n")

@@ -1,4 +1,4 @@
-"""Folders with thousands of trials and files: what is read again and again costs the same for many as for few."""
+"""Folders with thousands of trials and files: repeated reads cost the same for many as for few."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from retain.platform.reporting.polling import PollSchedule
 from retain.platform.reporting.projector import ProjectorSettings, project
 
 NUM_TRIALS = 1200
-BOUND = 600  # trials that a look may touch when nothing has changed: those that run, and 500 more
+BOUND = 600  # trials that a poll may touch when nothing has changed: the running ones, and 500 more
 CONFIG = "schema: 1\nname: many\n"
 
 
@@ -36,7 +36,7 @@ many = _speed_module()
 
 
 class Opened:
-    """Files that this thread has opened, counted by Python itself (an audit hook can never be taken away again)."""
+    """The files that this thread has opened, from an audit hook (which can never be removed)."""
 
     def __init__(self) -> None:
         self.paths: list[str] | None = None
@@ -50,13 +50,13 @@ class Opened:
     def during(self, action: Callable[[], object]) -> list[str]:
         self.paths = []
         action()
-        found, self.paths = self.paths, None
-        return found
+        paths, self.paths = self.paths, None
+        return paths
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine's user, and no service of W&B that another test has left."""
+    """Hide the user's settings, and W&B services of other tests."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 
@@ -68,84 +68,84 @@ def opened() -> Opened:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of which all trials but four are done."""
+    """Make a sweep in which all trials but four are done."""
     folder: Path = tmp_path_factory.mktemp("many") / "sweep"
     many.build(folder, NUM_TRIALS)
     return folder
 
 
 @pytest.fixture
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The paths of all `os.stat` calls."""
-    found: list[str] = []
+def stat_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield the paths of all `os.stat` calls."""
+    paths: list[str] = []
     stat = os.stat
 
     def counted(path: Any, *args: Any, **options: Any) -> os.stat_result:
-        found.append(str(path))
+        paths.append(str(path))
         return stat(path, *args, **options)
 
     monkeypatch.setattr(os, "stat", counted)
-    yield found
+    yield paths
 
 
-def go_on(trial: Trial) -> None:
+def append_experience(trial: Trial) -> None:
     with TrialLedger.open(trial.folder) as ledger:
         ledger.append("experience", 3, 100, {"task_agnostic": [0.5, 0.5, 0.5, None, None], "task_aware": [None] * 5})
 
 
-def test_the_display_reads_what_has_changed_only(sweep: Path, opened: Opened, looked_at: list[str]) -> None:
+def test_the_display_reads_only_what_has_changed(sweep: Path, opened: Opened, stat_calls: list[str]) -> None:
     watch = many.watch_of(sweep)
     watch._look(last=True)
     assert watch._ended() == NUM_TRIALS - 4
-    looked_at.clear()
+    stat_calls.clear()
     assert opened.during(watch._look) == []
-    assert 4 * 4 <= len(looked_at) <= 4 * BOUND
+    assert 4 * 4 <= len(stat_calls) <= 4 * BOUND
     running = trials_of(sweep)[-1]
-    go_on(running)
+    append_experience(running)
     assert {Path(path).name for path in opened.during(watch._look)} == {"status.json", "metrics.jsonl"}
     assert watch._all[running.id].accuracy == 0.5
 
 
-def test_the_projector_reads_what_has_changed_only(sweep: Path, opened: Opened, looked_at: list[str]) -> None:
+def test_the_projector_reads_only_what_has_changed(sweep: Path, opened: Opened, stat_calls: list[str]) -> None:
     projector = many.projector_of(sweep)
     projector._sinks = []
     projector.look(last=True)
     for _ in range(NUM_TRIALS // 400 + 1):
         projector.look()
-    looked_at.clear()
+    stat_calls.clear()
     assert opened.during(projector.look) == []
-    assert 4 * 4 <= len(looked_at) <= 4 * BOUND
+    assert 4 * 4 <= len(stat_calls) <= 4 * BOUND
     running = trials_of(sweep)[-1]
-    go_on(running)
+    append_experience(running)
     assert [Path(path).parent.name for path in opened.during(projector.look)] == [running.id]
 
 
-def test_tensorboard_is_not_asked_again_about_trials_that_are_done(tmp_path: Path, opened: Opened) -> None:
-    """Beside a sweep of which most is done, the last look reads nothing of what was seen before."""
+def test_tensorboard_does_not_read_completed_trials_again(tmp_path: Path, opened: Opened) -> None:
+    """If most of a sweep is done, the last poll reads nothing again."""
     folder = tmp_path / "some"
     many.build(folder, 34)
     settings = ProjectorSettings(mode="disabled", tensorboard=True)
     assert project(folder, settings) == 34
     read = opened.during(lambda: project(folder, settings))
-    assert sum(path.endswith("metrics.jsonl") for path in read) <= 34 + 4  # a digest of each; the running ones anew
+    assert sum(path.endswith("metrics.jsonl") for path in read) <= 34 + 4  # a digest of each; the running ones again
 
 
-def test_the_first_of_those_that_wait_and_all_that_run_are_in_each_round(tmp_path: Path) -> None:
+def test_each_poll_covers_all_running_trials_and_the_next_pending_ones(tmp_path: Path) -> None:
     trials = [Trial(tmp_path / str(i), {"id": str(i), "variant": "v", "stream": "s", "seed": i}) for i in range(5000)]
     rounds = PollSchedule(trials)
     for trial in trials[:2000]:
         rounds.mark(trial, "done")
     rounds.mark(trials[4321], "running")
-    found = [rounds.next() for _ in range(13)]
-    assert all(trials[4321] in one and trials[2000] in one and len(one) <= 501 for one in found)
-    assert {trial.id for one in found for trial in one} == {trial.id for trial in trials}  # each has its turn
+    polls = [rounds.next() for _ in range(13)]
+    assert all(trials[4321] in polled and trials[2000] in polled and len(polled) <= 501 for polled in polls)
+    assert {trial.id for polled in polls for trial in polled} == {trial.id for trial in trials}  # each one is polled
     rounds.mark(trials[4321], "done")
     assert rounds.next().count(trials[4321]) == 0
     rounds.mark(trials[4321], "running")  # it failed, and was resumed
     assert trials[4321] in rounds.next()
 
 
-def test_a_trials_folder_full_of_strange_files_costs_nothing(tmp_path: Path, opened: Opened) -> None:
+def test_unrelated_files_in_a_trial_folder_cost_nothing(tmp_path: Path, opened: Opened) -> None:
     SweepLedger.create(
         tmp_path / "s", CONFIG, "s", [{"id": "one", "variant": "v", "stream": "s", "seed": 0, "overrides": {}}]
     ).close()
@@ -167,8 +167,8 @@ def test_a_trials_folder_full_of_strange_files_costs_nothing(tmp_path: Path, ope
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_display_follows_a_trial_that_is_cut_back(tmp_path: Path, terminal: bool) -> None:
-    """A resumed trial truncates its metrics: what was read must not be taken for the place to go on from."""
+def test_the_display_follows_a_trial_whose_metrics_are_truncated(tmp_path: Path, terminal: bool) -> None:
+    """A resumed trial truncates its metrics: the display must not continue from its old position."""
     identity = {"id": "one", "variant": "v", "stream": "s", "seed": 0}
     folder, out = tmp_path / "trial", io.StringIO()
     with TrialLedger.create(folder, CONFIG, identity) as ledger:
@@ -193,7 +193,7 @@ def test_the_display_follows_a_trial_that_is_cut_back(tmp_path: Path, terminal: 
         assert out.getvalue() == "1/1 done: s / v / seed 0, accuracy 60.0 %\n"
 
 
-def test_a_resumed_sweep_does_not_tell_again_what_was_done(sweep: Path) -> None:
+def test_a_resumed_sweep_does_not_report_completed_trials_again(sweep: Path) -> None:
     out = io.StringIO()
     with ProgressDisplay(sweep, Console(file=out, force_terminal=False, width=100)):
         pass

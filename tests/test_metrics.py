@@ -29,14 +29,14 @@ HAND = {
 
 @st.composite
 def matrices(draw: st.DrawFn, least: int = 2) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A full matrix of 2..6 experiences (hundredths, so that ties happen)."""
+    """Return a strategy for full matrices of 2..6 experiences (hundredths, so that ties happen)."""
     t = draw(st.integers(least, 6))
     cells = draw(st.lists(st.integers(0, 100), min_size=(t + 1) * t, max_size=(t + 1) * t))
     return np.array(cells, dtype=np.float64).reshape(t + 1, t) / 100
 
 
 def class_incremental(t: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A matrix as a growing head gives it: NaN above the diagonal."""
+    """Return a matrix like that of a growing head: NaN above the diagonal."""
     matrix = np.linspace(1, 0.1, (t + 1) * t).reshape(t + 1, t)
     matrix[np.tri(t + 1, t, -1) == 0] = NAN
     return matrix
@@ -78,7 +78,7 @@ def test_cells_before_an_experience_existed_do_not_matter_for_forgetting() -> No
     assert values["forgetting_max"] == metrics.forgetting_max(full)
 
 
-def test_joint_training_has_the_average_accuracy_alone() -> None:
+def test_joint_training_has_only_the_average_accuracy() -> None:
     matrix = np.full((4, 3), NAN)
     matrix[-1] = [0.9, 0.6, 0.3]
     values = metrics.summary(matrix, SIZES)
@@ -96,7 +96,7 @@ def test_joint_training_has_the_average_accuracy_alone() -> None:
         (0, 0, set(HAND)),
     ],
 )
-def test_a_missing_cell_makes_undefined_what_needs_it(row: int, column: int, still_defined: set[str]) -> None:
+def test_metrics_that_need_a_missing_cell_are_undefined(row: int, column: int, still_defined: set[str]) -> None:
     matrix = R.copy()
     matrix[row, column] = NAN
     values = metrics.summary(matrix, SIZES)
@@ -117,7 +117,7 @@ def test_curves_by_hand() -> None:
     np.testing.assert_allclose(metrics.forgetting_curve(R, include_now=True), [NAN, 0.2, 0.35])
 
 
-def test_running_average_of_an_unfinished_trial_ends_where_it_ended() -> None:
+def test_running_average_of_an_unfinished_trial_ends_at_its_last_experience() -> None:
     matrix = R.copy()
     matrix[3] = NAN
     np.testing.assert_allclose(metrics.running_average_accuracy(matrix), [0.9, 0.75, NAN])
@@ -154,7 +154,7 @@ def test_wrong_sizes_are_named(sizes: list[float]) -> None:
 
 
 @given(matrices())
-def test_laws(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def test_laws_over_random_matrices(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> None:
     before = matrix.copy()
     values = metrics.summary(matrix, np.ones(matrix.shape[1]))
     np.testing.assert_array_equal(matrix, before)
@@ -165,7 +165,7 @@ def test_laws(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> None:
     t = matrix.shape[1]
     learned = values["learning_accuracy"] + values["backward_transfer"] * (t - 1) / t
     assert values["average_accuracy"] == pytest.approx(learned)
-    # with equal sizes the weighted curve is the plain one
+    # with equal sizes the weighted curve equals the plain one
     curve = metrics.running_average_accuracy(matrix)
     np.testing.assert_allclose(metrics.running_average_accuracy(matrix, np.full(t, 7)), curve)
     assert curve[-1] == pytest.approx(values["average_accuracy"])

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: timm's soft targets, torchvision's boxes, both by hand; the share's distribution, who is mixed with whom."""
+"""Mixup and CutMix: timm's soft targets, torchvision's boxes, both by hand; the share's distribution, which samples are mixed."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ from retain.strategies import mixup
 
 
 def strategy(x: torch.Tensor, y: torch.Tensor, tasks: torch.Tensor | None = None, iteration: int = 0) -> Any:
-    """What the plugin looks at of whoever runs it."""
+    """Return the attributes of a strategy that the plugin reads."""
     parts = [x, y] if tasks is None else [x, y, tasks]
     made = SimpleNamespace(mbatch=parts, _criterion=CrossEntropyLoss(label_smoothing=0.1))
     made.experience = SimpleNamespace(current_experience=0)
@@ -55,7 +55,7 @@ def test_loss_is_that_of_soft_targets(settings: dict[str, float]) -> None:
         assert same_box[0].float().mean().item() == pytest.approx(1 - r)
     else:
         torch.testing.assert_close(running.mbatch[0], r * x + (1 - r) * x[partner])
-    other_samples = cross_entropy(logits[:3], y[:3], label_smoothing=0.1)  # of another size: as it was
+    other_samples = cross_entropy(logits[:3], y[:3], label_smoothing=0.1)  # another number of samples: unchanged
     torch.testing.assert_close(running._criterion(logits[:3], y[:3]), other_samples)
     plugin.after_training_exp(running)
     assert isinstance(running._criterion, CrossEntropyLoss)
@@ -74,21 +74,21 @@ def test_loss_is_that_of_timms_targets() -> None:
 
 @pytest.mark.parametrize("r", [0.1, 0.4, 0.75])
 def test_boxes_are_torchvisions(r: float) -> None:
-    """All of them, as there are few in a small picture."""
+    """Check all of them, since a small picture has few."""
     theirs, draws = CutMix(num_classes=3), range(600)
     theirs._dist = SimpleNamespace(sample=lambda size: torch.tensor([r]))
-    picture, found = torch.zeros(2, 1, 5, 7), set()
+    picture, boxes = torch.zeros(2, 1, 5, 7), set()
     for _ in draws:
         left, top, right, bottom = theirs.make_params([picture])["box"]
-        found.add((top, bottom, left, right))
+        boxes.add((top, bottom, left, right))
     ours = [mixup.box(5, 7, r, generator(number)) for number in draws]
-    assert {(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in ours} == found
-    assert len(found) > 10
+    assert {(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in ours} == boxes
+    assert len(boxes) > 10
 
 
 def test_box_by_hand() -> None:
     x, other = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
-    mixed, r = mixup.cut(x, other, slice(1, 3), slice(0, 3))
+    mixed, r = mixup.paste_box(x, other, slice(1, 3), slice(0, 3))
     assert mixed.sum() == 6 and r == 1 - 6 / 16
     sizes = []
     for number in range(300):
@@ -101,7 +101,7 @@ def test_box_by_hand() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_share_has_betas_mean_and_variance(alpha: float) -> None:
-    drawn = torch.tensor([mixup.share(alpha, generator(number)) for number in range(3000)])
+    drawn = torch.tensor([mixup.sample_ratio(alpha, generator(number)) for number in range(3000)])
     variance = 1 / (4 * (2 * alpha + 1))
     assert drawn.mean().item() == pytest.approx(0.5, abs=4 * math.sqrt(variance / 3000))
     assert drawn.var().item() == pytest.approx(variance, rel=0.1)
@@ -118,7 +118,7 @@ def test_only_samples_of_the_same_task_are_mixed() -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_teacher_is_asked_anew_where_samples_are_mixed(mixed: bool, make_experiment: Any) -> None:
+def test_teacher_outputs_are_not_cached_where_samples_are_mixed(mixed: bool, make_experiment: Any) -> None:
     strategies = {"lwf": {}} | ({"mixup": {}} if mixed else {})
     parts = build_trial(check_plugins(make_experiment(strategies=strategies)))
     assert parts.learner(lambda learner: None, lambda text: None).augments == mixed
@@ -131,13 +131,13 @@ def test_with_smoothed_labels_and_a_memory_of_other_tasks(make_experiment: Any, 
 
 
 def trial_config(config: Any) -> Any:
-    """The same on a task-incremental stream."""
+    """Return a config for a task-incremental stream."""
     from retain.platform.config.load import from_dict, to_dict
 
     return from_dict(to_dict(config) | {"benchmark": {"task_incremental": {"data": "digits", "num_experiences": 5}}})
 
 
-def test_no_pictures_no_cutmix() -> None:
+def test_cutmix_needs_pictures() -> None:
     plugin = mixup.build(mixup.Config(alpha=0.0, cutmix_alpha=1.0), seed=0)
     running = strategy(torch.rand(4, 5), torch.zeros(4, dtype=torch.int64))
     plugin.before_training_exp(running)

@@ -1,4 +1,4 @@
-"""Networks: the contract over every file, published sizes, oracles, libraries' networks with real weights, parameter groups."""
+"""Networks: the contract for every file, published sizes, oracles, library networks with real weights, parameter groups."""
 
 import copy
 import importlib
@@ -64,7 +64,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Shape]] = {
 
 
 def config_of(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A network's module and its checked settings."""
+    """Return a network's module and its checked settings."""
     if name.startswith("timm"):
         pytest.importorskip("timm", reason="timm is an optional package")
     module_name, in_the_name = split_colon(name)
@@ -73,14 +73,14 @@ def config_of(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def make(case: str, seed: int = 0, num_classes: int = 3) -> Any:
-    """The network of a case, in evaluation mode."""
+    """Return the network of a case, in evaluation mode."""
     name, settings, shape = CASES[case]
     module, config = config_of(name, settings)
     return module.build(config, shape, num_classes, generator(seed)).eval()
 
 
 def pictures(case: str, num: int = 4) -> torch.Tensor:
-    """Normalised samples (num, *shape)."""
+    """Return normalised samples (num, *shape)."""
     return torch.randn(num, *CASES[case][2], generator=generator(7))
 
 
@@ -101,7 +101,7 @@ def test_every_network_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_head_of_features_is_the_logits(case: str) -> None:
+def test_the_head_applied_to_features_gives_the_logits(case: str) -> None:
     network, x = make(case), pictures(case)
     out = logits(network, x)
     assert out.shape == (4, 3) and out.dtype == torch.float32 and bool(out.isfinite().all())
@@ -118,18 +118,18 @@ def test_head_of_features_is_the_logits(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_weights_come_from_the_generator_alone(case: str) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    one = make(case).state_dict()
+    state = make(case).state_dict()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
-    torch.rand(3)  # what was drawn before does not matter
+    torch.rand(3)  # the state of the global generator does not matter
     same, other = make(case).state_dict(), make(case, seed=1).state_dict()
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    matrices = [name for name, value in one.items() if value.ndim > 1 and "token" not in name and value.std() > 0]
-    assert matrices and not any(torch.equal(one[name], other[name]) for name in matrices)
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    matrices = [name for name, value in state.items() if value.ndim > 1 and "token" not in name and value.std() > 0]
+    assert matrices and not any(torch.equal(state[name], other[name]) for name in matrices)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_grows_copies_and_comes_back(case: str) -> None:
+def test_networks_grow_copy_and_load_their_state(case: str) -> None:
     network, x = make(case), pictures(case)
     before = logits(network, x)
     network.head.grow(5, generator(2))
@@ -144,7 +144,7 @@ def test_grows_copies_and_comes_back(case: str) -> None:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case not in ("torchvision", "torchvision, grey", "timm, resized")]
 )
-def test_learns_a_batch_by_heart(case: str) -> None:
+def test_overfits_one_batch(case: str) -> None:
     network, x, y = make(case).train(), pictures(case, 12), torch.arange(12) % 3
     torch.manual_seed(0)  # for dropout
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -181,7 +181,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "said"), REFUSED)
-def test_refused_with_the_reason(name: str, settings: dict[str, Any], shape: Shape, said: tuple[str, ...]) -> None:
+def test_invalid_settings_are_refused(name: str, settings: dict[str, Any], shape: Shape, said: tuple[str, ...]) -> None:
     module, config = config_of(name, settings)
     with pytest.raises(UserError) as caught:
         module.build(config, shape, 2, generator(0))
@@ -212,9 +212,9 @@ def test_settings_are_checked(name: str, settings: dict[str, Any], said: tuple[s
     assert all(part in str(caught.value) for part in said), caught.value
 
 
-# Architectures: published sizes, and the same logits as another's code with the same weights.
+# Architectures: published sizes, and the same logits as other implementations with the same weights.
 
-SIZES = [  # He 2016, Zagoruyko 2016 and Touvron 2021 give millions; torchvision and timm the number itself
+SIZES = [  # He 2016, Zagoruyko 2016 and Touvron 2021 give millions; torchvision and timm exact numbers
     ("lenet", {}, (1, 28, 28), 10, 61_706, 0),
     ("resnet", {"depth": 20}, PICTURE, 10, 0.27e6, 0.005e6),
     ("resnet", {"depth": 32}, PICTURE, 10, 0.46e6, 0.005e6),
@@ -234,12 +234,12 @@ def test_has_the_published_size(
     name: str, settings: dict[str, Any], shape: Shape, num_classes: int, published: float, tolerance: float
 ) -> None:
     module, config = config_of(name, settings)
-    found = count(module.build(config, shape, num_classes, generator(0)))
-    assert abs(found - published) <= tolerance
+    size = count(module.build(config, shape, num_classes, generator(0)))
+    assert abs(size - published) <= tolerance
 
 
 def copied(own: nn.Module, others: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Our network with another's weights, which are in the same order."""
+    """Return our network with another network's weights, which are in the same order."""
     names = own.state_dict().keys()
     own.load_state_dict(dict(zip(names, others.values(), strict=True)))
     return own.eval()
@@ -267,7 +267,7 @@ def test_vit_is_torchvisions() -> None:
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.2)
     weights = {name: value for name, value in theirs.state_dict().items() if name != "encoder.pos_embedding"}
-    start = list(weights)[:3]  # the class token, the patches' weight and bias; then ours has the positions
+    start = list(weights)[:3]  # the class token, the patches' weight and bias; the positions come next in ours
     order = ["class_token", "encoder.pos_embedding", *start[1:], *list(weights)[3:]]
     config = vit.Config(dim=48, depth=2, heads=3, patch=8)
     own = copied(vit.build(config, PICTURE, 5, generator(0)), {name: theirs.state_dict()[name] for name in order})
@@ -282,7 +282,7 @@ def _normalised(state: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -
 
 
 def _wrn(state: Mapping[str, torch.Tensor], x: torch.Tensor, per_stage: int) -> torch.Tensor:
-    """A wide ResNet written down a second time: x + conv(relu(bn(conv(relu(bn(x)))))), 1x1 of the activated input."""
+    """A second implementation of a wide ResNet: x + conv(relu(bn(conv(relu(bn(x)))))), 1x1 of the activated input."""
     x = functional.conv2d(x, state["trunk.stem.weight"], padding=1)
     for stage in (1, 2, 3):
         for index in range(per_stage):
@@ -298,7 +298,7 @@ def _wrn(state: Mapping[str, torch.Tensor], x: torch.Tensor, per_stage: int) -> 
 
 
 def _cifar_resnet(state: Mapping[str, torch.Tensor], x: torch.Tensor, per_stage: int) -> torch.Tensor:
-    """He's ResNet for CIFAR written down a second time: option A pads with zeros what has been subsampled."""
+    """A second implementation of He's ResNet for CIFAR: option A subsamples the shortcut and pads it with zeros."""
     x = _normalised(state, "stem.1", functional.conv2d(x, state["trunk.stem.0.weight"], padding=1)).relu()
     for stage in (1, 2, 3):
         for index in range(per_stage):
@@ -316,14 +316,14 @@ def _cifar_resnet(state: Mapping[str, torch.Tensor], x: torch.Tensor, per_stage:
 
 
 @pytest.mark.parametrize("kind", ["wide", "cifar"])
-def test_residual_networks_are_what_the_papers_write(kind: str) -> None:
+def test_residual_networks_match_the_papers(kind: str) -> None:
     network: nn.Module
     if kind == "wide":
         network = wide_resnet.build(wide_resnet.Config(depth=16, widen=2), PICTURE, 2, generator(0))
     else:
         network = resnet.build(resnet.Config(depth=20), PICTURE, 2, generator(0))
     x = torch.randn(4, *PICTURE, generator=generator(1))
-    network(x)  # so that the statistics are something
+    network(x)  # so that the statistics are not their initial values
     second = _wrn if kind == "wide" else _cifar_resnet
     network.eval()
     with torch.no_grad():
@@ -349,7 +349,7 @@ def test_norms_and_activations_are_where_they_should_be() -> None:
     assert torch.allclose(layer, functional.layer_norm(x, [8, 2, 2]), atol=1e-6)
 
 
-def test_layers_of_a_deep_network_are_summed_up() -> None:
+def test_layers_of_a_deep_network_are_summarised() -> None:
     assert summarise_layers(["trunk.1.weight", "head.weight", "weight"]) == "head, trunk.1, weight"
     deep = [f"trunk.a{i}.b{j}.weight" for i in range(3) for j in range(20)]
     assert summarise_layers([*deep, "head.bias"]) == "head, trunk.a0.*, trunk.a1.*, trunk.a2.*"
@@ -370,7 +370,7 @@ def test_a_trial_learns(model: dict[str, Any], tmp_path: Path) -> None:
 
 
 def weights_file() -> Path:
-    """torchvision's MobileNetV2 weights, where they are; else the test is left out."""
+    """Return the path of torchvision's MobileNetV2 weights; skip the test if they are missing."""
     places = [Path(os.environ.get("RETAIN_DATA", ".")) / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
     for place in places:
         if (place / WEIGHTS).is_file():
@@ -384,7 +384,7 @@ def stream_of(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> DataFolders:
-    """A data folder with a file of weights, of a network from scratch."""
+    """Return a data folder with a file of weights, of an untrained network."""
     (tmp_path / "weights").mkdir()
     from torchvision import models
 
@@ -397,20 +397,20 @@ PRETRAINED = {"pretrained": "weights/shufflenet.pth"}
 
 
 def loaded(settings: dict[str, Any], stream: Stream, folders: DataFolders) -> Any:
-    """torchvision's small ShuffleNet with those weights, in evaluation mode."""
+    """Return torchvision's small ShuffleNet with those weights, in evaluation mode."""
     _, config = config_of("torchvision:shufflenet_v2_x0_5", settings)
     return library.build_for(config, stream, folders, 2, generator(0)).eval()
 
 
 def imagenet(x: torch.Tensor) -> torch.Tensor:
-    """Pictures in [0, 1] as torchvision's weights expect them."""
+    """Return pictures in [0, 1], normalised as torchvision's weights expect."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 @pytest.mark.parametrize("resize", [None, 48])
 def test_pretrained_features_are_the_librarys(resize: int | None, folders: DataFolders) -> None:
-    """Whatever the stream's normalisation is, the network sees what it was trained on."""
+    """With any normalisation of the stream, the network's input is normalised as in its pretraining."""
     from torchvision import models
 
     assert folders.root is not None
@@ -435,12 +435,12 @@ def test_grey_pictures_are_the_same_on_three_channels(folders: DataFolders) -> N
     x = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8, generator=generator(3))
     grey, colour = stream_of((1, 32, 32), (0.3,), (0.2,)), stream_of((3, 32, 32), (0.1, 0.2, 0.3), (0.2, 0.3, 0.4))
     with torch.no_grad():
-        one = loaded(PRETRAINED, grey, folders).features(grey.normalise(x))
+        single = loaded(PRETRAINED, grey, folders).features(grey.normalise(x))
         three = loaded(PRETRAINED, colour, folders).features(colour.normalise(x.repeat(1, 3, 1, 1)))
-    assert torch.allclose(one, three, rtol=1e-4, atol=1e-5) and float(one.std()) > 0
+    assert torch.allclose(single, three, rtol=1e-4, atol=1e-5) and float(single.std()) > 0
 
 
-def test_what_follows_from_the_stream_is_no_weight(folders: DataFolders) -> None:
+def test_normalisation_constants_are_not_in_the_state_dict(folders: DataFolders) -> None:
     stream = stream_of((1, 32, 32), (0.3,), (0.2,))
     network = loaded(PRETRAINED, stream, folders)
     assert not {"scale", "shift"} & network.state_dict().keys()
@@ -457,7 +457,7 @@ FILES: list[tuple[str, Callable[[dict[str, torch.Tensor]], Any], tuple[str, ...]
     ("a.pth", lambda state: state | {"extra.weight": torch.ones(1)}, ("unexpected: extra.weight",)),
     ("a.pth", _torn, ("of another shape: conv1.0.weight ([3, 3, 3, 3] instead of [24, 3, 3, 3])",)),
     ("a.pth", lambda state: [1, 2], ("holds no state_dict",)),
-    ("a.pth", lambda state: nn.Linear(2, 2), ("is no file of weights",)),  # a whole module would run code
+    ("a.pth", lambda state: nn.Linear(2, 2), ("is no file of weights",)),  # unpickling a whole module would run code
     ("a.pth", lambda state: None, ("is no file of weights",)),
     ("a.safetensors", lambda state: None, ("is no file of weights",)),
 ]
@@ -480,7 +480,7 @@ def test_wrong_weights_are_refused(
 
 
 def test_weights_from_before_torch_0_4_1(folders: DataFolders) -> None:
-    """Without the counters that BatchNorm has had since, and without versions of the layers."""
+    """They lack BatchNorm's later counters and the layers' versions."""
     assert folders.root is not None
     state = torch.load(folders.root / "weights" / "shufflenet.pth", weights_only=True)
     old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
@@ -507,12 +507,12 @@ def test_where_and_how_weights_are_found(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path if kind == "working folder" else tmp_path / "weights")
     path = {"safetensors": "a.safetensors", "wrapped": "wrapped.pth", "absolute": str(file), "home": "~/wrapped.pth"}
-    given = path.get(kind, "wrapped.pth")
-    network = loaded({"pretrained": given}, stream, folders)
+    source = path.get(kind, "wrapped.pth")
+    network = loaded({"pretrained": source}, stream, folders)
     assert all(torch.equal(state[name], value) for name, value in network.trunk.state_dict().items())
-    config = library.Config(name="resnet18", pretrained=given)
-    at_once = {"absolute": str(file), "home": str(tmp_path / "wrapped.pth"), "working folder": str(tmp_path / given)}
-    assert config.pretrained == at_once.get(kind, given), "workers run in other folders"
+    config = library.Config(name="resnet18", pretrained=source)
+    at_once = {"absolute": str(file), "home": str(tmp_path / "wrapped.pth"), "working folder": str(tmp_path / source)}
+    assert config.pretrained == at_once.get(kind, source), "workers run in other folders"
 
 
 def test_pretrained_pictures_have_one_or_three_channels(folders: DataFolders) -> None:
@@ -520,7 +520,7 @@ def test_pretrained_pictures_have_one_or_three_channels(folders: DataFolders) ->
         loaded(PRETRAINED, stream_of((5, 32, 32), (0.5,) * 5, (0.5,) * 5), folders)
 
 
-def test_no_network_for_torchvisions_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torchvisions_weights_without_internet_access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from urllib.error import URLError
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -532,7 +532,7 @@ def test_no_network_for_torchvisions_weights(monkeypatch: pytest.MonkeyPatch, tm
         library.build(library.Config(name="resnet18", pretrained=True), PICTURE, 2, generator(0))
 
 
-def test_no_network_for_timms_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_timms_weights_without_internet_access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module, config = config_of("timm:resnet18", {"pretrained": True})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -561,7 +561,7 @@ def test_timms_weights_from_a_file(tmp_path: Path) -> None:
         assert torch.allclose(own.features(stream.normalise(x)), features, rtol=1e-4, atol=1e-5)
 
 
-def test_a_known_picture_is_named_rightly() -> None:
+def test_a_known_picture_is_classified_correctly() -> None:
     """scikit-learn's china.jpg shows the tower of the Summer Palace; its other picture, a dahlia, is no class of ImageNet."""
     from sklearn.datasets import load_sample_images
     from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
@@ -570,7 +570,7 @@ def test_a_known_picture_is_named_rightly() -> None:
     square = [torch.from_numpy(picture[:, 106:533].copy()).permute(2, 0, 1) for picture in load_sample_images().images]
     x = functional.interpolate(torch.stack(square).float(), size=(224, 224), mode="bilinear", antialias=True)
     x = x.round().to(torch.uint8)
-    stream = stream_of((3, 224, 224), (0.2, 0.5, 0.7), (0.3, 0.2, 0.1))  # any will do
+    stream = stream_of((3, 224, 224), (0.2, 0.5, 0.7), (0.3, 0.2, 0.1))  # any values will do
     _, config = config_of("torchvision:mobilenet_v2", {"pretrained": str(file)})
     own: Any = library.build_for(config, stream, DataFolders(None, file.parent), 2, generator(0)).eval()
     state = torch.load(file, weights_only=True)
@@ -586,7 +586,7 @@ def test_a_known_picture_is_named_rightly() -> None:
     assert torch.allclose(out, logits(theirs, imagenet(x / 255)), rtol=1e-3, atol=1e-3)
 
 
-# Their names in the YAML.
+# Names of library networks in the YAML.
 
 
 def experiment(model: Any, **more: Any) -> Experiment:
@@ -640,14 +640,14 @@ GROUPS = {"head.*": {"lr": 10.0, "weight_decay": 0.0}, "*.bias": {"lr": 0.5}}
 
 
 class Two(nn.Module):
-    """Two parameters that are one number each."""
+    """Two parameters, one number each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slow, self.fast = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
 
 
-def test_a_step_with_two_groups_computed_by_hand() -> None:
+def test_a_step_with_two_parameter_groups_by_hand() -> None:
     config = Optimizer(lr=0.1, momentum=0.0, weight_decay=0.2, groups={"fast": {"lr": 5.0, "weight_decay": 0.5}})
     two = Two()
     optimizer = make_optimizer(config, two.named_parameters(), 0)
@@ -660,7 +660,7 @@ def test_a_step_with_two_groups_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_no_groups_are_torchs_own_optimizer(name: Any) -> None:
+def test_without_groups_the_optimizer_is_torchs(name: Any) -> None:
     config = Optimizer(name=name, lr=(0.3, 0.1), weight_decay=0.2)
     network = make("mlp")
     own = make_optimizer(config, network.named_parameters(), 1)
@@ -673,17 +673,17 @@ def test_no_groups_are_torchs_own_optimizer(name: Any) -> None:
     assert own.state_dict() == theirs.state_dict()
 
 
-def test_the_first_pattern_that_fits_holds() -> None:
+def test_the_first_pattern_that_matches_applies() -> None:
     named = dict(make("mlp").named_parameters())
     groups = parameter_groups(Optimizer(groups=GROUPS), named.items())
     by_id = {id(parameter): name for name, parameter in named.items()}
-    found = [[by_id[id(parameter)] for parameter in group["params"]] for group in groups]
-    assert found == [["head.weight", "head.bias"], ["trunk.1.bias"], ["trunk.1.weight"]]
+    names = [[by_id[id(parameter)] for parameter in group["params"]] for group in groups]
+    assert names == [["head.weight", "head.bias"], ["trunk.1.bias"], ["trunk.1.weight"]]
     assert [group.get("factors") for group in groups] == [GROUPS["head.*"], GROUPS["*.bias"], None]
 
 
 @pytest.mark.parametrize("pattern", ["trunk.7.*", "conv*"])
-def test_a_pattern_that_fits_nothing_is_refused(pattern: str) -> None:
+def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
     config = experiment({"mlp": {"hidden": [8]}}, training={"optimizer": {"groups": {pattern: {"lr": 0.1}}}})
     with pytest.raises(UserError, match=r"training\.optimizer\.groups\..*fits no parameter.*head, trunk\.1"):
         build_trial(config, planning=True)
@@ -705,7 +705,7 @@ def test_factors_are_checked(factors: dict[str, float], said: tuple[str, ...]) -
 
 
 def learner_of(stream: Stream, optimizer: Optimizer, seen: list[Any] | None = None, **more: Any) -> Learner:
-    """An MLP on a tiny stream; after each iteration the optimizer's rates are put into `seen`."""
+    """Return an MLP's learner on a tiny stream; after each iteration the optimizer's rates are appended to `seen`."""
 
     def look(learner: Learner) -> None:
         if seen is not None:
@@ -717,7 +717,7 @@ def learner_of(stream: Stream, optimizer: Optimizer, seen: list[Any] | None = No
 
 
 def train(learner: Learner) -> dict[str, torch.Tensor]:
-    """All experiences; the network's tensors at the end."""
+    """Train on all experiences; return the network's tensors at the end."""
     for number in range(len(learner.stream.experiences)):
         learner.train_experience(number)
     return {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
@@ -725,7 +725,7 @@ def train(learner: Learner) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 @pytest.mark.parametrize("reset", [True, False])
-def test_a_factor_of_0_leaves_the_bits(name: Any, reset: bool, tiny_stream: Build) -> None:
+def test_a_factor_of_0_changes_no_bit(name: Any, reset: bool, tiny_stream: Build) -> None:
     optimizer = Optimizer(name=name, lr=0.01, weight_decay=0.1, reset=reset, groups={"trunk.*": {"lr": 0.0}})
     learner = learner_of(tiny_stream(), optimizer, schedule=Schedule(name="cosine", warmup=0.2))
     before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
@@ -787,7 +787,7 @@ def test_every_network_is_a_classifier() -> None:
     ],
 )
 def test_every_family_of_torchvision_gets_a_head_that_grows(name: str, size: int, tmp_path: Path) -> None:
-    """With its own weights from a file, whose classifier is left out."""
+    """With weights from a file, without their classifier."""
     from torchvision import models
 
     theirs = models.get_model(name, num_classes=7).eval()

@@ -48,7 +48,7 @@ def matrices(folder: Path) -> dict[str, Any]:
 
 
 def test_there_are_runs_of_each_format() -> None:
-    assert {path.split("/")[0] for path in SWEEPS} >= {"schema_1", "v0_1_0"}
+    assert {path.split("/")[0] for path in SWEEPS} >= {"schema_1", "before_renames"}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -77,7 +77,7 @@ def test_a_config_has_todays_keys(name: str) -> None:
 
 
 def test_the_old_names_stand_in_the_files() -> None:
-    raw = yaml.safe_load((RUNS / "v0_1_0/sweep/experiment.yaml").read_text())
+    raw = yaml.safe_load((RUNS / "before_renames/sweep/experiment.yaml").read_text())
     assert set(OLD_NAMES) <= keys(raw)
     assert not set(OLD_NAMES[:3]) & (keys(translate(raw)) - set(raw["sweep"]["variants"]))
 
@@ -85,7 +85,7 @@ def test_the_old_names_stand_in_the_files() -> None:
 @pytest.mark.parametrize("how", ["resume", "run"])
 def test_a_stopped_trial_is_resumed_to_the_bit(how: str, copy: Copy) -> None:
     """From a checkpoint in the middle of its second experience, by `retain resume` and by `run` with today's config."""
-    folder = copy("v0_1_0/stopped")
+    folder = copy("before_renames/stopped")
     files = {name: (folder / name).read_bytes() for name in ("config.yaml", "trial.json")}
     assert Trial(folder).status().status == "stopped"
     if how == "resume":
@@ -94,7 +94,7 @@ def test_a_stopped_trial_is_resumed_to_the_bit(how: str, copy: Copy) -> None:
         run(from_dict(Trial(folder).config()), folder)
     assert Trial(folder).status().status == "done"
     assert {name: (folder / name).read_bytes() for name in files} == files
-    whole = RUNS / "v0_1_0/whole"
+    whole = RUNS / "before_renames/whole"
     exact = json.loads((whole / "environment.json").read_text())["processor"] and _same_kind(folder, whole)
     for view, matrix in matrices(whole).items():
         np.testing.assert_allclose(matrices(folder)[view], matrix, rtol=0, atol=0 if exact else 0.02)
@@ -107,7 +107,7 @@ def _same_kind(*folders: Path) -> bool:
 
 
 def test_another_config_is_no_resume(copy: Copy) -> None:
-    folder = copy("v0_1_0/stopped")
+    folder = copy("before_renames/stopped")
     data = Trial(folder).config()
     data["training"]["optimizer"]["lr"] = 0.01
     with pytest.raises(UserError, match="is occupied"):
@@ -118,7 +118,7 @@ def test_a_pending_trial_of_an_old_sweep_is_written_as_it_was_listed(copy: Copy)
     """The driver was killed before it had written the folder: it is planned anew from the old experiment."""
     from retain.platform.sweep.run import _write_missing
 
-    folder = copy("v0_1_0/sweep")
+    folder = copy("before_renames/sweep")
     trial = trials_of(folder)[2]
     identity, config = dict(trial.identity), from_dict(trial.config())
     shutil.rmtree(trial.folder)
@@ -136,6 +136,7 @@ def test_a_pending_trial_of_an_old_sweep_is_written_as_it_was_listed(copy: Copy)
         ("strategies.old_validation={}", "strategies.forgetting_stop"),
         ("benchmark={rotated_digits: {drawn: 3}}", "benchmark.rotated_digits.num_random_angles"),
         ("benchmark={rotated: {data: digits, drawn: 3}}", "benchmark.rotated.num_random_angles"),
+        ("model={small_cnn: {batch_norm: true}}", "model.small_cnn.norm"),
         ("sweep.variants={old: {strategies: {budget: {}}}}", "strategies.stop_at_budget"),
         ("sweep.space={strategies.budget.accuracy: {grid: [0.5]}}", "strategies.stop_at_budget"),
     ],
@@ -150,6 +151,7 @@ def test_translation_keeps_the_order_and_everything_else() -> None:
         "strategies": {"replay": {"memory": 3}, "budget": {"accuracy": 0.5}, "mine.budget": {"drawn": 1}},
         "benchmark": {"rotated_mnist": {"drawn": 3, "validation": 0.1}},
         "ray": {"timeout": "5m", "address": None},
+        "model": {"small_cnn": {"batch_norm": True, "hidden": 8}},
         "sweep": {
             "variants": {"budget": {"strategies": {"old_validation": {}}}},
             "streams": {"drawn": {"benchmark": {"rotated": {"drawn": 2}}}},
@@ -161,6 +163,8 @@ def test_translation_keeps_the_order_and_everything_else() -> None:
     assert list(new["strategies"]) == ["replay", "stop_at_budget", "mine.budget"]
     assert new["strategies"]["mine.budget"] == {"drawn": 1}
     assert new["benchmark"] == {"rotated_mnist": {"num_random_angles": 3, "validation": 0.1}}
+    assert new["model"] == {"small_cnn": {"norm": "batch", "hidden": 8}}
+    assert translate({"model": {"small_cnn": {"batch_norm": False}}}) == {"model": {"small_cnn": {"norm": None}}}
     assert new["ray"] == {"hang_timeout": "5m", "address": None}
     assert new["sweep"] == {
         "variants": {"budget": {"strategies": {"forgetting_stop": {}}}},

@@ -1,4 +1,4 @@
-"""Probes: each changes nothing, is recorded exactly once, and finds what a hand or another formula finds."""
+"""Probes: each changes nothing, is recorded exactly once, and agrees with values by hand or by another formula."""
 
 import base64
 import importlib
@@ -47,7 +47,7 @@ from retain.platform.training.probes._representation import (
 )
 from retain.platform.training.probes._samples import accuracies, gather_samples
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.probe_runner import Probes
+from retain.platform.trial.probe_runner import ProbeRunner
 from retain.platform.trial.resolve import check_plugins
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
@@ -55,7 +55,7 @@ from retain.platform.trial.stop_request import Stopped
 Make = Callable[..., Experiment]
 Build = Callable[..., Stream]
 NAMES = registry.names("probes")
-SETTINGS: dict[str, dict[str, Any]] = {  # that are needed, or let a probe look often in a short trial
+SETTINGS: dict[str, dict[str, Any]] = {  # required settings, and those that make a probe measure often in a short trial
     "curves": {"every": 1},
     "stability_gap": {"every": 4, "samples": 20},
     "evaluate_on": {"streams": [{"rotated_digits": {"angles": [45]}}]},
@@ -92,7 +92,7 @@ def build(config, seed):
     return Stopper(config.flag)
 '''
 OWN = '''
-"""A probe of the user's own, which draws from a global generator, and fails where it is told to."""
+"""A user-defined probe that draws from a global generator, and fails if the setting says so."""
 from dataclasses import dataclass
 import torch
 from retain import Probe
@@ -118,7 +118,7 @@ def build(config, context):
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(quick_folder: Path) -> Iterator[Path]:
-    """A folder for trials, with the user's own modules on the path."""
+    """Return a folder for trials, with the user's modules on the path."""
     own = quick_folder / "probes-own" / "probetest"
     own.mkdir(parents=True)
     (own / "stopper.py").write_text(STOPPER)
@@ -130,29 +130,29 @@ def folder(quick_folder: Path) -> Iterator[Path]:
 
 
 def run(config: Experiment, folder: Path) -> Outcome:
-    """Run a trial and read it back."""
+    """Run a trial and read its results."""
     run_trial(config, folder)
     return outcome(folder)
 
 
-def without(found: Outcome) -> Outcome:
-    """Without what probes add to the ledger."""
+def without(result: Outcome) -> Outcome:
+    """Return the outcome without the events that probes add to the ledger."""
     added = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "generalisation_gap")
-    events = [{k: v for k, v in one.items() if k not in added} for one in found.events if one["kind"] != "probe"]
-    return replace(found, events=events)
+    events = [{k: v for k, v in event.items() if k not in added} for event in result.events if event["kind"] != "probe"]
+    return replace(result, events=events)
 
 
 def found_by(result: Outcome, name: str, after: bool = True) -> list[dict[str, Any]]:
-    """The values of a probe's events, in order."""
-    return [one["values"] for one in result.events if one.get("probe") == name and one["after"] is after]
+    """Return the values of a probe's events, in order."""
+    return [event["values"] for event in result.events if event.get("probe") == name and event["after"] is after]
 
 
-# The laws, over every file in platform/probes.
+# Laws for every file in platform/training/probes.
 
 
 @pytest.fixture(scope="module")
 def naive(folder: Path, make_experiment: Make) -> dict[str, Outcome]:
-    """Trials without any probe."""
+    """Run trials without probes."""
     configs = {stream: make_experiment(stream, epochs=2) for stream in ("pair", "rotated")}
     return {stream: run(replace(config, probes=OFF), folder / f"naive-{stream}") for stream, config in configs.items()}
 
@@ -163,16 +163,16 @@ def test_a_probe_changes_no_bit(
     name: str, stream: str, naive: dict[str, Outcome], folder: Path, make_experiment: Make
 ) -> None:
     config = replace(make_experiment(stream, epochs=2), probes={**OFF, name: SETTINGS.get(name, {})})
-    found = run(config, folder / f"{name}-{stream}")
-    assert found.events != naive[stream].events, "it has looked"
-    assert differences(without(found), naive[stream]) == []
+    result = run(config, folder / f"{name}-{stream}")
+    assert result.events != naive[stream].events, "it has looked"
+    assert differences(without(result), naive[stream]) == []
 
 
-def test_all_probes_change_no_state_whenever_they_are_asked(make_experiment: Make, tmp_path: Path) -> None:
-    """Parameters, gradients, flags, hooks, optimizer, clock and generators, compared around every question."""
+def test_all_probes_change_no_state_at_any_hook(make_experiment: Make, tmp_path: Path) -> None:
+    """Parameters, gradients, flags, hooks, optimizer, clock and generators are compared before and after every measurement."""
     config = check_plugins(replace(make_experiment("rotated"), probes=ALL))
     parts = build_trial(config)
-    probes, different = Probes(parts.probes(tmp_path)), list[str]()
+    probes, different = ProbeRunner(parts.probes(tmp_path)), list[str]()
 
     def state(learner: Learner) -> dict[str, Any]:
         model = learner.model
@@ -205,14 +205,14 @@ def test_all_probes_change_no_state_whenever_they_are_asked(make_experiment: Mak
     assert different == []
 
 
-def test_stopped_amid_experiences_the_events_are_there_exactly_once(folder: Path, make_experiment: Make) -> None:
+def test_stopped_mid_experience_and_resumed_each_event_is_recorded_once(folder: Path, make_experiment: Make) -> None:
     flag = folder / "flag"
     strategies = {"probetest.stopper": {"flag": str(flag)}}
     config = replace(make_experiment("split", strategies=strategies), probes=ALL)
     never = run(config, folder / "never")
     flag.write_text(
         "5 9 16 20 36 45"
-    )  # amid epochs, at the looks of stability_gap, at ends of epochs and of experiences
+    )  # mid-epoch, at measurements of stability_gap, at ends of epochs and of experiences
     stops = 0
     while True:
         try:
@@ -222,7 +222,9 @@ def test_stopped_amid_experiences_the_events_are_there_exactly_once(folder: Path
             stops += 1
     assert stops == 6
     assert differences(outcome(folder / "stopped"), never) == []
-    asked = [(one["experience"], one["probe"]) for one in never.events if one["kind"] == "probe" and one["after"]]
+    asked = [
+        (event["experience"], event["probe"]) for event in never.events if event["kind"] == "probe" and event["after"]
+    ]
     assert asked == [(number, name) for number in range(1, 6) for name in ALL if name != "curves"]
     sheets = sorted(path.name for path in (folder / "never" / "probes").iterdir())
     assert len(sheets) == 10
@@ -260,18 +262,20 @@ def test_every_setting_is_documented(name: str) -> None:
         ({"evaluate_on": {"streams": ["rotated_digit"]}}, "probes.evaluate_on.streams[0]: "),
     ],
 )
-def test_nonsense_is_refused_before_the_start(probes: dict[str, Any], message: str, make_experiment: Make) -> None:
+def test_invalid_settings_are_refused_before_the_start(
+    probes: dict[str, Any], message: str, make_experiment: Make
+) -> None:
     with pytest.raises(UserError) as refused:
         build_trial(check_plugins(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
     assert message in str(refused.value)
 
 
-def test_a_probe_of_the_users_own(naive: dict[str, Outcome], folder: Path, make_experiment: Make) -> None:
-    """It may draw from global generators; its failure is told with its name."""
+def test_a_user_defined_probe(naive: dict[str, Outcome], folder: Path, make_experiment: Make) -> None:
+    """It may use global generators; its failure is reported with its name."""
     config = make_experiment("pair", epochs=2)
-    found = run(replace(config, probes={**OFF, "probetest.drawing": {}}), folder / "own")
-    assert [list(values) for values in found_by(found, "probetest.drawing")] == [["drawn"], ["drawn"]]
-    assert differences(without(found), naive["pair"]) == []
+    result = run(replace(config, probes={**OFF, "probetest.drawing": {}}), folder / "own")
+    assert [list(values) for values in found_by(result, "probetest.drawing")] == [["drawn"], ["drawn"]]
+    assert differences(without(result), naive["pair"]) == []
     with pytest.raises(ArithmeticError):
         run_trial(replace(config, probes={"probetest.drawing": {"fails": True}}), folder / "fails")
     assert "(in probetest.drawing.Drawing.after_experience)" in str(Trial(folder / "fails").status().error)
@@ -280,7 +284,7 @@ def test_a_probe_of_the_users_own(naive: dict[str, Outcome], folder: Path, make_
 # Curves.
 
 
-def test_curves_are_on_unless_they_are_turned_off(make_experiment: Make) -> None:
+def test_curves_are_on_by_default(make_experiment: Make) -> None:
     config = make_experiment("pair")
     assert check_plugins(config).probes == {"curves": {"every": 5, "samples": 500}}
     assert check_plugins(replace(config, probes={"cka": {}})).probes.keys() == {"curves", "cka"}
@@ -289,29 +293,29 @@ def test_curves_are_on_unless_they_are_turned_off(make_experiment: Make) -> None
 
 
 @pytest.mark.parametrize("strategies", [{}, {"cumulative": {}}, {"early_stopping": {"patience": 9}}])
-def test_curves_are_what_a_pass_over_the_data_gives(strategies: dict[str, Any], make_experiment: Make) -> None:
-    """With more samples than there are: the whole training and validation split, recomputed at the end of the epoch."""
+def test_curves_equal_a_pass_over_the_data(strategies: dict[str, Any], make_experiment: Make) -> None:
+    """With `samples` above the number of samples: the whole training and validation split, recomputed at the end of the epoch."""
     config = replace(make_experiment("pair", strategies=strategies), probes={"curves": {"every": 1, "samples": 5000}})
     parts = build_trial(check_plugins(config))
-    probes, compared = Probes(parts.probes(Path())), 0
+    probes, compared = ProbeRunner(parts.probes(Path())), 0
 
     def compare(learner: Learner) -> None:
         nonlocal compared
-        found, stream = probes.after_epoch(learner), learner.stream
+        values, stream = probes.after_epoch(learner), learner.stream
         number = learner.experience.current_experience
         for side, name in (("train", "train"), ("validation", "validation")):
             used = range(number + 1) if "cumulative" in strategies else [number]
-            split = [getattr(stream.experiences[one], side) for one in used]
+            split = [getattr(stream.experiences[index], side) for index in used]
             x = torch.cat([part.arrays.x[part.indices] for part in split])
             y = torch.cat([part.y for part in split])
             learner.model.eval()
             with torch.no_grad():
                 output = learner.model(stream.normalise(x))
             learner.model.train()
-            assert found[f"{name}_loss"] == pytest.approx(nn.functional.cross_entropy(output, y).item(), rel=1e-4)
-            assert found[f"{name}_accuracy"] == pytest.approx((output.argmax(1) == y).double().mean().item())
-        told = learner.measured.get("validation_accuracy", found["validation_accuracy"])
-        assert found["generalisation_gap"] == pytest.approx(found["train_accuracy"] - told)
+            assert values[f"{name}_loss"] == pytest.approx(nn.functional.cross_entropy(output, y).item(), rel=1e-4)
+            assert values[f"{name}_accuracy"] == pytest.approx((output.argmax(1) == y).double().mean().item())
+        accuracy = learner.measured.get("validation_accuracy", values["validation_accuracy"])
+        assert values["generalisation_gap"] == pytest.approx(values["train_accuracy"] - accuracy)
         compared += 1
 
     learner = parts.learner(compare, lambda text: None)
@@ -320,16 +324,16 @@ def test_curves_are_what_a_pass_over_the_data_gives(strategies: dict[str, Any], 
     assert compared == 2
 
 
-def test_curves_look_every_so_many_epochs_and_at_the_last(folder: Path, make_experiment: Make) -> None:
+def test_curves_are_measured_every_n_epochs_and_at_the_last(folder: Path, make_experiment: Make) -> None:
     config = replace(make_experiment("pair", epochs=4), probes={"curves": {"every": 3}})
-    epochs = [one for one in run(config, folder / "every").events if one["kind"] == "epoch"]
-    assert [one["epoch"] for one in epochs if "train_accuracy" in one] == [3, 4, 3, 4]
+    epochs = [event for event in run(config, folder / "every").events if event["kind"] == "epoch"]
+    assert [event["epoch"] for event in epochs if "train_accuracy" in event] == [3, 4, 3, 4]
 
 
 def test_without_a_validation_split_there_is_the_training_curve(folder: Path, make_experiment: Make) -> None:
     config = replace(make_experiment("pair"), benchmark={"split_digits": {"num_experiences": 2, "validation": 0.0}})
-    epochs = [one for one in run(config, folder / "no-validation").events if one["kind"] == "epoch"]
-    assert all("train_accuracy" in one and "validation_accuracy" not in one for one in epochs)
+    epochs = [event for event in run(config, folder / "no-validation").events if event["kind"] == "epoch"]
+    assert all("train_accuracy" in event and "validation_accuracy" not in event for event in epochs)
 
 
 def test_a_class_that_the_head_lacks_is_wrong_and_has_no_loss() -> None:
@@ -345,11 +349,11 @@ def test_a_class_that_the_head_lacks_is_wrong_and_has_no_loss() -> None:
 
 
 def features(n: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Random features (n, width)."""
+    """Return random features (n, width)."""
     return torch.randn(n, width, generator=generator(seed, "test"), dtype=torch.float64)
 
 
-def test_cka_of_the_same_is_one_and_knows_no_rotation_or_scale() -> None:
+def test_cka_of_equal_features_is_one_and_invariant_to_rotation_and_scale() -> None:
     x = features(30, 6)
     rotation, _ = torch.linalg.qr(features(6, 6, 1))
     assert linear_cka(gram(x), gram(x)) == pytest.approx(1)
@@ -376,7 +380,7 @@ def test_effective_rank_of_equal_singular_values_is_their_number(count: int) -> 
     assert effective_rank(3 * left @ right.T) == pytest.approx(count)
 
 
-def test_effective_rank_by_hand_and_of_nothing() -> None:
+def test_effective_rank_by_hand_and_of_zeros() -> None:
     assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]).double())) == pytest.approx(
         math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
     )
@@ -406,13 +410,13 @@ def test_the_linear_probe_is_scikit_learns_ridge_classifier(width: int) -> None:
 
 
 def network(name: str = "small_cnn", **settings: Any) -> nn.Module:
-    """A network for pictures of 8 x 8."""
+    """Return a network for pictures of 8 x 8."""
     module = registry.resolve("networks", name)
     built: nn.Module = module.build(module.Config(**settings), (1, 8, 8), 4, generator(0, "network"))
     return built
 
 
-def test_layers_by_default_by_pattern_and_of_foreign_networks() -> None:
+def test_layers_by_default_by_pattern_and_of_other_networks() -> None:
     assert select_layers(network(), None, "layers") == ["trunk.0", "trunk.3", "trunk.7", "features"]
     assert select_layers(network("mlp"), None, "layers") == ["trunk.1", "trunk.3", "features"]
     assert select_layers(network(), ["features", "trunk.[07]"], "layers") == ["trunk.0", "trunk.7", "features"]
@@ -420,20 +424,20 @@ def test_layers_by_default_by_pattern_and_of_foreign_networks() -> None:
     assert select_layers(deep, None, "layers") == ["0", "2", "4", "6", "8", "features"]
 
 
-def test_outputs_are_those_of_the_layers_and_no_hook_is_left() -> None:
+def test_captured_outputs_equal_the_layers_outputs_and_no_hook_is_left() -> None:
     model = network()
     x = torch.rand(6, 1, 8, 8, generator=generator(0, "x"))
     with torch.no_grad():
-        found = layer_features(model, ["trunk.0", "features"], x.split(4))
+        captured = layer_features(model, ["trunk.0", "features"], x.split(4))
         maps = model.trunk[0](x)
         places = maps.view(6, 16, 4, 2, 4, 2).mean((3, 5))  # 8 x 8 averaged to 4 x 4
-        torch.testing.assert_close(found["trunk.0"], places.flatten(1).double(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found["features"], model.features(x).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(captured["trunk.0"], places.flatten(1).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(captured["features"], model.features(x).double(), rtol=1e-5, atol=1e-6)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 class Odd(nn.Module):
-    """One activation that runs twice in a pass, and a layer that never does."""
+    """A network with an activation that runs twice in a pass, and a layer that never runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -446,12 +450,12 @@ class Odd(nn.Module):
 def test_layers_that_run_twice_or_never() -> None:
     model, x = Odd(), torch.rand(6, 4, generator=generator(0, "x"))
     assert select_layers(model, ["*"], "layers") == ["one", "two", "never"]
-    found = layer_features(model, ["one", "never", "again"], x.split(4))
-    assert set(found) == {"one", "again"}
-    torch.testing.assert_close(found["again"], model(x).detach().double())
+    captured = layer_features(model, ["one", "never", "again"], x.split(4))
+    assert set(captured) == {"one", "again"}
+    torch.testing.assert_close(captured["again"], model(x).detach().double())
 
 
-def test_a_network_that_diverged_has_no_numbers(make_experiment: Make) -> None:
+def test_a_diverged_network_has_undefined_values(make_experiment: Make) -> None:
     assert math.isnan(effective_rank(torch.tensor([[1.0, math.inf], [0.0, 1.0]])))
     learner, context = learner_of(make_experiment)
     learner.train_experience(0)
@@ -459,19 +463,19 @@ def test_a_network_that_diverged_has_no_numbers(make_experiment: Make) -> None:
         learner.model.trunk[1].bias.fill_(math.inf)
     probe = registry.resolve("probes", "linear_probe")
     with evaluation_mode(learner.model):
-        found = probe.build(probe.Config(samples=20), context).after_experience(learner, 0)
-    assert [math.isnan(value) for value in found.values()] == [True]
+        values = probe.build(probe.Config(samples=20), context).after_experience(learner, 0)
+    assert [math.isnan(value) for value in values.values()] == [True]
 
 
 def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, ProbeContext]:
-    """A learner before its first experience, and what its probes are built for."""
+    """Return a learner before its first experience, and the context that its probes are built for."""
     parts = build_trial(check_plugins(make_experiment(stream, **training)))
     learner = parts.learner(lambda learner: None, lambda text: None)
     return learner, ProbeContext(parts.stream, 0, DataFolders.of(), Path())
 
 
-def test_cka_compares_before_with_after(make_experiment: Make) -> None:
-    """1 where nothing was trained, and for a network that came back to where it was."""
+def test_cka_compares_an_experiences_start_with_its_end(make_experiment: Make) -> None:
+    """It is 1 if nothing was trained, and for a network whose weights were restored."""
     learner, context = learner_of(make_experiment)
     probe = cka.build(cka.Config(samples=40), context)
     with torch.no_grad():
@@ -492,8 +496,8 @@ def test_cka_compares_before_with_after(make_experiment: Make) -> None:
 # Other streams, the stability gap, the worst errors.
 
 
-def test_evaluated_on_its_own_stream_it_finds_the_matrix(folder: Path, make_experiment: Make) -> None:
-    """Classes are matched by name, whatever the order: here another order of the classes in one, and all at once in the other."""
+def test_evaluation_on_the_trials_stream_equals_the_matrix(folder: Path, make_experiment: Make) -> None:
+    """Classes are matched by name in any order: one stream has another class order, the other has all classes at once."""
     order = [7, 3, 1, 0, 9, 2, 5, 4, 8, 6]
     own = {"split_digits": {"class_order": order}}
     other = {"split_digits": {"class_order": order[::-1]}}
@@ -510,9 +514,9 @@ def test_evaluated_on_its_own_stream_it_finds_the_matrix(folder: Path, make_expe
 def test_classes_that_the_stream_lacks_count_as_wrong(tiny_stream: Build) -> None:
     ours = tiny_stream("class", 2)  # a, b; c, d
     theirs = replace(tiny_stream("class", 3), class_names=("d", "x", "a", "b", "y", "z"))
-    stream = evaluate_on.renamed(theirs, ours)
+    stream = evaluate_on.match_classes(theirs, ours)
     assert stream.class_names == ("a", "b", "c", "d", "x", "y", "z")
-    assert [one.classes for one in stream.experiences] == [(3, 4), (0, 1), (5, 6)]
+    assert [experience.classes for experience in stream.experiences] == [(3, 4), (0, 1), (5, 6)]
     test_set = TestSet(stream, torch.device("cpu"))
     perfect = nn.functional.one_hot(test_set.y, 7)[:, :4].float()
     assert test_set.row(perfect).task_agnostic == pytest.approx([0.5, 1.0, math.nan], nan_ok=True)
@@ -530,8 +534,8 @@ def test_a_stream_of_another_shape_or_without_a_common_class_is_refused(make_exp
             evaluate_on.build(config, ProbeContext(stream, 0, DataFolders.of(), tmp_path))
 
 
-class Told:
-    """What stability_gap needs of a learner, with the accuracies that it is to find."""
+class FakeLearner:
+    """The parts of a learner that stability_gap needs, with the accuracies that it shall measure."""
 
     def __init__(self) -> None:
         self.clock = self.experience = self
@@ -539,21 +543,21 @@ class Told:
 
 
 def test_the_stability_gap_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """min-ACC over looks since each was learned, the first look of an experience left out; resumed amid the third."""
+    """min-ACC over measurements since each was learned, without an experience's first; resumed in the middle of the third."""
     probe = stability_gap.StabilityGap(stability_gap.Config(), 0)
-    told: dict[int, float] = {}
-    monkeypatch.setattr(stability_gap.StabilityGap, "_look", lambda self, learner, number: dict(told))
-    learner = Told()
+    measured: dict[int, float] = {}
+    monkeypatch.setattr(stability_gap.StabilityGap, "_look", lambda self, learner, number: dict(measured))
+    learner = FakeLearner()
 
     def during(number: int, iterations: int, *accuracies: float) -> None:
-        told.clear()
-        told.update(enumerate(accuracies))
+        measured.clear()
+        measured.update(enumerate(accuracies))
         learner.current_experience, learner.train_exp_iterations = number, iterations
         probe.during(learner)
 
     def after(number: int, *accuracies: float) -> Any:
-        told.clear()
-        told.update(enumerate(accuracies))
+        measured.clear()
+        measured.update(enumerate(accuracies))
         return probe.after_experience(learner, number)
 
     during(0, 10, 0.1)
@@ -571,33 +575,33 @@ def test_the_stability_gap_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (third["min_acc"], third["wc_acc"]) == pytest.approx(((0.2 + 0.1) / 2, 0.9 / 3 + 2 / 3 * 0.15))
 
 
-def test_the_stability_gap_ends_where_the_matrix_does(folder: Path, make_experiment: Make) -> None:
-    """With more samples than there are, the looks after an experience are the matrix's row."""
+def test_the_stability_gap_ends_at_the_matrix_values(folder: Path, make_experiment: Make) -> None:
+    """With `samples` above the number of samples, measurements after an experience equal the matrix's row."""
     probes = {"stability_gap": {"every": 5, "samples": 9999}}
     result = run(replace(make_experiment("split"), probes=probes), folder / "gap")
     for row, values in enumerate(found_by(result, "stability_gap"), 1):
-        found = [values[f"experience_{number:02d}"] for number in range(1, row + 1)]
-        np.testing.assert_allclose(found, result.matrices["task_agnostic"][row, :row], rtol=1e-6)
-    looks = [one["iteration"] for one in result.events if one.get("after") is False]
+        measured = [values[f"experience_{number:02d}"] for number in range(1, row + 1)]
+        np.testing.assert_allclose(measured, result.matrices["task_agnostic"][row, :row], rtol=1e-6)
+    looks = [event["iteration"] for event in result.events if event.get("after") is False]
     assert looks[:3] == [0, 5, 10] and len(set(looks)) == len(looks)
 
 
-def test_where_the_task_is_given_only_its_classes_are_asked_for(make_experiment: Make) -> None:
-    """As in the matrix: the accuracies are those of its task-aware view."""
+def test_with_a_given_task_only_its_classes_are_predicted(make_experiment: Make) -> None:
+    """As in the matrix: the accuracies equal those of its task-aware view."""
     learner, _ = learner_of(make_experiment)
     for number in range(3):
         learner.train_experience(number)
-    tests = [(number, one.test) for number, one in enumerate(learner.stream.experiences[:3])]
+    tests = [(number, experience.test) for number, experience in enumerate(learner.stream.experiences[:3])]
     subset = gather_samples(learner.stream, tests, learner.device)
-    found = {}
+    by_scenario = {}
     row = learner.evaluate()
     for scenario in ("class", "task"):
         learner.stream = replace(learner.stream, scenario=scenario)
         with evaluation_mode(learner.model):
-            found[scenario] = accuracies(learner, subset, [0, 1, 2])
-    assert found["class"] == pytest.approx(row.task_agnostic[:3])
-    assert found["task"] == pytest.approx(row.task_aware[:3])
-    assert found["class"] != found["task"]
+            by_scenario[scenario] = accuracies(learner, subset, [0, 1, 2])
+    assert by_scenario["class"] == pytest.approx(row.task_agnostic[:3])
+    assert by_scenario["task"] == pytest.approx(row.task_aware[:3])
+    assert by_scenario["class"] != by_scenario["task"]
 
 
 def test_the_worst_errors_are_the_most_confident_ones(make_experiment: Make, tmp_path: Path) -> None:
@@ -615,9 +619,9 @@ def test_the_worst_errors_are_the_most_confident_ones(make_experiment: Make, tmp
     confidence, predicted = shares.max(1)
     wrong = predicted != y
     best = confidence[wrong].sort(descending=True).values[:5]
-    told = json.loads((tmp_path / "probes" / "worst_errors-002.json").read_text())
-    assert [one["probability"] for one in told["errors"]] == pytest.approx(best.tolist(), abs=1e-4)
-    assert all(one["true"] != one["predicted"] for one in told["errors"])
+    document = json.loads((tmp_path / "probes" / "worst_errors-002.json").read_text())
+    assert [error["probability"] for error in document["errors"]] == pytest.approx(best.tolist(), abs=1e-4)
+    assert all(error["true"] != error["predicted"] for error in document["errors"])
     assert values["errors"] == pytest.approx(wrong.double().mean().item())
     assert values["confidence"] == pytest.approx(best.mean().item(), rel=1e-5)
     with Image.open(tmp_path / "probes" / "worst_errors-002.png") as picture:
@@ -628,14 +632,14 @@ def test_the_pictures_on_a_sheet_are_those_of_the_data(tiny_stream: Build) -> No
     stream = tiny_stream()
     stored = stream.experiences[0].test.arrays.x[:3]
     for x, converted in ((stored, False), (stream.normalise(stored), True)):
-        colours = worst_errors.pictures(stream, x, converted)
+        colours = worst_errors.to_colours(stream, x, converted)
         assert torch.equal(colours[..., 0], stored[:, 0]) and torch.equal(colours[..., 2], stored[:, 0])
 
 
 # Rows for dashboards.
 
 
-def test_rows_of_probes_have_their_own_axis_and_grow() -> None:
+def test_rows_of_probes_have_a_separate_axis_and_increasing_keys() -> None:
     about = {"kind": "probe", "experience": 2, "iteration": 40, "probe": "cka", "order": 1, "seconds": 0.5}
     epoch = {"kind": "epoch", "experience": 2, "iteration": 40, "epoch": 4, "validation_accuracy": 0.5}
     experience = {"kind": "experience", "experience": 2, "iteration": 40}
@@ -664,7 +668,7 @@ EVIL = "</script><img src=x onerror=alert(1)>\"'&{$title}"
 
 @pytest.fixture(scope="module")
 def reported(folder: Path, make_experiment: Make) -> Path:
-    """A trial with every probe, of a variant whose name is not harmless."""
+    """Run a trial with every probe, of a variant with HTML in its name."""
     config = replace(make_experiment("pair", epochs=2), probes=ALL)
     identity = {"id": "evil", "variant": EVIL, "stream": "s", "seed": 0, "overrides": {}}
     return run_trial(config, folder / "reported", identity=identity).folder
@@ -686,7 +690,7 @@ def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Pa
 
 def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None:
     results = results_of([reported])
-    html = probe_section.section({EVIL: results}, charts.variant_styles(results))
+    html = probe_section.probe_section({EVIL: results}, charts.variant_styles(results))
     panel = html[html.index("<b>trunk.1/new</b>") :]
     figure = json.loads(re.search(r'application/json">(.*?)</script>', panel)[1])  # type: ignore[index]
     expected = [values["trunk.1/new"] for values in found_by(outcome(reported), "cka")]
@@ -695,7 +699,7 @@ def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None
 
 
 @pytest.mark.parametrize("what", ["text", "large", "link", "pipe", "odd json", "no json"])
-def test_a_sheet_that_is_none_is_not_shown(what: str, reported: Path, tmp_path: Path) -> None:
+def test_an_invalid_image_sheet_is_not_shown(what: str, reported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(reported, copy)
     for number in (1, 2):
@@ -720,7 +724,7 @@ def test_a_sheet_that_is_none_is_not_shown(what: str, reported: Path, tmp_path: 
     assert ("cannot be read" in page) is ("json" in what)
 
 
-def test_events_that_are_not_of_the_form_are_left_out(reported: Path, tmp_path: Path) -> None:
+def test_malformed_events_are_left_out(reported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(reported, copy)
     odd: list[dict[str, Any]] = [
@@ -732,7 +736,7 @@ def test_events_that_are_not_of_the_form_are_left_out(reported: Path, tmp_path: 
     with (copy / "metrics.jsonl").open("a") as file:
         file.writelines(lines)
     results = results_of([reported])
-    shown = [replace(one, trial=Trial(copy)) for one in results]
-    html = probe_section.section({EVIL: shown}, charts.variant_styles(results))
+    shown = [replace(result, trial=Trial(copy)) for result in results]
+    html = probe_section.probe_section({EVIL: shown}, charts.variant_styles(results))
     assert html.count(escape(EVIL)) >= 2 and "<img src=x" not in html
     assert [row_of(json.loads(line)) is not None for line in lines] == [True] * 3

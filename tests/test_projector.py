@@ -1,4 +1,4 @@
-"""The projector: what W&B and TensorBoard hold is what the ledger says, each step once, whatever happens in between."""
+"""The projector: W&B and TensorBoard hold the ledger's numbers, each step once, despite interruptions."""
 
 import json
 import math
@@ -36,7 +36,7 @@ NUM_EXPERIENCES, NUM_EPOCHS = 3, 2
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key and no setting of the machine's user."""
+    """Hide the user's key and settings."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
@@ -58,14 +58,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep of two pending trials."""
+    """Make a sweep of two pending trials."""
     trials = [{"id": f"{name}-0", "variant": name, "stream": "digits", "seed": 5} for name in ("lwf", "naive")]
     SweepLedger.create(tmp_path / "sweep", CONFIG, "demo", trials).close()
     return tmp_path / "sweep"
 
 
 def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any = "done") -> None:
-    """Train a trial, as its ledger sees it: experiences `first`..`last`; numbers that no rounding hides."""
+    """Write a trial's ledger for experiences `first`..`last`, with numbers that rounding would change."""
     made = (trial.folder / "trial.json").exists()
     ledger = TrialLedger.open(trial.folder) if made else TrialLedger.create(trial.folder, CONFIG, trial.identity)
     with ledger:
@@ -88,7 +88,7 @@ def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any
 
 
 def expected(trial: Trial) -> list[dict[str, Any]]:
-    """The rows that must come out, made from the ledger in another way than the projector's."""
+    """Return the expected rows, made from the ledger independently of the projector."""
     rows, cpu = [], 0.0
     for _, event in trial.events():
         if event["kind"] == "resources":
@@ -108,7 +108,7 @@ def expected(trial: Trial) -> list[dict[str, Any]]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """All records of an offline run, as W&B's own reader shows them."""
+    """Return all records of an offline run, read with W&B's reader."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
     lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
     return [json.loads(line) for line in lines]
@@ -119,7 +119,7 @@ def items(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The rows of an offline run, after a check that its steps are 0, 1, 2, ..."""
+    """Return the rows of an offline run; assert that its steps are 0, 1, 2, ..."""
     rows = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     return items(rows)
@@ -143,36 +143,38 @@ def test_an_offline_run_holds_the_ledgers_numbers(sweep: Path) -> None:
     assert project(sweep, OFFLINE) == 1  # the other trial is pending
     (run,) = offline_runs(sweep, trial)
     assert history(run) == expected(trial)
-    found = records(run)
-    begun = next(record["run"] for record in found if record["type"] == "run")
+    all_records = records(run)
+    begun = next(record["run"] for record in all_records if record["type"] == "run")
     assert (begun["project"], begun["run_group"], begun["job_type"]) == ("p", "demo", "trial")
     assert begun["display_name"] == "lwf/digits/5" and set(begun["tags"]) == {"lwf", "digits", "mine"}
     assert begun["config"]["update"]["strategies"] == {"lwf": {"weight": 0.7}}
-    axes = {r["metric"]["glob_name"]: r["metric"]["step_metric"] for r in found if "glob_name" in r.get("metric", {})}
+    axes = {
+        r["metric"]["glob_name"]: r["metric"]["step_metric"] for r in all_records if "glob_name" in r.get("metric", {})
+    }
     assert axes["train/*"] == axes["validation/*"] == "iteration"
     assert axes["accuracy/*"] == axes["task_agnostic/*"] == axes["task_aware/*"] == "experience"
     summary: dict[str, Any] = {}
-    for record in found:
+    for record in all_records:
         summary |= record.get("summary", {}).get("update", {})
     assert (summary["status"], summary["cost/seconds"]) == ("done", 2.5)
     assert summary["task_agnostic/average_accuracy"] == NUM_EXPERIENCES / 13
-    assert found[-1]["exit"]["exit_code"] == 0
+    assert all_records[-1]["exit"]["exit_code"] == 0
 
 
-def test_a_grown_offline_run_is_rewritten_and_a_complete_one_left_alone(sweep: Path) -> None:
+def test_a_grown_offline_run_is_rewritten_and_a_complete_one_is_kept(sweep: Path) -> None:
     grows, complete = trials_of(sweep)
     write(grows, last=1, status="stopped")
     write(complete, status="failed")
     assert project(sweep, OFFLINE) == 2
-    (before,), (kept,) = offline_runs(sweep, grows), offline_runs(sweep, complete)
-    stamp = kept.stat().st_mtime_ns
+    (before,), (finished,) = offline_runs(sweep, grows), offline_runs(sweep, complete)
+    stamp = finished.stat().st_mtime_ns
     assert len(history(before)) == 1 + NUM_EPOCHS + 1
-    assert records(kept)[-1]["exit"]["exit_code"] == 1
+    assert records(finished)[-1]["exit"]["exit_code"] == 1
     write(grows, first=2)
     assert project(sweep, OFFLINE) == 1
     (after,) = offline_runs(sweep, grows)
     assert history(after) == expected(grows)
-    assert offline_runs(sweep, complete) == [kept] and kept.stat().st_mtime_ns == stamp
+    assert offline_runs(sweep, complete) == [finished] and finished.stat().st_mtime_ns == stamp
     assert project(sweep, OFFLINE) == 0
 
 
@@ -181,14 +183,14 @@ def test_an_uploaded_offline_run_is_not_written_again(sweep: Path) -> None:
     write(trial, last=1, status="stopped")
     project(sweep, OFFLINE)
     (run,) = offline_runs(sweep, trial)
-    (run / f"run-{run.name.rsplit('-', 1)[1]}.wandb.synced").write_text("")  # as `wandb sync` leaves it
+    (run / f"run-{run.name.rsplit('-', 1)[1]}.wandb.synced").write_text("")  # written by `wandb sync`
     write(trial, first=2)
     assert project(sweep, OFFLINE) == 0
     assert offline_runs(sweep, trial) == [run] and len(history(run)) == 4
     assert "retain sync" in (sweep / "projector.log").read_text()
 
 
-def test_a_follower_gives_each_row_once_through_truncations(sweep: Path) -> None:
+def test_a_cursor_yields_each_row_once_across_truncations(sweep: Path) -> None:
     trial = trials_of(sweep)[0]
     write(trial, last=1, status=None)
     with TrialLedger.open(trial.folder) as ledger:
@@ -224,19 +226,21 @@ def test_tensorboard_holds_the_ledgers_numbers(sweep: Path) -> None:
     assert not (sweep / "wandb").exists()
     accumulator = EventAccumulator(str(sweep / "tensorboard" / trial.id))
     accumulator.Reload()
-    found = [(tag, e.step, e.value) for tag in accumulator.Tags()["scalars"] for e in accumulator.Scalars(tag)]
-    wanted = []
+    scalars = [(tag, e.step, e.value) for tag in accumulator.Tags()["scalars"] for e in accumulator.Scalars(tag)]
+    expected_scalars = []
     for row in expected(trial):
         axis = "iteration" if "iteration" in row else "experience"
-        wanted += [(tag, row[axis], pytest.approx(value, rel=1e-6)) for tag, value in row.items() if tag != axis]
-    assert sorted(found) == sorted(wanted, key=lambda item: item[:2])
+        expected_scalars += [
+            (tag, row[axis], pytest.approx(value, rel=1e-6)) for tag, value in row.items() if tag != axis
+        ]
+    assert sorted(scalars) == sorted(expected_scalars, key=lambda item: item[:2])
 
 
 @pytest.mark.parametrize("end", ["signal", "file", "parent"])
-def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) -> None:
+def test_the_process_follows_the_ledgers_and_writes_everything_before_it_ends(sweep: Path, end: str) -> None:
     first, second = trials_of(sweep)
     write(first)
-    (sweep / STOP_FILE).write_text("")  # left by an older one
+    (sweep / STOP_FILE).write_text("")  # left by an earlier projector
     if end == "parent":
         code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import *\n"
         code += "process = start(Path(sys.argv[1]), ProjectorSettings(mode='offline'))\n"
@@ -265,7 +269,7 @@ def test_the_process_follows_and_ends_with_all_written(sweep: Path, end: str) ->
         assert history(run) == expected(trial)
 
 
-def test_a_damaged_ledger_is_told_and_the_others_are_sent(sweep: Path) -> None:
+def test_a_damaged_ledger_is_reported_and_the_others_are_sent(sweep: Path) -> None:
     damaged, good = trials_of(sweep)
     write(damaged)
     write(good)
@@ -311,14 +315,14 @@ def test_a_key_in_netrc_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     wandb.teardown()
 
 
-def test_online_goes_on_with_the_same_run(sweep: Path, server: Any) -> None:
+def test_online_mode_resumes_the_same_run(sweep: Path, server: Any) -> None:
     trial = trials_of(sweep)[0]
     write(trial, last=1, status="stopped")
     project(sweep, OFFLINE)
     assert project(sweep, ONLINE) == 1 and project(sweep, ONLINE) == 0
     assert len(server.rows) == 1 and not list((sweep / "wandb").glob("offline-*"))  # the upload replaces it
     write(trial, first=2)
-    assert project(sweep, OFFLINE) == 0  # the server has it: an offline run of it would double it
+    assert project(sweep, OFFLINE) == 0  # the server has the trial: an offline run would duplicate it
     assert project(sweep, ONLINE) == 1
     ((run, rows),) = server.rows.items()
     assert items(rows) == expected(trial) and [row["_step"] for row in rows] == list(range(len(rows)))
@@ -326,7 +330,7 @@ def test_online_goes_on_with_the_same_run(sweep: Path, server: Any) -> None:
     assert server.upserts[run]["groupName"] == "demo" and server.summary[run]["status"] == "done"
 
 
-def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: Any) -> None:
+def test_sync_without_a_server_reports_it_and_sends_later(sweep: Path, server: Any) -> None:
     trial = trials_of(sweep)[0]
     write(trial)
     server.down = True
@@ -340,7 +344,7 @@ def test_without_the_server_sync_says_so_and_sends_later(sweep: Path, server: An
     assert len(list((sweep / "wandb").iterdir())) == 1  # the failed attempt's files are gone
 
 
-def test_live_streaming_survives_the_death_of_the_service_and_of_the_projector(sweep: Path, server: Any) -> None:
+def test_live_streaming_survives_a_killed_service_and_a_killed_projector(sweep: Path, server: Any) -> None:
     trial, late = trials_of(sweep)
     write(trial, last=1, status="running")
     code = "import sys; from pathlib import Path; from retain.platform.reporting import projector, wandb_runs\n"

@@ -1,4 +1,4 @@
-"""Configs with published figures: the section in the file, what is stored of ours, the page; what they need of the platform."""
+"""Configs with published figures: the section in the file, our stored results, the page; what they need of the platform."""
 
 import json
 import math
@@ -37,7 +37,7 @@ FILE = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configs_are_whole(name: str) -> None:
-    """Figures are of variants, with their source; at least five seeds, and settings that the strategies take."""
+    """Figures belong to variants and have a source; at least five seeds, and settings that the strategies accept."""
     config = published.Config.load(name)
     assert config.experiment.name == name
     assert len(config.experiment.sweep.seeds) >= 5
@@ -56,12 +56,12 @@ def test_the_page_is_up_to_date() -> None:
     assert published.PAGE.read_text().partition(published.MARK)[2] == "\n" + published.page(published.load_results())
 
 
-def test_results_are_of_known_variants() -> None:
+def test_results_belong_to_known_variants() -> None:
     for name, results in published.load_results().items():
         config = published.Config.load(name)
-        for variant, one in results.items():
+        for variant, entry in results.items():
             assert variant in config.digests, f"{name}: {variant}"
-            for accuracy, seconds in one["seeds"].values():
+            for accuracy, seconds in entry["seeds"].values():
                 assert 0 <= accuracy <= 1 < seconds
 
 
@@ -86,7 +86,7 @@ def test_a_variant_cannot_change_the_section() -> None:
         plan(from_dict(changed))
 
 
-# What is kept of ours, and shown.
+# Our results, stored and shown.
 
 
 @pytest.fixture
@@ -97,12 +97,12 @@ def config() -> published.Config:
 
 
 def identity(variant: str, seed: int) -> dict[str, Any]:
-    """A trial, as its sweep names it."""
+    """Return a trial's identity in its sweep."""
     return {"id": f"{variant}-{seed}", "variant": variant, "stream": "s", "seed": seed, "overrides": {}}
 
 
 def finish(folder: Path, trial: dict[str, Any], last_row: list[float]) -> None:
-    """Write down a trial that is done, in a sweep's folder."""
+    """Write a completed trial to a sweep's folder."""
     with TrialLedger.create(folder / "trials" / trial["id"], "schema: 1\n", trial) as ledger:
         ledger.write("matrix", {"task_agnostic": [[0.5, 0.5], [0.4, 0.4], last_row]})
         ledger.write("summary", {"seconds": 3.0})
@@ -110,7 +110,7 @@ def finish(folder: Path, trial: dict[str, Any], last_row: list[float]) -> None:
 
 
 def test_trials_are_harvested_once_and_by_settings(config: published.Config, tmp_path: Path) -> None:
-    """The mean of the last row, of trials that are done and set as the file is now; what was known stays."""
+    """The mean of the last row, of completed trials with the file's present settings; earlier results are kept."""
     folder = tmp_path / "test" / "one"
     trials = [identity("none", 1), identity("er", 0), identity("none", 2)]
     SweepLedger.create(folder, "schema: 1\n", "test", trials).close()
@@ -121,14 +121,14 @@ def test_trials_are_harvested_once_and_by_settings(config: published.Config, tmp
         "none": {"settings": "aaa", "seeds": {"0": [0.25, 1.5]}},
         "er": {"settings": "old", "seeds": {"0": [1, 2]}},
     }
-    found = published.harvest(config, known, tmp_path)
-    assert found == {"none": {"settings": "aaa", "seeds": {"0": [0.25, 1.5], "1": [0.2, 3.0]}}}
-    assert config.missing(found) == {(2, 3, 4): ["none"], (0, 1, 2, 3, 4): ["er"]}
-    assert published.harvest(config, found, tmp_path) == found
+    harvested = published.harvest(config, known, tmp_path)
+    assert harvested == {"none": {"settings": "aaa", "seeds": {"0": [0.25, 1.5], "1": [0.2, 3.0]}}}
+    assert config.missing(harvested) == {(2, 3, 4): ["none"], (0, 1, 2, 3, 4): ["er"]}
+    assert published.harvest(config, harvested, tmp_path) == harvested
 
 
 def test_lines(config: published.Config) -> None:
-    """Mean and 95 % interval of t with n - 1 degrees, the difference, whether it is inside of the tolerance."""
+    """Mean and 95 % interval of t with n - 1 degrees of freedom, the difference, whether it is within the tolerance."""
     assert published.line(config, "none", {})[1:4] == ["20.0", "not run yet", "0 of 5"]
     assert published.line(config, "none", {"0": [0.205, 2.0]}) == [
         *("none", "20.0", "20.5", "1 of 5", "+0.5", "yes (± 1.0)", "2")
@@ -142,8 +142,8 @@ def test_lines(config: published.Config) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_run(config: published.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Ray, for real: the seeds that are missing of the variants that lack them; the second time nothing."""
+def test_missing_seeds_are_run(config: published.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On real Ray: only missing seeds of the variants that lack them run; the second time none."""
     for name, path in (("RUNS", "runs"), ("RESULTS", "published.json"), ("PAGE", "published.md")):
         monkeypatch.setattr(published, name, tmp_path / path)
     monkeypatch.setattr(published.Config, "load", lambda name: config)
@@ -156,9 +156,9 @@ def test_what_is_missing_is_run(config: published.Config, tmp_path: Path, monkey
     published.run(config, results, 1)
     assert published.load_results() == results
     assert config.missing(results["test"]) == {}
-    for one in results["test"].values():
-        assert {seed: one["seeds"][seed] for seed in known} == known
-        assert 0.1 < one["seeds"]["4"][0] < 0.9
+    for entry in results["test"].values():
+        assert {seed: entry["seeds"][seed] for seed in known} == known
+        assert 0.1 < entry["seeds"]["4"][0] < 0.9
     assert (tmp_path / "published.md").read_text() == "# Title\n\n" + published.MARK + "\n" + published.page(results)
     (folder,) = tmp_path.glob("runs/test/*.json")
     assert [trial.seed for trial in trials_of(folder.with_suffix(""))] == [4, 4]
@@ -182,8 +182,8 @@ def test_a_full_head_has_all_outputs_from_the_start() -> None:
     assert (learner.model.head.bias[2:] < before[2:]).all(), "the loss is over all outputs: absent classes sink"
 
 
-def test_torchs_own_initialisation() -> None:
-    """The very values that torch's layers draw, from our generator; the global one is left alone."""
+def test_torchs_initialisation() -> None:
+    """The same values as torch's layers sample, from our generator; the global one is not used."""
 
     def layers() -> torch.nn.Sequential:
         return torch.nn.Sequential(

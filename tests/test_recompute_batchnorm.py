@@ -20,7 +20,7 @@ Make = Callable[..., Experiment]
 
 
 def network() -> nn.Sequential:
-    """Two BatchNorm layers, one behind the other, with dropout between."""
+    """Return two BatchNorm layers in sequence, with dropout between."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 4)]
     return nn.Sequential(*layers, nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -40,8 +40,8 @@ def test_the_first_layer_has_the_average_of_the_mini_batches_statistics() -> Non
     torch.testing.assert_close(model[1].running_var, torch.stack([m.var(1) for m in maps]).mean(0))
 
 
-def test_it_is_what_torch_computes() -> None:
-    """torch.optim.swa_utils.update_bn, which knows no dropout that is off: a second way."""
+def test_it_equals_torchs_update_bn() -> None:
+    """A second way: torch.optim.swa_utils.update_bn, which does not turn dropout off."""
     ours, theirs = network(), network()
     ours[3].p = theirs[3].p = 0.0
     recompute(ours, iter(mini_batches()))
@@ -53,7 +53,7 @@ def test_it_is_what_torch_computes() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_nothing_else_changes(training: bool) -> None:
     model = network().train(training)
-    model[1].eval()  # as a frozen layer's
+    model[1].eval()  # like a frozen layer
     before, flags = copy.deepcopy(dict(model.named_parameters())), [m.training for m in model.modules()]
     momenta, state = [model[1].momentum, model[6].momentum], torch.get_rng_state()
     recompute(model, iter(mini_batches()))
@@ -63,7 +63,7 @@ def test_nothing_else_changes(training: bool) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_without_samples_they_stay() -> None:
+def test_statistics_stay_without_samples() -> None:
     model = network()
     before = [buffer.clone() for buffer in model.buffers()]
     recompute(model, iter(()))
@@ -84,12 +84,12 @@ def test_bad_values(settings: dict[str, Any]) -> None:
 
 
 def brighter(part: Part) -> Part:
-    """The same pictures, paler: other statistics in the first layer."""
+    """Return the same pictures, paler: other statistics in the first layer."""
     return Part(Arrays(part.arrays.x // 3 + 150, part.arrays.y), part.indices)
 
 
 def accuracy_on_the_pale(make_experiment: Make, strategies: dict[str, Any], seed: int) -> float:
-    """Trained on digits, then for a few iterations on pale ones: accuracy on these."""
+    """Train on digits, then for a few iterations on pale ones; return the accuracy on these."""
     training = {"iterations": [150, 5, 1], "batch_size": 32, "optimizer": {"lr": [0.05, 0.005, 0.005]}}
     parts = build_trial(check_plugins(make_experiment("rotated", strategies, seed=seed, **training)), planning=True)
     first = parts.stream.experiences[0]
@@ -101,8 +101,8 @@ def accuracy_on_the_pale(make_experiment: Make, strategies: dict[str, Any], seed
     return learner.evaluate().task_agnostic[1]
 
 
-def test_a_short_finetuning_leaves_statistics_behind_and_it_repairs_them(make_experiment: Make) -> None:
-    """A handful of iterations on a new domain: the running averages have not arrived; 3 seeds."""
+def test_it_repairs_statistics_that_lag_behind_after_short_finetuning(make_experiment: Make) -> None:
+    """After a few iterations on a new domain the running averages have not converged; 3 seeds."""
     naive = [accuracy_on_the_pale(make_experiment, {}, seed) for seed in range(3)]
     repaired = [accuracy_on_the_pale(make_experiment, {"recompute_batchnorm": {}}, seed) for seed in range(3)]
     assert all(after > before + 0.2 for before, after in zip(naive, repaired, strict=True)), (naive, repaired)

@@ -1,4 +1,4 @@
-"""Regularisation of parameters and features against oracles: by hand, a second way, Avalanche's own; and in a plain script."""
+"""Regularisation of parameters and features against oracles (by hand, a second way, Avalanche), and in a plain script."""
 
 import copy
 import json
@@ -27,18 +27,18 @@ Named = dict[str, torch.Tensor]
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers from a generator of their own."""
+    """Return normally distributed numbers from a separate generator."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def mlp(classes: int = 3, seed: int = 0) -> nn.Sequential:
-    """Linear layers only."""
+    """Return a network of linear layers."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, classes))
 
 
 def cnn(classes: int = 3, seed: int = 0) -> nn.Sequential:
-    """Convolution, BatchNorm with statistics of its own, dropout."""
+    """Return a network with convolution, BatchNorm with updated statistics, dropout."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5),
@@ -58,7 +58,7 @@ def assert_named(ours: Named, theirs: Named, **tolerance: float) -> None:
 
 
 def by_loop(net: nn.Module, x: torch.Tensor, rows: torch.Tensor, objective: Any, power: int) -> Named:
-    """The plain way: a backward pass for each sample and value."""
+    """Compute the sums with a backward pass for each sample and value."""
     net = copy.deepcopy(net).eval().requires_grad_()
     sums = {name: torch.zeros_like(parameter) for name, parameter in net.named_parameters()}
     for i in range(len(x)):
@@ -78,7 +78,7 @@ def two_values(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("make", [mlp, cnn])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: Any, frozen: bool) -> None:
-    """In closed form and by torch.func, with parts frozen or not; mode, flags, statistics and gradients are left alone."""
+    """In closed form and by torch.func, with parts frozen or not; mode, flags, statistics and gradients do not change."""
     net, x, rows = make(), draws(9, 4, seed=1), draws(9, 3, seed=2)
     if frozen:
         net[1 if make is cnn else 0].requires_grad_(False)
@@ -91,20 +91,20 @@ def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: An
     assert all(p.grad is None for p in net.parameters()) and not any(m._forward_hooks for m in net.modules())
 
 
-def test_both_ways_agree_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_sums_do_not_depend_on_method_or_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, rows = mlp(), draws(9, 4, seed=1), draws(9, 3, seed=2)
     closed = per_sample_gradients._closed_form(net.eval(), x, rows, two_values, 2)
     assert closed is not None
 
     def by_label(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """What torch.func has no rule for."""
+        """Return values that torch.func has no rule for."""
         return two_values(logits, rows) * nn.functional.one_hot(logits.argmax(1), 3).sum(1, keepdim=True)
 
     assert_named(per_sample_gradients._one_by_one(net, x, rows, by_label, 2), closed)
     for size in (1, 2**20):
         monkeypatch.setattr(per_sample_gradients, "_CHUNK_BYTES", size)
         assert_named(per_sample_gradients._one_by_one(net, x, rows, two_values, 2), closed)
-    shared = nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])  # a layer that is run twice has no closed form
+    shared = nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])  # a layer that runs twice has no closed form
     assert per_sample_gradients._closed_form(shared.eval(), x, rows, two_values, 2) is None
     assert per_sample_gradients._closed_form(cnn().eval(), x, rows, two_values, 2) is None
 
@@ -117,7 +117,7 @@ def test_penalty_by_hand_counts_the_old_rows_only() -> None:
 
 
 def test_the_sum_of_penalties_is_one_penalty() -> None:
-    """Its gradient is that of the sum, with a head that grew and importances that are 0."""
+    """Its gradient equals that of the sum, with a head that grew and importances of 0."""
     quadratic, terms = quadratic_penalty.QuadraticPenalty(), []
     for seed, classes in enumerate((2, 3, 5)):
         net = mlp(classes, seed)
@@ -136,11 +136,11 @@ def test_the_sum_of_penalties_is_one_penalty() -> None:
 
 
 class Step(SimpleNamespace):
-    """What a hook sees: attributes only, of real tensors and modules."""
+    """The attributes that a hook reads, with real tensors and modules."""
 
 
 class Data(torch.utils.data.Dataset[Any]):
-    """Samples as an Avalanche dataset has them."""
+    """Samples in the form of an Avalanche dataset."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         self.x, self.y = x, y
@@ -156,7 +156,7 @@ class Data(torch.utils.data.Dataset[Any]):
 
 
 def trained_on(net: nn.Module, x: torch.Tensor, y: torch.Tensor, **more: Any) -> Step:
-    """A strategy at the end of an experience with these samples."""
+    """Return the attributes of a strategy at the end of an experience with these samples."""
     experience = SimpleNamespace(dataset=Data(x, y), current_experience=0)
     return Step(model=net, experience=experience, device=torch.device("cpu"), loss=torch.zeros(()), **more)
 
@@ -166,9 +166,9 @@ def test_fisher_of_a_linear_softmax_by_hand() -> None:
     net, x = nn.Sequential(nn.Linear(4, 3)), draws(7, 4, seed=3)
     p, y = net(x).softmax(1).detach(), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     plugin = ewc.build(ewc.Config(num_samples=None), 0)
-    found = plugin.fisher(trained_on(net, x, y))
+    importances = plugin.fisher(trained_on(net, x, y))
     exact = p * (1 - p)
-    assert_named(found, {"0.weight": exact.T @ x.square() / 7, "0.bias": exact.mean(0)})
+    assert_named(importances, {"0.weight": exact.T @ x.square() / 7, "0.bias": exact.mean(0)})
     wrong = (nn.functional.one_hot(y) - p).square()
     empirical = ewc.build(ewc.Config(num_samples=None, fisher="empirical"), 0).fisher(trained_on(net, x, y))
     assert_named(empirical, {"0.weight": wrong.T @ x.square() / 7, "0.bias": wrong.mean(0)})
@@ -186,19 +186,21 @@ def test_exact_fisher_is_the_mean_of_the_sampled_one(make: Callable[[], nn.Seque
 
 
 @pytest.mark.parametrize("fisher", ["exact", "empirical"])
-def test_fisher_where_the_task_is_given_is_that_of_its_own_classes(fisher: Any) -> None:
-    """As for a head that has the task's classes only; the other rows matter nothing."""
+def test_fisher_with_a_given_task_covers_its_classes_only(fisher: Any) -> None:
+    """It equals that of a head with the task's classes only; the other rows have no importance."""
     net, x = mlp(4), draws(6, 4, seed=5)
     y = torch.tensor([2, 3, 2, 3, 3, 2])
     mask = torch.tensor([-torch.inf, -torch.inf, 0.0, 0.0])
     config = ewc.Config(num_samples=None, fisher=fisher)
-    found = ewc.build(config, 0).fisher(trained_on(net, x, y, mask_other_tasks=lambda logits, tasks: logits + mask))
+    importances = ewc.build(config, 0).fisher(
+        trained_on(net, x, y, mask_other_tasks=lambda logits, tasks: logits + mask)
+    )
     own = mlp(2)
     own[0], own[2].weight.data, own[2].bias.data = net[0], net[2].weight.data[2:], net[2].bias.data[2:]
     expected = ewc.build(config, 0).fisher(trained_on(own, x, y - 2))
-    torch.testing.assert_close(found["0.weight"], expected["0.weight"])
-    torch.testing.assert_close(found["2.weight"][2:], expected["2.weight"])
-    assert not found["2.weight"][:2].any() and not found["2.bias"][:2].any()
+    torch.testing.assert_close(importances["0.weight"], expected["0.weight"])
+    torch.testing.assert_close(importances["2.weight"][2:], expected["2.weight"])
+    assert not importances["2.weight"][:2].any() and not importances["2.bias"][:2].any()
 
 
 @pytest.mark.parametrize("make", [mlp, cnn])
@@ -233,7 +235,7 @@ def test_ewc_equals_avalanches_with_batches_of_one(mode: Any, make: Callable[...
 
 
 def walk(plugins: list[Any], optimizer_of: Callable[[nn.Module], torch.optim.Optimizer], epochs: int = 2) -> nn.Module:
-    """Train in plain Avalanche on two experiences, with a network without normalisation and all outputs from the start."""
+    """Train in plain Avalanche on two experiences; the network has no normalisation and all outputs from the start."""
     torch.manual_seed(0)
     net, data = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)), benchmark()
     learner = SupervisedTemplate(
@@ -268,7 +270,7 @@ class Path(Plugin):
 
 
 def test_si_by_the_definition() -> None:
-    """Both gradients agree in the first experience; Omega of the second is added to it."""
+    """Both gradients agree in the first experience; Omega of the second is added to that of the first."""
     ours, path = si.build(si.Config(weight=0.3, damping=0.01, gradient="total", clip=False, largest=None), 0), Path()
     net = walk([ours, path], sgd)
     first = si.build(si.Config(weight=0.3, damping=0.01, clip=False, largest=None), 0)
@@ -276,7 +278,7 @@ def test_si_by_the_definition() -> None:
     torch.manual_seed(0)
 
     class Once(Path):
-        """Keeps what the first experience gave."""
+        """Keep the importances of the first experience."""
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             if len(self.points) == 1:
@@ -291,9 +293,9 @@ def test_si_by_the_definition() -> None:
 
 
 def test_si_gradient_of_the_task_leaves_out_the_penalty() -> None:
-    """With a learning rate of its own, so that both take the same way: they differ by the penalty's gradient alone."""
+    """At the same weights both differ by the penalty's gradient only."""
     x, y = draws(6, 4, seed=1), torch.tensor([0, 1, 2, 0, 1, 2])
-    found = {}
+    gradients = {}
     for gradient in ("task", "total"):
         net = mlp()
         plugin = si.build(si.Config(weight=2.0, gradient=gradient), 0)  # type: ignore[arg-type]
@@ -301,23 +303,23 @@ def test_si_gradient_of_the_task_leaves_out_the_penalty() -> None:
         step = Step(model=net, device=torch.device("cpu"))
         plugin.before_training_exp(step)
         step.loss = nn.functional.cross_entropy(net(x), y)
-        wanted = torch.autograd.grad(step.loss, list(net.parameters()), retain_graph=True)
+        expected = torch.autograd.grad(step.loss, list(net.parameters()), retain_graph=True)
         plugin.before_backward(step)
         step.loss.backward()
         plugin.after_backward(step)
-        found[gradient] = plugin._gradients
+        gradients[gradient] = plugin._gradients
         if gradient == "task":
-            for one, other in zip(plugin._gradients.values(), wanted, strict=True):
+            for one, other in zip(plugin._gradients.values(), expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found["task"]["0.weight"], found["total"]["0.weight"])
-    torch.testing.assert_close(found["task"]["2.bias"][2:], found["total"]["2.bias"][2:])  # the new row
+    assert not torch.allclose(gradients["task"]["0.weight"], gradients["total"]["0.weight"])
+    torch.testing.assert_close(gradients["task"]["2.bias"][2:], gradients["total"]["2.bias"][2:])  # the new row
 
 
 @pytest.mark.parametrize("eps", [0.1, 1e-3])
 def test_si_equals_avalanches(eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bound of 0.001 acts for the smaller eps; the factor 1/2 is in the weight.
+    """Avalanche's bound of 0.001 acts for the smaller eps; the factor 1/2 is in the weight.
 
-    On a CPU it keeps views where it means copies, so that no parameter ever moves for it: here they are copies, as on a GPU.
+    On a CPU Avalanche keeps views instead of copies, so parameters never seem to move: here they are copies, as on a GPU.
     """
     from avalanche.training.plugins import SynapticIntelligencePlugin
 
@@ -334,14 +336,14 @@ def test_si_equals_avalanches(eps: float, monkeypatch: pytest.MonkeyPatch) -> No
     assert not torch.allclose(nets[0][0].weight, walk([], sgd)[0].weight)  # type: ignore[index]
 
 
-def test_si_importances_are_bounded_where_asked() -> None:
+def test_si_importances_are_bounded_if_requested() -> None:
     old, path, moved = {"w": torch.tensor([1.0])}, {"w": torch.tensor([[-3.0], [8.0]])}, {"w": torch.ones(2, 1)}
     old = {"w": torch.tensor([[1.0]])}
-    found = [
+    importances = [
         si.importances(old, path, moved, si.Config(damping=1.0, clip=clip, largest=largest))["w"].flatten().tolist()
         for clip, largest in ((False, None), (True, None), (True, 2.0))
     ]
-    assert found == [[-0.5, 4.0], [0.0, 4.0], [0.0, 2.0]]
+    assert importances == [[-0.5, 4.0], [0.0, 4.0], [0.0, 2.0]]
 
 
 # Memory Aware Synapses.
@@ -351,25 +353,25 @@ def test_mas_of_a_linear_network_by_hand() -> None:
     """d ||W x + b||^2 / dW = 2 f x^T, and its size is 2 |f| |x|^T."""
     net, x = nn.Sequential(nn.Linear(4, 3)), draws(7, 4, seed=3)
     f = net(x).detach().abs()
-    found = mas.build(mas.Config(num_samples=None), 0).importances(trained_on(net, x, torch.zeros(7)))
-    assert_named(found, {"0.weight": 2 * f.T @ x.abs() / 7, "0.bias": 2 * f.mean(0)})
+    importances = mas.build(mas.Config(num_samples=None), 0).importances(trained_on(net, x, torch.zeros(7)))
+    assert_named(importances, {"0.weight": 2 * f.T @ x.abs() / 7, "0.bias": 2 * f.mean(0)})
 
 
-def test_mas_where_the_task_is_given_is_that_of_its_own_outputs() -> None:
+def test_mas_with_a_given_task_covers_its_outputs_only() -> None:
     net, x = mlp(4), draws(6, 4, seed=5)
     mask = torch.tensor([-torch.inf, 0.0, 0.0, -torch.inf])
     step = trained_on(net, x, torch.ones(6), mask_other_tasks=lambda logits, tasks: logits + mask)
-    found = mas.build(mas.Config(num_samples=None), 0).importances(step)
+    importances = mas.build(mas.Config(num_samples=None), 0).importances(step)
     own = mlp(2)
     own[0], own[2].weight.data, own[2].bias.data = net[0], net[2].weight.data[1:3], net[2].bias.data[1:3]
     expected = mas.build(mas.Config(num_samples=None), 0).importances(trained_on(own, x, torch.ones(6)))
-    torch.testing.assert_close(found["0.weight"], expected["0.weight"])
-    torch.testing.assert_close(found["2.weight"][1:3], expected["2.weight"])
-    assert not found["2.bias"][[0, 3]].any()
+    torch.testing.assert_close(importances["0.weight"], expected["0.weight"])
+    torch.testing.assert_close(importances["2.weight"][1:3], expected["2.weight"])
+    assert not importances["2.bias"][[0, 3]].any()
 
 
 def test_mas_equals_avalanches_with_batches_of_one() -> None:
-    """Importances after three experiences, with alpha; a network without statistics, which theirs would train."""
+    """Importances after three experiences, with alpha; the network has no BatchNorm, whose statistics theirs would train."""
     from avalanche.training.plugins import MASPlugin
 
     ours, theirs = mas.build(mas.Config(alpha=0.3, num_samples=None, largest=None), 0), MASPlugin(alpha=0.3)
@@ -380,7 +382,7 @@ def test_mas_equals_avalanches_with_batches_of_one() -> None:
         theirs.after_training_exp(step)
         ours.after_training_exp(step)
     assert_named(ours.penalty.importances, {name: each.data for name, each in theirs.importance.items()})  # type: ignore[union-attr]
-    added = mas.mixed({"w": torch.ones(1, 2)}, {"w": torch.ones(2, 2)}, None)["w"].tolist()
+    added = mas.mix_importances({"w": torch.ones(1, 2)}, {"w": torch.ones(2, 2)}, None)["w"].tolist()
     assert added == [[2.0, 2.0], [1.0, 1.0]]
 
 
@@ -405,11 +407,11 @@ def test_rwalk_equals_avalanches() -> None:
     for one, other in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(nets[0][0].weight, walk([], sgd)[0].weight, atol=1e-2)  # type: ignore[index]
-    found = {name: each.data for name, each in theirs.exp_importance.items()}  # type: ignore[union-attr]
-    assert_named(ours._named["fisher"], found, rtol=1e-2, atol=1e-5)
+    importances = {name: each.data for name, each in theirs.exp_importance.items()}  # type: ignore[union-attr]
+    assert_named(ours._named["fisher"], importances, rtol=1e-2, atol=1e-5)
 
 
-def test_rwalk_scores_what_is_cut_off() -> None:
+def test_rwalk_scores_an_incomplete_interval() -> None:
     """An interval longer than the experience is one interval."""
     plugins = [rwalk.build(rwalk.Config(interval=interval), 0) for interval in (20, 10)]
     nets = [walk([plugin], sgd) for plugin in plugins]
@@ -420,7 +422,7 @@ def test_rwalk_scores_what_is_cut_off() -> None:
 
 
 def after(net: nn.Module, plugin: Plugin, num_trained: int, **more: Any) -> float:
-    """The term that the plugin adds in an experience that began with `net`, once each parameter went 2 further."""
+    """Return the term that the plugin adds in an experience that began with `net`, after each parameter moved by 2."""
     step = Step(model=net, device=torch.device("cpu"), loss=torch.zeros(()), **more)
     step.experience = SimpleNamespace(classes_in_this_experience=[0, 1])
     for _ in range(num_trained):
@@ -444,7 +446,7 @@ def test_l2_sp_by_hand(reference: Any, num_trained: int, held: int) -> None:
     assert after(mlp(), plugin, num_trained) == pytest.approx(0.5 * 4 * held)
 
 
-def test_l2_sp_needs_an_experience_before() -> None:
+def test_l2_sp_needs_a_previous_experience() -> None:
     with pytest.raises(UserError, match="strategies.l2_sp.reference='experience'"):
         l2_sp.check_stream(l2_sp.Config(), 10, 1)
     l2_sp.check_stream(l2_sp.Config(reference="pretrained"), 10, 1)
@@ -459,7 +461,7 @@ def test_lfl_equals_avalanches() -> None:
 
 
 class Features(Plugin):
-    """How far features of the new data are from where the second experience found them; the head's rows then and now."""
+    """Measure how far features of the new data moved in the second experience; keep the head's rows before and after."""
 
     def __init__(self) -> None:
         self.rows: list[torch.Tensor] = []
@@ -476,15 +478,15 @@ class Features(Plugin):
 
 def test_lfl_holds_features_and_old_boundaries() -> None:
     """In an Avalanche script with momentum and weight decay: the old rows keep their bits, new ones learn."""
-    found = {}
+    distances = {}
     for name, plugins in {"naive": [], "lfl": [lfl.build(lfl.Config(weight=10.0), 0)]}.items():
         watch = Features()
         bits = script([*plugins, watch], epochs=6)
         assert not torch.equal(watch.rows[0], watch.rows[1][:2])  # the first experience trains the head
         assert torch.equal(watch.rows[2], watch.rows[3][:2]) == (name == "lfl")
-        found[name] = watch.distance
+        distances[name] = watch.distance
         assert accuracy(bits[2], 1) > 0.9
-    assert found["lfl"] < found["naive"] / 2
+    assert distances["lfl"] < distances["naive"] / 2
 
 
 # Label smoothing: training.label_smoothing.
@@ -497,8 +499,8 @@ def test_smoothed_cross_entropy_equals_torchs() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
 
 
-def test_labels_are_smoothed_over_the_tasks_own_classes() -> None:
-    """As if the head had no others; without NaN in the gradient."""
+def test_labels_are_smoothed_over_the_tasks_classes_only() -> None:
+    """As if the head had no other classes; without NaN in the gradient."""
     logits, y = draws(4, 6, seed=2).requires_grad_(), torch.tensor([2, 3, 3, 2])
     masked = logits.masked_fill(torch.tensor([1, 1, 0, 0, 1, 1]) > 0, -torch.inf)
     ours = smoothed_cross_entropy(masked, y, 0.2)
@@ -508,12 +510,12 @@ def test_labels_are_smoothed_over_the_tasks_own_classes() -> None:
 
 
 def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path: pathlib.Path) -> None:
-    """0 is the naive curve; it changes the weights; values and losses that it does not fit are refused."""
-    found = {}
+    """0 gives the naive curve, other values change the weights; invalid values and losses that do not fit are refused."""
+    matrices = {}
     for smoothing in (None, 0.0, 0.1):
         more = {} if smoothing is None else {"label_smoothing": smoothing}
         config = make_experiment("pair", **more)
-        found[smoothing] = run_trial(config, tmp_path / str(smoothing)).matrices["task_agnostic"]
+        matrices[smoothing] = run_trial(config, tmp_path / str(smoothing)).matrices["task_agnostic"]
     losses = [
         [event["loss"] for event in map(json.loads, (tmp_path / str(each) / "metrics.jsonl").open()) if "loss" in event]
         for each in (None, 0.0, 0.1)
@@ -522,7 +524,7 @@ def test_label_smoothing_is_a_setting_of_training(make_experiment: Any, tmp_path
     with pytest.raises(UserError, match="training.label_smoothing=1.0: must be in"):
         make_experiment(label_smoothing=1.0)
     refused = check_plugins(make_experiment(strategies={"er_ace": {}}, label_smoothing=0.1))
-    with pytest.raises(UserError, match="training.label_smoothing=0.1: is not used beside strategies.er_ace"):
+    with pytest.raises(UserError, match="training.label_smoothing=0.1: is not used with strategies.er_ace"):
         check_combination(refused)
 
 
@@ -577,7 +579,7 @@ PLAIN: dict[str, Callable[[], Plugin]] = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_in_a_plain_script(name: str, naive: Any) -> None:  # noqa: F811
-    """Two experiences; twice the same bits, and others than without it; the first experience is trained as ever."""
+    """Two experiences; the same bits twice, other bits than without it; the first experience is trained as usual."""
     one, other = script([PLAIN[name]()]), script([PLAIN[name]()])
     assert same(one[2], other[2]) and not same(one[2], naive[2])
     assert all(torch.isfinite(tensor).all() for tensor in one[2].values())

@@ -1,4 +1,4 @@
-"""What the strategies with a memory compute, against oracles: Avalanche's functions, a second way, or by hand."""
+"""Strategies with a memory against oracles: Avalanche's functions, a second way, or by hand."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.methods import herding, sample_selection
 from retain.platform.methods.replay_memory import quotas
-from retain.platform.methods.reservoir_memory import ReservoirPlugin, reservoir_places
+from retain.platform.methods.reservoir_memory import ReservoirPlugin, reservoir_slots
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
@@ -32,13 +32,13 @@ MODULES = (agem, der, er_ace, gdumb, gem, replay)
 Make = Callable[..., Experiment]
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers."""
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Return normally distributed numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small_net(seed: int = 0) -> nn.Module:
-    """A network with BatchNorm."""
+    """Return a network with BatchNorm."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
 
@@ -73,12 +73,12 @@ def test_bad_values_are_refused_with_the_path_of_the_key(settings: str, message:
     assert message in str(error.value)
 
 
-# Which samples: herding, GSS, MIR, algorithm R.
+# Sample selection: herding, GSS, MIR, algorithm R.
 
 
 @pytest.mark.parametrize(("num", "width", "seed"), [(1, 3, 0), (40, 5, 1), (60, 16, 2)])
 def test_herding_is_avalanches(num: int, width: int, seed: int) -> None:
-    features = drawn(num, width, seed=seed).double()
+    features = normal(num, width, seed=seed).double()
     theirs = HerdingSelectionStrategy.__new__(HerdingSelectionStrategy).make_sorted_indices_from_features(features)
     assert herding.herding(features, num + 5).tolist() == theirs
     assert (
@@ -87,15 +87,15 @@ def test_herding_is_avalanches(num: int, width: int, seed: int) -> None:
     assert herding.herding(features, 0).tolist() == []
 
 
-def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> None:
-    """Each of the samples is in memory equally often, however they are cut into mini-batches; no place is empty."""
+def test_a_new_sample_is_stored_with_the_probabilities_of_algorithm_r() -> None:
+    """Each sample is in memory equally often for any division into mini-batches; no slot is empty."""
     memory, total, trials = 4, 11, 4000
     for sizes in ((11,), (3, 8), (1,) * 11):
         counts = torch.zeros(total)
         for seed in range(trials // len(sizes)):
             held, met = torch.full((memory,), -1), 0
             for number, size in enumerate(sizes):
-                rows, chosen = reservoir_places(met, size, memory, generator(seed, number))
+                rows, chosen = reservoir_slots(met, size, memory, generator(seed, number))
                 assert len(set(chosen.tolist())) == len(chosen)
                 held[chosen] = met + rows
                 met += size
@@ -105,9 +105,9 @@ def test_a_new_sample_takes_a_place_with_the_probabilities_of_algorithm_r() -> N
         assert ((counts / trials_made - share).abs() < 5 * (share * (1 - share) / trials_made) ** 0.5).all(), sizes
 
 
-def test_of_several_for_one_place_the_last_stays() -> None:
+def test_the_last_of_several_samples_for_one_slot_stays() -> None:
     """A second way: one by one with the same numbers."""
-    rows, chosen = reservoir_places(2, 50, 3, generator(5))
+    rows, chosen = reservoir_slots(2, 50, 3, generator(5))
     u = torch.rand(50, generator=generator(5), dtype=torch.float64).tolist()
     held: dict[int, int] = {}
     for row, value in enumerate(u):
@@ -118,50 +118,50 @@ def test_of_several_for_one_place_the_last_stays() -> None:
 
 
 def test_gss_compares_gradients_of_the_head() -> None:
-    """The product of two cosines is the cosine of the gradients that autograd gives."""
-    features, y, head = drawn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), nn.Linear(4, 3)
+    """The product of two cosines equals the cosine of the gradients from autograd."""
+    features, y, head = normal(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), nn.Linear(4, 3)
     gradients = []
     for row, label in zip(features, y, strict=True):
-        found = torch.autograd.grad(cross_entropy(head(row[None]), label[None]), list(head.parameters()))
-        gradients.append(torch.cat([each.flatten() for each in found]))
-    wanted = nn.functional.normalize(torch.stack(gradients)) @ nn.functional.normalize(torch.stack(gradients)).T
+        gradient = torch.autograd.grad(cross_entropy(head(row[None]), label[None]), list(head.parameters()))
+        gradients.append(torch.cat([each.flatten() for each in gradient]))
+    expected = nn.functional.normalize(torch.stack(gradients)) @ nn.functional.normalize(torch.stack(gradients)).T
     residuals = (head(features).softmax(1) - one_hot(y, 3)).detach()
     # one in memory, one new: its score is 1 + their cosine
     for i, j in product(range(6), repeat=2):
         scores = torch.tensor([0.5, torch.nan], dtype=torch.float64)
-        sample_selection.greedy(residuals[[i, j]], features[[i, j]], scores, 2, generator(0))
-        assert scores[0] == 0.5 and scores[1].item() == pytest.approx(1 + wanted[i, j].item(), abs=1e-5)
+        sample_selection.gss_greedy(residuals[[i, j]], features[[i, j]], scores, 2, generator(0))
+        assert scores[0] == 0.5 and scores[1].item() == pytest.approx(1 + expected[i, j].item(), abs=1e-5)
 
 
 def test_gss_replaces_in_proportion_to_the_scores() -> None:
-    """One place, held with score C, and a new sample of the opposite gradient and score c = 1 + cosine."""
+    """One slot, whose sample has score C, and a new sample with the opposite gradient and score c = 1 + cosine."""
     residuals, features = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.2, 0.0]])
     c = 1 - (0.2 + 1) / (2 * 1.04) ** 0.5
     for held, trials in ((0.5, 2000), (0.05, 2000)):
         taken = 0
         for seed in range(trials):
             scores = torch.tensor([held, torch.nan], dtype=torch.float64)
-            taken += int(sample_selection.greedy(residuals, features, scores, 1, generator(seed))[0])
+            taken += int(sample_selection.gss_greedy(residuals, features, scores, 1, generator(seed))[0])
         assert taken / trials == pytest.approx(held / (held + c), abs=0.04)
 
 
-def test_gss_lets_in_what_differs() -> None:
-    """Alike: who came first stays. With a few of the opposite gradient: those get in."""
+def test_gss_stores_dissimilar_samples() -> None:
+    """Of similar samples the first ones stay. A few with the opposite gradient are stored."""
     residuals, features = torch.tensor([[1.0, -1.0]]).repeat(60, 1), torch.ones(60, 2)
     scores = torch.full((60,), torch.nan, dtype=torch.float64)
     scores[:10] = 1.5
-    alike = sample_selection.greedy(residuals, features, scores.clone(), 10, generator(0))
+    alike = sample_selection.gss_greedy(residuals, features, scores.clone(), 10, generator(0))
     assert alike.tolist() == list(range(10))
     residuals[50:] *= -1
-    mixed = sample_selection.greedy(residuals, features, scores, 10, generator(0))
+    mixed = sample_selection.gss_greedy(residuals, features, scores, 10, generator(0))
     assert (mixed >= 50).sum() >= 2 and (mixed < 10).any() and not ((mixed >= 10) & (mixed < 50)).any()
     assert (mixed.diff() > 0).all() and scores[mixed].isfinite().all()
 
 
 def test_mir_is_the_difference_after_a_step() -> None:
-    """A second way: a copy of the network takes the step by torch's SGD; nothing is left in the network."""
+    """A second way: a copy of the network takes the step with torch's SGD; the network itself is unchanged."""
     model, lr = small_net(), 0.3
-    x, y, t = drawn(8, 6), torch.arange(8) % 3, torch.zeros(8, dtype=torch.int64)
+    x, y, t = normal(8, 6), torch.arange(8) % 3, torch.zeros(8, dtype=torch.int64)
     new, old = (x[:4], y[:4], t[:4]), (x[4:], y[4:], t[4:])
     before = copy.deepcopy(model.state_dict())
 
@@ -174,13 +174,13 @@ def test_mir_is_the_difference_after_a_step() -> None:
     optimizer = torch.optim.SGD(stepped.parameters(), lr=lr)
     cross_entropy(stepped(new[0]), new[1]).backward()
     optimizer.step()
-    wanted = losses(stepped(old[0]), old[1], old[2]) - losses(model(old[0]), old[1], old[2])
-    torch.testing.assert_close(grown, wanted.detach(), atol=1e-6, rtol=1e-5)
+    expected = losses(stepped(old[0]), old[1], old[2]) - losses(model(old[0]), old[1], old[2])
+    torch.testing.assert_close(grown, expected.detach(), atol=1e-6, rtol=1e-5)
     assert grown.abs().max() > 0.01
 
 
 class Draws(replay.ReplayPlugin):
-    """Keeps what was drawn."""
+    """Keep the sampled indices."""
 
     def draw(self, learner: Any) -> Tensor:
         self.last = super().draw(learner)
@@ -193,12 +193,12 @@ def test_mir_replays_the_worst_of_the_candidates() -> None:
     seen: list[int] = []
 
     class Look(Plugin):
-        """Draws again, at random and by hand, before the step."""
+        """Sample again, at random and by hand, before the step."""
 
         def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
             if not len(plugin):
                 return
-            drawn = plugin.drawn(learner, 12)
+            drawn = plugin.sample_positions(learner, 12)
             new = [part[: plugin.num_new] for part in learner.mbatch]
             twin = copy.deepcopy(learner.model)
             loss = [cross_entropy(twin(plugin.inputs(learner)[drawn]), plugin.columns["y"][drawn], reduction="none")]
@@ -214,7 +214,7 @@ def test_mir_replays_the_worst_of_the_candidates() -> None:
             seen.append(len(set(worst.tolist()) - set(drawn[:4].tolist())))
 
     learn([plugin, Look()])
-    assert len(seen) == 4 * 5 and sum(seen) > 20  # and they are others than the first four
+    assert len(seen) == 4 * 5 and sum(seen) > 20  # and not always the first four
 
 
 @pytest.mark.parametrize("policy", ["herding", "gss"])
@@ -223,7 +223,7 @@ def test_policies_fill_the_memory(policy: replay.Policy) -> None:
     learner = learn([plugin])
     counts = torch.bincount(plugin.columns["y"], minlength=4).tolist()
     assert sum(counts) == 14 and (policy == "gss" or counts == quotas(14, 4))
-    if policy == "herding":  # of the last experience's classes: Avalanche's order with the network as it is now
+    if policy == "herding":  # for the last experience's classes: Avalanche's order with the present network
         for label in (2, 3):
             x = pair(1, 0)[0][(label - 2) * N : (label - 1) * N]
             with torch.no_grad():
@@ -231,8 +231,8 @@ def test_policies_fill_the_memory(policy: replay.Policy) -> None:
             first = HerdingSelectionStrategy.__new__(HerdingSelectionStrategy).make_sorted_indices_from_features(
                 features
             )
-            wanted = x[sorted(first[: quotas(14, 4)[label]])]
-            torch.testing.assert_close(plugin.columns["x"][plugin.columns["y"] == label], wanted)
+            expected = x[sorted(first[: quotas(14, 4)[label]])]
+            torch.testing.assert_close(plugin.columns["x"][plugin.columns["y"] == label], expected)
     else:
         assert plugin.columns["score"].isfinite().all()
 
@@ -243,18 +243,18 @@ def test_policies_fill_the_memory(policy: replay.Policy) -> None:
 def test_matching_by_hand() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
     stored = torch.tensor([[0.0, torch.nan], [1.0, 1.0]])
-    assert der.matching(logits, stored).item() == pytest.approx((1 + 1 + 4) / 3)
-    assert der.matching(logits, logits[:, :2] + 2).item() == pytest.approx(4)
-    stored = drawn(2, 3)
-    torch.testing.assert_close(der.matching(logits, stored), mse_loss(logits, stored))
+    assert der.stored_logit_loss(logits, stored).item() == pytest.approx((1 + 1 + 4) / 3)
+    assert der.stored_logit_loss(logits, logits[:, :2] + 2).item() == pytest.approx(4)
+    stored = normal(2, 3)
+    torch.testing.assert_close(der.stored_logit_loss(logits, stored), mse_loss(logits, stored))
     logits.requires_grad_()
-    der.matching(logits, torch.tensor([[0.0, torch.nan], [1.0, -torch.inf]])).backward()
+    der.stored_logit_loss(logits, torch.tensor([[0.0, torch.nan], [1.0, -torch.inf]])).backward()
     assert logits.grad is not None and torch.equal(logits.grad, torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
-    assert der.widened(stored, 5).isnan().sum() == 4
+    assert der.pad_outputs(stored, 5).isnan().sum() == 4
 
 
 class Spy(Plugin):
-    """Computes the loss anew, by a copy of the network, and keeps what was met."""
+    """Recompute the loss with a copy of the network, and keep the seen samples."""
 
     def __init__(self, plugin: Any, loss: Callable[[Any, Any, Any], Tensor]) -> None:
         self.plugin, self.loss = plugin, loss
@@ -262,15 +262,15 @@ class Spy(Plugin):
         self.num_checked = 0
 
     def before_backward(self, learner: Any, **kwargs: Any) -> None:
-        wanted = self.loss(self.plugin, learner, copy.deepcopy(learner.model))
-        torch.testing.assert_close(learner.loss.squeeze(), wanted)
+        expected = self.loss(self.plugin, learner, copy.deepcopy(learner.model))
+        torch.testing.assert_close(learner.loss.squeeze(), expected)
         self.num_checked += int(len(self.plugin) > 0)
         for x, logits in zip(learner.mb_x, learner.mb_output, strict=True):
             self.seen.setdefault(tuple(x.tolist()), []).append(logits.detach().clone())
 
 
 def der_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
-    """Mammoth's three terms."""
+    """Return Mammoth's three terms."""
     loss = cross_entropy(twin(learner.mb_x), learner.mb_y)
     if len(plugin):
         first, second = plugin.draw(learner, "logits"), plugin.draw(learner, "labels")
@@ -281,7 +281,7 @@ def der_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
     return loss
 
 
-def test_der_is_the_sum_of_the_three_terms_and_stores_what_it_met() -> None:
+def test_der_is_the_sum_of_three_terms_and_stores_seen_samples() -> None:
     plugin = der.build(der.Config(memory=12, alpha=0.3, beta=0.7, batch_size=5), 0)
     spy = Spy(plugin, der_loss)
     learn([plugin, spy])
@@ -290,26 +290,26 @@ def test_der_is_the_sum_of_the_three_terms_and_stores_what_it_met() -> None:
     for x, y, logits in zip(*(plugin.columns[name] for name in ("x", "y", "logits")), strict=True):
         own = logits[~logits.isnan()]
         widths.add(len(own))
-        assert any(torch.equal(own, each) for each in spy.met[tuple(x.tolist())])
+        assert any(torch.equal(own, each) for each in spy.seen[tuple(x.tolist())])
         assert len(own) == (4 if y > 1 else 2)
     assert widths == {2, 4}
-    assert plugin.num_met == 2 * 4 * 2 * N
+    assert plugin.num_seen == 2 * 4 * 2 * N
 
 
 def test_der_without_weights_is_naive() -> None:
-    one = learn([der.build(der.Config(alpha=0.0, beta=0.0), 0)])
-    assert same(one.model.state_dict(), learn([]).model.state_dict())
+    learner = learn([der.build(der.Config(alpha=0.0, beta=0.0), 0)])
+    assert same(learner.model.state_dict(), learn([]).model.state_dict())
 
 
-def test_a_reservoir_goes_on_from_its_state() -> None:
-    """A copy: what is filled afterwards leaves the state alone."""
+def test_a_reservoir_resumes_from_its_state() -> None:
+    """The state is a copy: later insertions do not change it."""
     one, other = ReservoirPlugin(5, None, 0, "test"), ReservoirPlugin(5, None, 0, "test")
     clock = SimpleNamespace(train_exp_iterations=0)
     learner = SimpleNamespace(experience=SimpleNamespace(current_experience=0), clock=clock, device="cpu", mbatch=[])
 
     def fill(plugin: ReservoirPlugin, iteration: int) -> None:
         clock.train_exp_iterations = iteration
-        learner.mbatch = [drawn(3, 2, seed=iteration), torch.full((3,), iteration)]
+        learner.mbatch = [normal(3, 2, seed=iteration), torch.full((3,), iteration)]
         plugin.before_training_iteration(learner)
         plugin.after_training_iteration(learner)
 
@@ -332,13 +332,13 @@ def test_a_reservoir_goes_on_from_its_state() -> None:
 
 
 def ace_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
-    """Avalanche's criterion, which halves the sum."""
+    """Return Avalanche's criterion, which halves the sum."""
     if not (learner.experience.current_experience and len(plugin)):
         return cross_entropy(twin(learner.mb_x), learner.mb_y)
     index = plugin.draw(learner)
     remembered = twin(plugin.columns["x"][index]), plugin.columns["y"][index]
-    found: Tensor = 2 * ACECriterion()(twin(learner.mb_x), learner.mb_y, *remembered)
-    return found
+    loss: Tensor = 2 * ACECriterion()(twin(learner.mb_x), learner.mb_y, *remembered)
+    return loss
 
 
 def test_er_ace_is_avalanches() -> None:
@@ -346,13 +346,13 @@ def test_er_ace_is_avalanches() -> None:
     spy = Spy(plugin, ace_loss)
     learner = learn([plugin, spy])
     assert spy.num_checked == 2 * 4 * 5 - 1
-    assert isinstance(learner._criterion, nn.CrossEntropyLoss)  # given back
+    assert isinstance(learner._criterion, nn.CrossEntropyLoss)  # restored
 
 
 def test_asymmetric_by_hand() -> None:
     logits, y = torch.tensor([[0.0, 3.0, 1.0], [2.0, 9.0, 0.0]]), torch.tensor([0, 2])
-    wanted = cross_entropy(logits[:, [0, 2]], torch.tensor([0, 1]))
-    torch.testing.assert_close(er_ace.asymmetric(logits, y), wanted)
+    expected = cross_entropy(logits[:, [0, 2]], torch.tensor([0, 1]))
+    torch.testing.assert_close(er_ace.asymmetric(logits, y), expected)
     logits.requires_grad_()
     er_ace.asymmetric(logits, y).backward()
     assert logits.grad is not None and logits.grad[:, 1].tolist() == [0, 0]
@@ -363,12 +363,12 @@ def test_asymmetric_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_agem_projects_as_avalanches(seed: int) -> None:
-    """The same gradients in the same parameters, one of which has none."""
+    """Both have the same gradients in the same parameters, one of which has none."""
     theirs, ours = small_net(), small_net()
     plugin = AGEMPlugin(1, 1)
     plugin.buffers = [None]  # type: ignore[list-item]
     total = sum(p.numel() for p in theirs.parameters())
-    plugin.reference_gradients, gradient = drawn(total, seed=seed), drawn(total, seed=100 + seed)
+    plugin.reference_gradients, gradient = normal(total, seed=seed), normal(total, seed=100 + seed)
     own = agem.AGEMPlugin(1, 1, 0, "agem")
     own._reference = plugin.reference_gradients.clone()
     for model in (theirs, ours):
@@ -386,55 +386,55 @@ def test_agem_projects_as_avalanches(seed: int) -> None:
 
 def test_agem_by_hand() -> None:
     g, r = torch.tensor([1.0, 1.0]), torch.tensor([-2.0, 0.0])
-    assert agem.projected(g, r).tolist() == [0, 1]
-    assert torch.equal(agem.projected(g, -r), g) and torch.equal(agem.projected(g, torch.zeros(2)), g)
+    assert agem.project_gradient(g, r).tolist() == [0, 1]
+    assert torch.equal(agem.project_gradient(g, -r), g) and torch.equal(agem.project_gradient(g, torch.zeros(2)), g)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(6))
 def test_gem_solves_avalanches_quadratic_programme(seed: int, strength: float) -> None:
-    """quadprog's solution, also where one past gradient is nearly another and where there are more of them than parameters."""
+    """quadprog's solution, also if two past gradients are nearly equal and if there are more gradients than parameters."""
     num, size = [(1, 30), (3, 30), (10, 30), (5, 4), (20, 40), (4, 9)][seed]
-    references, gradient = drawn(num, size, seed=seed), drawn(size, seed=50 + seed)
+    references, gradient = normal(num, size, seed=seed), normal(size, seed=50 + seed)
     if num > 3:
-        references[1] = references[0] + 1e-3 * drawn(size, seed=7)
+        references[1] = references[0] + 1e-3 * normal(size, seed=7)
     plugin = GEMPlugin(1, strength)
     plugin.G = references
     violated = bool((references @ gradient < 0).any())
-    wanted = plugin.solve_quadprog(gradient) if violated else gradient
-    torch.testing.assert_close(gem.projected(gradient, references, strength), wanted, atol=1e-4, rtol=1e-4)
+    expected = plugin.solve_quadprog(gradient) if violated else gradient
+    torch.testing.assert_close(gem.project_gradient(gradient, references, strength), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gem_by_hand_and_where_nothing_is_violated() -> None:
     g, rows = torch.tensor([1.0, 1.0]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
-    torch.testing.assert_close(gem.projected(g, rows, 0.0), torch.tensor([1e-3 / 1.001, 1.0]))
-    assert gem.projected(g, rows.abs(), 0.5) is g
+    torch.testing.assert_close(gem.project_gradient(g, rows, 0.0), torch.tensor([1e-3 / 1.001, 1.0]))
+    assert gem.project_gradient(g, rows.abs(), 0.5) is g
 
 
 def test_least_squares_with_bounds_against_all_active_sets() -> None:
     for seed in range(20):
-        root, vector = drawn(5, 5, seed=seed).double(), drawn(5, seed=99 + seed).double()
+        root, vector = normal(5, 5, seed=seed).double(), normal(5, seed=99 + seed).double()
         matrix = root @ root.T + 1e-3 * torch.eye(5, dtype=torch.float64)
         best, least = None, torch.inf
         for free in product([False, True], repeat=5):
-            chosen, found = torch.tensor(free), torch.zeros(5, dtype=torch.float64)
+            chosen, solution = torch.tensor(free), torch.zeros(5, dtype=torch.float64)
             if chosen.any():
-                found[chosen] = torch.linalg.solve(matrix[chosen][:, chosen], -vector[chosen])
-            value = float(found @ matrix @ found / 2 + vector @ found)
-            if (found >= 0).all() and value < least:
-                best, least = found, value
-        torch.testing.assert_close(gem.non_negative(matrix, vector), best)
+                solution[chosen] = torch.linalg.solve(matrix[chosen][:, chosen], -vector[chosen])
+            value = float(solution @ matrix @ solution / 2 + vector @ solution)
+            if (solution >= 0).all() and value < least:
+                best, least = solution, value
+        torch.testing.assert_close(gem.nonnegative_quadratic(matrix, vector), best)
 
 
 @pytest.mark.parametrize(
     "make", [lambda: agem.build(agem.Config(memory=8, sample_size=6), 0), lambda: gem.build(gem.Config(memory=8), 0)]
 )
-def test_no_step_goes_against_what_is_remembered(make: Callable[[], Any]) -> None:
-    """The reference is the gradient of the remembered samples, and the gradient that is followed does not go against it."""
+def test_no_step_opposes_the_memorys_gradient(make: Callable[[], Any]) -> None:
+    """The reference is the gradient of the memory's samples, and the gradient of the step does not oppose it."""
     plugin, turned = make(), []
 
     class Look(Plugin):
-        """Takes the reference by `backward`, and looks at what the optimizer is given."""
+        """Compute the reference with `backward`, and read the gradient that the optimizer gets."""
 
         def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
             if not len(plugin):
@@ -471,7 +471,7 @@ def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
     plugin, watch, starts = gdumb.build(gdumb.Config(memory=18), 0), Watch(), []
 
     class Look(Plugin):
-        """The network and the data at the start of an experience."""
+        """Keep the network and the data at the start of an experience."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
             starts.append(copy.deepcopy(learner.model.state_dict()))
@@ -488,7 +488,7 @@ def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
     assert min(learner.evaluate().task_agnostic) > 0.8
 
 
-def test_reset_draws_the_rows_that_came_since() -> None:
+def test_reset_samples_rows_that_were_added_later() -> None:
     model = nn.Linear(4, 3)
     initial = {"weight": torch.ones(2, 4), "bias": torch.ones(2)}
     gdumb.reset(model, initial, generator(0))
@@ -535,7 +535,7 @@ def test_in_a_plain_avalanche_script_without_task_labels(module: Any) -> None:
 @pytest.mark.parametrize("kind", ["tasks", "augmented", "bfloat16"])
 @pytest.mark.parametrize("name", ["der", "er_ace", "agem", "gem", "gdumb", "replay"])
 def test_it_learns_tasks_augmented_pictures_and_in_low_precision(name: str, kind: str, make_experiment: Make) -> None:
-    """A loss that is no number would end the trial."""
+    """A non-finite loss would end the trial."""
     training = {"tasks": {}, "augmented": {"augmentation": "digits"}, "bfloat16": {"precision": "bfloat16"}}[kind]
     settings = {"replay": {"policy": "gss", "selection": "mir", "batch_size": 8}}.get(name, {})
     config = make_experiment("pair", strategies={name: settings}, optimizer={"lr": 0.1}, **training)

@@ -1,4 +1,4 @@
-"""The report over synthetic folders: its numbers, what is left out, what is escaped, and that a browser draws it."""
+"""The report for synthetic folders: its numbers, what it leaves out and escapes, and that a browser draws it."""
 
 import base64
 import csv
@@ -38,7 +38,7 @@ JOINT = [[NAN, NAN], [NAN, NAN], [0.7, 0.9]]
 
 
 def identity(variant: str, seed: int = 0, stream: str = "class_incremental") -> dict[str, Any]:
-    """What trial.json says."""
+    """Return the content of trial.json."""
     name = f"{crc32(variant.encode()):08x}-{stream[:5]}-{seed}"
     return {"id": name, "variant": variant, "stream": stream, "seed": seed, "overrides": {}}
 
@@ -53,7 +53,7 @@ def write_trial(
     error: str | None = None,
     config: str = "schema: 1\nstrategies: {}\n",
 ) -> Path:
-    """Write a trial's folder in the ledger's format; a done one has a matrix and two epochs an experience."""
+    """Write a trial's folder in the ledger's format; a completed one has a matrix and two epochs per experience."""
     scenario = "domain" if who["stream"].startswith("domain") else "class"
     with TrialLedger.create(folder, config, who) as ledger:
         if status == "done":
@@ -69,7 +69,7 @@ def write_trial(
 
 
 def write_sweep(folder: Path, trials: Sequence[tuple[Mapping[str, Any], dict[str, Any]]], name: str = "demo") -> Path:
-    """Write a sweep's folder; the second item of a trial goes to `write_trial`, and "absent" leaves its folder out."""
+    """Write a sweep's folder; a trial's second item goes to `write_trial`, and "absent" omits its folder."""
     with SweepLedger.create(folder, "schema: 1\n", name, [who for who, _ in trials]):
         for who, options in trials:
             if options != {"absent": True}:
@@ -79,7 +79,7 @@ def write_sweep(folder: Path, trials: Sequence[tuple[Mapping[str, Any], dict[str
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two streams; naive with two seeds, lwf, joint; one failed trial and one that never started."""
+    """Write a sweep of two streams; naive with two seeds, lwf, joint; one failed trial and one that never started."""
     better = [[NAN, NAN], [0.9, NAN], [0.6, 0.8]]
     other_seed = [[NAN, NAN], [0.9, NAN], [0.3, 0.9]]
     trials: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -95,7 +95,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """What a test needs of a page: its tables by view, its text, its resources and its elements' attributes."""
+    """Parse a page: its tables by view, its text, its resources and its elements' attributes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -107,18 +107,18 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the element; a table, row or cell opens one here."""
-        found = dict(attrs)
-        self.tags.append((tag, found))
+        """Record the element; open a table, row or cell."""
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
         self._open.append(tag)
         if tag == "table":
-            self.tables.append((found.get("data-table") or "", [], []))
+            self.tables.append((attributes.get("data-table") or "", [], []))
         elif tag == "tr":
             self.tables[-1][1].append([])
             self.tables[-1][2].append([])
         elif tag in ("td", "th"):
             self.tables[-1][1][-1].append("")
-            self.tables[-1][2][-1].append("best" in (found.get("class") or ""))
+            self.tables[-1][2][-1].append("best" in (attributes.get("class") or ""))
 
     def handle_endtag(self, tag: str) -> None:
         """Close up to this element."""
@@ -126,7 +126,7 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data: str) -> None:
-        """Text of a cell, of a script, or of the page."""
+        """Record the text of a cell, of a script, or of the page."""
         if self._open and self._open[-1] in ("script", "style"):
             self.scripts.append(data)
             return
@@ -135,17 +135,17 @@ class Page(HTMLParser):
             self.tables[-1][1][-1][-1] += data
 
     def summary(self) -> list[tuple[str, dict[str, list[str]]]]:
-        """The summary tables: (view, variant -> cells)."""
+        """Return the summary tables: (view, variant -> cells)."""
         return [(view, {row[0]: row[1:] for row in rows[1:]}) for view, rows, _ in self.tables if view]
 
     def marked(self, table: int) -> set[tuple[str, int]]:
-        """(variant, column) of the marked cells of a summary table, the first column of numbers being 0."""
-        _, rows, flags = [found for found in self.tables if found[0]][table]
+        """Return (variant, column) of the marked cells of a summary table; the first column of numbers is 0."""
+        _, rows, flags = [parsed for parsed in self.tables if parsed[0]][table]
         return {(row[0], j - 1) for row, flag in zip(rows, flags, strict=True) for j, on in enumerate(flag) if on}
 
 
 def downloaded(page: Page, name: str) -> str:
-    """The content of a download link."""
+    """Return the content of a download link."""
     link = next(attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs.get("download") == name)
     return base64.b64decode((link or "").split("base64,")[1]).decode()
 
@@ -168,7 +168,7 @@ def test_the_table_has_the_numbers_by_hand(sweep: Path) -> None:
 def test_the_best_competitor_is_marked_and_never_a_bound(sweep: Path) -> None:
     page = Page(report([sweep]))
     assert page.marked(0) == {("lwf", 0), ("lwf", 1), ("lwf", 2), ("naive", 3), ("lwf", 4)}
-    assert page.marked(2) == set()  # nothing competes with a single variant
+    assert page.marked(2) == set()  # a single variant has no competitor
 
 
 def test_failed_and_missing_trials_are_named_with_the_reason(sweep: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_sweep_without_a_finished_trial_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", '{"schema": 1}', '{"schema": 99}'])
-def test_a_damaged_matrix_is_told_and_the_others_are_compared(sweep: Path, damage: str) -> None:
+def test_a_damaged_matrix_is_reported_and_the_others_are_compared(sweep: Path, damage: str) -> None:
     trial = next(result.trial for result in results_of([sweep]) if result.label == "lwf" and result.views)
     (trial.folder / "matrix.json").write_text(damage)
     page = Page(report([sweep]))
@@ -205,7 +205,7 @@ def test_nothing_is_loaded_from_anywhere(sweep: Path) -> None:
     assert "url(" not in styles and "@import" not in styles
 
 
-def test_plotly_is_there_once_and_the_page_is_reproducible(sweep: Path) -> None:
+def test_plotly_is_included_once_and_the_page_is_reproducible(sweep: Path) -> None:
     first = report([sweep]).read_bytes()
     assert first.count(b"plotly.js v") == 1
     assert report([sweep], sweep / "again" / "page.html").read_bytes() == first
@@ -253,11 +253,11 @@ def test_single_runs_are_compared_as_variants(tmp_path: Path) -> None:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """The labels of the trials of these folders."""
+    """Return the labels of the trials in these folders."""
     return [result.label for result in results_of(folders)]
 
 
-def test_the_same_variant_and_seed_twice_is_told_apart_by_the_folder(tmp_path: Path) -> None:
+def test_the_same_variant_and_seed_twice_is_distinguished_by_the_folder(tmp_path: Path) -> None:
     folders = [write_trial(tmp_path / name, identity("lwf")) for name in ("monday", "tuesday")]
     assert labels(folders) == ["lwf (monday)", "lwf (tuesday)"]
     assert labels([folders[0], folders[0]]) == ["lwf"]  # the same folder twice is one trial
@@ -266,7 +266,7 @@ def test_the_same_variant_and_seed_twice_is_told_apart_by_the_folder(tmp_path: P
 
 
 def run(folder: Path, seed: int, settings: str) -> Path:
-    """A single run of "lwf" whose config.yaml has these settings."""
+    """Write a single run of "lwf" with these settings in its config.yaml."""
     return write_trial(folder, identity("lwf", seed), config=f"schema: 1\nseed: {seed}\noutput: {folder}\n{settings}\n")
 
 
@@ -278,19 +278,19 @@ def test_seeds_in_separate_folders_are_one_variant(tmp_path: Path) -> None:
 
 def test_runs_with_other_settings_are_not_seeds_of_one_variant(tmp_path: Path) -> None:
     settings = ("strategies: {lwf: {weight: 1.0}}", "strategies: {lwf: {weight: 2.0}}", "strategies: {}")
-    folders = [run(tmp_path / str(seed), seed, one) for seed, one in enumerate(settings)]
+    folders = [run(tmp_path / str(seed), seed, changed) for seed, changed in enumerate(settings)]
     assert labels(folders) == ["lwf weight=1.0", "lwf weight=2.0", "lwf strategies={}"]
     both = ("a: {lr: 1}\nb: {lr: 1}", "a: {lr: 2}\nb: {lr: 3}")
-    folders = [run(tmp_path / f"lr{seed}", seed, one) for seed, one in enumerate(both)]
+    folders = [run(tmp_path / f"lr{seed}", seed, changed) for seed, changed in enumerate(both)]
     assert labels(folders) == ["lwf a.lr=1, b.lr=1", "lwf a.lr=2, b.lr=3"]
 
 
-def test_streams_of_one_name_and_other_lengths_are_kept_apart(tmp_path: Path) -> None:
+def test_streams_of_one_name_and_different_lengths_are_separate(tmp_path: Path) -> None:
     long = write_trial(tmp_path / "long", identity("naive"))
     short = write_trial(tmp_path / "short", identity("naive", 1))
     matrix = json.loads((short / "matrix.json").read_text())
-    one = {"num_experiences": 1, "experiences": ["all"], "sizes": [5], "task_agnostic": [[0.1], [0.7]]}
-    write_json(short / "matrix.json", {**matrix, **one, "task_aware": [[0.1], [0.7]]})
+    single = {"num_experiences": 1, "experiences": ["all"], "sizes": [5], "task_agnostic": [[0.1], [0.7]]}
+    write_json(short / "matrix.json", {**matrix, **single, "task_aware": [[0.1], [0.7]]})
     assert list(finished(results_of([long, short]))) == [
         "class_incremental (2 experiences)",
         "class_incremental (1 experiences)",
@@ -298,7 +298,7 @@ def test_streams_of_one_name_and_other_lengths_are_kept_apart(tmp_path: Path) ->
     assert len(Page(report([long, short])).summary()) == 2
 
 
-def test_a_bound_is_known_by_its_strategy_whatever_its_name(tmp_path: Path) -> None:
+def test_a_bound_is_recognised_by_its_strategy_not_by_its_name(tmp_path: Path) -> None:
     config = "schema: 1\nstrategies:\n  cumulative: {}\n"
     folder = write_trial(tmp_path / "t", identity("my ceiling"), config=config)
     assert [result.bound for result in results_of([folder])] == [True]
@@ -320,7 +320,7 @@ def test_cell(value: tuple[float, float], shown: str) -> None:
 
 
 def row(variant: str, mean: float, *, bound: bool = False) -> TableRow:
-    """A row that has two metrics only."""
+    """Return a row with two metrics only."""
     return TableRow("s", "v", variant, bound, dict.fromkeys(("average_accuracy", "forgetting_max"), (mean, NAN, 1)))
 
 
@@ -362,14 +362,14 @@ def test_many_variants_are_all_in_the_table_and_the_best_in_the_charts(tmp_path:
     matrices = [[[NAN, NAN], [0.9, NAN], [n / 20, 0.8]] for n in range(15)]
     trials = [(identity(f"v{n}"), {"agnostic": matrix, "aware": AWARE}) for n, matrix in enumerate(matrices)]
     folder = write_sweep(tmp_path / "s", trials)
-    drawn = charts.drawn(finished(results_of([folder]))["class_incremental"])
+    drawn = charts.variants_in_charts(finished(results_of([folder]))["class_incremental"])
     assert set(drawn) == {f"v{n}" for n in range(3, 15)}
     page = Page(report([folder]))
     assert len(page.summary()[0][1]) == 15
     assert "Charts show the bounds and the 12 variants highest in ACC" in "".join(page.text)
 
 
-def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: Path) -> None:
+def test_training_curves_scale_each_experience_to_one_unit(sweep: Path) -> None:
     results = results_of([sweep])
     variants = finished(results)["class_incremental"]
     figure = charts.training(variants, charts.variant_styles(results), "loss")
@@ -382,8 +382,8 @@ def test_training_curves_give_an_experience_one_unit_whatever_its_epochs(sweep: 
 def test_the_command_line_can_have_the_table_without_plotly() -> None:
     heavy = ("plotly", "torch", "scipy", "omegaconf")
     code = f"import sys; from retain.platform.reporting import results; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
@@ -403,6 +403,6 @@ def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
 
 
 def _hidden_plots(path: Path) -> int:
-    """Charts of the view that is not shown first."""
+    """Return the charts of the view that is hidden at first."""
     hidden = re.findall(r'<div data-view="[a-z_]+" hidden>(.*?)\n', path.read_text(), flags=re.DOTALL)
     return sum(part.count('class="plot"') for part in hidden)

@@ -75,22 +75,22 @@ PLAIN: dict[str, Callable[[], Plugin]] = {
     "batchnorm_per_experience": lambda: batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0),
     "snapshot_ensemble": lambda: snapshot_ensemble.build(snapshot_ensemble.Config(), 0),
 }
-_TRAINED = {"stop_at_budget", "forgetting_stop", "swa"}  # the others change what is predicted only
+_TRAINED = {"stop_at_budget", "forgetting_stop", "swa"}  # the others change predictions only
 
 
 @pytest.fixture(scope="module")
 def naive() -> list[Bits]:
-    """Plain finetuning."""
+    """Return the bits of plain finetuning."""
     return script([])
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_in_a_plain_script(name: str, naive: list[Bits]) -> None:
-    """It trains two experiences and, where it predicts, evaluates as its `predict` says."""
+    """It trains two experiences; if it has `predict`, evaluation uses it."""
     seen: list[bool] = []
 
     class Look(Plugin):
-        """Evaluate as a script does, with the plugin before this one."""
+        """Evaluate like a script, with the plugin placed before this one."""
 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             learner.mb_output = learner.model.eval()(x)
@@ -119,7 +119,7 @@ def test_in_a_plain_script(name: str, naive: list[Bits]) -> None:
         ({"accuracy": None}, ""),
     ],
 )
-def test_which_target_is_reached(settings: dict[str, Any], expected: str) -> None:
+def test_which_accuracy_target_is_reached(settings: dict[str, Any], expected: str) -> None:
     assert stop_at_budget.reached(stop_at_budget.Config(**settings), 0.9, 0.5) == expected
 
 
@@ -155,7 +155,7 @@ def test_a_budget_stops_after_the_first_epoch_that_reaches_it(
     assert len(stopped.epochs[1]) >= 1
 
 
-def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() -> None:
+def test_a_budget_of_no_time_allows_one_iteration_per_experience() -> None:
     watch = Watch()
     plugin = stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=1e-9), 0)
     data, model = benchmark(), Net()
@@ -163,7 +163,7 @@ def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() 
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         train_mb_size=16,
-        train_epochs=1,  # the stop comes in the last epoch: Avalanche would keep it for the next experience
+        train_epochs=1,  # the stop comes in the last epoch: Avalanche would keep its flag for the next experience
         plugins=[plugin, watch],
         evaluator=None,
     )
@@ -171,7 +171,7 @@ def test_a_budget_of_no_time_is_one_iteration_each_and_does_not_reach_further() 
     assert watch.rows == [16, 16]
 
 
-def test_the_time_that_was_spent_is_part_of_the_state() -> None:
+def test_spent_time_is_part_of_the_state() -> None:
     first, second = (stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=100.0), 0) for _ in range(2))
     first.before_training_exp(None)
     spent = first.state_dict()["spent"]
@@ -191,7 +191,7 @@ def test_the_drop_by_hand() -> None:
 
 
 class History(Plugin):
-    """The network at the beginning of the second experience and after each epoch, or iteration, of it."""
+    """Keep the network at the beginning of the second experience and after each of its epochs, or iterations."""
 
     def __init__(self, iterations: bool) -> None:
         self.iterations, self.bits = iterations, list[Bits]()
@@ -210,8 +210,8 @@ class History(Plugin):
 
 @pytest.mark.parametrize("every", [None, 1])
 @pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.3, 0.99])
-def test_the_best_weights_before_the_drop_are_put_back(tolerance: float, every: int | None) -> None:
-    """A second way: the naive run's whole history, scored afterwards."""
+def test_the_best_weights_before_the_drop_are_restored(tolerance: float, every: int | None) -> None:
+    """A second way: the naive run's full history, scored afterwards."""
     history = History(iterations=every is not None)
     script([history], epochs=4)
     scores = [[_validation_accuracy(bits, number) for number in (0, 1)] for bits in history.bits]
@@ -221,7 +221,7 @@ def test_the_best_weights_before_the_drop_are_put_back(tolerance: float, every: 
     expected = means.index(max(means)) if True in over else len(over) - 1
     ours = script([forgetting_stop.build(forgetting_stop.Config(tolerance=tolerance, every=every), 0)], epochs=4)
     assert same(ours[2], history.bits[expected])
-    assert tolerance == 0.99 or True in over  # the case really stops
+    assert tolerance == 0.99 or True in over  # this case does stop
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ def _validation_accuracy(bits: Bits, number: int) -> float:
     return float((network(bits)(x).argmax(1) == y).double().mean())
 
 
-def test_old_validation_without_validation_data_is_refused() -> None:
+def test_forgetting_stop_without_validation_data_is_refused() -> None:
     with pytest.raises(UserError, match=re.escape("strategies.forgetting_stop.tolerance=0.1: needs validation data")):
         script([forgetting_stop.build(forgetting_stop.Config(), 0)], validation=False)
 
@@ -239,7 +239,7 @@ def test_old_validation_without_validation_data_is_refused() -> None:
 
 
 class Averages(Plugin):
-    """torch's own averages, fed at the same moments."""
+    """torch's averages, updated at the same moments."""
 
     def __init__(self, when: str, fn: Any = None, since: int = 0) -> None:
         self.when, self.fn, self.since = when, fn, since
@@ -269,7 +269,7 @@ def _close(ours: Bits, theirs: Any) -> None:
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_ema_is_torchs(decay: float) -> None:
-    """0.5: torch's moving average from the second update on; 0.99 has not left its plain mean after 15 updates."""
+    """0.5: torch's moving average from the second update on; 0.99 is still a plain mean after 15 updates."""
     oracle = Averages("update", get_ema_multi_avg_fn(decay) if decay == 0.5 else None)
     plugin = ema.build(ema.Config(decay=decay), 0)
     bits = script([plugin, oracle], only=[0])[1]
@@ -282,13 +282,13 @@ def test_ema_is_torchs(decay: float) -> None:
 def test_the_average_grows_with_the_head_by_hand() -> None:
     old = {"w": torch.tensor([[1.0], [2.0]]), "n": torch.tensor(3)}
     new = {"w": torch.tensor([[5.0], [6.0], [7.0]]), "n": torch.tensor(9), "b": torch.tensor([4.0])}
-    found = ema.grown(old, new)
-    assert {name: tensor.tolist() for name, tensor in found.items()} == {"w": [[1], [2], [7]], "n": 3, "b": [4]}
-    ema.update(found, new, 0.25)
-    assert {name: t.tolist() for name, t in found.items()} == {"w": [[2.0], [3.0], [7.0]], "n": 9, "b": [4]}
+    average = ema.grown(old, new)
+    assert {name: tensor.tolist() for name, tensor in average.items()} == {"w": [[1], [2], [7]], "n": 3, "b": [4]}
+    ema.update(average, new, 0.25)
+    assert {name: t.tolist() for name, t in average.items()} == {"w": [[2.0], [3.0], [7.0]], "n": 9, "b": [4]}
 
 
-def test_what_is_evaluated_is_the_average() -> None:
+def test_the_average_is_evaluated() -> None:
     plugin = ema.build(ema.Config(), 0)
     learner = learn([plugin])
     averaged = copy.deepcopy(learner.model)
@@ -301,20 +301,20 @@ def test_what_is_evaluated_is_the_average() -> None:
 
 @pytest.mark.parametrize(("start", "since"), [(0.0, 0), (0.5, 2), (0.6, 3)])
 def test_swa_is_torchs(start: float, since: int) -> None:
-    """Mean of the ends of the last epochs of five; the same with what was trained in the second experience."""
+    """The mean of the weights at the ends of the last of five epochs, all after the first `since`."""
     oracle = Averages("epoch", since=since)
     bits = script([swa.build(swa.Config(start=start), 0), oracle], epochs=5, only=[0])[1]
     assert oracle.model is not None and len(oracle.plain) == 5 - since
     _close(bits, oracle.model.module.state_dict())
 
 
-def test_one_point_is_the_last_epoch(naive: list[Bits]) -> None:
+def test_swa_of_one_point_is_the_last_epoch(naive: list[Bits]) -> None:
     assert same(script([swa.build(swa.Config(start=0.9), 0)])[2], naive[2])
 
 
 def test_statistics_under_the_averaged_weights() -> None:
-    """recompute_batchnorm, named after swa, is torch's update_bn under the average."""
-    recompute = recompute_batchnorm.build(recompute_batchnorm.Config(batch_size=80), 0)  # all data in one mini-batch
+    """recompute_batchnorm, listed after swa, equals torch's update_bn with the averaged weights."""
+    recompute = recompute_batchnorm.build(recompute_batchnorm.Config(batch_size=80), 0)  # all data are one mini-batch
     bits = script([swa.build(swa.Config(), 0), recompute], only=[0])[1]
     model = network(script([swa.build(swa.Config(), 0)], only=[0])[1])
     update_bn([pair(0, 0)[0]], model)
@@ -330,7 +330,7 @@ def _cnn() -> nn.Module:
 
 
 def _batch_norm(channels: int = 8) -> nn.BatchNorm2d:
-    """One with weights and statistics of its own."""
+    """Return a BatchNorm with random weights and statistics."""
     layer, draw = nn.BatchNorm2d(channels, eps=1e-3), torch.Generator().manual_seed(0)
     for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
         assert tensor is not None
@@ -355,7 +355,7 @@ def test_swapped_norm_is_the_functional_one(kind: swap_norm.Kind) -> None:
     else:
         alike = functional.instance_norm(x, eps=1e-3)
     expected = alike * layer.weight[:, None, None] + layer.bias[:, None, None]
-    torch.testing.assert_close(swap_norm.without_batch(layer, kind)(x), expected)
+    torch.testing.assert_close(swap_norm.as_group_norm(layer, kind)(x), expected)
 
 
 def test_continual_norm_is_group_norm_then_batch_norm() -> None:
@@ -408,28 +408,28 @@ def test_single_values_have_no_instance_norm() -> None:
         batchnorm_per_experience.check_model(batchnorm_per_experience.Config(), nn.Linear(2, 2))
 
 
-# Small mini-batches ordered by class: what BatchNorm does with them.
+# Small mini-batches ordered by class harm BatchNorm.
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits, shuffled: x (1797, 64), y."""
+    """Return scikit-learn's digits, shuffled: x (1797, 64), y."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    return (torch.tensor(found.data, dtype=torch.float32)[order] / 16 - 0.3) / 0.38, torch.tensor(found.target)[order]
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    return (torch.tensor(data.data, dtype=torch.float32)[order] / 16 - 0.3) / 0.38, torch.tensor(data.target)[order]
 
 
 def _deep(adapt: Callable[[nn.Module], nn.Module], seed: int) -> nn.Module:
-    """Three hidden layers with BatchNorm, or what takes its place."""
+    """Return a network of three hidden layers with BatchNorm, or its replacement."""
     torch.manual_seed(seed)
     layers = [part for _ in range(3) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
     return adapt(Classifier(nn.Sequential(*layers), 64, 10, torch.Generator().manual_seed(0)))
 
 
 def _pass(model: nn.Module, x: Tensor, y: Tensor, order: Tensor, lr: float) -> None:
-    """One pass over the data in this order, 16 at a time."""
+    """Do one pass over the data in this order, in mini-batches of 16."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=lr, momentum=0.9)
     for index in order.split(16):
         if len(index) > 1:
@@ -447,10 +447,10 @@ def _continual(model: nn.Module) -> nn.Module:
 
 
 def test_ordered_mini_batches_hurt_batch_norm(digits: tuple[Tensor, Tensor]) -> None:
-    """A network that knows all classes then meets them one after the other, with a learning rate of 0.
+    """A network trained on all classes then sees them one after the other, with a learning rate of 0.
 
     Its weights do not change, but BatchNorm's running statistics become those of the last classes. GroupNorm has none,
-    ContinualNorm loses less (it holds a BatchNorm too), and statistics recomputed on mixed mini-batches are good again.
+    ContinualNorm loses less (it contains a BatchNorm), and statistics recomputed on mixed mini-batches restore the accuracy.
     """
     x, y = digits
     lost = {"batch": 0.0, "group": 0.0, "continual": 0.0}
@@ -476,11 +476,11 @@ def _score(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((model.eval()(x[1400:]).argmax(1) == y[1400:]).double().mean())
 
 
-# BatchNorm of its own for each experience.
+# Separate BatchNorm for each experience.
 
 
 def test_surprise_is_a_gaussian_likelihood() -> None:
-    """Twice minus the log-likelihood under independent Gaussians, averaged over positions, but for a constant."""
+    """It is -2 times the log-likelihood under independent Gaussians, averaged over positions, up to a constant."""
     draw = torch.Generator().manual_seed(0)
     z, mean, var = (
         torch.randn(5, 3, 4, 4, generator=draw),
@@ -495,7 +495,7 @@ def test_surprise_is_a_gaussian_likelihood() -> None:
 
 
 def test_a_class_has_the_batch_norm_of_its_experience() -> None:
-    """The outputs of old classes are those of the present network with the old BatchNorm put back."""
+    """The outputs of old classes are those of the present network with the old BatchNorm restored."""
     ends: list[Bits] = []
 
     class Keep(Plugin):
@@ -514,13 +514,13 @@ def test_a_class_has_the_batch_norm_of_its_experience() -> None:
         assert not torch.equal(expected, learner.model(x))
 
 
-def test_domains_are_told_apart_by_their_statistics() -> None:
-    """Two domains whose first activations lie far apart: each sample gets the BatchNorm of its own."""
+def test_domains_are_identified_by_their_statistics() -> None:
+    """Two domains whose first activations are far apart: each sample gets the BatchNorm of its domain."""
     plugin = batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0)
     model = Net().eval()
 
     class Script:
-        """As much of a strategy as the plugin looks at."""
+        """The parts of a strategy that the plugin reads."""
 
         def __init__(self, number: int) -> None:
             self.model = model
@@ -539,11 +539,11 @@ def test_domains_are_told_apart_by_their_statistics() -> None:
             expected.append(model(x))
         plugin.after_training_exp(Script(number))
     with torch.no_grad():
-        found = plugin.predict(Script(1), torch.cat(domains), model)
-    torch.testing.assert_close(found, torch.cat(expected))
+        outputs = plugin.predict(Script(1), torch.cat(domains), model)
+    torch.testing.assert_close(outputs, torch.cat(expected))
 
 
-def test_only_the_latest_are_kept() -> None:
+def test_only_the_latest_statistics_are_kept() -> None:
     plugin = batchnorm_per_experience.build(batchnorm_per_experience.Config(keep=1, affine=False), 0)
     plugin.load_state_dict({"banks": {"0": {}, "1": {}}, "classes": {}, "trained": "2"})
 
@@ -561,7 +561,7 @@ def test_only_the_latest_are_kept() -> None:
 # Ensembles.
 
 
-def test_votes_by_hand() -> None:
+def test_average_probabilities_by_hand() -> None:
     old, new = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.2, 0.6]])
     torch.testing.assert_close(average_probabilities([old, new]), torch.tensor([[0.55, 0.15, 0.3]]))
     torch.testing.assert_close(average_probabilities([old, new], alone=True), torch.tensor([[0.55, 0.15, 0.6]]))
@@ -579,8 +579,8 @@ def test_probabilities_within_each_task() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
-def test_snapshots_vote(members: int) -> None:
-    """Against whole copies of the network, made at the end of each experience."""
+def test_snapshots_are_averaged(members: int) -> None:
+    """Against full copies of the network, made at the end of each experience."""
     ends: list[nn.Module] = []
 
     class Keep(Plugin):
@@ -600,7 +600,7 @@ def test_snapshots_vote(members: int) -> None:
 
 @pytest.fixture(scope="module")
 def seeds(make_experiment: Make, quick_folder: Path) -> Iterator[Callable[..., list[Path]]]:
-    """Train seeds 0 and 1 of a config; once for each."""
+    """Return a function that trains seeds 0 and 1 of a config, once for each config."""
     made: dict[str, list[Path]] = {}
 
     def train(name: str, class_order: int | None = 0, **settings: Any) -> list[Path]:
@@ -622,26 +622,26 @@ def seeds(make_experiment: Make, quick_folder: Path) -> Iterator[Callable[..., l
         ("predicting", {"benchmark": "split", "strategies": {"replay": {}, "ema": {}}}),
     ],
 )
-def test_seeds_vote(name: str, settings: dict[str, Any], seeds: Callable[..., list[Path]]) -> None:
-    """Each seed's accuracies are those that its trial wrote down, whatever its strategies predict with."""
+def test_seeds_are_averaged(name: str, settings: dict[str, Any], seeds: Callable[..., list[Path]]) -> None:
+    """Each seed's accuracies equal those that its trial recorded, however its strategies predict."""
     folders = seeds(name, **settings)
-    (found,) = ensembles(folders)
+    (ensemble,) = ensembles(folders)
     for seed, folder in enumerate(folders):
         matrix = Trial(folder).read("matrix")
         assert matrix is not None
-        assert found.members[seed] == pytest.approx(matrix["task_agnostic"][-1])
-    assert len(found.together) == len(found.experiences) and all(0 <= value <= 1 for value in found.together)
+        assert ensemble.members[seed] == pytest.approx(matrix["task_agnostic"][-1])
+    assert len(ensemble.together) == len(ensemble.experiences) and all(0 <= value <= 1 for value in ensemble.together)
 
 
-def test_the_votes_of_seeds_are_their_mean_probabilities(seeds: Callable[..., list[Path]]) -> None:
-    """A second way: networks from the checkpoints by hand, the mean of their softmax, right answers counted."""
+def test_an_ensemble_of_seeds_predicts_with_mean_probabilities(seeds: Callable[..., list[Path]]) -> None:
+    """A second way: load networks from the checkpoints, average their softmax outputs, count correct predictions."""
     from retain.platform.config.load import from_dict
     from retain.platform.trial import checkpoint
     from retain.platform.trial.builder import build_trial
     from retain.platform.trial.resolve import check_plugins
 
     folders = seeds("domains", benchmark="rotated")
-    found, total = ensembles(folders)[0], 0.0
+    ensemble, total = ensembles(folders)[0], 0.0
     for folder in folders:
         config = Trial(folder).read("config")
         state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
@@ -653,7 +653,7 @@ def test_the_votes_of_seeds_are_their_mean_probabilities(seeds: Callable[..., li
         with torch.no_grad():
             total = total + model(parts.stream.normalise(part.arrays.x[part.indices])).softmax(1)
     assert isinstance(total, Tensor)
-    assert found.together[1] == pytest.approx(float((total.argmax(1) == part.y).double().mean()))
+    assert ensemble.together[1] == pytest.approx(float((total.argmax(1) == part.y).double().mean()))
 
 
 def test_the_command_prints_a_table(seeds: Callable[..., list[Path]]) -> None:
@@ -663,7 +663,7 @@ def test_the_command_prints_a_table(seeds: Callable[..., list[Path]]) -> None:
     assert all(word in ended.output for word in ("seed 0", "seed 1", "mean", "ensemble", "ACC", "classes"))
 
 
-def test_seeds_with_streams_of_their_own_cannot_vote(seeds: Callable[..., list[Path]]) -> None:
+def test_seeds_with_different_streams_are_no_ensemble(seeds: Callable[..., list[Path]]) -> None:
     with pytest.raises(UserError, match=re.escape("seeds.class_order=0")):
         ensembles(seeds("own", class_order=None, benchmark="pair"))
 

@@ -1,4 +1,4 @@
-"""Our strategies in a plain Avalanche script, and the same ones on our learner."""
+"""Our strategies in a plain Avalanche script, and on our learner."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
-D, N = 8, 40  # features, samples of a class in training; two classes an experience
+D, N = 8, 40  # features, training samples of a class; two classes per experience
 Bits = dict[str, torch.Tensor]
 
 
 def points(label: int, split: int, num: int = N) -> tuple[torch.Tensor, torch.Tensor]:
-    """A cloud of a class around its corner, (num, D) and (num,)."""
+    """Return samples of a class around its corner, (num, D) and (num,)."""
     draw = torch.Generator().manual_seed(10 * label + split)
     centre = torch.zeros(D)
     centre[2 * label : 2 * label + 2] = 3
@@ -35,7 +35,7 @@ def points(label: int, split: int, num: int = N) -> tuple[torch.Tensor, torch.Te
 
 
 def pair(number: int, split: int, num: int = N) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two classes of an experience."""
+    """Return the two classes of an experience."""
     (x0, y0), (x1, y1) = points(2 * number, split, num), points(2 * number + 1, split, num)
     return torch.cat([x0, x1]), torch.cat([y0, y1])
 
@@ -54,7 +54,7 @@ class _Items(torch.utils.data.Dataset[Any]):
 
 
 def benchmark(task_labels: bool = True, validation: bool = True) -> Any:
-    """Two experiences of two classes, as an Avalanche user makes them."""
+    """Make two experiences of two classes, like an Avalanche user."""
 
     def dataset(number: int, split: int) -> AvalancheDataset[Any]:
         x, y = pair(number, split)
@@ -77,7 +77,7 @@ def benchmark(task_labels: bool = True, validation: bool = True) -> Any:
 
 
 class Net(nn.Module):
-    """A trunk with BatchNorm and Avalanche's head that grows."""
+    """A trunk with BatchNorm and Avalanche's growing head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Net(nn.Module):
 
 
 class Watch(Plugin):
-    """Keeps what each experience was trained on, and how long."""
+    """Keep the data of each experience, and its number of epochs."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []  # of every mini-batch
@@ -109,7 +109,7 @@ class Watch(Plugin):
 
 
 def script(plugins: Sequence[Plugin], epochs: int = 3, only: Sequence[int] = (0, 1), **made: Any) -> list[Bits]:
-    """Train in plain Avalanche; the network's bits at the start and after each experience of `only`."""
+    """Train in plain Avalanche; return the network's bits at the start and after each experience of `only`."""
     torch.manual_seed(0)
     model, data = Net(), benchmark(**made)
     learner = SupervisedTemplate(
@@ -129,7 +129,7 @@ def script(plugins: Sequence[Plugin], epochs: int = 3, only: Sequence[int] = (0,
 
 
 def network(bits: Bits) -> nn.Module:
-    """The network of these bits, in evaluation mode."""
+    """Return the network with these bits, in evaluation mode."""
     model = Net()
     model.classifier = IncrementalClassifier(16, initial_out_features=bits["classifier.classifier.weight"].shape[0])
     model.load_state_dict(bits)
@@ -138,24 +138,24 @@ def network(bits: Bits) -> nn.Module:
 
 @torch.no_grad()
 def accuracy(bits: Bits, number: int) -> float:
-    """Test accuracy on an experience."""
+    """Return the test accuracy on an experience."""
     x, y = pair(number, 2)
     return float((network(bits)(x).argmax(1) == y).double().mean())
 
 
 def same(one: Bits, other: Bits) -> bool:
-    """Whether two networks have the same bits."""
+    """Return whether two networks have the same bits."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def moved(one: Bits, other: Bits) -> set[str]:
-    """Parts of the network whose bits differ."""
+    """Return the parts of the network whose bits differ."""
     return {name.partition(".")[0] for name in one if not torch.equal(one[name], other[name])}
 
 
 @pytest.fixture(scope="module")
 def naive() -> list[Bits]:
-    """Plain finetuning: learns, and forgets."""
+    """Return the bits of plain finetuning, which learns and forgets."""
     bits = script([])
     assert accuracy(bits[1], 0) > 0.9 and accuracy(bits[2], 1) > 0.9 and accuracy(bits[2], 0) < 0.6
     return bits
@@ -179,18 +179,18 @@ def test_neutral_settings_give_the_naive_bits(naive: list[Bits], module: Any) ->
     ],
     ids=["lwf", "freezing", "early_stopping", "replay", "cumulative"],
 )
-def test_twice_the_same_bits_and_not_the_naive_ones(naive: list[Bits], make: Callable[[], Plugin]) -> None:
+def test_runs_are_reproducible_and_differ_from_naive(naive: list[Bits], make: Callable[[], Plugin]) -> None:
     one, other = script([make()]), script([make()])
     assert same(one[2], other[2]) and not same(one[2], naive[2])
 
 
 def test_lwf_holds_the_old_outputs() -> None:
-    """What it promises: old outputs on new data; not that class-incremental learning is solved."""
+    """It keeps old outputs on new data; it does not promise to solve class-incremental learning."""
     bits, plain = script([lwf.build(lwf.Config(weight=5.0), 0)], epochs=12), script([], epochs=12)
     assert same(bits[1], plain[1])  # no teacher yet
     x = pair(1, 0)[0]
     teacher = network(bits[1])(x)
-    # in training mode, as it was trained: BatchNorm's running statistics follow the new data whatever the loss says
+    # in training mode, as during training: BatchNorm's running statistics follow the new data regardless of the loss
     students = [network(after).train()(x)[:, :2] for after in (bits[2], plain[2])]
     drift = [logit_distillation.distillation_loss(student, teacher, 2.0, "kl").item() for student in students]
     assert drift[0] < drift[1] / 5
@@ -205,24 +205,24 @@ def test_freezing_keeps_the_trunk(from_experience: int, first: set[str]) -> None
 
 
 def _cut(bits: Bits) -> Bits:
-    """The old rows of a head that grew."""
+    """Return the old rows of a head that grew."""
     return {name: tensor[:2] for name, tensor in bits.items() if name.startswith("classifier.classifier")}
 
 
-def test_early_stopping_stops_each_experience_anew() -> None:
-    """Perfect after a few of 30 epochs on this easy task: patience runs out in both, the second starts afresh."""
+def test_early_stopping_starts_afresh_in_each_experience() -> None:
+    """This easy task is solved after a few of 30 epochs: patience runs out in both experiences; the second starts afresh."""
     watch = Watch()
     script([early_stopping.build(early_stopping.Config(patience=2), 0), watch], epochs=30)
     assert len(watch.epochs) == 2 and all(3 <= epochs < 30 for epochs in watch.epochs)
 
 
 def test_early_stopping_restores_an_epoch_of_the_naive_run() -> None:
-    """The kept bits are those of a shorter naive training: the best epoch's, to the bit, buffers included."""
-    kept = script([early_stopping.build(early_stopping.Config(patience=1), 0)], epochs=6, only=[0])[1]
-    assert any(same(kept, script([], epochs=epochs, only=[0])[1]) for epochs in range(1, 7))
+    """The restored bits equal those of a shorter naive training, up to the best epoch, buffers included."""
+    restored = script([early_stopping.build(early_stopping.Config(patience=1), 0)], epochs=6, only=[0])[1]
+    assert any(same(restored, script([], epochs=epochs, only=[0])[1]) for epochs in range(1, 7))
 
 
-def test_a_stop_at_the_last_epoch_does_not_reach_into_the_next_experience() -> None:
+def test_a_stop_at_the_last_epoch_does_not_affect_the_next_experience() -> None:
     watch = Watch()
     stopper = early_stopping.build(early_stopping.Config(patience=1, min_delta=2.0), 0)
     data = benchmark()
@@ -240,7 +240,7 @@ def test_early_stopping_without_validation_data_is_refused(linked: bool) -> None
     plugin = early_stopping.build(early_stopping.Config(), 0)
     data = benchmark(validation=not linked)
     if not linked:
-        data.train_stream.benchmark = None  # as Avalanche leaves it
+        data.train_stream.benchmark = None  # Avalanche leaves it unset
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     learner = SupervisedTemplate(model=model, optimizer=optimizer, plugins=[plugin], evaluator=None)
@@ -249,7 +249,7 @@ def test_early_stopping_without_validation_data_is_refused(linked: bool) -> None
 
 
 @pytest.mark.parametrize("policy", ["reservoir", "class_balanced"])
-def test_replay_joins_old_samples(naive: list[Bits], policy: replay.Policy) -> None:
+def test_replay_adds_old_samples_to_mini_batches(naive: list[Bits], policy: replay.Policy) -> None:
     watch, plugin = Watch(), replay.build(replay.Config(memory=21, policy=policy, batch_size=10), 3)
     bits = script([plugin, watch])
     batches = len(watch.rows) // 2
@@ -260,26 +260,26 @@ def test_replay_joins_old_samples(naive: list[Bits], policy: replay.Policy) -> N
     counts = torch.bincount(state["y"]).tolist()
     assert sum(counts) == 21 and (policy == "reservoir" or counts == [6, 5, 5, 5])
     owned = torch.cat([pair(0, 0)[0], pair(1, 0)[0]])
-    assert all((owned == row).all(1).any() for row in state["x"])  # training samples, none of validation or test
+    assert all((owned == row).all(1).any() for row in state["x"])  # training samples, no validation or test samples
     assert (state["t"] == 0).all()
 
 
 def test_replay_without_task_labels() -> None:
-    """A mini-batch has two parts then."""
+    """Here a mini-batch has two tensors."""
     watch = Watch()
     script([replay.build(replay.Config(memory=8, batch_size=4), 3), watch], task_labels=False)
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and watch.rows[-1] == 20
 
 
 @pytest.mark.parametrize("memory", [8, 21])
-def test_replay_goes_on_from_its_state(memory: int) -> None:
+def test_replay_resumes_from_its_state(memory: int) -> None:
     whole = replay.build(replay.Config(memory=memory), 3)
     bits = script([whole])
     first, second = (replay.build(replay.Config(memory=memory), 3) for _ in range(2))
     script([first], only=[0])
 
     class Swap(Plugin):
-        """Loads the first half's memory before the second half."""
+        """Load the first half's memory before the second half."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
             if learner.experience.current_experience == 1:
@@ -292,7 +292,7 @@ def test_cumulative_and_joint_train_on_all_data(naive: list[Bits]) -> None:
     watch = Watch()
     bits = script([cumulative.build(cumulative.Config(), 0), watch])
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and sum(watch.rows) == 3 * (2 * N + 4 * N)
-    assert same(bits[1], naive[1])  # the first experience is all data so far
+    assert same(bits[1], naive[1])  # the first experience has all data so far
 
     watch = Watch()
     script([joint.build(joint.Config(), 0), watch], only=[1])
@@ -342,13 +342,13 @@ def learn(plugins: Sequence[Plugin], cls: type[Learner] = Learner) -> Learner:
 
 
 class _Augmenting(Learner):
-    """A learner that says that it augments, so that nothing may be cached."""
+    """A learner that reports augmentation, so that nothing may be cached."""
 
     augments = True
 
 
 @pytest.mark.parametrize("with_replay", [False, True])
-def test_cached_teacher_outputs_are_the_recomputed_ones(with_replay: bool) -> None:
+def test_cached_teacher_outputs_equal_recomputed_ones(with_replay: bool) -> None:
     def plugins() -> list[Plugin]:
         memory = [replay.build(replay.Config(memory=8, batch_size=4), 0)] if with_replay else []
         return [*memory, lwf.build(lwf.Config(weight=2.0), 0)]
@@ -366,11 +366,11 @@ def test_cached_teacher_outputs_are_the_recomputed_ones(with_replay: bool) -> No
 
 
 def _teacher_rows(plugins: list[Plugin], cls: type[Learner]) -> int:
-    """How many samples the teacher of lwf sees."""
+    """Count the samples that lwf's teacher sees."""
     rows: list[int] = []
 
     class Count(Plugin):
-        """Hooks the teacher once it is there."""
+        """Register a hook on the teacher once it exists."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
             if plugins[-1]._teacher:  # type: ignore[attr-defined]
@@ -384,12 +384,12 @@ def test_union_of_experiences_is_resident_and_early_stopping_sees_its_validation
     seen: list[int] = []
 
     class Look(Plugin):
-        """What the training data and the validation data are."""
+        """Keep the training data and the validation data."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-            found = resident_samples(learner.adapted_dataset)
-            assert found is not None and len(found.y) == len(learner.adapted_dataset)
-            seen.extend([len(found.y), len(early_stopping.validation_data(learner)[1])])
+            samples = resident_samples(learner.adapted_dataset)
+            assert samples is not None and len(samples.y) == len(learner.adapted_dataset)
+            seen.extend([len(samples.y), len(early_stopping.validation_data(learner)[1])])
 
     learner = learn([cumulative.build(cumulative.Config(), 0), Look()])
     assert seen == [2 * N, 20, 4 * N, 40]

@@ -1,4 +1,4 @@
-"""Formulas of the strategies against oracles: hand-computed, computed a second way, or Avalanche's own."""
+"""Formulas of the strategies against oracles: by hand, a second way, or Avalanche."""
 
 import inspect
 import math
@@ -22,7 +22,7 @@ ALL = (cumulative, early_stopping, freezing, joint, lwf, replay)
 
 
 def net(width: int = 6, classes: int = 3, seed: int = 0) -> nn.Module:
-    """A small network with BatchNorm in its trunk and a head."""
+    """Return a small network with BatchNorm in its trunk and a head."""
     torch.manual_seed(seed)
     parts = {
         "trunk": nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)),
@@ -154,7 +154,7 @@ def test_gradient_of_kl_approaches_that_of_mse_at_high_temperature() -> None:
 
 
 class _Script(SimpleNamespace):
-    """What a hook sees: attributes only, of real tensors and modules."""
+    """The attributes that a hook reads, with real tensors and modules."""
 
 
 def _lwf_step(plugin: lwf.LwFPlugin, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -198,7 +198,7 @@ def test_lwf_teacher_is_a_copy_that_does_not_learn() -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_lwf_goes_on_from_its_state(inside: bool) -> None:
+def test_lwf_resumes_from_its_state(inside: bool) -> None:
     """At a boundary and inside an experience, where the model's head has already grown past the teacher's."""
     old, grown = net(classes=3, seed=0).eval(), net(classes=5, seed=1)
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
@@ -268,7 +268,7 @@ def _bits(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_a_frozen_parameter_never_changes_by_a_bit(kind: str) -> None:
-    """With momentum, weight decay and gradients from before; then everything is free again."""
+    """With momentum, weight decay and earlier gradients; afterwards everything is trainable again."""
     model = net()
     if kind == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
@@ -281,7 +281,9 @@ def test_a_frozen_parameter_never_changes_by_a_bit(kind: str) -> None:
     _train(model, optimizer)
     plugin.after_training_exp(script)
     learned = _bits(model)
-    assert not any(torch.equal(start[name], learned[name]) for name in start)  # the first experience is free
+    assert not any(
+        torch.equal(start[name], learned[name]) for name in start
+    )  # nothing is frozen in the first experience
 
     plugin.before_training_exp(script)
     for _ in range(2):
@@ -297,7 +299,7 @@ def test_a_frozen_parameter_never_changes_by_a_bit(kind: str) -> None:
     assert not any(torch.equal(model.state_dict()[name], after[name]) for name in after)
 
 
-def test_freezing_leaves_alone_what_was_frozen_before() -> None:
+def test_freezing_does_not_unfreeze_what_was_frozen_before() -> None:
     model = net()
     model.get_parameter("trunk.0.weight").requires_grad_(False)
     model.get_submodule("trunk.1").eval()
@@ -309,7 +311,7 @@ def test_freezing_leaves_alone_what_was_frozen_before() -> None:
     assert not model.get_submodule("trunk.1").training and model.get_submodule("norm").training
 
 
-def test_freezing_goes_on_from_its_state() -> None:
+def test_freezing_resumes_from_its_state() -> None:
     first = freezing.build(freezing.Config(), seed=0)
     first.before_training_exp(_Script(model=net()))
     first.after_training_exp(_Script(model=net()))
@@ -331,7 +333,7 @@ def test_scores_by_hand() -> None:
 
 
 class _Threshold(nn.Module):
-    """Class 1 where x > its threshold, so that a threshold sets the accuracy; its buffer counts epochs."""
+    """A network that predicts class 1 if x > its threshold, so that it sets the accuracy; its buffer counts epochs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -347,7 +349,7 @@ class _Threshold(nn.Module):
 def _stopped_after(
     accuracies: list[float], reload_at: int | None = None, **settings: Any
 ) -> tuple[int, int, list[str], early_stopping.EarlyStoppingPlugin]:
-    """Run a training whose epoch e has validation accuracy accuracies[e - 1] (tenths); (epochs, kept epoch, notes)."""
+    """Train with validation accuracy accuracies[e - 1] (tenths) in epoch e; return (epochs, restored epoch, notes)."""
     x, y = torch.arange(10.0).view(-1, 1) + 0.5, torch.ones(10, dtype=torch.int64)
     dataset = torch.utils.data.TensorDataset(x, y)
     dataset.eval = lambda: dataset  # type: ignore[attr-defined]
@@ -381,35 +383,35 @@ def _stopped_after(
             plugin.load_state_dict(state)
     trained = int(model.epoch)
     plugin.after_training_exp(script)
-    kept = int(model.epoch)
-    assert model.threshold.item() == pytest.approx(10 - 10 * accuracies[kept - 1], abs=1e-6)
-    return trained, kept, notes, plugin
+    best = int(model.epoch)
+    assert model.threshold.item() == pytest.approx(10 - 10 * accuracies[best - 1], abs=1e-6)
+    return trained, best, notes, plugin
 
 
 @pytest.mark.parametrize(
     ("accuracies", "settings", "expected"),
     [
         ([0.5, 0.8, 0.7, 0.6, 0.5, 0.9], {"patience": 2}, (4, 2)),  # patience runs out
-        ([0.5, 0.8, 0.7, 0.6], {"patience": 3}, (4, 2)),  # the epochs run out: restored all the same
+        ([0.5, 0.8, 0.7, 0.6], {"patience": 3}, (4, 2)),  # the epochs run out: the best is restored all the same
         ([0.5, 0.8, 0.7, 0.9], {"patience": 3}, (4, 4)),  # the last epoch is the best
         ([0.5, 0.8, 0.8, 0.8], {"patience": 5}, (4, 2)),  # a tie keeps the earlier
         ([0.9, 0.8, 0.7], {"patience": 1}, (2, 1)),
         ([0.5, 0.6, 0.7, 0.9], {"patience": 2, "min_delta": 0.25}, (3, 1)),
         ([0.5, 0.8, 0.7, 0.6, 0.9], {"patience": 2, "metric": "loss"}, (4, 2)),
-        ([0.5, 0.8, 0.7, 0.6], {"patience": None}, (4, 4)),  # nothing happens at all
+        ([0.5, 0.8, 0.7, 0.6], {"patience": None}, (4, 4)),  # early stopping is off
     ],
 )
 @pytest.mark.parametrize("reload_at", [None, 1, 2])
 def test_the_best_epoch_is_kept(
     accuracies: list[float], settings: dict[str, Any], expected: tuple[int, int], reload_at: int | None
 ) -> None:
-    trained, kept, notes, plugin = _stopped_after(accuracies, reload_at, **settings)
-    assert (trained, kept) == expected
-    assert plugin.state_dict() == {}  # each experience starts anew
+    trained, best, notes, plugin = _stopped_after(accuracies, reload_at, **settings)
+    assert (trained, best) == expected
+    assert plugin.state_dict() == {}  # each experience starts afresh
     if settings["patience"] is None:
         assert notes == []
     else:
-        assert f"trained {trained} of {len(accuracies)} epochs, kept the weights of epoch {kept}" in notes[0]
+        assert f"trained {trained} of {len(accuracies)} epochs, kept the weights of epoch {best}" in notes[0]
 
 
 def test_early_stopping_needs_validation_data() -> None:
@@ -433,7 +435,7 @@ def test_quotas_by_hand() -> None:
 
 @pytest.mark.parametrize("stages", [(12,), (5, 7), (1, 2, 9)])
 def test_reservoir_is_uniform(stages: tuple[int, ...]) -> None:
-    """Each of 12 samples stays in a memory of 4 in 1/3 of 1,500 draws, in however many experiences they came."""
+    """Each of 12 samples stays in a memory of 4 in 1/3 of 1,500 repeats, for any division into experiences."""
     trials, memory, total = 1500, 4, sum(stages)
     counts = torch.zeros(total)
     for seed in range(trials):
@@ -480,12 +482,12 @@ def test_balanced_memory_is_balanced_nested_and_uniform_within_a_class() -> None
     four = select_kept(keys, y, 10, "class_balanced")
     assert torch.bincount(y[four]).tolist() == [3, 3, 2, 2]
     assert set(four[four < 40].tolist()) <= set(two.tolist())
-    # a second way: a class's share is that of a reservoir of its own
+    # a second way: a class's part equals a separate reservoir
     alone = select_kept(keys[20:40], y[20:40], 3, "reservoir") + 20
     assert alone.tolist() == four[(four >= 20) & (four < 40)].tolist()
 
 
-def test_balanced_memory_refuses_more_classes_than_places() -> None:
+def test_balanced_memory_refuses_more_classes_than_slots() -> None:
     plugin = replay.build(replay.Config(memory=2), 0)
     candidates = {"key": torch.rand(3), "y": torch.arange(3)}
     with pytest.raises(UserError, match="strategies.replay.memory=2: must be at least 3"):
@@ -493,7 +495,7 @@ def test_balanced_memory_refuses_more_classes_than_places() -> None:
 
 
 def _drawn(seed: int, experience: int, iteration: int) -> list[int]:
-    """Which of 50 remembered samples join a mini-batch of 4."""
+    """Return which of 50 stored samples join a mini-batch of 4."""
     plugin = replay.build(replay.Config(memory=50, batch_size=10), seed)
     y = torch.arange(50)
     plugin.load_state_dict({"x": torch.zeros(50, 2), "y": y, "t": y * 0, "key": torch.zeros(50)})
@@ -505,14 +507,14 @@ def _drawn(seed: int, experience: int, iteration: int) -> list[int]:
     )
     rng = torch.get_rng_state()
     plugin.before_training_iteration(script)
-    assert torch.equal(torch.get_rng_state(), rng)  # no global generator is touched
+    assert torch.equal(torch.get_rng_state(), rng)  # no global generator is used
     assert [len(part) for part in script.mbatch] == [14, 14, 14]
     drawn: list[int] = script.mbatch[1][4:].tolist()
     assert len(set(drawn)) == 10 and min(drawn) >= 0  # without replacement
     return drawn
 
 
-def test_a_draw_depends_on_seed_experience_and_iteration_alone() -> None:
+def test_sampling_depends_on_seed_experience_and_iteration_only() -> None:
     places = [(seed, experience, iteration) for seed in (0, 1) for experience in (1, 2) for iteration in (0, 1)]
     torch.manual_seed(0)
     once = [_drawn(*place) for place in places]

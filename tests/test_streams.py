@@ -1,4 +1,4 @@
-"""Streams over any data set: how classes and domains are divided, the variants on top, and learning where the task is given."""
+"""Streams of any data set: division into classes and domains, subset options, and learning with a given task."""
 
 import re
 from dataclasses import replace
@@ -34,29 +34,29 @@ ANIMALS = "sets.domains"
 
 
 def build(name: str, seed: int = 0, **settings: Any) -> Stream:
-    """A stream by name, over the animals unless `data` says otherwise."""
+    """Build a stream by name, by default over the animals."""
     module = registry.resolve("benchmarks", name)
     stream: Stream = module.build(module.Config(**({"data": ANIMALS} | settings)), seed, DataFolders.of())
     return stream
 
 
 def animal_set(**settings: Any) -> DataSet:
-    """The data set itself."""
+    """Return the data set itself."""
     return animals.build(animals.Config(**settings), DataFolders.of())
 
 
 def sizes_of(part: Part) -> list[int]:
-    """Samples of each class of the stream."""
+    """Return the number of samples of each class of the stream."""
     return torch.bincount(part.y, minlength=6).tolist()
 
 
 def ys(*counts: int) -> torch.Tensor:
-    """Labels: so many 0s, 1s, 2s."""
+    """Return labels: the given numbers of 0s, 1s, 2s."""
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
 
 
 def bare_set(*counts: int) -> DataSet:
-    """A data set with so many training pictures of each class, and one for testing."""
+    """Return a data set with these numbers of training pictures per class, and one test picture each."""
     parts = [Arrays(torch.zeros(len(y), 1, 2, 2, dtype=torch.uint8), y) for y in (ys(*counts), ys(*[1] * len(counts)))]
     return DataSet("bare", tuple("abcdefghij"[: len(counts)]), (0.5,), (0.5,), *parts)
 
@@ -108,8 +108,8 @@ def test_many_classes_are_counted_in_the_name() -> None:
     source = bare_set(*[3] * 10)
     names = tuple(f"class{number}" for number in range(24))
     many = DataSet("many", names, (0.5,), (0.5,), source.train, source.test)
-    assert class_streams.names_of(many, range(10)) == ", ".join(names[:10])
-    assert class_streams.names_of(many, range(24)) == "class0, class1, class2 and 21 more"
+    assert class_streams.joined_class_names(many, range(10)) == ", ".join(names[:10])
+    assert class_streams.joined_class_names(many, range(24)) == "class0, class1, class2 and 21 more"
 
 
 # --- domains ---
@@ -126,19 +126,19 @@ def test_domains_in_a_given_order() -> None:
         for part in (experience.train, experience.validation):
             assert set(source.train_domains[part.indices].tolist()) == {number}
         assert experience.test.indices.tolist() == torch.nonzero(source.test_domains == number).flatten().tolist()
-        # of 8 + class + domain training pictures every tenth, rounded, is held out
+        # a tenth of 8 + class + domain training pictures, rounded, is held out
         assert sizes_of(experience.validation) == [round(0.1 * (8 + label + number)) for label in range(6)]
 
 
 @pytest.mark.parametrize("name", ["domain_incremental", "classes_and_domains"])
 def test_training_domains_are_tested_on_domains_that_only_the_test_part_has(name: str) -> None:
-    """CORe50's fixed test set: the whole test part, or its pictures of the experience's classes."""
+    """Like CORe50's fixed test set: the whole test part, or its pictures of the experience's classes."""
     more = {} if name == "domain_incremental" else {"num_groups": 2}
     stream = build(name, data={ANIMALS: {"sessions": True}}, **more)
     source = animal_set(sessions=True)
     for experience in stream.experiences:
-        wanted = torch.isin(experience.test.arrays.y, torch.tensor(experience.classes))
-        assert experience.test.indices.tolist() == torch.nonzero(wanted).flatten().tolist()
+        in_classes = torch.isin(experience.test.arrays.y, torch.tensor(experience.classes))
+        assert experience.test.indices.tolist() == torch.nonzero(in_classes).flatten().tolist()
     assert source.domain_names == ("photo", "paint", "pencil", "later")
     assert len(stream.experiences) == (3 if name == "domain_incremental" else 6)
 
@@ -151,15 +151,15 @@ ORDERS = {  # (first class of the group, domain) with groups (0, 1) and (2, 3) a
 
 @pytest.mark.parametrize("order", [*ORDERS, "shuffled"])
 def test_classes_and_domains(order: str) -> None:
-    """Each class meets each domain once; labels are numbered as they appear; nothing is lost."""
+    """Each pair of class and domain appears once; labels are numbered in order of appearance; no sample is lost."""
     stream = build("classes_and_domains", num_groups=3, order=order)
-    found = [(e.classes[0], e.name.partition(": ")[0]) for e in stream.experiences]
+    pairs = [(e.classes[0], e.name.partition(": ")[0]) for e in stream.experiences]
     assert stream.scenario == "mixed"
-    assert sorted(found) == sorted(ORDERS["group_by_group"])
+    assert sorted(pairs) == sorted(ORDERS["group_by_group"])
     if order in ORDERS:
-        assert found == ORDERS[order]
+        assert pairs == ORDERS[order]
     else:
-        assert found not in ORDERS.values()
+        assert pairs not in ORDERS.values()
     highest = -1
     for experience in stream.experiences:
         low, high = experience.classes
@@ -175,7 +175,7 @@ def test_classes_and_domains(order: str) -> None:
 
 
 def test_a_class_that_a_domain_lacks() -> None:
-    """Its pair has what is there; a pair with nothing is left out."""
+    """Its pair has the existing classes; an empty pair is left out."""
     alone = build("classes_and_domains", data={ANIMALS: {"lacking": True}}, num_groups=6)
     assert len(alone.experiences) == 17
     assert "pencil: fox" not in [e.name for e in alone.experiences]
@@ -202,13 +202,13 @@ def test_the_task_aware_view_of_a_mixed_stream_is_among_the_experiences_classes(
         start = stop
 
 
-# --- variants ---
+# --- subset options ---
 
 
 def test_long_tail_by_hand() -> None:
     """Cao et al.'s CIFAR-10 with a ratio of 100: 5000 * 0.01 ** (c / 9)."""
-    found = subsampling.long_tail([5000] * 10, 0.01, range(10))
-    assert found == [
+    sizes = subsampling.long_tail([5000] * 10, 0.01, range(10))
+    assert sizes == [
         5000,
         2997,
         1797,
@@ -219,20 +219,20 @@ def test_long_tail_by_hand() -> None:
         139,
         83,
         50,
-    ]  # the peers' code truncates: one less here and there
-    assert subsampling.long_tail([5000, 100, 5000], 0.01, [2, 0, 1]) == [50, 100, 500]  # no more than there are
+    ]  # other implementations truncate: sometimes one less
+    assert subsampling.long_tail([5000, 100, 5000], 0.01, [2, 0, 1]) == [50, 100, 500]  # at most the existing samples
     assert subsampling.long_tail([7], 0.5, [0]) == [7]
-    assert subsampling.long_tail([4, 4], 0.01, [0, 1]) == [4, 1]  # one stays
+    assert subsampling.long_tail([4, 4], 0.01, [0, 1]) == [4, 1]  # at least one stays
 
 
 def test_imbalance_of_a_stream() -> None:
-    """The profile is that of training and validation together; the test part is whole; every picture keeps its side."""
+    """The profile holds for training and validation together; the test part is complete; every picture keeps its part."""
     source = bare_set(*[100] * 10)
     config = class_streams.ClassSplit(imbalance=0.1, validation=0.2)
     fit, held = subsampling.train_validation_split(source, config, 3)
     counts = torch.bincount(source.train.y[torch.cat([fit, held])], minlength=10).tolist()
     expected = sorted(round(100 * 0.1 ** (c / 9)) for c in range(10))
-    assert sorted(counts) == expected != counts  # which class is rare is drawn
+    assert sorted(counts) == expected != counts  # the rare classes are sampled
     held_counts = torch.bincount(source.train.y[held], minlength=10).tolist()
     assert held_counts == [round(0.2 * count) for count in counts]
     whole_fit, whole_held = subsampling.train_validation_split(source, class_streams.ClassSplit(validation=0.2), 3)
@@ -241,8 +241,8 @@ def test_imbalance_of_a_stream() -> None:
     assert torch.bincount(source.train.y[other], minlength=10).tolist() != torch.bincount(source.train.y[fit]).tolist()
 
 
-def test_few_by_hand() -> None:
-    """k of each class, all where there are fewer, fewer of the same for a smaller k; ascending."""
+def test_few_shot_by_hand() -> None:
+    """k of each class, all if there are fewer; a smaller k gives a subset; ascending."""
     labels = ys(5, 2, 8)
     three = subsampling.few_shot(torch.arange(15), labels, 3, 0)
     assert torch.bincount(labels[three]).tolist() == [3, 2, 3]
@@ -253,8 +253,8 @@ def test_few_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["class_incremental", "task_incremental", "domain_incremental", "rotated"])
-def test_shots(name: str) -> None:
-    """From experience `shots_from` on k of each class; before it, and in the other parts, all."""
+def test_few_shots_of_a_stream(name: str) -> None:
+    """From experience `shots_from` on, k of each class; all in earlier experiences and in the other parts."""
     more = {"num_experiences": 3} if name.endswith("s_incremental") or name == "task_incremental" else {}
     few, whole = build(name, shots=2, shots_from=2, **more), build(name, **more)
     for number, (one, other) in enumerate(zip(few.experiences, whole.experiences, strict=True)):
@@ -267,8 +267,8 @@ def test_shots(name: str) -> None:
         assert torch.equal(one.test.indices, other.test.indices)
 
 
-def test_spread_by_hand() -> None:
-    """Of 12, 4 and 8 samples at home in three experiences, a quarter goes to the others, by turns."""
+def test_assign_blurry_by_hand() -> None:
+    """A quarter of 12, 4 and 8 samples of three experiences goes to the other experiences, in turn."""
     labels, home = ys(12, 4, 8), ys(12, 4, 8)
     place = subsampling.assign_blurry(home, labels, 0.25, 3, 0)
     moved = [torch.bincount(place[labels == label], minlength=3).tolist() for label in range(3)]
@@ -279,7 +279,7 @@ def test_spread_by_hand() -> None:
 
 
 def test_blurry_boundaries() -> None:
-    """Every training sample is met once; labels follow the major order; validation and test are those of the plain stream."""
+    """Every training sample is used once; labels follow the major order; validation and test equal the plain stream's."""
     plain, blurry = (build("class_incremental", num_experiences=3, blurry=fraction) for fraction in (0.0, 0.3))
     assert blurry.class_names == plain.class_names
     assert [e.classes for e in blurry.experiences] == [(0, 1), (2, 3), (4, 5)]
@@ -303,7 +303,7 @@ def test_blurry_boundaries() -> None:
         (subsampling.SubsetOptions, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
         (subsampling.SubsetOptions, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
         (class_streams.ClassSplit, {"blurry": 1.0}, r"^blurry=1.0: must be at least 0 and less than 1"),
-        (class_streams.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: goes not together with shots=5"),
+        (class_streams.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: cannot be combined with shots=5"),
         (
             class_streams.ClassSplit,
             {"blurry": 0.1, "num_experiences": 1},
@@ -327,7 +327,7 @@ def test_settings_are_refused(config: Any, settings: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("name", "num"), [("class_incremental", 3), ("domain_incremental", 3), ("classes_and_domains", 9), ("rotated", 5)]
 )
-def test_few_shots_from_an_experience_that_is_not_there(name: str, num: int) -> None:
+def test_few_shots_from_an_experience_that_does_not_exist(name: str, num: int) -> None:
     settings: dict[str, Any] = {"class_incremental": {"num_experiences": 3}, "classes_and_domains": {"num_groups": 3}}
     build(name, shots=2, shots_from=num - 1, **settings.get(name, {}))
     with pytest.raises(UserError, match=rf"benchmark\.{name}\.shots_from={num}: must be below {num}"):
@@ -336,7 +336,7 @@ def test_few_shots_from_an_experience_that_is_not_there(name: str, num: int) -> 
 
 @pytest.mark.parametrize(("given", "expected"), [(("11", "2", "1"), [1, 2, 0]), ((0, "11", "2"), [0, 1, 2])])
 def test_names_that_are_numbers(given: tuple[Any, ...], expected: list[int]) -> None:
-    names = ("1", "11", "2")  # as folders are sorted
+    names = ("1", "11", "2")  # in the order of sorted folders
     assert class_streams.ordered_classes(given, names) == expected
     with pytest.raises(ValueError, match=r"class_order: 1 is a class's name and another's number: .*'1'"):
         class_streams.ordered_classes((0, 1, 2), names)
@@ -358,7 +358,7 @@ def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> N
 
 
 def experiment(name: str, strategies: dict[str, Any] | None = None, **settings: Any) -> Any:
-    """An experiment on a stream over the animals."""
+    """Return an experiment on a stream over the animals."""
     return from_dict(
         {
             "name": "test",
@@ -470,7 +470,7 @@ def test_a_data_set_without_settings_in_yaml() -> None:
     assert filled.benchmark["class_incremental"]["data"] == {"digits": {}}
 
 
-def test_data_sets_that_say_that_they_have_domains() -> None:
+def test_data_sets_that_declare_domains() -> None:
     assert (
         {"emoji", "digit_domains"}
         <= set(dataset_key.data_sets_with_domains())
@@ -478,28 +478,30 @@ def test_data_sets_that_say_that_they_have_domains() -> None:
     )
 
 
-# --- the task is given ---
+# --- given tasks ---
 
 
 def learner_of(stream: Stream, *strategies: Any, **training: Any) -> Learner:
-    """A small network's learner."""
-    given = Training(**({"epochs": 1, "batch_size": 16, "optimizer": Optimizer(lr=0.05)} | training))
+    """Return a learner with a small network."""
+    settings = Training(**({"epochs": 1, "batch_size": 16, "optimizer": Optimizer(lr=0.05)} | training))
     model = mlp.build(
         mlp.Config(hidden=(8,)), stream.shape, len(stream.experiences[0].classes), generator(1, "network")
     )
-    return Learner(model=model, stream=stream, training=given, plugins=strategies, seed_data=3, seed_initialisation=4)
+    return Learner(
+        model=model, stream=stream, training=settings, plugins=strategies, seed_data=3, seed_initialisation=4
+    )
 
 
 class Look(Plugin):
-    """Compares each iteration's loss and gradient with those of separate heads."""
+    """Compare each iteration's loss and gradient with those of separate heads."""
 
     def __init__(self) -> None:
         self.num_iterations = 0
         self.tasks: set[int] = set()
 
     def after_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Loss: cross-entropy on the task's own logits. Gradient: 0 in the rows of classes of tasks that are not there."""
-        own = learner.stream.own
+        """Loss: cross-entropy on the task's logits. Gradient: 0 in the rows of classes of tasks without samples."""
+        own = learner.stream.class_mask
         logits, y, t = learner.mb_output, learner.mb_y, learner.mb_task_id
         losses = []
         for row, label, task in zip(logits, y.tolist(), t.tolist(), strict=True):
@@ -516,7 +518,7 @@ class Look(Plugin):
 
 @pytest.mark.parametrize("memory", [0, 12])
 def test_a_task_trains_its_own_head(memory: int) -> None:
-    """Replayed samples keep their own task: theirs is the loss among their own classes."""
+    """Replayed samples keep their task: their loss is computed among its classes."""
     stream, look = build("task_incremental", num_experiences=3), Look()
     learner = learner_of(stream, replay.build(replay.Config(memory=memory), 0), look)
     seen = []
@@ -527,13 +529,13 @@ def test_a_task_trains_its_own_head(memory: int) -> None:
         learner.train_experience(number)
         seen.append(look.tasks)
         assert look.num_iterations > before
-        if not memory and number:  # the other tasks' rows have not moved by a bit
+        if not memory and number:  # no bit of the other tasks' rows has changed
             assert torch.equal(learner.model.head.weight[: len(head)], head)
     assert seen == ([{0}, {0, 1}, {0, 1, 2}] if memory else [{0}, {1}, {2}])
 
 
 def test_evaluation_of_a_task_picks_among_its_classes() -> None:
-    """By hand, from the network's own logits; both views are the task-aware one."""
+    """By hand, from the network's logits; both views are the task-aware one."""
     stream = build("task_incremental", num_experiences=3)
     learner = learner_of(stream)
     for number in range(2):
@@ -545,7 +547,7 @@ def test_evaluation_of_a_task_picks_among_its_classes() -> None:
         own = list(experience.classes)
         right = torch.tensor(own)[learner.model(x)[:, own].argmax(1)] == experience.test.y
         assert row.task_agnostic[number] == row.task_aware[number] == pytest.approx(right.double().mean().item())
-    assert row.task_aware[2] != row.task_aware[2]  # the head has none of its classes
+    assert row.task_aware[2] != row.task_aware[2]  # the head lacks its classes
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
@@ -562,7 +564,7 @@ def test_early_stopping_scores_a_task_among_its_classes(metric: Any) -> None:
     assert learner.measured[f"validation_{metric}"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-# --- strategies on them ---
+# --- strategies on these streams ---
 
 EVERY: list[dict[str, Any]] = [
     {"lwf": {}, "freezing": {}, "early_stopping": {"patience": 1}},
@@ -582,7 +584,7 @@ EVERY: list[dict[str, Any]] = [
     ids=str,
 )
 def test_strategies_run(name: str, settings: dict[str, Any], strategies: dict[str, Any], tmp_path: Path) -> None:
-    """A trial from its config to its matrix; every number is one where the head has the classes."""
+    """A trial from its config to its matrix; every value is a number if the head has the classes."""
     state = run_trial(check_plugins(experiment(name, strategies, **settings)), tmp_path / "trial")
     matrix = Trial(tmp_path / "trial").read("matrix")
     assert state is not None and matrix is not None
@@ -591,7 +593,7 @@ def test_strategies_run(name: str, settings: dict[str, Any], strategies: dict[st
     if "replay" in strategies and matrix["scenario"] != "class":
         page = report([tmp_path / "trial"]).read_text(encoding="utf-8")
         said = {
-            "task": "task-incremental, .* The task is given, in training and testing",
+            "task": "task-incremental, .* The task is given in training and testing",
             "mixed": "of classes and domains, ",
         }
         assert re.search(said[matrix["scenario"]], page)

@@ -1,4 +1,4 @@
-"""Real sweeps on Ray, from the command line, in a user's folder: done, failed, interrupted, killed, gone on with."""
+"""Real sweeps on Ray, from the command line, in a user's folder: completed, failed, interrupted, killed, resumed."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 
 MINE = '''
-"""A learner of the user's own, that takes its time."""
+"""A user-defined strategy that sleeps."""
 import time
 from dataclasses import dataclass
 from retain import Plugin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Halve the loss, sleep `pause` seconds an iteration."""
+    """Halve the loss, sleep `pause` seconds in each iteration."""
     pause: float = 0.0
 
 class Mine(Plugin):
@@ -42,30 +42,30 @@ def build(config, seed):
 
 @pytest.fixture
 def users_folder(tmp_path: Path) -> Path:
-    """Where the user works: a package of strategies of their own, and a config."""
+    """Make the user's working folder: a package of strategies, and a config."""
     (tmp_path / "sweeptest").mkdir()
     (tmp_path / "sweeptest" / "mine.py").write_text(MINE)
     return tmp_path
 
 
 def weights(folder: Path) -> torch.Tensor:
-    """The head's weights at the end."""
+    """Return the head's weights at the end."""
     state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
     assert state is not None
-    found: torch.Tensor = state["learner"]["model"]["head.weight"]
-    return found
+    tensor: torch.Tensor = state["learner"]["model"]["head.weight"]
+    return tensor
 
 
 def files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """What and when: inode, size and time of change of each file."""
+    """Return inode, size and time of change of each file."""
     stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.name != ".lock"}
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-def test_a_sweep_fails_in_part_is_interrupted_and_killed_and_gone_on_with(
+def test_a_sweep_fails_in_part_is_interrupted_killed_and_resumed(
     users_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One trial diverges; Ctrl-C in the next; then SIGKILL of the whole process group in the one after; then the rest."""
+    """One trial diverges; Ctrl-C in the next one; SIGKILL of the whole process group in the third; then the rest."""
     variants = {
         "naive": {},
         "diverging": {"training": {"optimizer": {"lr": 1e30}}},
@@ -74,10 +74,10 @@ def test_a_sweep_fails_in_part_is_interrupted_and_killed_and_gone_on_with(
     }
     sweeps.write_config(users_folder, sweep={"variants": variants}, ray={"max_concurrent": 1})
     folder = users_folder / "out"
-    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--folder", "out")
+    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out")
 
     def halfway(number: int) -> Callable[[], bool]:
-        """One of two experiences is in the ledger and in a checkpoint."""
+        """Return whether one of two experiences is in the ledger and in a checkpoint."""
         return lambda: bool(list(folder.glob(f"trials/00{number}-*/checkpoints/000001")))
 
     sweeps.wait_for(process, halfway(2))
@@ -91,7 +91,7 @@ def test_a_sweep_fails_in_part_is_interrupted_and_killed_and_gone_on_with(
         "mine": "stopped",
         "mine too": "pending",
     }, output
-    naive, diverging, mine, mine_too = (one.folder for one in trials_of(folder))
+    naive, diverging, mine, mine_too = (trial.folder for trial in trials_of(folder))
     error = Trial(diverging).status().error
     assert error is not None and re.search(r"^FloatingPointError: the loss became (nan|inf) in experience 1", error)
     assert (diverging / "trial.log").read_text().count("Traceback") == 1  # Ray did not run it again
@@ -104,7 +104,7 @@ def test_a_sweep_fails_in_part_is_interrupted_and_killed_and_gone_on_with(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert sweeps.states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "running"}
-    assert files(mine / "checkpoints" / stopped) == half  # it went on from there
+    assert files(mine / "checkpoints" / stopped) == half  # it resumed from there
 
     code, output = sweeps.ended(sweeps.retain(users_folder, "resume", "out"))
     assert code == 1 and "Traceback" not in output, output  # one has failed

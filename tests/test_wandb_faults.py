@@ -1,4 +1,4 @@
-"""W&B that is away, slow, broken or cut off, and processes that die: each row is there once, and no trial waits."""
+"""W&B unreachable, slow, broken or cut off, and processes that die: each row arrives once, and no trial waits."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Event = tuple[str, int, int, dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key and no setting of the machine's user; short waits."""
+    """Hide the user's key and settings; set short waits."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
@@ -57,17 +57,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep of two pending trials."""
+    """Make a sweep of two pending trials."""
     trials = [{"id": name, "variant": name, "stream": "digits", "seed": 5} for name in ("one", "two")]
     SweepLedger.create(tmp_path / "sweep", CONFIG, "demo", trials).close()
     return tmp_path / "sweep"
 
 
-# --- a trial as its ledger sees it: killed, cut back to a checkpoint, and gone on ---
+# --- a trial's ledger: killed, truncated to a checkpoint, and resumed ---
 
 
 def history(num_experiences: int = 4, num_epochs: int = 5) -> list[Event]:
-    """The events with a row of a whole trial: experience 0, then epochs and an experience each."""
+    """Return the events with a row of a whole trial: experience 0, then epochs and an experience each."""
     events: list[Event] = [("experience", 0, 0, {"task_agnostic": [0.1], "task_aware": [0.2], "metrics": {}})]
     for i in range(1, num_experiences + 1):
         for e in range(1, num_epochs + 1):
@@ -83,7 +83,7 @@ def wanted(events: list[Event]) -> list[tuple[str, int, dict[str, float]]]:
 
 
 class Writer:
-    """Writes a history as a trial does, with checkpoints at any place; `die` and go on from one of them, or from none."""
+    """Write a history like a trial, with checkpoints at random events; `die` resumes from one of them, or from none."""
 
     def __init__(self, trial: Trial, seed: int) -> None:
         self.trial, self.random, self.events = trial, random.Random(seed), history()
@@ -92,14 +92,14 @@ class Writer:
         self.place, self.checkpoints = 0, [(0, 0)]
 
     def step(self) -> bool:
-        """Write the next event, and sometimes a checkpoint; False when all is written."""
+        """Write the next event, and sometimes a checkpoint; return False when all is written."""
         if self.place == len(self.events):
             return False
         kind, experience, iteration, event = self.events[self.place]
-        if self.random.random() < 0.4:  # as many as time allows: not the same in each life
+        if self.random.random() < 0.4:  # a real trial writes as many as time allows: they differ after each restart
             usage = {"cpu_percent": float(self.random.randrange(9))}
             self.ledger.append("resources", experience, iteration - self.random.randrange(2), usage)
-        seconds = self.random.choice([1.0, 2.0, self.random.random()])  # of the same length, or another
+        seconds = self.random.choice([1.0, 2.0, self.random.random()])  # of equal or different length
         self.ledger.append(kind, experience, iteration, {**event, **({"seconds": seconds} if kind == "epoch" else {})})
         self.place += 1
         if self.random.random() < 0.3:
@@ -107,7 +107,7 @@ class Writer:
         return True
 
     def die(self) -> None:
-        """End in the middle of a line, and go on from one of the newest checkpoints."""
+        """Stop in the middle of a line, and resume from one of the newest checkpoints."""
         self.ledger.close()
         with (self.trial.folder / "metrics.jsonl").open("ab") as file:
             file.write(b'{"kind": "epoch", "exp'[: self.random.randrange(20)])
@@ -126,9 +126,9 @@ class Writer:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without W&B's own fields, and without what differs when a trial does its work again."""
-    found: dict[str, Any] = stub.numbers(row)
-    return found
+    """Return a row without W&B's fields, and without values that differ when a trial repeats its work."""
+    values: dict[str, Any] = stub.numbers(row)
+    return values
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,14 +136,14 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def assert_once(server: Any, folder: Path) -> None:
-    """Each trial is one run with each row of its history once, in order."""
+    """Assert that each trial is one run with each row of its history once, in order."""
     book = read_json(folder / "projector.json")["trials"]
     assert len(server.rows) == len(trials_of(folder))
     for trial in trials_of(folder):
-        found = server.rows[book[trial.id]["run"]]
+        sent = server.rows[book[trial.id]["run"]]
         rows = [{axis: step, **values} for axis, step, values in wanted(history())]
-        assert plain(found) == rows
-        assert [row["_step"] for row in found] == list(range(len(rows)))
+        assert plain(sent) == rows
+        assert [row["_step"] for row in sent] == list(range(len(rows)))
     assert server.changed == [] and server.gaps == []
 
 
@@ -155,7 +155,7 @@ def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
 
 
 def num_sent(folder: Path) -> int:
-    """How many trials the projector takes for sent to their end."""
+    """Return how many trials the projector regards as sent completely."""
     return sum("signature" in entry for entry in read_json(folder / "projector.json")["trials"].values())
 
 
@@ -166,7 +166,7 @@ def finish_all(folder: Path) -> None:
 
 @contextmanager
 def following(folder: Path) -> Iterator[threading.Event]:
-    """A projector in a thread; set the event to stop it."""
+    """Run a projector in a thread; set the event to stop it."""
     ended = threading.Event()
     options = {"follow": True, "stopped": ended.is_set}
     thread = threading.Thread(target=project, args=(folder, ONLINE), kwargs=options, daemon=True)
@@ -178,8 +178,8 @@ def following(folder: Path) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("first", [0, 50, *(pytest.param(first, marks=SLOW) for first in range(100, 1000, 50))])
-def test_a_row_is_read_once_whatever_happens(tmp_path: Path, first: int) -> None:
-    """Random histories of writing, dying, looking, and a new projector that knows the number of rows sent."""
+def test_each_row_is_read_exactly_once(tmp_path: Path, first: int) -> None:
+    """Random histories of writing, dying, polling, and a new projector that knows the number of sent rows."""
     for seed in range(first, first + 50):
         trial = Trial(tmp_path / str(seed), {"id": "t", "variant": "v", "stream": "s", "seed": seed})
         chance = random.Random(seed)
@@ -196,12 +196,12 @@ def test_a_row_is_read_once_whatever_happens(tmp_path: Path, first: int) -> None
                     follower = LedgerCursor(trial, skip=len(rows))
         writer.finish()
         rows += follower.new()
-        found = [(row.axis, row.step, numbers(row.values)) for row in rows]
-        assert found == wanted(history()), seed
+        read = [(row.axis, row.step, numbers(row.values)) for row in rows]
+        assert read == wanted(history()), seed
         assert follower.count == len(rows)
 
 
-def test_a_change_is_seen_when_the_clock_stands_or_goes_back(tmp_path: Path) -> None:
+def test_a_change_is_detected_when_the_clock_stands_or_goes_back(tmp_path: Path) -> None:
     trial = Trial(tmp_path / "t", {"id": "t", "variant": "v", "stream": "s", "seed": 0})
     with TrialLedger.create(trial.folder, CONFIG, trial.identity) as ledger:
         actions: list[Callable[[], None]] = [
@@ -225,7 +225,7 @@ def test_a_change_is_seen_when_the_clock_stands_or_goes_back(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("status", [403, pytest.param(404, marks=SLOW), pytest.param(409, marks=SLOW)])
 def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any, status: int) -> None:
-    """W&B gives up on a run's rows after some refusals, and says at its end that all is well."""
+    """W&B drops a run's rows after several refusals, and reports success at its end."""
     faults = iter([status])
     server.fault = lambda kind: stub.Fault(status=next(faults, None)) if kind == "file_stream" else None
     finish_all(sweep)
@@ -239,8 +239,8 @@ def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_a_broken_server_gets_each_row_once_in_the_end(sweep: Path, server: Any, seed: int) -> None:
-    """Errors, refusals and connections that are cut, for a while, at random."""
+def test_a_broken_server_eventually_gets_each_row_once(sweep: Path, server: Any, seed: int) -> None:
+    """Random errors, refusals and closed connections for some time."""
     chance = random.Random(seed)
     faults = [stub.Fault(status=status) for status in (500, 502, 429, 403)]
     faults += [stub.Fault(cut="before"), stub.Fault(cut="after"), stub.Fault(delay=1.0)]
@@ -259,7 +259,7 @@ def test_a_broken_server_gets_each_row_once_in_the_end(sweep: Path, server: Any,
     assert_once(server, sweep)
 
 
-def test_the_end_waits_for_a_hung_server_for_a_bounded_time(
+def test_a_hung_server_delays_the_end_for_a_bounded_time(
     sweep: Path, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projector, "_LAST", 3.0)
@@ -269,7 +269,7 @@ def test_the_end_waits_for_a_hung_server_for_a_bounded_time(
         until(lambda: server.requests > 0)
         ended.set()
     assert num_unsent(sweep) == 2
-    assert "2 trials are not sent to their end: `retain sync" in (sweep / "projector.log").read_text()
+    assert "2 trials are not sent completely: `retain sync" in (sweep / "projector.log").read_text()
     server.fault = lambda kind: None
     assert project(sweep, ONLINE) == 2
     assert_once(server, sweep)
@@ -294,7 +294,7 @@ projector.project(Path(sys.argv[1]), projector.ProjectorSettings(mode="online", 
 """
 
 
-def test_trials_and_the_projector_are_killed_again_and_again(sweep: Path, server: Any) -> None:
+def test_trials_and_the_projector_are_killed_repeatedly(sweep: Path, server: Any) -> None:
     chance = random.Random(7)
     writers = [Writer(trial, number) for number, trial in enumerate(trials_of(sweep))]
 
@@ -326,7 +326,7 @@ def test_trials_and_the_projector_are_killed_again_and_again(sweep: Path, server
 
 
 def test_a_second_projector_waits_for_the_first_ones_end(sweep: Path, server: Any) -> None:
-    """That of a sweep which was killed may still be at work when the sweep is resumed."""
+    """The projector of a killed sweep may still run when the sweep is resumed."""
     finish_all(sweep)
     code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import _working\n"
     code += "with _working(Path(sys.argv[1]), lambda: True):\n    print(flush=True); time.sleep(60)"
@@ -379,18 +379,18 @@ print(json.dumps(found))
 
 
 def train(folder: Path, how: str, *prefix: str) -> dict[str, Any]:
-    """Run a trial without W&B and with it, in a process of their own; return the seconds."""
+    """Run a trial without W&B and one with it, in a separate process; return the seconds."""
     folder.mkdir()
     command = [*prefix, sys.executable, "-c", TRIAL, str(folder), how]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    seconds: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return seconds
 
 
 def assert_untouched(folder: Path, seconds: dict[str, Any], server: Any) -> None:
-    """The trial did not wait, its numbers are those of one without W&B, and its rows can be sent later."""
-    assert seconds["with"] < 2 * seconds["without"] + 3  # W&B's own waits are 20 s and more
+    """Assert that the trial did not wait, its numbers equal those of one without W&B, and its rows can be sent later."""
+    assert seconds["with"] < 2 * seconds["without"] + 3  # W&B's waits are 20 s and more
     trials = [Trial(folder / name) for name in ("without", "with")]
     assert [trial.status().status for trial in trials] == ["done", "done"]
     matrices = [trial.read("matrix") for trial in trials]
@@ -414,7 +414,7 @@ def test_a_trial_does_not_wait_for_a_dead_port(tmp_path: Path, server: Any, monk
 @SLOW
 @pytest.mark.parametrize("fault", ["no network", "slow", "hung"])
 def test_a_sweeps_end_is_bounded_with_wandb_as_it_is(tmp_path: Path, server: Any, fault: str) -> None:
-    """With W&B's own waits: nothing is shortened here."""
+    """With W&B's default waits."""
     prefix = ["unshare", "-n"] if fault == "no network" else []
     if prefix and (os.name != "posix" or subprocess.run([*prefix, "true"], capture_output=True).returncode):
         pytest.skip("unshare -n is not permitted here")
@@ -463,7 +463,7 @@ def test_a_real_trial_killed_twice_is_one_run(tmp_path: Path, server: Any) -> No
     follower.wait()
     ((_, rows),) = server.rows.items()
     follower_rows = list(LedgerCursor(Trial(folder)).new())
-    found = [{row.axis: row.step, **row.values} for row in follower_rows]
-    assert plain(rows) == plain(found)
+    expected_rows = [{row.axis: row.step, **row.values} for row in follower_rows]
+    assert plain(rows) == plain(expected_rows)
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     assert server.changed == [] and server.gaps == []

@@ -1,4 +1,4 @@
-"""A W&B server of the standard library: as much of its protocol as wandb 0.31 needs to stream and resume runs."""
+"""A W&B server in the standard library: the part of the protocol that wandb 0.31 needs to stream and resume runs."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one request: it waits, is refused, or its reply is cut off (after it was obeyed, or before)."""
+    """The fault of one request: it waits, is refused, or its connection is cut (after it was executed, or before)."""
 
     delay: float = 0.0
     status: int | None = None
@@ -20,10 +20,10 @@ class Fault:
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps each run's history rows, summary and how it was upserted; `down` makes it refuse everything.
+    """Keep each run's history rows, summary and its upserts; `down` makes the server refuse everything.
 
-    `fault(kind)` is asked at each request: kind is "graphql", "file_stream" or "upload". `offsets` holds (run, first row,
-    number of rows) of each message with rows; `changed` what was written over with something else, `gaps` what was left out.
+    `fault(kind)` is called at each request: kind is "graphql", "file_stream" or "upload". `offsets` holds (run, first row,
+    number of rows) of each message with rows; `changed` the rows overwritten with other content, `gaps` the missing ones.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are killed are part of the tests."""
+        """Ignore errors: the tests kill clients."""
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server that runs in a thread."""
+    """Run a server in a thread."""
     server = Server()
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.exit_codes[run] = data["exitcode"]
 
     def _history(self, run: str, offset: int, new: list[dict[str, Any]]) -> None:
-        """Write rows at their place; a message that comes twice, or late from a dead process, changes nothing."""
+        """Write rows at their offset; a message that comes twice, or late from a dead process, changes nothing."""
         rows = self.server.rows.setdefault(run, [])
         self.server.offsets.append((run, offset, len(new)))
         if offset > len(rows):
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without W&B's own fields, and without times and usage, which differ when a trial does its work again."""
+    """Return a row without W&B's fields, and without times and usage, which differ when a trial repeats its work."""
     return {
         name: value
         for name, value in row.items()

@@ -1,6 +1,6 @@
-"""Finished seeds of one variant vote: the mean of their networks' probabilities on the test stream.
+"""`retain ensemble`: average the probabilities of a variant's finished seeds on the test stream.
 
-Each trial's learner is made again from its config and newest checkpoint, so that strategies' own ways to predict are followed.
+Each learner is restored from its config and newest checkpoint, so strategies with a special way to predict use it here too.
 Shapes: N test samples, K outputs of the head.
 """
 
@@ -31,14 +31,14 @@ from ..trial.torch_settings import torch_settings
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """What came of one variant: accuracy on each experience's test set, of each seed and of all together.
+    """The accuracies of one variant on each experience's test set, for each seed and for the ensemble.
 
     Attributes:
-        stream: its name.
-        variant: its name.
-        experiences: their names.
+        stream: the stream's name.
+        variant: the variant's label.
+        experiences: the names of the experiences.
         members: seed -> accuracies, one per experience.
-        together: accuracies of the mean of their probabilities.
+        together: accuracies of the seeds' mean probabilities, one per experience.
     """
 
     stream: str
@@ -49,94 +49,94 @@ class Ensemble:
 
 
 def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
-    """Let the seeds of each variant in these folders vote, where it has at least two that are done.
+    """Return the ensemble of each variant in these folders that has at least two finished seeds.
 
     Raises:
-        UserError: no variant has two; seeds of one have different test samples or labels; a trial has no checkpoint.
+        UserError: no variant has two; seeds of a variant have different test samples or labels; a trial has no checkpoint.
     """
     variants = [
         (stream, label, seeds)
-        for stream, found in finished(results_of(folders)).items()
-        for label, seeds in found.items()
+        for stream, by_label in finished(results_of(folders)).items()
+        for label, seeds in by_label.items()
         if len(seeds) > 1
     ]
     if not variants:
         raise UserError(
-            f"{folders[0]}: no variant has two finished trials that differ in their seed alone (sweep.seeds), as an ensemble "
-            f"needs."
+            f"{folders[0]}: no variant has two finished trials that differ only in their seed (sweep.seeds); an ensemble needs "
+            f"two."
         )
     return [_ensemble(stream, label, seeds) for stream, label, seeds in variants]
 
 
 def _ensemble(stream: str, label: str, seeds: Sequence[ComparedTrial]) -> Ensemble:
-    """One learner after another; what is kept of each is its probabilities."""
+    """Evaluate one learner after another, keeping only its probabilities."""
     members: dict[int, list[float]] = {}
     votes: list[Tensor] = []
     first: tuple[TrialBuilder, TestSet] | None = None
     for result in seeds:
-        parts = _parts(result, first[0] if first else None)
-        with torch_settings(parts.config.resources):
-            learner = _learner(result, parts)
+        builder = _builder(result, first[0] if first else None)
+        with torch_settings(builder.config.resources):
+            learner = _learner(result, builder)
             if first is not None:
                 _check_same(first[1], learner.test_set, label, seeds[0].seed, result.seed)
-            first = first or (parts, learner.test_set)
+            first = first or (builder, learner.test_set)
             logits = learner.logits()
         members[result.seed] = learner.test_set.row(logits).task_agnostic
-        given = parts.stream.scenario == "task"
-        votes.append(probabilities(logits, parts.stream.own if given else None))
+        task_is_given = builder.stream.scenario == "task"
+        votes.append(probabilities(logits, builder.stream.class_mask if task_is_given else None))
     assert first is not None
     together = first[1].row(as_logits(average_probabilities(votes))).task_agnostic
     return Ensemble(stream, label, seeds[0].experiences, members, together)
 
 
-def _parts(result: ComparedTrial, first: TrialBuilder | None) -> TrialBuilder:
-    """What the trial is made of; on the CPU where there is no GPU, whatever it was trained on."""
+def _builder(result: ComparedTrial, first: TrialBuilder | None) -> TrialBuilder:
+    """The trial's builder; on the CPU if there is no GPU, even if the trial was trained on one."""
     config = check_plugins(from_dict(dict(result.config)))
     stream = None
-    if first is not None:  # the same one need not be built again
+    if first is not None:  # reuse the first trial's stream if it is the same
         sources = [(c.benchmark, c.data, seeds_of(c).class_order) for c in (first.config, config)]
         stream = first.stream if sources[0] == sources[1] else None
     return build_trial(config, planning=not torch.cuda.is_available(), stream=stream)
 
 
-def _learner(result: ComparedTrial, parts: TrialBuilder) -> Learner:
-    """The learner as its trial left it."""
+def _learner(result: ComparedTrial, builder: TrialBuilder) -> Learner:
+    """The learner, restored from the trial's newest checkpoint."""
     folder = result.trial.folder
     state = checkpoint.load_newest_checkpoint(folder / "checkpoints", digest(folder / "config.yaml"))
     if state is None:
-        raise UserError(f"{folder}: has no valid checkpoint, so its network cannot be made again.")
-    learner = parts.learner(lambda learner: None, lambda text: None)
+        raise UserError(f"{folder}: has no valid checkpoint, so its network cannot be restored.")
+    learner = builder.learner(lambda learner: None, lambda text: None)
     learner_state.restore(learner, state["learner"])
     return learner
 
 
-def _check_same(one: TestSet, other: TestSet, label: str, seed: int, other_seed: int) -> None:
-    """Networks can only vote on the same samples, with the same numbers for classes."""
-    alike = one.sizes == other.sizes and torch.equal(one.y, other.y) and torch.equal(one.x, other.x)
-    if not alike or one.stream.class_names != other.stream.class_names:
+def _check_same(first: TestSet, other: TestSet, label: str, seed: int, other_seed: int) -> None:
+    """Raise UserError unless two test sets have the same samples and class numbers."""
+    alike = first.sizes == other.sizes and torch.equal(first.y, other.y) and torch.equal(first.x, other.x)
+    if not alike or first.stream.class_names != other.stream.class_names:
         raise UserError(
-            f"{label}: seeds {seed} and {other_seed} have streams of their own (order of classes, or of domains), so that their "
-            f"networks cannot vote; train them with one: set seeds.class_order, e.g. seeds.class_order=0."
+            f"{label}: seeds {seed} and {other_seed} have different streams (order of classes or of domains), so their networks "
+            f"cannot form an ensemble; train all seeds on one stream: set seeds.class_order, e.g. seeds.class_order=0."
         )
 
 
-def table(found: Ensemble) -> Table:
-    """Accuracies in per cent: experiences by seeds, their mean with its 95 % interval, and the ensemble."""
-    shown = Table(
-        title=Text(f"{found.stream}, {found.variant}", style="bold"),
+def table(ensemble: Ensemble) -> Table:
+    """Return a table in per cent: experiences by seeds, their mean with its 95 % interval, and the ensemble."""
+    rich_table = Table(
+        title=Text(f"{ensemble.stream}, {ensemble.variant}", style="bold"),
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
     )
-    shown.add_column("accuracy at the end")
-    for heading in (*(f"seed {seed}" for seed in found.members), "mean", "ensemble"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    columns = [*found.members.values(), found.together]
+    rich_table.add_column("accuracy at the end")
+    for heading in (*(f"seed {seed}" for seed in ensemble.members), "mean", "ensemble"):
+        rich_table.add_column(heading, justify="right", no_wrap=True)
+    columns = [*ensemble.members.values(), ensemble.together]
     averages = [mean(accuracies) for accuracies in columns]
-    lines = [("ACC", averages), *zip(found.experiences, zip(*columns, strict=True), strict=True)]
+    lines = [("ACC", averages), *zip(ensemble.experiences, zip(*columns, strict=True), strict=True)]
     for name, values in lines:
         *seeds, together = values
         cells = [format_cell(value, float("nan")) for value in seeds]
         cells += [format_cell(*interval(seeds)), format_cell(together, float("nan"))]
-        shown.add_row(Text(name), *cells, style="bold" if name == "ACC" else "")
-    return shown
+        rich_table.add_row(Text(name), *cells, style="bold" if name == "ACC" else "")
+    return rich_table

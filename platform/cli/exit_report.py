@@ -1,6 +1,8 @@
-"""How a command that ran trials ends: what it found, what to do next, and the exit code."""
+"""The end of a command that ran trials: results, what to do next, the exit code."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +13,66 @@ from rich.markup import escape
 from ..errors import UserError
 
 
-class print_resume_hint:
-    """Says how to go on when Ctrl-C, SIGTERM or an error ends what ran; a trial's own failure is in its ledger, as a result."""
+@contextmanager
+def print_resume_hint(folder: Path, errors: Console) -> Iterator[None]:
+    """A context that prints how to resume when Ctrl-C, SIGTERM or an error ends the trials in `folder`.
 
-    def __init__(self, folder: Path, errors: Console) -> None:
-        self.folder, self.errors = folder, errors
+    A failure that the trial's ledger records is swallowed: it is a result, and `show_results` prints it.
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception) and _is_recorded(error, self.folder):
-            return True
-        if error is not None and not isinstance(error, UserError) and _is_unfinished(self.folder):
-            self.errors.print(
-                f"Stopped; what is done is kept. Go on with: retain resume {escape(str(self.folder))}", soft_wrap=True
+    Raises:
+        typer.Exit: with code 130 for Ctrl-C, 143 for a SIGTERM that Ray's handler turned into SystemExit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - every end of the trials gets the hint
+        if isinstance(error, Exception) and _is_recorded(error, folder):
+            return
+        if _is_unfinished(folder):
+            errors.print(
+                "Stopped; checkpoints and completed trials are kept. "
+                f"Continue with: retain resume {escape(str(folder))}",
+                soft_wrap=True,
             )
         if isinstance(error, KeyboardInterrupt):
-            raise typer.Exit(130)
-        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler, outside of the trials' time
-            raise typer.Exit(128 + signal.SIGTERM)
-        return False
+            raise typer.Exit(130) from error
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler, before or after the trials
+            raise typer.Exit(128 + signal.SIGTERM) from error
+        raise
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether there is something to go on with."""
+    """Whether the folder has trials that are not done."""
     from ..ledger.reader import trials_of
 
-    there = any((folder / name).exists() for name in ("trial.json", "trials.json"))
-    return there and any(trial.status().status != "done" for trial in trials_of(folder))
+    is_run_folder = any((folder / name).exists() for name in ("trial.json", "trials.json"))
+    return is_run_folder and any(trial.status().status != "done" for trial in trials_of(folder))
 
 
 def _is_recorded(error: Exception, folder: Path) -> bool:
-    """Whether the folder is that of a trial which says that it failed of this."""
+    """Whether the folder is a trial's whose ledger has this error as the reason of its failure."""
     from ..ledger.reader import Trial
 
-    if isinstance(error, UserError) or not (folder / "trial.json").exists():
+    if not (folder / "trial.json").exists():
         return False
     status = Trial(folder).status()
     return status.status == "failed" and str(status.error).startswith(f"{type(error).__name__}: {error}")
 
 
 def show_results(folder: Path, console: Console, errors: Console) -> None:
-    """Tables, the report, what to do next; exit code 1 when a trial failed, 130 when some were stopped."""
+    """Print the tables of a folder's trials, write the report and print what to do next.
+
+    Raises:
+        typer.Exit: with code 1 if a trial failed, 130 if some are not done.
+    """
     from ..ledger.reader import trials_of
     from ..reporting.html_report import report as write_report
     from ..reporting.results import results_of, table_rows
     from .tables import tables
 
-    for shown in tables(table_rows(results_of([folder]))):
-        console.print(shown)
+    for table in tables(table_rows(results_of([folder]))):
+        console.print(table)
     states: dict[str, list[Any]] = {}
     for trial in trials_of(folder):
         states.setdefault(trial.status().status, []).append(trial)
@@ -80,7 +92,7 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
     unfinished = sum(len(trials) for state, trials in states.items() if state not in ("done", "failed"))
     if unfinished:
         errors.print(
-            f"{unfinished} trials are not done. Go on with: retain resume {escape(str(folder))}", soft_wrap=True
+            f"{unfinished} trials are not done. Continue with: retain resume {escape(str(folder))}", soft_wrap=True
         )
         raise typer.Exit(130)
     console.print(

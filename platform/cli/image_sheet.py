@@ -1,4 +1,4 @@
-"""Pictures of what a trial trains on, as a PNG: samples beside their augmented versions, or the samples of each experience.
+"""Draw a trial's training pictures as a PNG: samples with their augmented versions, or samples of each experience.
 
 Shapes: n pictures of a row, C channels, H height, W width.
 """
@@ -20,13 +20,20 @@ from ..errors import UserError
 from ..trial.builder import TrialBuilder, build_trial
 
 _ROWS, _COLUMNS, _EPOCHS = 12, 12, 8
-_SIDE = 80  # a picture's, about: small ones are enlarged by whole factors
-_LABEL, _LINE, _GAP, _EDGE = 190, 16, 4, 16
+_SIDE = 80  # approximate side of a picture in pixels: small pictures are enlarged by whole factors
+_LABEL, _LINE, _GAP, _EDGE = 190, 16, 4, 16  # pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SheetRow:
-    """A row of the sheet: its title with a second line, its pictures (n, C, H, W) in [0, 1], a caption under each ("": none)."""
+    """A row of the sheet.
+
+    Attributes:
+        title: the text at its left.
+        more: a second line under the title.
+        pictures: (n, C, H, W) in [0, 1].
+        captions: n texts under the pictures ("": none).
+    """
 
     title: str
     more: str
@@ -35,89 +42,112 @@ class SheetRow:
 
 
 def write_image_sheet(config: Experiment, path: Path | None) -> Path:
-    """Write the sheet (by default beside the user, by the experiment's name) and return its path.
+    """Write the sheet of an experiment.
 
-    With augmentation it shows some samples and what training makes of them, else the samples of each experience.
+    With augmentation it shows some samples and their augmented versions, otherwise samples of each experience.
+
+    Args:
+        config: the experiment.
+        path: the PNG to write (default: NAME-augmentation.png in the working folder).
+
+    Returns:
+        The file's path.
 
     Raises:
-        UserError: the stream's samples are no pictures; the file cannot be written; as `assemble` does.
+        UserError: the stream's samples are not pictures; the file cannot be written; or as `build_trial` raises.
     """
-    parts = build_trial(config, planning=True)
-    stream, augmented = parts.stream, parts.augmentation() is not None
+    builder = build_trial(config, planning=True)
+    stream, augmented = builder.stream, builder.augmentation() is not None
     if len(stream.shape) != 3 or stream.shape[0] not in (1, 3):
         raise UserError(
-            f"benchmark.{stream.name}: its samples are no grey or colour pictures: they are {stream.shape}."
+            f"benchmark.{stream.name}: its samples are not grey or colour pictures: their shape is {stream.shape}."
         )
     path = path or Path(re.sub(r"[^\w.=+-]+", "_", config.name) + "-augmentation.png")
     heads = ["original", *(f"epoch {epoch}" for epoch in range(1, _EPOCHS + 1))] if augmented else []
-    rows = augmented_rows(parts) if augmented else experience_rows(stream)
-    explained = described(config) if augmented else "training pictures of each experience, not augmented"
+    rows = augmented_rows(builder) if augmented else experience_rows(stream)
+    subtitle = transformations_text(config) if augmented else "training pictures of each experience, not augmented"
     try:
-        sheet((f"{config.name}: {stream.name}", explained), heads, rows).save(path, "PNG")
+        draw_sheet((f"{config.name}: {stream.name}", subtitle), heads, rows).save(path, "PNG")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return path
 
 
-def described(config: Experiment) -> str:
-    """The transformations with their settings, in a line."""
-    named = ((name, asdict(built)) for name, built in resolve_transformations(config))
+def transformations_text(config: Experiment) -> str:
+    """Return the transformations with their settings, in one line."""
+    named = ((name, asdict(transformation)) for name, transformation in resolve_transformations(config))
     return " · ".join(f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})" for name, settings in named)
 
 
-def augmented_rows(parts: TrialBuilder) -> list[SheetRow]:
-    """Samples of the stream, and what training would make of each in its first epochs (as a first mini-batch)."""
-    stream, augment = parts.stream, parts.augmentation()
+def augmented_rows(builder: TrialBuilder) -> list[SheetRow]:
+    """Return rows of samples, each with its augmented versions in the first epochs (as the first mini-batch)."""
+    stream, augment = builder.stream, builder.augmentation()
     assert augment is not None
-    steps = _spread(stream.experiences)
-    each = max(1, _ROWS // len(steps))
-    samples = [(step, int(i)) for row, step in enumerate(steps) for i in balanced(step, each, first=row * each)]
-    x = stream.normalise(torch.cat([step.train.arrays.x[[i]] for step, i in samples]))
+    experiences = _evenly_spaced(stream.experiences)
+    each = max(1, _ROWS // len(experiences))
+    samples = [
+        (experience, int(i))
+        for row, experience in enumerate(experiences)
+        for i in balanced(experience, each, first=row * each)
+    ]
+    x = stream.normalise(torch.cat([experience.train.arrays.x[[i]] for experience, i in samples]))
     versions = torch.stack([x, *(augment(x, (0, epoch, 0)) for epoch in range(_EPOCHS))], 1)
     return [
         SheetRow(
-            stream.class_names[int(step.train.arrays.y[i])],
-            step.name,
-            _visible(stream, pictures),
+            stream.class_names[int(experience.train.arrays.y[i])],
+            experience.name,
+            _to_pixels(stream, pictures),
             ("",) * len(pictures),
         )
-        for (step, i), pictures in zip(samples, versions, strict=True)
+        for (experience, i), pictures in zip(samples, versions, strict=True)
     ]
 
 
 def experience_rows(stream: Stream) -> list[SheetRow]:
-    """Samples of each experience, their classes in turn."""
+    """Return a row of samples for each experience, its classes in turn."""
     rows = []
-    for step in _spread(stream.experiences):
-        chosen = balanced(step, _COLUMNS)
-        captions = tuple(stream.class_names[label] for label in step.train.arrays.y[chosen].tolist())
-        pictures = _visible(stream, stream.normalise(step.train.arrays.x[chosen]))
-        rows.append(SheetRow(step.name, f"{len(step.train)} training samples", pictures, captions))
+    for experience in _evenly_spaced(stream.experiences):
+        chosen = balanced(experience, _COLUMNS)
+        captions = tuple(stream.class_names[label] for label in experience.train.arrays.y[chosen].tolist())
+        pictures = _to_pixels(stream, stream.normalise(experience.train.arrays.x[chosen]))
+        rows.append(SheetRow(experience.name, f"{len(experience.train)} training samples", pictures, captions))
     return rows
 
 
-def _spread(experiences: Sequence[Experience]) -> list[Experience]:
-    """All, or as many as there are rows, from the first to the last."""
+def _evenly_spaced(experiences: Sequence[Experience]) -> list[Experience]:
+    """All experiences, or _ROWS of them at equal distances, with the first and the last."""
     count = min(_ROWS, len(experiences))
     return [experiences[round(i * (len(experiences) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def balanced(experience: Experience, count: int, first: int = 0) -> Tensor:
-    """Positions (count,) of training samples, the classes in turn, beginning with the one at `first`."""
-    part = experience.train
-    members = [part.indices[part.y == label] for label in part.y.unique()]
+    """Return the indices (count,) of training samples whose classes take turns.
+
+    Args:
+        experience: where the samples are from.
+        count: how many samples.
+        first: how many samples of this sequence to skip.
+    """
+    train = experience.train
+    members = [train.indices[train.y == label] for label in train.y.unique()]
     turns = ((members[i % len(members)], i // len(members)) for i in range(first, first + count))
-    return torch.stack([of_class[turn % len(of_class)] for of_class, turn in turns])
+    return torch.stack([indices[turn % len(indices)] for indices, turn in turns])
 
 
-def _visible(stream: Stream, x: Tensor) -> Tensor:
+def _to_pixels(stream: Stream, x: Tensor) -> Tensor:
     """Network inputs -> pictures in [0, 1]."""
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (stream.mean, stream.std))
     return (x * std + mean).clamp_(0, 1)
 
 
-def sheet(titles: tuple[str, str], heads: Sequence[str], rows: Sequence[SheetRow]) -> Image.Image:
-    """Draw rows of pictures under two lines of title and the columns' heads."""
+def draw_sheet(titles: tuple[str, str], heads: Sequence[str], rows: Sequence[SheetRow]) -> Image.Image:
+    """Draw the sheet: two lines of title, the columns' headings, the rows of pictures.
+
+    Args:
+        titles: the two lines.
+        heads: headings of the columns; none if empty.
+        rows: at least one; all pictures have the same size.
+    """
     height, width = rows[0].pictures.shape[2:]
     factor = max(1, round(_SIDE / max(height, width)))
     step_x, step_y = width * factor + _GAP, height * factor + _GAP + (_LINE if any(rows[0].captions) else 0)
@@ -141,22 +171,22 @@ def sheet(titles: tuple[str, str], heads: Sequence[str], rows: Sequence[SheetRow
 
 
 class _Pen:
-    """Writes into an image, no wider than there is room."""
+    """Writes text into an image, shortened to a maximal width."""
 
     def __init__(self, image: Image.Image) -> None:
         self._draw = ImageDraw.Draw(image)
 
     def write(self, text: str, x: int, y: int, room: int, size: int, colour: str = "black") -> None:
-        """A line of text with its upper left corner at (x, y)."""
+        """Write one line with its upper left corner at (x, y), at most `room` pixels wide, in a font of `size` pixels."""
         font = ImageFont.load_default(size)
-        text = shown = " ".join(text.split())
-        while shown and self._draw.textlength(shown, font) > room:
-            shown = shown[:-2].rstrip("…") + "…" if len(shown) > 2 else ""
-        self._draw.text((x, y), shown, fill=colour, font=font)
+        line = " ".join(text.split())
+        while line and self._draw.textlength(line, font) > room:
+            line = line[:-2].rstrip("…") + "…" if len(line) > 2 else ""
+        self._draw.text((x, y), line, fill=colour, font=font)
 
 
 def _image(picture: Tensor, factor: int) -> Image.Image:
-    """One picture (C, H, W), each pixel a square."""
+    """One picture (C, H, W), each pixel enlarged to a square of `factor` pixels."""
     values = (picture * 255).round().to(torch.uint8).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     array = values.expand(3, -1, -1).permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(array), "RGB")

@@ -1,4 +1,4 @@
-"""What `retain list` shows: each strategy, benchmark, network and shipped config, with one line and its settings."""
+"""`retain list`: each strategy, benchmark, data set, model, probe and shipped config with a summary line and its settings."""
 
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -7,12 +7,12 @@ from ..config import registry
 from ..config.load import config_names, config_path
 from ..config.yaml_overrides import read_yaml
 
-KINDS = ("strategies", "benchmarks", "datasets", "networks", "probes", "augmentation", "configs")
+KINDS = ("strategies", "benchmarks", "datasets", "models", "probes", "augmentation", "configs")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name, what it is in one line, and its settings as ``name: type = default``."""
+    """A name with a summary line and its settings as ``name: type = default``."""
 
     name: str
     line: str
@@ -20,17 +20,18 @@ class Entry:
 
 
 def list_entries(kind: str) -> list[Entry]:
-    """The entries of a kind, sorted by name."""
+    """Return the entries of a kind in KINDS, sorted by name."""
     if kind == "configs":
         return [Entry(name, _config_line(name), ()) for name in config_names()]
     if kind == "augmentation":
         return _augmentation()
+    kind = "networks" if kind == "models" else kind  # the YAML's key is `model`; the registry's word is networks
     names = registry.names(kind)  # type: ignore[arg-type]
     return [_entry(name, registry.resolve(kind, name).Config) for name in names]  # type: ignore[arg-type]
 
 
 def _entry(name: str, config: Any) -> Entry:
-    """A name with the first line and the fields of its settings' dataclass."""
+    """The entry of a name: the first docstring line and the fields of its settings' dataclass."""
     line = (config.__doc__ or "").strip().splitlines()[0]
     return Entry(name, line, tuple(_setting(field) for field in fields(config)))
 
@@ -55,7 +56,7 @@ def _setting(field: Any) -> str:
 
 
 def _config_line(name: str) -> str:
-    """The comment at a config's top, or what it runs."""
+    """The comment in a config's first line, or else its benchmark."""
     first = config_path(name).read_text(encoding="utf-8").splitlines()[0]
     if first.startswith("#"):
         return first.lstrip("# ")

@@ -1,4 +1,4 @@
-"""`retain prepare`: brings the data of a benchmark, or of all of a config's streams, into the cache, and says what is there."""
+"""`retain prepare`: prepare the data of a benchmark or of all streams of a config in the cache, and print what is there."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -20,34 +20,34 @@ from ..errors import UserError, listed, nearest
 from ..sweep.plan import plan
 from ..trial.resolve import plugin_configs
 
-_SHOWN = 20  # skipped files that are named
+_MAX_SKIPPED = 20  # skipped files that are printed
 
 
 def prepared_lines(name: str, overrides: Sequence[str], console: Console) -> Iterator[str]:
-    """Prepare what a benchmark or a config needs; what is made is shown on `console`, what there is then is said line by line.
+    """Prepare the data of a benchmark or a config, with progress on `console`; yield lines that describe streams and cache.
 
     Raises:
-        UserError: no such benchmark or config, settings that are refused, data that are missing.
+        UserError: no such benchmark or config; invalid settings; missing data.
     """
     started, caches = time.perf_counter(), set()
-    with _Shown(console) as shown:
+    with _ProgressBars(console) as bars:
         for label, module, settings, data in _benchmarks(name, overrides):
             if not hasattr(module, "Config"):
-                yield f"{label}: is Avalanche's own, which prepares its data itself"
+                yield f"{label}: is an Avalanche benchmark, which prepares its data itself"
                 continue
             folders = DataFolders.of(*data)
             caches.add(folders.cache)
-            stream = module.build(settings, 0, DataFolders(folders.root, folders.cache, shown.progress))
-            yield _of_stream(label, stream)
+            stream = module.build(settings, 0, DataFolders(folders.root, folders.cache, bars.progress))
+            yield _stream_line(label, stream)
     seconds = time.perf_counter() - started
-    for folder, made in opened_entries().items():
+    for folder, is_new in opened_entries().items():
         if folder.parent in caches:
-            yield from _of_entry(folder, made)
+            yield from _entry_lines(folder, is_new)
     yield f"{seconds:.1f} s"
 
 
 def _benchmarks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, Any, Any, tuple[str | None, str | None]]]:
-    """What is to be built: label, module, settings, (data.root, data.cache); each distinct one once."""
+    """The benchmarks to build, each once: label, module, settings, (data.root, data.cache)."""
     if name in registry.names("benchmarks"):
         module = registry.resolve("benchmarks", name)
         yield (
@@ -69,7 +69,7 @@ def _benchmarks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, Any,
 
 
 def _check_name(name: str) -> None:
-    """Refuse what is neither a benchmark nor a config, with the names of both."""
+    """Raise UserError, with all names, for a name that is neither a benchmark nor a config."""
     configs = config_names()
     if name in configs or Path(name).expanduser().is_file():
         return
@@ -80,12 +80,12 @@ def _check_name(name: str) -> None:
     )
 
 
-def _of_stream(label: str, stream: Stream) -> str:
-    """A stream in a line."""
+def _stream_line(label: str, stream: Stream) -> str:
+    """A stream's numbers of experiences, classes and samples."""
     parts = {
-        "training": [len(one.train) for one in stream.experiences],
-        "validation": [len(one.validation) for one in stream.experiences],
-        "test": [len(one.test) for one in stream.experiences],
+        "training": [len(experience.train) for experience in stream.experiences],
+        "validation": [len(experience.validation) for experience in stream.experiences],
+        "test": [len(experience.test) for experience in stream.experiences],
     }
     counts = ", ".join(f"{sum(sizes):,} {part}" for part, sizes in parts.items())
     shape = "x".join(str(size) for size in stream.shape)
@@ -94,47 +94,47 @@ def _of_stream(label: str, stream: Stream) -> str:
     )
 
 
-def _of_entry(folder: Path, made: bool) -> Iterator[str]:
-    """An entry of the cache: where it lies, how large it is, what was left out."""
+def _entry_lines(folder: Path, is_new: bool) -> Iterator[str]:
+    """A cache entry's folder, size and skipped files."""
     size = sum(path.stat().st_size for path in folder.glob("*.npy"))
-    yield f"{'was prepared now' if made else 'is prepared'}: {folder} ({size:,} bytes)"
-    lone = _lone_classes(folder)
-    if lone:
-        yield f"  {lone} classes are not in every domain: right for classes_and_domains, not for domain_incremental"
+    yield f"{'was prepared now' if is_new else 'is prepared'}: {folder} ({size:,} bytes)"
+    incomplete = _num_incomplete_classes(folder)
+    if incomplete:
+        yield f"  {incomplete} classes are not in every domain: right for classes_and_domains, not for domain_incremental"
     if (folder / SKIPPED).exists():
         skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()
         yield f"  {len(skipped)} files were left out, listed in {folder / SKIPPED}:"
-        yield from (f"    {line}" for line in skipped[:_SHOWN])
+        yield from (f"    {line}" for line in skipped[:_MAX_SKIPPED])
 
 
-def _lone_classes(folder: Path) -> int:
-    """How many classes of a set with domains have no training pictures in one of those."""
+def _num_incomplete_classes(folder: Path) -> int:
+    """In a data set with domains: how many classes lack training pictures in at least one domain."""
     if not (folder / "train_d.npy").exists():
         return 0
     y, d = (np.load(folder / f"train_{name}.npy", allow_pickle=False) for name in "yd")
-    there = np.zeros((y.max() + 1, d.max() + 1), dtype=bool)
-    there[y, d] = True
-    return int((~there[:, there.any(0)]).any(1).sum())
+    present = np.zeros((y.max() + 1, d.max() + 1), dtype=bool)
+    present[y, d] = True
+    return int((~present[:, present.any(0)]).any(1).sum())
 
 
-class _Shown:
-    """A bar for what takes long, under a line that says what it is."""
+class _ProgressBars:
+    """A context that shows a progress bar for each long step, under a line with the step's title."""
 
     def __init__(self, console: Console) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(TextColumn("  "), *columns, console=console, transient=True)
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "_ProgressBars":
         return self
 
     def __exit__(self, *ended: object) -> None:
         self._bar.stop()
 
     def progress(self, title: str, done: int, total: int) -> None:
-        """Take in how far it has come."""
+        """Update the bar of a step; print its title at the first call."""
         if title not in self._tasks:
-            self._bar.console.print(f"prepares {escape(title)}", soft_wrap=True)
+            self._bar.console.print(f"preparing {escape(title)}", soft_wrap=True)
             if self._bar.console.is_terminal:
                 self._bar.start()
             self._tasks[title] = self._bar.add_task(title, total=total)

@@ -1,4 +1,4 @@
-"""What the terminal shows: progress while trials run (read from their ledgers), and tables afterwards."""
+"""The progress display of the terminal while trials run, read from their ledgers."""
 
 import contextlib
 from dataclasses import dataclass
@@ -19,41 +19,41 @@ from ..reporting.polling import Fingerprint, LedgerCursor, PollSchedule, fingerp
 
 _VIEW = "task_agnostic"  # of the running accuracy
 _ENDED = ("done", "failed")
-_SHOWN = 10  # running and latest trials under the bar
+_MAX_SHOWN = 10  # running and latest trials under the bar
 
 
 @dataclass(slots=True)
 class _TrialDisplay:
-    """What is shown of one trial, from its ledger as far as it has been read."""
+    """The values shown for one trial, from its ledger as far as it has been read."""
 
     trial: Trial
     state: str = "pending"
     updated: float = 0.0
     experience: int = 0
     accuracy: float | None = None
-    found: Fingerprint | None = None
-    read_at: Fingerprint | None = None
-    rows: LedgerCursor | None = None
+    looked_at: Fingerprint | None = None  # of the ledger at the last `look`
+    read_at: Fingerprint | None = None  # of the ledger at the last `read`
+    cursor: LedgerCursor | None = None
 
     def look(self) -> bool:
-        """Read the state if anything has changed; say so."""
-        found = fingerprint(self.trial)
-        if found == self.found:
+        """Read the trial's state if its files have changed; return whether they have."""
+        current = fingerprint(self.trial)
+        if current == self.looked_at:
             return False
-        self.found = found
-        with contextlib.suppress(UserError):  # a damaged file is told when the results are shown
+        self.looked_at = current
+        with contextlib.suppress(UserError):  # a damaged file is reported with the results
             status = self.trial.status()
             self.state, self.updated = status.status, status.updated
         return True
 
     def read(self) -> None:
-        """Read the accuracies that are new since the last `look`."""
-        if self.found == self.read_at:
+        """Read the accuracies that are new since the last `read`."""
+        if self.looked_at == self.read_at:
             return
-        self.read_at = self.found
-        self.rows = self.rows or LedgerCursor(self.trial)
+        self.read_at = self.looked_at
+        self.cursor = self.cursor or LedgerCursor(self.trial)
         with contextlib.suppress(UserError):
-            for row in self.rows.new():
+            for row in self.cursor.new():
                 if row.axis == "experience":
                     self.experience = row.step
                     names = (f"accuracy/{_VIEW}/experience_{number:02d}" for number in range(1, row.step + 1))
@@ -62,16 +62,16 @@ class _TrialDisplay:
 
 
 class ProgressDisplay:
-    """A context that shows how the trials of a folder go on: done, time left, running accuracy of each.
+    """A context that shows the progress of a folder's trials: how many are done, time left, running accuracies.
 
-    On a terminal a live display; elsewhere a line as each trial ends.
+    On a terminal it is a live display; elsewhere it prints a line when a trial ends.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self._stop = Event()
         self._all: dict[str, _TrialDisplay] = {}
-        self._rounds: PollSchedule | None = None
+        self._schedule: PollSchedule | None = None
         self._latest: list[_TrialDisplay] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -89,8 +89,8 @@ class ProgressDisplay:
 
     def __enter__(self) -> Self:
         self._begin()
-        for one in self._all.values():  # what has ended before is not news, and the time left counts from here
-            one.look()
+        for trial in self._all.values():  # do not announce trials that had ended before; count the time left from now
+            trial.look()
         self._bar.reset(self._task, total=len(self._all) or None, completed=self._ended())
         if self.console.is_terminal:
             self._live.start()
@@ -111,60 +111,60 @@ class ProgressDisplay:
         self._look(last=True)
 
     def _begin(self) -> None:
-        """Find the trials, once the folder lists them."""
+        """Read the list of trials, if the folder has one yet."""
         if not any((self.folder / name).exists() for name in ("trials.json", "trial.json")):
             return
         trials = trials_of(self.folder)
-        self._rounds = PollSchedule(trials)
+        self._schedule = PollSchedule(trials)
         self._all = {trial.id: _TrialDisplay(trial) for trial in trials}
 
     def _look(self, last: bool = False) -> None:
-        """Read the ledgers and move the bar; without a terminal, say which trials have ended."""
-        if self._rounds is None:
+        """Read the ledgers and update the bar; without a terminal, print the trials that have ended."""
+        if self._schedule is None:
             self._begin()
-        if self._rounds is None:
+        if self._schedule is None:
             return
-        trials = [one.trial for one in self._all.values()] if last else self._rounds.next()
-        for one in (self._all[trial.id] for trial in trials):
-            before, changed = one.state, one.look()
-            self._rounds.mark(one.trial, one.state)
-            if changed and one.state in _ENDED and one.state != before and not self.console.is_terminal:
-                one.read()
-                self.console.print(_line(one, self._ended(), len(self._all)), highlight=False)
+        trials = [shown.trial for shown in self._all.values()] if last else self._schedule.next()
+        for shown in (self._all[trial.id] for trial in trials):
+            before, changed = shown.state, shown.look()
+            self._schedule.mark(shown.trial, shown.state)
+            if changed and shown.state in _ENDED and shown.state != before and not self.console.is_terminal:
+                shown.read()
+                self.console.print(_line(shown, self._ended(), len(self._all)), highlight=False)
         self._choose()
-        running = any(one.state != "pending" for one in self._all.values())
-        description = "training" if running else "starting Ray"
+        started = any(shown.state != "pending" for shown in self._all.values())
+        description = "training" if started else "starting Ray"
         self._bar.update(self._task, description=description, total=len(self._all), completed=self._ended())
 
     def _choose(self) -> None:
-        """Choose the trials under the bar, and read what is shown of them."""
-        running = [one for one in self._all.values() if one.state == "running"][:_SHOWN]
-        ended = (one for one in self._all.values() if one.state in _ENDED)
-        latest = running + nlargest(_SHOWN - len(running), ended, key=lambda one: one.updated)
+        """Choose the trials under the bar, and read their accuracies."""
+        running = [shown for shown in self._all.values() if shown.state == "running"][:_MAX_SHOWN]
+        ended = (shown for shown in self._all.values() if shown.state in _ENDED)
+        latest = running + nlargest(_MAX_SHOWN - len(running), ended, key=lambda shown: shown.updated)
         if self.console.is_terminal:
-            for one in latest:
-                one.read()
+            for shown in latest:
+                shown.read()
         self._latest = latest
 
     def _ended(self) -> int:
-        return sum(one.state in _ENDED for one in self._all.values())
+        return sum(shown.state in _ENDED for shown in self._all.values())
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        for one in self._latest:
-            table.add_row(*_cells(one))
+        for shown in self._latest:
+            table.add_row(*_cells(shown))
         return Group(self._bar, table)
 
 
-def _cells(one: _TrialDisplay) -> tuple[str, str, str, str]:
-    mark = {"running": "[cyan]▶[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(one.state, "")
-    trial = one.trial
-    accuracy = "" if one.accuracy is None else f"{100 * one.accuracy:5.1f} % of what was seen"
-    where = f"experience {one.experience}" if one.state == "running" else one.state
-    return mark, f"{trial.stream} / {trial.variant} / seed {trial.seed}", where, accuracy
+def _cells(shown: _TrialDisplay) -> tuple[str, str, str, str]:
+    mark = {"running": "[cyan]▶[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(shown.state, "")
+    trial = shown.trial
+    accuracy = "" if shown.accuracy is None else f"accuracy so far {100 * shown.accuracy:5.1f} %"
+    state = f"experience {shown.experience}" if shown.state == "running" else shown.state
+    return mark, f"{trial.stream} / {trial.variant} / seed {trial.seed}", state, accuracy
 
 
-def _line(one: _TrialDisplay, ended: int, total: int) -> str:
-    accuracy = "" if one.accuracy is None else f", accuracy {100 * one.accuracy:.1f} %"
-    trial = one.trial
-    return f"{ended}/{total} {one.state}: {trial.stream} / {trial.variant} / seed {trial.seed}{accuracy}"
+def _line(shown: _TrialDisplay, ended: int, total: int) -> str:
+    accuracy = "" if shown.accuracy is None else f", accuracy {100 * shown.accuracy:.1f} %"
+    trial = shown.trial
+    return f"{ended}/{total} {shown.state}: {trial.stream} / {trial.variant} / seed {trial.seed}{accuracy}"

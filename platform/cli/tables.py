@@ -1,4 +1,4 @@
-"""Terminal tables: results of a run folder, and the trials of a dry run."""
+"""Tables for the terminal: results of a run folder, trials of a dry run."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ _HEADINGS = {
 
 
 def tables(rows: Sequence[TableRow]) -> list[Table]:
-    """One table per stream and view: variants by metrics in per cent, mean and 95 % interval over seeds, best in bold."""
-    found = []
+    """Return one table per stream and view: variants by metrics in per cent, mean and 95 % interval, the best in bold."""
+    all_tables = []
     for stream, view in dict.fromkeys((row.stream, row.view) for row in rows):
         members = [row for row in rows if (row.stream, row.view) == (stream, view)]
-        both = len({row.view for row in rows if row.stream == stream}) > 1
+        both_views = len({row.view for row in rows if row.stream == stream}) > 1
         seeds = max(row.metrics["average_accuracy"][2] for row in members)
-        title = f"{stream}, {VIEW_TITLES[view].lower()}" if both else stream
+        title = f"{stream}, {VIEW_TITLES[view].lower()}" if both_views else stream
         title += f": {seeds} seeds" if seeds > 1 else ""
         table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
-        table.add_column("variant", overflow="fold")  # the numbers are never cut, so this gives way first
+        table.add_column("variant", overflow="fold")  # in a narrow terminal, names wrap and numbers stay whole
         for heading in _HEADINGS.values():
             table.add_column(heading, justify="right", no_wrap=True)
         winners = {column: best_variants(members, column) for column in _HEADINGS}
@@ -38,12 +38,12 @@ def tables(rows: Sequence[TableRow]) -> list[Table]:
             ]
             name = Text(row.variant + (" (bound)" if row.bound else ""), style="dim" if row.bound else "")
             table.add_row(name, *(Text(text, style=style) for text, style in cells))
-        found.append(table)
-    return found
+        all_tables.append(table)
+    return all_tables
 
 
 def dry_run_table(trials: Sequence[Mapping[str, Any]]) -> Table:
-    """The trials that a sweep would run."""
+    """Return a table of the trials that a sweep would run."""
     table = Table("trial", "stream", "variant", "seed", box=None, padding=(0, 2, 0, 0))
     for trial in trials:
         table.add_row(trial["id"], trial["stream"], trial["variant"], str(trial["seed"]))
@@ -51,7 +51,7 @@ def dry_run_table(trials: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Return seconds as "3 min 20 s", or as "01 h 30 min" from an hour."""
     return (
         time.strftime("%H h %M min", time.gmtime(seconds))
         if seconds >= 3600

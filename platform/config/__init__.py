@@ -1,1 +1,1 @@
-"""Configs: the dataclasses, YAML and overrides, and where plugins are found by name. Imports no torch."""
+"""Configs: the dataclasses, YAML and overrides, and the lookup of plugins by name. Imports no torch."""

@@ -1,6 +1,7 @@
-"""From YAML and ``key=value`` overrides to a checked `Experiment`, and back.
+"""Load a checked `Experiment` from YAML and ``key=value`` overrides, and convert it back to plain data.
 
-Names and the platform's own keys are checked here without torch; a plugin's settings need its module (`check_plugins`).
+Names and the platform's keys are checked here, without torch. `trial.resolve.check_plugins` checks a plugin's settings, which
+needs its module.
 """
 
 import json
@@ -24,7 +25,12 @@ T = TypeVar("T")
 
 
 def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
-    """Turn a mapping into the dataclass `cls`; types are strict (no ``"1"`` for 1), lists become tuples.
+    """Build the dataclass `cls` from a mapping; types are strict (no ``"1"`` for 1), lists become tuples.
+
+    Args:
+        cls: the dataclass.
+        data: its values, nested as in the YAML.
+        path: the dotted key of `data` in the config, for error messages.
 
     Raises:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
@@ -35,12 +41,12 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         built: T = _adapter(kind).validate_json(json.dumps(data), strict=True)
         return built
     except ValidationError as error:
-        raise UserError("\n".join(_explained(cls, error, path))) from None
+        raise UserError("\n".join(_messages(cls, error, path))) from None
     except TypeError as error:
         raise UserError(f"{path or 'config'}: holds something that is no plain YAML value: {error}.") from None
 
 
-@cache  # building one takes milliseconds, and each trial needs a dozen
+@cache  # building an adapter takes milliseconds, and each trial needs a dozen
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
@@ -60,18 +66,18 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
 
 
 def _section(hint: Any) -> Any:
-    """The dataclass of a section that may be null."""
+    """Return the dataclass of a section that may be null."""
     return next((member for member in get_args(hint) if is_dataclass(member)), hint)
 
 
-def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
-    """Pydantic's findings as sentences; one for a value that fits none of several types."""
-    found: dict[str, list[str]] = {}
+def _messages(cls: Any, error: ValidationError, path: str) -> list[str]:
+    """Return pydantic's errors as sentences, one per key: a value that fits none of several types has several errors."""
+    problems_of_key: dict[str, list[str]] = {}
     for item in error.errors():
         where, problem = _explain(cls, item, path)
-        found.setdefault(where, []).append(problem)
+        problems_of_key.setdefault(where, []).append(problem)
     lines = []
-    for where, problems in found.items():
+    for where, problems in problems_of_key.items():
         text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
         line = where + text
         lines.append(line if line.endswith(("?", ".")) else f"{line}.")
@@ -79,7 +85,7 @@ def _explained(cls: Any, error: ValidationError, path: str) -> list[str]:
 
 
 def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
-    """One pydantic finding: the key's full path with its value, and what is wrong with it."""
+    """Return the full path of a pydantic error's key, with its value, and the problem."""
     where = ".".join(([path] if path else []) + _keys(cls, item["loc"]))
     if item["type"] == "value_error":
         return (f"{where}." if where else "") + str(item["ctx"]["error"]), ""
@@ -87,12 +93,13 @@ def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
         return where, ": is missing"
     value = item["input"]
     suggestion = nearest(str(value), item["ctx"]["expected"].split("'")) if item["type"] == "literal_error" else ""
-    said = item["msg"].replace("Input should be", "must be").replace("an object", "a mapping").replace("array", "list")
-    return f"{where}={value!r}", f": {said}{'.' if suggestion else ''}{suggestion}"
+    message = item["msg"].replace("Input should be", "must be")
+    message = message.replace("an object", "a mapping").replace("array", "list")
+    return f"{where}={value!r}", f": {message}{'.' if suggestion else ''}{suggestion}"
 
 
 def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
-    """The keys in a finding's location, without pydantic's names of a union's members."""
+    """Return the keys in the location of a pydantic error, without pydantic's names for a union's members."""
     keys: list[str] = []
     hint: Any = cls
     for part in location:
@@ -107,12 +114,12 @@ def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
 
 
 def config_names() -> list[str]:
-    """Names of the shipped experiment files."""
+    """Return the names of the shipped experiment files, sorted."""
     return sorted(path.relative_to(_CONFIGS).with_suffix("").as_posix() for path in _CONFIGS.rglob("*.yaml"))
 
 
 def config_path(name: str) -> Path:
-    """The file of a shipped name or of a path."""
+    """Return the path of a shipped config's file, or `name` as a path; UserError if neither exists."""
     shipped = _CONFIGS / f"{name}.yaml"
     if shipped.is_file():
         return shipped
@@ -126,7 +133,11 @@ def config_path(name: str) -> Path:
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read a shipped name or a path, apply ``key=value`` overrides, check names and the platform's keys.
+    """Read a config, apply overrides, and check names and the platform's keys.
+
+    Args:
+        name: a shipped config's name, or the path of a YAML file.
+        overrides: ``key=value`` with dotted keys and YAML values, e.g. ``training.epochs=5``.
 
     Raises:
         UserError: with the key's full path, the value, and what is allowed.
@@ -135,14 +146,14 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def from_dict(data: Mapping[str, Any]) -> Experiment:
-    """Build and check an experiment from plain data, as `to_dict` gives it; without importing a plugin's module."""
+    """Build and check an experiment from plain data, as `to_dict` returns it, without importing a plugin's module."""
     plain = dict(data)
     schema = plain.pop("schema", SCHEMA)
     if schema != SCHEMA:
         raise UserError(f"schema={schema!r}: this version of retain reads schema {SCHEMA}.")
     for key in ("benchmark", "model", "strategies", "probes"):
         if key in plain:
-            plain[key] = _named(key, plain[key])
+            plain[key] = _settings_by_name(key, plain[key])
     experiment = build_config(Experiment, plain)
     _check_one_name("benchmark", experiment.benchmark, "benchmarks")
     _check_one_name("model", experiment.model, "networks")
@@ -153,8 +164,8 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def _named(key: str, value: Any) -> Any:
-    """``benchmark: split_digits`` means ``benchmark: {split_digits: {}}``; a name without settings has none."""
+def _settings_by_name(key: str, value: Any) -> Any:
+    """Return a mapping of names to settings: ``benchmark: split_digits`` means ``benchmark: {split_digits: {}}``."""
     if isinstance(value, str):
         return {value: {}}
     if not isinstance(value, Mapping):
@@ -166,18 +177,18 @@ def _named(key: str, value: Any) -> Any:
 
 
 def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
-    """The benchmark and the model are one each."""
+    """Refuse more or fewer than one benchmark or model, and an unknown name."""
     if len(value) != 1:
         raise UserError(f"{key}={list(value)}: must hold exactly one name, of {listed(registry.names(kind))}.")
     registry.check_name(kind, next(iter(value)))
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as plain data for YAML and JSON, with its schema version first; `from_dict` reads it back."""
+    """Return the experiment as plain data for YAML and JSON, with the schema version first; `from_dict` reads it."""
     return {"schema": SCHEMA, **plain_data(experiment)}
 
 
 def plain_data(instance: Any) -> dict[str, Any]:
-    """Return a dataclass as plain data, with lists in place of tuples, as YAML and JSON have them."""
+    """Return a dataclass as plain data, with lists instead of tuples, as in YAML and JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
     return plain

@@ -1,6 +1,6 @@
-"""Config keys that were renamed: refused in a user's file with the new name, translated in the config of an existing run.
+"""Renamed config keys: a user's file with an old key is refused with the new name; an older run's config is translated.
 
-A key is a dotted path from the top of a config, as in ``benchmark.rotated.drawn``; it may have wildcards.
+A key is a dotted path from the top of a config, such as ``benchmark.rotated.drawn``. It may have wildcards.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,15 @@ RENAMED = {  # old key -> its new last part
     "benchmark.rotated*.drawn": "num_random_angles",
     "strategies.budget": "stop_at_budget",
     "strategies.old_validation": "forgetting_stop",
+    "model.small_cnn.batch_norm": "norm",
+}
+_VALUES: dict[str, dict[Any, Any]] = {  # old key -> its values that were renamed too
+    "model.small_cnn.batch_norm": {True: "batch", False: None},
 }
 
 
 def new_name(path: str) -> str | None:
-    """Return the new path of a renamed key; None for any other."""
+    """Return the new path of a renamed key; None for any other key."""
     for old, last in RENAMED.items():
         if fnmatchcase(path, old) and path.count(".") == old.count("."):
             return f"{path.rpartition('.')[0]}.{last}"
@@ -30,7 +34,7 @@ def hint(path: str) -> str:
 
 
 def translate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's config with today's keys, in the same order; the overrides in its sweep section are translated too."""
+    """Return a run's config with the current keys, in the same order; overrides in its sweep section are translated too."""
     translated = _section(config, "")
     sweep = translated.get("sweep")
     if not isinstance(sweep, Mapping):
@@ -48,18 +52,21 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A section of a config with new keys, at any depth."""
-    found: dict[str, Any] = {}
+    """Return a section of a config with new keys, at any depth."""
+    translated: dict[str, Any] = {}
     for key, value in section.items():
         path = f"{prefix}{key}"
         name = new_name(path)
-        inner = _section(value, f"{path}.") if isinstance(value, Mapping) else value
-        found[name.rpartition(".")[2] if name else str(key)] = inner
-    return found
+        if isinstance(value, Mapping):
+            value = _section(value, f"{path}.")
+        elif path in _VALUES:
+            value = _VALUES[path].get(value, value)
+        translated[name.rpartition(".")[2] if name else str(key)] = value
+    return translated
 
 
 def _dotted(path: str) -> str:
-    """A dotted path with each part that was renamed: ``strategies.budget.accuracy`` -> ``strategies.stop_at_budget.accuracy``."""
+    """Return a dotted path with the new names: ``strategies.budget.accuracy`` -> ``strategies.stop_at_budget.accuracy``."""
     parts = path.split(".")
     for end in range(1, len(parts) + 1):
         name = new_name(".".join(parts[:end]))

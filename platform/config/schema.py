@@ -1,4 +1,4 @@
-"""What an experiment is made of: frozen dataclasses, one for each section of the file, each checking its own values."""
+"""The schema of an experiment: a frozen dataclass for each section of the file, which checks its values."""
 
 import math
 import re
@@ -9,11 +9,11 @@ from typing import Any, Literal
 Settings = Mapping[str, Any]
 PerExperience = float | tuple[float, ...]
 IntPerExperience = int | tuple[int, ...]
-GROUP_FACTORS = ("lr", "weight_decay")  # what a group of parameters may have factors of
+GROUP_FACTORS = ("lr", "weight_decay")  # the settings that a parameter group may multiply by a factor
 
 
 def _positive(name: str, value: PerExperience | None, *, zero: bool = False) -> None:
-    """Refuse values, or lists of values, that are not above (or at least) zero."""
+    """Raise ValueError for a value, or a list of values, that is not above (with `zero`: at least) zero and finite."""
     if value is None:
         return
     values = value if isinstance(value, tuple) else (value,)
@@ -23,27 +23,42 @@ def _positive(name: str, value: PerExperience | None, *, zero: bool = False) -> 
 
 
 def seconds(name: str, time: str | float) -> float:
-    """A time in seconds: a number, or a text such as 60s, 5m, 1.5h; ValueError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", str(time).strip())
-    if found is None or not math.isfinite(float(found[1])):
+    """Return a time in seconds.
+
+    Args:
+        name: the setting, for the error message.
+        time: a number of seconds, or a text such as 60s, 5m, 1.5h.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", str(time).strip())
+    if match is None or not math.isfinite(float(match[1])):
         raise ValueError(f"{name}={time!r}: must be a time: a number of seconds, or like 60s, 5m, 1.5h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _seed(name: str, value: int | None) -> None:
-    """Refuse a negative seed: numpy's generators take none."""
+    """Raise ValueError for a negative seed: NumPy's generators refuse it."""
     if value is not None and value < 0:
         raise ValueError(f"{name}={value}: must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """The optimizer: `name` sgd, adam or adamw; `reset`: a new one for each experience (its moments start from zero).
+    """The optimizer.
 
-    `groups`: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head.*": {lr: 10}}; the first pattern
-    that fits a parameter holds for it, the rest have factors of 1.
-    `layer_decay`: the learning rate of a trunk of L blocks is multiplied by layer_decay^(L - l) in block l = 0 .. L - 1, so by
-    layer_decay in the last; the head keeps its own (1: no decay; BEiT 0.65-0.75, ULMFiT 1 / 2.6).
+    Attributes:
+        name: sgd, adam or adamw.
+        lr: learning rate, one value or a list per experience.
+        momentum: of sgd; in [0, 1).
+        weight_decay: one value or a list per experience.
+        clip: maximum norm of the gradient, one value or a list per experience; null: no clipping.
+        groups: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head.*": {lr: 10}}. The first pattern
+            that matches a parameter applies to it; parameters without a match have factors of 1.
+        layer_decay: the learning rate of a trunk of L blocks is multiplied by layer_decay^(L - l) in block l = 0 .. L - 1, so by
+            layer_decay in the last; that of the head is not (1: no decay; BEiT 0.65-0.75, ULMFiT 1 / 2.6).
+        reset: make a new optimizer for each experience (its moments start from zero).
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -75,9 +90,9 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """The learning rate within an experience, restarting with each: constant, step or cosine, after a linear warm-up.
+    """The learning rate within an experience: constant, step or cosine, after a linear warm-up. It restarts with each experience.
 
-    `warmup` and `steps` are fractions of the experience's iterations; a step multiplies the rate by `gamma`.
+    `warmup` and `steps` are fractions of the experience's iterations. Each step multiplies the rate by `gamma`.
     """
 
     name: Literal["constant", "step", "cosine"] = "constant"
@@ -95,13 +110,20 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """How each experience is trained: by `epochs`, or by `iterations` when that is given. Values may be a list per experience.
+    """How each experience is trained. Values may be a list per experience where the type allows it.
 
-    `precision`: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
-    `augmentation`: a preset's name, or a list of transformations, each a mapping of a name to its settings; null: none.
-    `full_head`: outputs for all of the stream's classes from the start, as most peers have them, in place of a head that grows;
-    the loss is over all of them, and `lwf` holds all of them to the old network's.
-    `label_smoothing`: this share of each target is spread over the classes (of a task-incremental stream, those of its task).
+    Attributes:
+        epochs: passes over the experience's samples; unused if `iterations` is set.
+        iterations: mini-batches per experience; null: `epochs` decides.
+        batch_size: samples per mini-batch in training.
+        evaluation_batch_size: samples per mini-batch in evaluation.
+        precision: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
+        optimizer: see `Optimizer`.
+        schedule: see `Schedule`.
+        augmentation: a preset's name, or a list of transformations, each a mapping of a name to its settings; null: none.
+        full_head: give the head outputs for all of the stream's classes from the start, as most peers do, instead of a head that
+            grows. The loss is over all of them, and `lwf` distils all of them.
+        label_smoothing: this share of each target is spread over the classes (of a task-incremental stream, those of its task).
     """
 
     epochs: IntPerExperience = 10
@@ -126,7 +148,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seeds:
-    """Separate seeds; each one left out is the trial's `seed`."""
+    """Separate seeds for class order, initialisation and data; null: the trial's `seed`."""
 
     class_order: int | None = None
     initialisation: int | None = None
@@ -140,7 +162,7 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where data sets are looked for (`root`, else RETAIN_DATA) and prepared (`cache`, else RETAIN_CACHE or ~/.cache/retain)."""
+    """Folders of data sets (`root`, else RETAIN_DATA) and of prepared data (`cache`, else RETAIN_CACHE or ~/.cache/retain)."""
 
     root: str | None = None
     cache: str | None = None
@@ -148,9 +170,9 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one trial takes: fractions of CPUs and GPUs for Ray, and torch's `threads` (part of the result's bits).
+    """Resources of one trial: CPUs and GPUs for Ray, which may be fractions, and torch's `threads`, which affect the bits.
 
-    `deterministic`: only algorithms that give the same bits each time (torch.use_deterministic_algorithms); for GPUs.
+    `deterministic`: use only algorithms that give the same bits each time (torch.use_deterministic_algorithms); for GPUs.
     """
 
     cpus: float = 1.0
@@ -166,9 +188,9 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Checkpoints at experience boundaries and, inside of experiences, `every` so often (a time; null: at boundaries only).
+    """Checkpoints at experience boundaries and, mid-experience, once `every` so often (null: at boundaries only).
 
-    The newest `keep` stay. A time is a number of seconds or a text: 90, 60s, 5m, 1.5h.
+    `every` is a number of seconds or a text: 90, 60s, 5m, 1.5h. The newest `keep` checkpoints stay.
     """
 
     every: str | float | None = "60s"
@@ -182,7 +204,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wandb:
-    """Weights & Biases: `mode` null means online where a key is found, else offline."""
+    """Weights & Biases. `mode` null: online if an API key is found, else offline."""
 
     mode: Literal["online", "offline", "disabled"] | None = None
     project: str = "retain"
@@ -193,9 +215,13 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ray:
-    """The cluster: `address` null starts a local one (or follows RAY_ADDRESS); `max_failures`: restarts of a trial.
+    """The Ray cluster.
 
-    `hang_timeout`: a trial without an iteration for so long is hung: its process is ended and started again (null: never).
+    Attributes:
+        address: of a running cluster; null: RAY_ADDRESS, or else a new local cluster.
+        max_failures: restarts of a failed trial.
+        max_concurrent: limit on trials that run at the same time; null: none.
+        hang_timeout: a trial without an iteration for this long hangs: its process is ended and restarted (null: never).
     """
 
     address: str | None = None
@@ -215,8 +241,8 @@ class Sweep:
     """The trials of an experiment: streams x variants x seeds x points of the search space.
 
     `streams` and `variants` map a name to overrides (nested as in the file). `space` maps a dotted key to one of
-    ``{choice: [..]}``, ``{uniform: [a, b]}``, ``{loguniform: [a, b]}``, ``{randint: [a, b]}`` or ``{grid: [..]}``;
-    `samples` points are drawn for each grid point, the same for every variant.
+    ``{choice: [..]}``, ``{uniform: [a, b]}``, ``{loguniform: [a, b]}``, ``{randint: [a, b]}`` or ``{grid: [..]}``. For each
+    grid point, `samples` points are sampled from the other domains, the same for every variant.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -239,10 +265,14 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What others report for variants of the sweep: average accuracies at the end, in [0, 1], as means over seeds.
+    """Published results for variants of the sweep: final average accuracies in [0, 1], as means over seeds.
 
-    `figures`: variant -> [their value, how far ours may be from it], the latter stated before ours was known. `note`: what is
-    known of the protocol's differences. Trials do not look at this section; `make published` compares.
+    Trials ignore this section; `make published` compares them with ours.
+
+    Attributes:
+        source: the publication.
+        figures: variant -> [published value, tolerance of ours]; the tolerance was stated before our result was known.
+        note: known differences between the protocols.
     """
 
     source: str
@@ -258,7 +288,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """A whole experiment. `benchmark` and `model` hold one name with its settings, `strategies` and `probes` any number."""
+    """A whole experiment. `benchmark` and `model` map one name to its settings, `strategies` and `probes` any number."""
 
     name: str
     benchmark: Settings

@@ -1,1 +1,1 @@
-"""Data sets, streams of experiences, the cache of prepared arrays, augmentation."""
+"""Data sets, streams of experiences, the cache of prepared arrays, and augmentation."""

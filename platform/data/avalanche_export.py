@@ -1,4 +1,4 @@
-"""Our streams as Avalanche benchmarks, for its template, its plugins and whatever else expects one."""
+"""Export streams as Avalanche benchmarks, for its template, its plugins and other code that expects one."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from .streams import Part, ResidentDataset, Stream
 
 
 def avalanche_benchmark(stream: Stream) -> CLScenario:
-    """Our stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
-    named = {"train": "train", "valid": "validation", "test": "test"}
-    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in named.items()])
+    """Return a stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
+    parts = {"train": "train", "valid": "validation", "test": "test"}
+    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in parts.items()])
     for avalanche_stream in benchmark.streams.values():
         avalanche_stream.benchmark = benchmark
     return benchmark
@@ -23,18 +23,17 @@ def avalanche_benchmark(stream: Stream) -> CLScenario:
 
 def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
     experiences, seen = [], set[int]()
-    everything = {label for experience in stream.experiences for label in experience.classes}
+    all_classes = {label for experience in stream.experiences for label in experience.classes}
     for number, ours in enumerate(stream.experiences):
         task = number if stream.scenario == "task" else 0
         experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part), task), current_experience=number)
-        here = set(ours.classes) | set(
-            ours.train.y.unique().tolist()
-        )  # with blurry boundaries there are others' samples
-        experience.classes_in_this_experience = sorted(here)
+        # with blurry boundaries the training part has samples of other classes too
+        present = set(ours.classes) | set(ours.train.y.unique().tolist())
+        experience.classes_in_this_experience = sorted(present)
         experience.previous_classes = set(seen)
-        seen |= here
+        seen |= present
         experience.classes_seen_so_far = set(seen)
-        experience.future_classes = everything - seen
+        experience.future_classes = all_classes - seen
         experience.task_labels, experience.task_label = [task], task
         experiences.append(experience)
     return experiences
@@ -47,6 +46,6 @@ def _dataset(stream: Stream, part: Part, task: int) -> TaskAwareSupervisedClassi
 
 
 def adapt_heads(model: Any, experiences: Any) -> None:
-    """Let Avalanche's own heads grow to the classes of these experiences, one after the other."""
+    """Grow Avalanche's heads to the classes of these experiences, in order."""
     for experience in experiences:
         avalanche_model_adaptation(model, experience)

@@ -1,4 +1,4 @@
-"""An Avalanche benchmark as one of our streams: its samples are read once, as the benchmark gives them, and kept resident.
+"""Import an Avalanche benchmark as a stream: read its samples once, evaluation transforms applied, and keep them in memory.
 
 Shapes: n samples of an experience, N of a split.
 """
@@ -16,10 +16,15 @@ from .streams import Arrays, Experience, Part, Stream
 
 
 def stream_of(name: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Stream:
-    """Build the benchmark and read its ``train``, ``test`` and (where there is one) ``valid`` streams.
+    """Build the benchmark and read its ``train``, ``test`` and, if present, ``valid`` streams.
 
-    Labels are numbered anew in order of appearance; the class names keep the benchmark's. Samples stay as its evaluation
-    transforms give them, so random augmentation is not applied.
+    Labels are renumbered in order of appearance; the class names are the benchmark's labels. Samples are read through the
+    evaluation transforms, so random augmentation is not applied.
+
+    Args:
+        name: name of the benchmark in the config; its last dotted part names the stream.
+        make: function that returns the Avalanche benchmark.
+        arguments: keyword arguments of `make`.
 
     Raises:
         UserError: the benchmark refuses its arguments, or has no train and test stream of equal length.
@@ -38,17 +43,17 @@ def stream_of(name: str, make: Callable[..., Any], arguments: Mapping[str, Any])
         raise UserError(f"{key}: needs a train and a test stream with as many experiences; it has {sorted(streams)}.")
     parts = {split: [_read(experience) for experience in streams[split]] for split in streams}
     names = list(dict.fromkeys(label for _, y in parts["train"] for label in sorted(set(y.tolist()))))
-    new = {label: number for number, label in enumerate(names)}
-    splits = {split: _numbered(key, read, new) for split, read in parts.items()}
+    label_of = {label: number for number, label in enumerate(names)}
+    splits = {split: _numbered(key, read, label_of) for split, read in parts.items()}
     empty = [_empty(part) for part in splits["train"]]
     classes = [tuple(sorted(set(part.y.tolist()))) for part in splits["train"]]
     experiences = tuple(
-        Experience(f"experience {number + 1}", *four)
-        for number, four in enumerate(
+        Experience(f"experience {number + 1}", *classes_and_parts)
+        for number, classes_and_parts in enumerate(
             zip(classes, splits["train"], splits.get("valid", empty), splits["test"], strict=True)
         )
     )
-    disjoint = sum(len(one) for one in classes) == len(names)
+    disjoint = sum(len(labels) for labels in classes) == len(names)
     channels = parts["train"][0][0].shape[1]
     return Stream(
         name=name.rpartition(".")[2],
@@ -62,19 +67,19 @@ def stream_of(name: str, make: Callable[..., Any], arguments: Mapping[str, Any])
 
 
 def _read(experience: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """All samples (n, *shape) and labels (n,) of an experience."""
+    """Return all samples (n, *shape) and labels (n,) of an experience."""
     dataset = experience.dataset.eval()
     items: Sequence[Any] = [dataset[index] for index in range(len(dataset))]
     return torch.stack([torch.as_tensor(item[0]) for item in items]), torch.tensor([int(item[1]) for item in items])
 
 
-def _numbered(key: str, read: Sequence[tuple[torch.Tensor, torch.Tensor]], new: Mapping[int, int]) -> list[Part]:
-    """The experiences of a split, side by side in one array, with new labels."""
-    unknown = sorted({label for _, y in read for label in y.tolist()} - set(new))
+def _numbered(key: str, read: Sequence[tuple[torch.Tensor, torch.Tensor]], label_of: Mapping[int, int]) -> list[Part]:
+    """Concatenate the experiences of a split into one array, with new labels."""
+    unknown = sorted({label for _, y in read for label in y.tolist()} - set(label_of))
     if unknown:
         raise UserError(f"{key}: classes {unknown} are tested but never trained.")
     x = torch.cat([x for x, _ in read])
-    y = torch.tensor([new[label] for _, y in read for label in y.tolist()])
+    y = torch.tensor([label_of[label] for _, y in read for label in y.tolist()])
     arrays = Arrays(x, y)
     return [Part(arrays, indices) for indices in torch.arange(len(y)).split([len(y) for _, y in read])]
 

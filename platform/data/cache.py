@@ -1,7 +1,7 @@
-"""Arrays prepared once, checksummed, and mapped by every process that needs them.
+"""Cache prepared arrays: made once, checksummed, and memory-mapped by every process that needs them.
 
 An entry is a folder of the cache: one ``.npy`` file per array and a ``manifest.json`` with their sizes and sha256 sums.
-It is made under a lock in a temporary folder and renamed: it is complete or absent. Entries hold nothing that cannot be
+It is written under a lock into a temporary folder and then renamed, so it is either complete or absent. Every entry can be
 made again, so the cache may be deleted at any time.
 """
 
@@ -20,20 +20,20 @@ from ..errors import UserError
 from ..files import digest
 from .cache_entry import FORMAT, EntryWriter, new_entry, reraise_write_errors
 
-HASHED_BELOW = 64 * 2**20  # bytes: entries up to this size are hashed at a process's first opening, larger ones are not
+HASHED_BELOW = 64 * 2**20  # bytes: smaller entries are hashed when a process first opens them, larger ones are not
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Stamp = tuple[str, int, int, int]
-_hashed: set[_Stamp] = set()  # files whose sum this process has verified; a file changed since has another stamp
-_opened: dict[Path, bool] = {}  # entries that this process has opened, in order; whether it made them
-Progress = Callable[[str, int, int], None]  # what is prepared, how much of it is done, how much there is
+_hashed: set[_Stamp] = set()  # files that this process has verified; a changed file has another stamp
+_opened: dict[Path, bool] = {}  # entries opened by this process, in order; True if it made them
+Progress = Callable[[str, int, int], None]  # (title, done, total)
 
 
 @dataclass(frozen=True, slots=True)
 class DataFolders:
-    """Where data sets are read (`root`, None: only the usual places) and where prepared arrays are kept (`cache`).
+    """The folders of data sets (`root`; None: only the usual locations) and of prepared arrays (`cache`).
 
-    `progress` is told of what takes long.
+    `progress` is called during long preparations.
     """
 
     root: Path | None
@@ -42,7 +42,7 @@ class DataFolders:
 
     @classmethod
     def of(cls, root: str | None = None, cache: str | None = None) -> "DataFolders":
-        """Resolve the settings `data.root` and `data.cache`, else RETAIN_DATA and RETAIN_CACHE, to absolute paths.
+        """Resolve `data.root` and `data.cache` to absolute paths; they default to RETAIN_DATA and RETAIN_CACHE.
 
         Raises:
             UserError: the data folder does not exist.
@@ -56,15 +56,15 @@ class DataFolders:
 
 
 def load_or_make(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path) -> dict[str, torch.Tensor]:
-    """Map the arrays of an entry as tensors; `make` is called only when the entry is absent or damaged.
+    """Map the arrays of an entry as tensors; call `make` only if the entry is absent or damaged.
 
-    The maps are copy-on-write: processes share the pages, and a write stays in the process that wrote. Sizes and
-    headers are checked at every opening, sums once per process for entries below `HASHED_BELOW` bytes.
+    The maps are copy-on-write: processes share the pages, and a write stays in the process that made it. Sizes and headers are
+    checked at every opening; sums once per process, for entries below `HASHED_BELOW` bytes.
 
     Args:
-        key: the entry's name, a file name; it must change with whatever the arrays depend on.
+        key: name of the entry, a file name. It must change with everything that the arrays depend on.
         make: returns the arrays by name; runs in one process at a time.
-        cache: the cache folder, made if absent.
+        cache: the cache folder, created if absent.
 
     Raises:
         UserError: the cache folder cannot be written, or has no room.
@@ -73,53 +73,53 @@ def load_or_make(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path
 
 
 def load_or_fill(key: str, fill: Callable[[EntryWriter], None], cache: Path) -> dict[str, torch.Tensor]:
-    """As `prepared`, for what is too large for memory: `fill` creates the arrays on the disk and fills them."""
+    """Do as `load_or_make`, for arrays too large for memory: `fill` creates them on the disk and fills them."""
     folder = cache / f"{key}-v{FORMAT}"
-    found, made = _open(folder), False
-    if found is None:
+    arrays, made = _open(folder), False
+    if arrays is None:
         with reraise_write_errors(cache):
             cache.mkdir(parents=True, exist_ok=True)
             lock = FileLock(cache / f"{folder.name}.lock")
             lock.acquire()
         try:
-            found = _open(folder)  # another process may have made it while this one waited
-            if found is None:
+            arrays = _open(folder)  # another process may have made it meanwhile
+            if arrays is None:
                 with new_entry(folder, cache) as writer:
                     fill(writer)
-                found, made = _open(folder), True
+                arrays, made = _open(folder), True
         finally:
             lock.release()
-    if found is None:
+    if arrays is None:
         raise UserError(
             f"data.cache={cache}: {folder.name} was just written and does not read back; is the disk sound?"
         )
     _opened[folder] = made or _opened.get(folder, False)
-    return found
+    return arrays
 
 
 def opened_entries() -> dict[Path, bool]:
-    """The folders of the entries that this process has opened, in the order of their first opening: True if it made them."""
+    """Return the folders of the entries opened by this process, in order of first opening; True if it made them."""
     return dict(_opened)
 
 
 def _absolute(path: str) -> Path:
-    """Workers run in other folders: relative paths hold for the process that read them."""
+    """Make a path absolute, because workers run in other folders."""
     return Path(path).expanduser().absolute()
 
 
 def _open(folder: Path) -> dict[str, torch.Tensor] | None:
-    """Map an entry; None where it is absent, incomplete or damaged."""
+    """Map an entry; return None if it is absent, incomplete or damaged."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         entries: dict[str, dict[str, Any]] = manifest["arrays"]
-        hashing = sum(one["bytes"] for one in entries.values()) < HASHED_BELOW
-        return {name: _map(folder / f"{name}.npy", one, hashing) for name, one in entries.items()}
+        hashing = sum(entry["bytes"] for entry in entries.values()) < HASHED_BELOW
+        return {name: _map(folder / f"{name}.npy", entry, hashing) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
 def _map(path: Path, entry: dict[str, Any], hashing: bool) -> torch.Tensor:
-    """Map one file and compare it with its line of the manifest; ValueError where they differ."""
+    """Map one file and compare it with its line of the manifest; raise ValueError if they differ."""
     status = path.stat()
     stamp = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
     if status.st_size != entry["bytes"]:

@@ -1,4 +1,4 @@
-"""Writing an entry of the cache: whole arrays, or arrays on the disk that are filled piece by piece.
+"""Write an entry of the cache: whole arrays, or memory-mapped arrays that are filled piece by piece.
 
 An entry is a folder: one ``.npy`` file per array and a ``manifest.json`` with their sizes and sha256 sums.
 """
@@ -17,28 +17,28 @@ from ..errors import UserError
 from ..files import digest, sync
 
 FORMAT = 1
-_BLOCK = 2**24  # bytes that are copied at a time
+_BLOCK = 2**24  # bytes copied at a time
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class EntryWriter:
-    """Writes the arrays of one entry into a folder of its own; failures of the disk are said with the setting's name."""
+    """Write the arrays of one entry into a new folder; disk errors become a UserError that names the setting."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        """`folder` is new and empty, below `cache`."""
+        """Take a new, empty `folder` below `cache`."""
         self._folder, self._cache = folder, cache
         self._maps: dict[str, np.memmap[Any, Any]] = {}
 
     @property
     def free(self) -> int:
-        """Bytes that are free where the entry is written."""
+        """Return the free bytes on the disk of the entry."""
         return shutil.disk_usage(self._folder).free
 
     def need(self, size: int) -> None:
-        """Refuse to begin with what will not fit: `size` in bytes.
+        """Check that `size` bytes are free, before anything is written.
 
         Raises:
-            UserError: fewer are free.
+            UserError: fewer bytes are free.
         """
         if size > self.free:
             name = self._folder.name.removeprefix(".").removesuffix(".tmp")
@@ -48,21 +48,21 @@ class EntryWriter:
             )
 
     def create(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> "np.memmap[Any, Any]":
-        """Make an array on the disk and map it, to be filled in any order, by several threads.
+        """Create an array on the disk and return its memory map; threads may fill it in any order.
 
-        Its blocks are allocated now: on a disk that fills up later, writing to a map would kill the process (SIGBUS).
+        Its blocks are allocated now. Otherwise writing to the map on a full disk would kill the process (SIGBUS).
         """
         path = self._folder / f"{name}.npy"
         with reraise_write_errors(self._cache):
-            made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # macOS has none
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        self._maps[name] = made
-        return made
+        self._maps[name] = array
+        return array
 
     def array(self, name: str) -> "np.memmap[Any, Any]":
-        """A created array, to be read."""
+        """Return an array made by `create`."""
         return self._maps[name]
 
     def save(self, arrays: Mapping[str, _Array]) -> None:
@@ -74,29 +74,29 @@ class EntryWriter:
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
     def keep(self, name: str, rows: _Array) -> "np.memmap[Any, Any]":
-        """Reduce a created array to some of its rows (n,), in this order."""
+        """Reduce an array made by `create` to the given rows (n,), in this order."""
         whole = self._maps.pop(name)
         path = self._folder / f"{name}.npy"
-        aside = path.with_suffix(".whole")
+        renamed = path.with_suffix(".whole")
         with reraise_write_errors(self._cache):
-            path.rename(aside)
-        kept = self.create(name, (len(rows), *whole.shape[1:]), whole.dtype.type)
+            path.rename(renamed)
+        reduced = self.create(name, (len(rows), *whole.shape[1:]), whole.dtype.type)
         step = max(1, _BLOCK // max(1, whole[:1].nbytes))
         for start in range(0, len(rows), step):
-            kept[start : start + step] = whole[rows[start : start + step]]
-        aside.unlink()
-        return kept
+            reduced[start : start + step] = whole[rows[start : start + step]]
+        renamed.unlink()
+        return reduced
 
     def note(self, name: str, text: str) -> None:
-        """Put a text file for people into the entry."""
+        """Add a text file for readers to the entry."""
         with reraise_write_errors(self._cache):
             (self._folder / name).write_text(text, encoding="utf-8")
 
     def finish(self) -> None:
-        """Bring everything to the disk itself, then write the manifest."""
+        """Flush all arrays to the disk, then write the manifest."""
         with reraise_write_errors(self._cache):
-            for made in self._maps.values():
-                made.flush()
+            for array in self._maps.values():
+                array.flush()
             entries = {path.stem: _line(path) for path in sorted(self._folder.glob("*.npy"))}
             with (self._folder / "manifest.json").open("w") as file:
                 json.dump({"format": FORMAT, "arrays": entries}, file, indent=1)
@@ -107,10 +107,10 @@ class EntryWriter:
 
 @contextmanager
 def new_entry(folder: Path, cache: Path) -> Iterator[EntryWriter]:
-    """Write an entry beside its place and, when all went well, rename it there; called under the entry's lock."""
+    """Write an entry into a temporary folder and rename it on success; the caller holds the entry's lock."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     with reraise_write_errors(cache):
-        for stale in (temporary, folder):  # left by a killed process; damaged
+        for stale in (temporary, folder):  # left by a killed process, or damaged
             if stale.exists():
                 shutil.rmtree(stale)
         temporary.mkdir()
@@ -126,7 +126,7 @@ def new_entry(folder: Path, cache: Path) -> Iterator[EntryWriter]:
 
 @contextmanager
 def reraise_write_errors(cache: Path) -> Iterator[None]:
-    """Turn a refusal by the file system into one by us, with the setting's name."""
+    """Turn an OSError into a UserError that names the setting."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,7 @@ def reraise_write_errors(cache: Path) -> Iterator[None]:
 
 
 def _line(path: Path) -> dict[str, Any]:
-    """One array's line of the manifest, after it is on the disk itself."""
+    """Sync one array to the disk and return its line of the manifest."""
     sync(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""How a data set becomes a stream of new classes, each in one experience; and the settings of that.
+"""Build streams of new classes, each class in one experience, and define their settings.
 
 Shapes: N samples of a part of the data set, n of them chosen. Labels are numbered in order of appearance.
 """
@@ -14,20 +14,20 @@ from .dataset import DataSet
 from .streams import Arrays, Experience, Part, Scenario, Stream
 from .subsampling import ORDER, SubsetOptions, assign_blurry, few_shot, numpy_generator, train_validation_split
 
-_SHOWN = 10  # so many classes are named in an experience's name
+_SHOWN = 10  # classes listed in an experience's name or in an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSplit(SubsetOptions):
     """Settings of a stream that has each class in one experience.
 
-    num_experiences: how many experiences; must divide the number of classes (after those of `first`) equally.
-    first: classes in a large first experience, the rest divided equally among the others: 50 with num_experiences 11 is
-        B50 with 10 steps on 100 classes; null: all alike.
-    class_order: the classes, by number or by name, in their order of appearance; null: shuffled by the seed.
+    num_experiences: number of experiences; must divide the number of classes (without those of `first`) evenly.
+    first: number of classes in a large first experience; the others share the rest equally. On 100 classes, 50 with
+        num_experiences 11 is B50 with 10 steps. null: all experiences have the same size.
+    class_order: the classes, by number or by name, in order of appearance; null: shuffled by the seed.
     """
 
-    NUM_CLASSES: ClassVar[int | None] = None  # where it is known before the data are
+    NUM_CLASSES: ClassVar[int | None] = None  # set where it is known before the data set is opened
     num_experiences: int = 5
     first: int | None = None
     class_order: tuple[int | str, ...] | None = None
@@ -40,16 +40,16 @@ class TaskSplit(SubsetOptions):
             raise ValueError(f"first={self.first!r}: must be at least 1, or null")
         if self.NUM_CLASSES is not None:
             experience_sizes(self.NUM_CLASSES, self.num_experiences, self.first)
-            if all(isinstance(label, int) for label in self.class_order or ()):  # names are known with the data
+            if all(isinstance(label, int) for label in self.class_order or ()):  # names are known only with the data
                 ordered_classes(self.class_order, tuple(str(label) for label in range(self.NUM_CLASSES)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassSplit(TaskSplit):
-    """Settings of a stream of new classes that are told apart among all.
+    """Settings of a stream of new classes, where the model chooses among all classes.
 
-    blurry: blurry boundaries: this fraction of each class's training samples is met in the other experiences, evenly; the
-        test and validation samples stay with the class's own experience.
+    blurry: blurry boundaries: this fraction of each class's training samples moves to the other experiences, evenly. The
+        validation and test samples stay in the experience of their class.
     """
 
     blurry: float = 0.0
@@ -59,16 +59,16 @@ class ClassSplit(TaskSplit):
         if not 0 <= self.blurry < 1:
             raise ValueError(f"blurry={self.blurry!r}: must be at least 0 and less than 1, a fraction of the samples")
         if self.blurry and self.shots is not None:
-            raise ValueError(f"blurry={self.blurry!r}: goes not together with shots={self.shots!r}")
+            raise ValueError(f"blurry={self.blurry!r}: cannot be combined with shots={self.shots!r}")
         if self.blurry and self.num_experiences == 1:
             raise ValueError(f"blurry={self.blurry!r}: needs at least two experiences")
 
 
 def experience_sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int]:
-    """How many new classes each experience has.
+    """Return the number of new classes of each experience.
 
     Raises:
-        ValueError: they cannot be divided so; says which numbers of experiences can.
+        ValueError: the classes cannot be divided evenly; the message lists the possible numbers of experiences.
     """
     before = 0 if first is None else 1
     rest, steps = num_classes - (first or 0), num_experiences - before
@@ -84,71 +84,76 @@ def experience_sizes(num_classes: int, num_experiences: int, first: int | None) 
     return ([] if first is None else [first]) + [rest // steps] * steps
 
 
-def ordered_classes(given: Sequence[int | str] | None, class_names: tuple[str, ...]) -> list[int] | None:
-    """Numbers of the classes in the order given by number or by name; None: none is given.
+def ordered_classes(class_order: Sequence[int | str] | None, class_names: tuple[str, ...]) -> list[int] | None:
+    """Convert a class order, by number or by name, to class numbers; None stays None.
 
     Raises:
         ValueError: a class is unknown, missing or named twice.
     """
-    if given is None:
+    if class_order is None:
         return None
-    found = [_number(one, class_names) for one in given]
-    if sorted(found) != list(range(len(class_names))):
-        missing = [class_names[label] for label in range(len(class_names)) if found.count(label) != 1]
+    labels = [_number(entry, class_names) for entry in class_order]
+    if sorted(labels) != list(range(len(class_names))):
+        missing = [class_names[label] for label in range(len(class_names)) if labels.count(label) != 1]
         wrong = f"once; missing or twice: {', '.join(missing[:_SHOWN])}"
-        raise ValueError(f"class_order={list(given)}: must hold each class from 0 to {len(class_names) - 1} {wrong}")
-    return found
-
-
-def _number(given: int | str, class_names: tuple[str, ...]) -> int:
-    if isinstance(given, int) and str(given) in class_names and class_names.index(str(given)) != given:
         raise ValueError(
-            f"class_order: {given} is a class's name and another's number: write names in quotes, '{given}'"
+            f"class_order={list(class_order)}: must hold each class from 0 to {len(class_names) - 1} {wrong}"
         )
-    if isinstance(given, int) and 0 <= given < len(class_names):
-        return given
-    if given in class_names:
-        return class_names.index(str(given))
+    return labels
+
+
+def _number(entry: int | str, class_names: tuple[str, ...]) -> int:
+    if isinstance(entry, int) and str(entry) in class_names and class_names.index(str(entry)) != entry:
+        raise ValueError(
+            f"class_order: {entry} is a class's name and another's number: write names in quotes, '{entry}'"
+        )
+    if isinstance(entry, int) and 0 <= entry < len(class_names):
+        return entry
+    if entry in class_names:
+        return class_names.index(str(entry))
     known = f"the numbers 0 to {len(class_names) - 1}, or the names of the classes"
-    raise ValueError(f"class_order: {given!r} is no class: {known}.{nearest(str(given), class_names)}")
+    raise ValueError(f"class_order: {entry!r} is no class: {known}.{nearest(str(entry), class_names)}")
 
 
 def class_stream(name: str, source: DataSet, config: TaskSplit, seed: int, scenario: Scenario = "class") -> Stream:
-    """Build a stream of new classes, each in one experience; the data set's domains, where it has some, are pooled.
+    """Build a stream of new classes, each in one experience; the data set's domains, if any, are pooled.
 
     Raises:
-        UserError: the data set's classes cannot be divided or ordered as the settings say.
+        UserError: the data set's classes cannot be divided or ordered as the settings require.
     """
     try:
-        steps = experience_sizes(len(source.class_names), config.num_experiences, config.first)
+        sizes = experience_sizes(len(source.class_names), config.num_experiences, config.first)
         order = ordered_classes(config.class_order, source.class_names)
     except ValueError as error:
-        raise refusal(name, error) from None
-    check_shots(name, config, len(steps))
-    found = renumbered(source, order or drawn_order(source, seed))
-    fit, held = train_validation_split(source, config, seed)
-    home = torch.repeat_interleave(torch.arange(len(steps)), torch.tensor(steps))  # of each class
-    place = home[found.train.y[fit]]
+        raise setting_error(name, error) from None
+    check_shots(name, config, len(sizes))
+    relabelled = relabel(source, order or shuffled_order(source, seed))
+    train_indices, validation_indices = train_validation_split(source, config, seed)
+    class_experience = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    sample_experience = class_experience[relabelled.train.y[train_indices]]
     blurry = config.blurry if isinstance(config, ClassSplit) else 0.0
     if blurry:
-        place = assign_blurry(place, source.train.y[fit], blurry, len(steps), seed)
+        sample_experience = assign_blurry(sample_experience, source.train.y[train_indices], blurry, len(sizes), seed)
     experiences = []
-    for number in range(len(steps)):
-        classes = tuple(torch.nonzero(home == number).flatten().tolist())
+    for number in range(len(sizes)):
+        classes = tuple(torch.nonzero(class_experience == number).flatten().tolist())
         parts = (
-            Part(found.train, shots_of(source, config, fit[place == number], number, seed)),
-            Part(found.train, of_classes(found.train.y, held, classes)),
-            Part(found.test, of_classes(found.test.y, torch.arange(len(found.test.y)), classes)),
+            Part(
+                relabelled.train,
+                training_indices(source, config, train_indices[sample_experience == number], number, seed),
+            ),
+            Part(relabelled.train, indices_of_classes(relabelled.train.y, validation_indices, classes)),
+            Part(relabelled.test, indices_of_classes(relabelled.test.y, torch.arange(len(relabelled.test.y)), classes)),
         )
-        experiences.append(Experience("classes " + names_of(found, classes), classes, *parts))
-    return make_stream(name, scenario, found, experiences)
+        experiences.append(Experience("classes " + joined_class_names(relabelled, classes), classes, *parts))
+    return make_stream(name, scenario, relabelled, experiences)
 
 
 def shared_labels_stream(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream:
-    """Build a stream of groups of classes that share their labels: the first class of each group is 0, the second is 1, ...
+    """Build a stream of groups of classes that share labels: the first class of each group is 0, the second is 1, ...
 
     Raises:
-        UserError: the data set's classes cannot be divided or ordered as the settings say.
+        UserError: the data set's classes cannot be divided or ordered as the settings require.
     """
     stream = class_stream(name, source, config, seed)
     size = len(stream.experiences[0].classes)
@@ -156,55 +161,61 @@ def shared_labels_stream(name: str, source: DataSet, config: TaskSplit, seed: in
     first = stream.experiences[0]
     train, test = (Arrays(part.arrays.x, part.arrays.y % size) for part in (first.train, first.test))
     experiences = []
-    for one in stream.experiences:
-        parts = Part(train, one.train.indices), Part(train, one.validation.indices), Part(test, one.test.indices)
-        experiences.append(Experience(one.name, labels, *parts))
-    found = replace(source, class_names=stream.class_names)
-    names = tuple(names_of(found, range(label, len(found.class_names), size)) for label in labels)
+    for old in stream.experiences:
+        parts = Part(train, old.train.indices), Part(train, old.validation.indices), Part(test, old.test.indices)
+        experiences.append(Experience(old.name, labels, *parts))
+    grouped = replace(source, class_names=stream.class_names)
+    names = tuple(joined_class_names(grouped, range(label, len(grouped.class_names), size)) for label in labels)
     return make_stream(name, "domain", replace(source, class_names=names), experiences)
 
 
-def refusal(name: str, error: ValueError) -> UserError:
-    """What does not fit the data set, with the key's full path."""
+def setting_error(name: str, error: ValueError) -> UserError:
+    """Turn a refused setting into a UserError with the key's full path."""
     text = f"benchmark.{name}.{error}"
     return UserError(text if text.endswith((".", "?")) else f"{text}.")
 
 
-def drawn_order(source: DataSet, seed: int) -> list[int]:
-    """The classes in the order that the seed gives."""
+def shuffled_order(source: DataSet, seed: int) -> list[int]:
+    """Return the classes in an order shuffled by the seed."""
     return [int(label) for label in numpy_generator(seed, ORDER).permutation(len(source.class_names))]
 
 
-def renumbered(source: DataSet, order: Sequence[int]) -> DataSet:
-    """The data set with its classes numbered by their place in `order`; the pictures are the same."""
+def relabel(source: DataSet, order: Sequence[int]) -> DataSet:
+    """Return the data set with its classes renumbered by their position in `order`; the pictures are shared."""
     label_of = torch.empty(len(order), dtype=torch.int64)
     label_of[list(order)] = torch.arange(len(order))
     train, test = (Arrays(part.x, label_of[part.y]) for part in (source.train, source.test))
     return replace(source, train=train, test=test, class_names=tuple(source.class_names[label] for label in order))
 
 
-def of_classes(y: torch.Tensor, indices: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-    """Those of the positions `indices` (n,) whose label in `y` (N,) is among the classes."""
+def indices_of_classes(y: torch.Tensor, indices: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Return those of the `indices` (n,) whose label in `y` (N,) is one of the classes."""
     return indices[torch.isin(y[indices], torch.tensor(list(classes)))]
 
 
-def shots_of(source: DataSet, config: SubsetOptions, indices: torch.Tensor, number: int, seed: int) -> torch.Tensor:
-    """What experience `number` (0-based) trains on of the positions `indices` (n,): all, or a few shots of each class."""
+def training_indices(
+    source: DataSet, config: SubsetOptions, indices: torch.Tensor, number: int, seed: int
+) -> torch.Tensor:
+    """Return the training indices of experience `number` (0-based): all `indices` (n,), or a few shots of each class."""
     if config.shots is None or number < config.shots_from:
         return indices
     return few_shot(indices, source.train.y[indices], config.shots, seed)
 
 
 def check_shots(name: str, config: SubsetOptions, num_experiences: int) -> None:
-    """Refuse few shots from an experience on that the stream does not have."""
+    """Check that few shots start at an experience of the stream.
+
+    Raises:
+        UserError: `shots_from` is not below the number of experiences.
+    """
     if config.shots is not None and config.shots_from >= num_experiences:
         raise UserError(
             f"benchmark.{name}.shots_from={config.shots_from}: must be below {num_experiences}, the number of experiences."
         )
 
 
-def names_of(source: DataSet, classes: Sequence[int]) -> str:
-    """The names of the classes, for an experience's name; of many, the first."""
+def joined_class_names(source: DataSet, classes: Sequence[int]) -> str:
+    """Return the names of the classes for an experience's name; of many, only the first."""
     names = [source.class_names[label] for label in classes]
     if len(names) <= _SHOWN:
         return ", ".join(names)
@@ -212,5 +223,5 @@ def names_of(source: DataSet, classes: Sequence[int]) -> str:
 
 
 def make_stream(name: str, scenario: Scenario, source: DataSet, experiences: Sequence[Experience]) -> Stream:
-    """Put the experiences together with what the data set says of its pictures."""
+    """Build a stream from its experiences and the data set's class names, shape, mean and deviation."""
     return Stream(name, scenario, tuple(experiences), source.class_names, source.shape, source.mean, source.std)

@@ -1,16 +1,16 @@
-"""Common corruptions of pictures, the families of ImageNet-C, at five severities with the strengths of CIFAR-10-C.
+"""Corrupt pictures as in ImageNet-C, at five severities with the strengths of CIFAR-10-C.
 
 Noise: gaussian, shot, impulse. Blur: defocus, gaussian, motion, zoom. Weather: fog, brightness. Digital: contrast, elastic,
 pixelate, jpeg. Left out: frost (needs photographs of frost as textures), snow and spatter (many stages that mean little on
-grey writing), glass blur (a walk over single pixels). Lengths in pixels are those for 32 pixels; larger pictures scale them
-up, smaller ones keep them, since half a pixel of blur is none.
+grey handwriting), glass blur (a walk over single pixels). Lengths in pixels are for 32 pixels. Larger pictures scale them up;
+smaller ones keep them, because half a pixel of blur does nothing.
 
-A picture's noise is drawn from (name, severity, part, its position): the same picture is always corrupted alike. Arithmetic
-is in float64 and rounded to bytes at the end: the same bytes on all machines but for rare differences of one; jpeg's
-depend on the JPEG library too.
+A picture's noise is seeded by (name, severity, part, index of the picture), so a picture is always corrupted in the same way.
+Arithmetic is in float64 and rounded to bytes at the end. The bytes are the same on all machines, apart from rare differences
+of one; jpeg also depends on the JPEG library.
 
-Source: Hendrycks & Dietterich 2019 (1903.12261) and their make_cifar_c.py, whose strengths these are. Ours differ in how
-the edge is continued, in motion blur (theirs is ImageMagick's) and in impulse noise's amount, which is exact in the mean.
+Source: Hendrycks & Dietterich 2019 (1903.12261) and the strengths in their make_cifar_c.py. Ours differs in edge padding, in
+motion blur (theirs is ImageMagick's) and in the amount of impulse noise, which is exact in the mean.
 Shapes: N pictures, n of them in a chunk, C channels, H height, W width; x (n, C, H, W) float64 in [0, 1].
 """
 
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..seeding import derive
-from .image_filters import blurred, boxed, convolved, disk, plasma, sampled, zoomed
+from .image_filters import bilinear_sample, box_resize, convolve, disk, gaussian_blur, plasma, zoom
 
 Corruption = Literal[
     "none",
@@ -39,15 +39,23 @@ Corruption = Literal[
     "pixelate",
     "jpeg",
 ]
-VERSION = "v1"  # part of the cache's keys: to be raised when a corruption changes
+VERSION = "v1"  # part of the cache keys: raise it when a corruption changes
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_Draws = Sequence[np.random.Generator]  # one for each picture
+_Generators = Sequence[np.random.Generator]  # one generator per picture
 _CHUNK = 256
 
 
 def corrupt(name: Corruption, severity: int, pictures: _Array, part: str = "", first: int = 0) -> _Array:
-    """Corrupt pictures (N, C, H, W) uint8, at the positions from `first` on of a `part`, "train" or "test"."""
+    """Corrupt pictures (N, C, H, W) uint8.
+
+    Args:
+        name: the corruption; "none" returns the pictures.
+        severity: 1 to 5.
+        pictures: (N, C, H, W) uint8.
+        part: "train" or "test"; seeds the noise.
+        first: index in the part of the first picture; seeds the noise.
+    """
     if name == "none":
         return pictures
     change, strengths = _CORRUPTIONS[name]
@@ -55,76 +63,77 @@ def corrupt(name: Corruption, severity: int, pictures: _Array, part: str = "", f
     result = np.empty_like(pictures)
     for start in range(0, len(pictures), _CHUNK):
         x = pictures[start : start + _CHUNK] / 255
-        draws = [np.random.default_rng([seed, number]) for number in range(first + start, first + start + len(x))]
-        changed = change(x, strengths[severity - 1], draws)
+        generators = [np.random.default_rng([seed, number]) for number in range(first + start, first + start + len(x))]
+        changed = change(x, strengths[severity - 1], generators)
         result[start : start + _CHUNK] = np.round(np.clip(changed, 0, 1) * 255)
     return result
 
 
-def _drawn(draws: _Draws, draw: Callable[[np.random.Generator], Any]) -> _Array:
-    return np.stack([draw(generator) for generator in draws])
+def _sample_each(generators: _Generators, sample: Callable[[np.random.Generator], Any]) -> _Array:
+    return np.stack([sample(generator) for generator in generators])
 
 
 def _scale(x: _Array) -> float:
-    """How much longer lengths are than for 32 pixels."""
+    """Return the factor for lengths that are given for 32 pixels."""
     return max(1.0, float(min(x.shape[2:])) / 32)
 
 
-def _gaussian_noise(x: _Array, strength: float, draws: _Draws) -> _Array:
-    return x + strength * _drawn(draws, lambda g: g.standard_normal(x.shape[1:]))
+def _gaussian_noise(x: _Array, strength: float, generators: _Generators) -> _Array:
+    return x + strength * _sample_each(generators, lambda g: g.standard_normal(x.shape[1:]))
 
 
-def _shot_noise(x: _Array, strength: float, draws: _Draws) -> _Array:
-    """Photons are counted: the fewer, the noisier."""
-    counts = [generator.poisson(picture * strength) for generator, picture in zip(draws, x, strict=True)]
+def _shot_noise(x: _Array, strength: float, generators: _Generators) -> _Array:
+    """Count photons: the fewer, the noisier."""
+    counts = [generator.poisson(picture * strength) for generator, picture in zip(generators, x, strict=True)]
     return np.stack(counts) / strength
 
 
-def _impulse_noise(x: _Array, strength: float, draws: _Draws) -> _Array:
+def _impulse_noise(x: _Array, strength: float, generators: _Generators) -> _Array:
     """Salt and pepper: half of the changed values become 1, half 0."""
-    u = _drawn(draws, lambda g: g.random(x.shape[1:]))
+    u = _sample_each(generators, lambda g: g.random(x.shape[1:]))
     return np.where(u < strength / 2, 0.0, np.where(u < strength, 1.0, x))
 
 
-def _defocus_blur(x: _Array, strength: tuple[float, float], draws: _Draws) -> _Array:
+def _defocus_blur(x: _Array, strength: tuple[float, float], generators: _Generators) -> _Array:
     radius, soft = strength
-    return convolved(x, disk(radius * _scale(x), soft * _scale(x)))
+    return convolve(x, disk(radius * _scale(x), soft * _scale(x)))
 
 
-def _gaussian_blur(x: _Array, strength: float, draws: _Draws) -> _Array:
-    return blurred(x, strength * _scale(x))
+def _gaussian_blur(x: _Array, strength: float, generators: _Generators) -> _Array:
+    return gaussian_blur(x, strength * _scale(x))
 
 
-def _motion_blur(x: _Array, strength: tuple[float, float], draws: _Draws) -> _Array:
-    """A trail behind each pixel, fading as a Gaussian, in a direction of the picture's own within 45 degrees of level."""
+def _motion_blur(x: _Array, strength: tuple[float, float], generators: _Generators) -> _Array:
+    """Smear each pixel into a Gaussian trail; each picture gets one direction within 45 degrees of horizontal."""
     length, sigma = (value * _scale(x) for value in strength)
     steps = np.arange(round(length) + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
-    angle = np.radians(_drawn(draws, lambda g: g.uniform(-45, 45)))[:, None, None]
+    angle = np.radians(_sample_each(generators, lambda g: g.uniform(-45, 45)))[:, None, None]
     rows, columns = np.indices(x.shape[2:])
     total = np.zeros_like(x)
     for step, weight in zip(steps, weights / weights.sum(), strict=True):
-        total += weight * sampled(x, rows + step * np.sin(angle), columns + step * np.cos(angle))
+        total += weight * bilinear_sample(x, rows + step * np.sin(angle), columns + step * np.cos(angle))
     return total
 
 
-def _zoom_blur(x: _Array, strength: float, draws: _Draws) -> _Array:
-    """The mean of the picture and of itself enlarged by 0, 1, 2 ... per cent up to the strength."""
+def _zoom_blur(x: _Array, strength: float, generators: _Generators) -> _Array:
+    """Average the picture with copies enlarged by 0, 1, 2 ... per cent up to the strength."""
     factors = [1 + number / 100 for number in range(round(strength * 100) + 1)]
-    mean: _Array = (x + sum(zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
+    mean: _Array = (x + sum(zoom(x, factor) for factor in factors)) / (len(factors) + 1)
     return mean
 
 
-def _fog(x: _Array, strength: tuple[float, float], draws: _Draws) -> _Array:
+def _fog(x: _Array, strength: tuple[float, float], generators: _Generators) -> _Array:
     amount, decay = strength
     side = 2 ** int(np.ceil(np.log2(max(x.shape[2:]))))
-    fog = plasma(_drawn(draws, lambda g: g.uniform(-1, 1, (side, side))), decay)[:, None, : x.shape[2], : x.shape[3]]
+    noise = _sample_each(generators, lambda g: g.uniform(-1, 1, (side, side)))
+    fog = plasma(noise, decay)[:, None, : x.shape[2], : x.shape[3]]
     largest = x.max(axis=(1, 2, 3), keepdims=True)
     mixed: _Array = (x + amount * fog) * largest / (largest + amount)
     return mixed
 
 
-def _brightness(x: _Array, strength: float, draws: _Draws) -> _Array:
+def _brightness(x: _Array, strength: float, generators: _Generators) -> _Array:
     """Raise HSV's value: the largest channel by the strength, the others in proportion; black becomes grey."""
     value = x.max(axis=1, keepdims=True)
     raised = np.minimum(value + strength, 1)
@@ -132,63 +141,60 @@ def _brightness(x: _Array, strength: float, draws: _Draws) -> _Array:
     return brighter
 
 
-def _contrast(x: _Array, strength: float, draws: _Draws) -> _Array:
+def _contrast(x: _Array, strength: float, generators: _Generators) -> _Array:
     mean = x.mean(axis=(2, 3), keepdims=True)
     flatter: _Array = (x - mean) * strength + mean
     return flatter
 
 
-def _elastic(x: _Array, strength: tuple[float, float, float], draws: _Draws) -> _Array:
-    """An affine map that moves three corners of the inner third, then a smooth field of displacements (shares of the side)."""
+def _elastic(x: _Array, strength: tuple[float, float, float], generators: _Generators) -> _Array:
+    """Move three corners of the inner third by an affine map, then add a smooth displacement field (fractions of the side)."""
     height, width = x.shape[2:]
     amount, sigma, corner = (value * min(height, width) for value in strength)
-    moved = _drawn(draws, lambda g: g.uniform(-corner, corner, (3, 2)))
-    across, down = (
-        (moved[:, 0] - moved[:, 1]) / 2,
-        (moved[:, 1] - moved[:, 2]) / 2,
-    )  # the corners (1,1), (1,-1), (-1,-1)
-    still = moved[:, 0] - across - down
+    moved = _sample_each(generators, lambda g: g.uniform(-corner, corner, (3, 2)))
+    across, down = (moved[:, 0] - moved[:, 1]) / 2, (moved[:, 1] - moved[:, 2]) / 2  # corners (1,1), (1,-1), (-1,-1)
+    offset = moved[:, 0] - across - down
     v, u = np.indices((height, width)) - np.array([(height - 1) / 2, (width - 1) / 2]).reshape(2, 1, 1)
-    u, v = (at / (min(height, width) // 3 or 1) for at in (u, v))
-    field = [still[:, i, None, None] + down[:, i, None, None] * v + across[:, i, None, None] * u for i in (0, 1)]
+    u, v = (positions / (min(height, width) // 3 or 1) for positions in (u, v))
+    field = [offset[:, i, None, None] + down[:, i, None, None] * v + across[:, i, None, None] * u for i in (0, 1)]
     if amount:
-        rough = _drawn(draws, lambda g: g.uniform(-1, 1, (2, height, width)))
-        smooth = amount * blurred(rough, sigma)
+        rough = _sample_each(generators, lambda g: g.uniform(-1, 1, (2, height, width)))
+        smooth = amount * gaussian_blur(rough, sigma)
         field = [plain + smooth[:, i] for i, plain in enumerate(field)]
     rows, columns = np.indices((height, width))
-    return sampled(x, rows + field[0], columns + field[1])
+    return bilinear_sample(x, rows + field[0], columns + field[1])
 
 
-def _pixelate(x: _Array, strength: float, draws: _Draws) -> _Array:
+def _pixelate(x: _Array, strength: float, generators: _Generators) -> _Array:
     small = [max(1, int(size * strength)) for size in x.shape[2:]]
-    return boxed(boxed(x, *small), *x.shape[2:])
+    return box_resize(box_resize(x, *small), *x.shape[2:])
 
 
-def _jpeg(x: _Array, strength: int, draws: _Draws) -> _Array:
+def _jpeg(x: _Array, strength: int, generators: _Generators) -> _Array:
     from PIL import Image
 
     result = np.empty_like(x)
     for number, picture in enumerate(np.round(x * 255).astype(np.uint8)):
         grey = len(picture) == 1
-        packed = BytesIO()
-        Image.fromarray(picture[0] if grey else picture.transpose(1, 2, 0)).save(packed, "JPEG", quality=strength)
-        read = np.asarray(Image.open(packed))
-        result[number] = (read[None] if grey else read.transpose(2, 0, 1)) / 255
+        buffer = BytesIO()
+        Image.fromarray(picture[0] if grey else picture.transpose(1, 2, 0)).save(buffer, "JPEG", quality=strength)
+        decoded = np.asarray(Image.open(buffer))
+        result[number] = (decoded[None] if grey else decoded.transpose(2, 0, 1)) / 255
     return result
 
 
-_CORRUPTIONS: dict[str, tuple[Callable[[_Array, Any, _Draws], _Array], tuple[Any, ...]]] = {
+_CORRUPTIONS: dict[str, tuple[Callable[[_Array, Any, _Generators], _Array], tuple[Any, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),  # standard deviation
     "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),  # photons of white
-    "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),  # share of values
+    "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),  # fraction of the values
     "defocus_blur": (_defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),  # radius, softness
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1)),  # sigma
     "motion_blur": (_motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),  # length, sigma
     "zoom_blur": (_zoom_blur, (0.05, 0.10, 0.15, 0.20, 0.25)),
-    "fog": (_fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),  # amount, decay of the roughness
+    "fog": (_fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),  # amount, decay
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "elastic": (  # amount and sigma of the field, reach of the affine map, in shares of the side
+    "elastic": (  # amount and sigma of the field, reach of the affine map; fractions of the side
         _elastic,
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     ),

@@ -1,4 +1,4 @@
-"""What a data set is to the benchmarks: prepared arrays with a fixed test part, class names, and domains where it has some.
+"""A data set as the benchmarks see it: prepared arrays with a fixed test part, class names and, in some sets, domains.
 
 Shapes: N samples of a part, C channels, H height, W width.
 """
@@ -13,11 +13,11 @@ from .streams import Arrays
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSet:
-    """A data set with its fixed test part: `train.x`, `test.x` (N, C, H, W) uint8, `y` (N,) int64 in its own numbering.
+    """A data set with a fixed test part: `train.x`, `test.x` (N, C, H, W) uint8, `y` (N,) int64 in its original numbering.
 
-    `key` names these very arrays, for what is prepared from them. `mean` and `std` are per channel, of the training
-    pictures scaled to [0, 1]. `domain_names` are those of its domains (styles, sources, sessions), () where it has none;
-    `train_domains` and `test_domains` (N,) int64 then say of each sample which one it is of.
+    `key` identifies these arrays in the cache keys of anything prepared from them. `mean` and `std` are per channel, of the
+    training pictures scaled to [0, 1]. `domain_names` names its domains (styles, sources, sessions); () if it has none.
+    `train_domains` and `test_domains` (N,) int64 hold the domain of each sample; None without domains.
     """
 
     key: str
@@ -32,7 +32,7 @@ class DataSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return tuple(self.train.x.shape[1:])
 
 
@@ -44,9 +44,10 @@ def make_data_set(
     std: tuple[float, ...] | None = None,
     domain_names: tuple[str, ...] = (),
 ) -> DataSet:
-    """Put a data set together from a cache entry: `train_x`, `train_y`, `test_x`, `test_y`; with domains, `train_d`, `test_d`.
+    """Build a data set from the arrays of a cache entry.
 
-    Without `mean` and `std` they are those of the entry, as `pictures` computes them.
+    `arrays` holds `train_x`, `train_y`, `test_x`, `test_y` and, with domains, `train_d`, `test_d`. `mean` and `std` default to
+    those of the entry, which `image_cache.statistics` computes.
     """
     mean = tuple(arrays["mean"].tolist()) if mean is None else mean
     std = tuple(arrays["std"].tolist()) if std is None else std

@@ -1,4 +1,4 @@
-"""The key `data` of a benchmark: the name of a data set, or a mapping of one name to its settings.
+"""Read a benchmark's key `data`: the name of a data set, or a mapping of one name to its settings.
 
 data: mnist
 data: {image_folder: {path: pictures, size: 64}}
@@ -17,10 +17,10 @@ DataKey = str | Mapping[str, Mapping[str, Any] | None]
 
 
 def with_defaults(source: DataKey) -> dict[str, dict[str, Any]]:
-    """The data set with all of its settings; for the `__post_init__` of a benchmark's `Config`.
+    """Return the key with all settings filled in; for the `__post_init__` of a benchmark's `Config`.
 
     Raises:
-        UserError: no such data set, or settings that it refuses; the key starts with ``data``.
+        UserError: unknown data set, or settings that it refuses; the message's key starts with ``data``.
     """
     name, _, config = _resolved(source)
     return {name: asdict(config)}
@@ -29,12 +29,12 @@ def with_defaults(source: DataKey) -> dict[str, dict[str, Any]]:
 def load_data_set(source: DataKey, folders: DataFolders) -> DataSet:
     """Open the data set from the cache, or prepare it."""
     _, module, config = _resolved(source)
-    found: DataSet = module.build(config, folders)
-    return found
+    data_set: DataSet = module.build(config, folders)
+    return data_set
 
 
 def data_sets_with_domains() -> list[str]:
-    """The shipped data sets that have domains: their modules say ``HAS_DOMAINS = True``."""
+    """Return the names of the shipped data sets with domains, whose modules set ``HAS_DOMAINS = True``."""
     return [
         name for name in registry.names("datasets") if getattr(registry.resolve("datasets", name), "HAS_DOMAINS", False)
     ]

@@ -1,4 +1,4 @@
-"""Picture files prepared once: decoded and resized by several threads, straight into the mapped arrays of a cache entry.
+"""Prepare picture files once: several threads decode and resize them into the memory-mapped arrays of a cache entry.
 
 Shapes: N pictures of a part, C channels, S side.
 """
@@ -20,8 +20,8 @@ from .cache import DataFolders, load_or_fill
 from .cache_entry import EntryWriter
 from .image_decoding import VERSION, UnreadableError, decode, printable
 
-SKIPPED = "skipped.txt"  # in the entry: the files that were left out, each with the reason
-_CHUNK = 64  # files decoded by a thread at a time
+SKIPPED = "skipped.txt"  # in the entry: the skipped files, each with the reason
+_CHUNK = 64  # files that a thread decodes at a time
 _SUMMED = 2**22  # bytes of pictures summed at a time
 _SHOWN = 10  # unreadable files named in an error
 
@@ -30,7 +30,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """The files of one part of a data set, in order, with their labels and, where there are some, their domains."""
+    """The files of one part of a data set, in order, with their labels and, if any, their domains."""
 
     paths: Sequence[Path]
     y: Sequence[int]
@@ -49,17 +49,20 @@ def cached_images(
 ) -> dict[str, torch.Tensor]:
     """Open a cache entry of pictures, or decode the files into it.
 
-    It holds for each part, named as in `parts`, ``{part}_x`` (N, C, S, S) uint8, ``{part}_y`` (N,) int64 and, with domains,
-    ``{part}_d`` (N,) int64; and `mean` and `std` (C,) of the first part's pictures in [0, 1], rounded to four places.
-
     Args:
-        key: the entry's name; must change with the files and with all of the settings.
-        parts: the files, or what lists them: it is called only when the entry has to be made.
-        crop: keep the centre of what is not square; False: squeeze it.
+        key: name of the entry; it must change with the files and with every setting.
+        parts: the files of each part, or a function that lists them, called only if the entry has to be made.
+        size: side S of the pictures in pixels.
+        channels: 3 for RGB, 1 for grey.
+        unreadable: "refuse" files that cannot be decoded, or "skip" them and list them in the entry's skipped.txt.
+        crop: keep the centre of a picture that is not square; False: squeeze it.
+
+    Returns:
+        For each part, named as in `parts`: ``{part}_x`` (N, C, S, S) uint8, ``{part}_y`` (N,) int64 and, with domains,
+        ``{part}_d`` (N,) int64. Also `mean` and `std` (C,) of the first part's pictures in [0, 1], rounded to four places.
 
     Raises:
-        UserError: a part has no picture, files cannot be read (with `unreadable` "skip" they are left out and listed in the
-            entry's skipped.txt), or the cache has no room.
+        UserError: a part has no pictures, files cannot be read, or the cache has no room.
     """
 
     def fill(writer: EntryWriter) -> None:
@@ -81,18 +84,18 @@ def cached_images(
 
 
 def identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
-    """Name files cheaply, for a key: their paths below `root`, sizes, times, labels, domains; and the settings."""
-    found = hashlib.sha256(repr((VERSION, *settings)).encode())
+    """Hash files cheaply, for a cache key: their paths below `root`, sizes, times, labels, domains; and the settings."""
+    digest = hashlib.sha256(repr((VERSION, *settings)).encode())
     for part, listing in parts.items():
         domains = listing.domains or [0] * len(listing.paths)
         for path, label, domain in zip(listing.paths, listing.y, domains, strict=True):
             line = f"{part} {label} {domain} {_stamp(path)} {path.relative_to(root)}\n"
-            found.update(line.encode("utf-8", "surrogateescape"))
-    return found.hexdigest()[:16]
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def _stamp(path: Path) -> str:
-    """A file's size and time; what cannot be asked, a link to nothing, will not be read either."""
+    """Return a file's size and time, or "-" for one without a status, such as a dead link: decoding will fail too."""
     try:
         status = path.stat()
     except OSError:
@@ -101,7 +104,7 @@ def _stamp(path: Path) -> str:
 
 
 class _Decoder:
-    """Fills the arrays of one part after another, and tells how far it has come."""
+    """Fills the arrays of one part after another and reports progress."""
 
     def __init__(self, size: int, channels: int, crop: bool, title: str, total: int, folders: DataFolders) -> None:
         self._form = (size, channels, crop)
@@ -109,7 +112,7 @@ class _Decoder:
         self._progress = folders.progress or (lambda title, done, total: None)
 
     def fill(self, writer: EntryWriter, part: str, listing: Listing) -> list[str]:
-        """Decode a part without what cannot be read; returns a line for each such file."""
+        """Decode a part without its unreadable files; return a line for each of those."""
         if not listing.paths:
             raise UserError(f"{self._title.partition(':')[0]}: the part {part} has no pictures.")
         size, channels, _ = self._form
@@ -128,7 +131,7 @@ class _Decoder:
         return lines
 
     def _decode(self, paths: Sequence[Path], x: _Array) -> dict[int, str]:
-        """Write picture i to x[i]; returns the reason of each that is not one. PIL decodes without the interpreter's lock."""
+        """Write picture i to x[i]; return the reason for each failure. PIL releases the GIL while it decodes."""
 
         def decode_some(chunk: range) -> dict[int, str]:
             failed = {}
@@ -141,12 +144,12 @@ class _Decoder:
 
         from PIL import Image
 
-        Image.init()  # here: threads would meet amid it
+        Image.init()  # here, because it is not thread-safe
         reasons: dict[int, str] = {}
         chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
         pool = ThreadPoolExecutor(num_workers())
         with ExitStack() as stack:
-            stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+            stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for chunks that have not begun
             for chunk, failed in zip(chunks, pool.map(decode_some, chunks), strict=True):
                 reasons |= failed
                 self._done += len(chunk)
@@ -155,14 +158,14 @@ class _Decoder:
 
 
 def num_workers() -> int:
-    """Threads that decode: the processors that this process may use."""
+    """Return the number of decoding threads: the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def statistics(x: _Array) -> tuple[_Array, _Array]:
-    """Mean and standard deviation (C,) of pictures (N, C, H, W) uint8 scaled to [0, 1], rounded to four places.
+    """Return mean and standard deviation (C,) of pictures (N, C, H, W) uint8 scaled to [0, 1], rounded to four places.
 
-    They are sums of integers: the same on every machine. A channel that never changes has the deviation 1.
+    They are computed from sums of integers, so they are the same on every machine. A constant channel gets deviation 1.
     """
     total = np.zeros(x.shape[1], dtype=np.int64)
     squares = np.zeros(x.shape[1], dtype=np.int64)
@@ -178,7 +181,7 @@ def statistics(x: _Array) -> tuple[_Array, _Array]:
 
 
 def _refusal(unreadable: Sequence[str], total: int) -> UserError:
-    """What to say of files that are no pictures: the first by name, and how many there are."""
+    """Return the error for unreadable files: the names of the first, and how many there are."""
     shown = "; ".join(sorted(unreadable)[:_SHOWN])
     more = f"; and {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
     advice = "Mend or remove them; where a data set has the setting unreadable, skip leaves them out."

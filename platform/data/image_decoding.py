@@ -1,4 +1,4 @@
-"""One picture file as an array: decoded, upright, of the wanted channels, resized.
+"""Decode a picture file to an array: upright, converted to the requested channels, resized.
 
 Shapes: C channels (3: RGB, 1: grey), S the picture's side.
 """
@@ -13,32 +13,31 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-VERSION = 1  # part of the cache's keys: to be raised when what is decoded changes
+VERSION = 1  # part of the cache keys: raise it when decoding changes
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "PPM",
-)  # JPEG has MPO in it; no EPS: that would start Ghostscript
+# JPEG includes MPO; no EPS, which would start Ghostscript
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 
 
 class UnreadableError(Exception):
-    """A file is no picture that can be decoded: the message says why."""
+    """A file cannot be decoded as a picture; the message gives the reason."""
 
 
 def decode(path: Path, size: int, channels: int, crop: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Read a picture as (C, S, S) uint8: the shorter side becomes `size` and the centre is kept, or all of it is squeezed.
+    """Read a picture as (C, S, S) uint8.
 
-    It is turned as its EXIF data say; what is transparent becomes white; of 16 bits the upper eight are kept; of several
-    frames the first. Resizing is bilinear with antialiasing. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8.
+    The EXIF orientation is applied. Transparent areas become white. Of 16 bits the upper eight are kept, of several frames the
+    first. Resizing is bilinear with antialiasing. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 scale.
+
+    Args:
+        path: the file.
+        size: side S of the result in pixels.
+        channels: 3 for RGB, 1 for grey.
+        crop: resize the shorter side to `size` and keep the centre; False: squeeze the whole picture into the square.
 
     Raises:
-        UnreadableError: it is damaged, truncated, of another format, or too large to be honest.
+        UnreadableError: the file is damaged, truncated, of another format, or suspiciously large (a decompression bomb).
     """
     from PIL import Image, ImageOps
 
@@ -67,20 +66,22 @@ def decode(path: Path, size: int, channels: int, crop: bool) -> np.ndarray[Any, 
 
 
 def printable(name: str | Path) -> str:
-    """A file's name for people and for text files: what is no UTF-8 or would break a line is escaped."""
+    """Return a file name for display and text files: escape bytes that are not UTF-8 and unprintable characters."""
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def _centre(width: int, height: int) -> tuple[float, float, float, float]:
-    """The largest square in the middle: left, upper, right, lower."""
+    """Return the largest centred square: left, upper, right, lower."""
     side = min(width, height)
     left, upper = (width - side) / 2, (height - side) / 2
     return left, upper, left + side, upper + side
 
 
 def _flat(image: "Image.Image", mode: str) -> "Image.Image":
-    """The picture without transparency, in 8 bits and the wanted mode."""
+    """Convert a picture to 8 bits and the given mode, without transparency."""
     from PIL import Image
 
     if image.mode == "F":
@@ -88,20 +89,20 @@ def _flat(image: "Image.Image", mode: str) -> "Image.Image":
     if image.mode.startswith("I"):
         return Image.fromarray(_upper_bits(np.asarray(image))).convert(mode)
     if image.has_transparency_data:
-        drawn = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert(mode)
 
 
 def _upper_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The upper eight of 16 bits."""
+    """Return the upper eight of 16 bits."""
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError("more than 16 bits in a value, whose range is unknown")
     return (values >> 8).astype(np.uint8)
 
 
 def _reason(error: BaseException, path: Path) -> str:
-    """A short reason without the path, which stands before it."""
+    """Return a short reason without the path, which the message already has."""
     if type(error).__name__ == "UnidentifiedImageError":
         return "no picture of a known format" if path.stat().st_size else "empty"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).replace(str(path), "").strip()

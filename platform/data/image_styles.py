@@ -1,7 +1,7 @@
-"""Colour and style domains: pictures (N, 1 or 3, H, W) uint8 become coloured ones (N, 3, H, W) in a style.
+"""Change the colour or style of pictures: (N, 1 or 3, H, W) uint8 becomes RGB (N, 3, H, W).
 
-All in integer arithmetic: the same bytes on every machine. Sources: coloured digits as in Arjovsky et al. 2019 (1907.02893,
-Coloured MNIST), with one colour for all classes, so that the colour tells nothing of the class.
+Integer arithmetic gives the same bytes on every machine. Source: Arjovsky et al. 2019 (1907.02893, Coloured MNIST), but with
+one colour for all classes, so that the colour does not reveal the class.
 """
 
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from typing import Any, Literal
 import numpy as np
 
 Style = Literal["as_is", "inverted", "tinted", "hue_rotated", "posterised", "sketch"]
-VERSION = "v1"  # part of the cache's keys: to be raised when a style changes
+VERSION = "v1"  # part of the cache keys: raise it when a style changes
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_GROUND, _INK = (32, 40, 96), (255, 208, 64)  # of tinted pictures: black becomes dark blue, white becomes amber
-_LEVELS = 4  # of each channel of a posterised picture
+_GROUND, _INK = (32, 40, 96), (255, 208, 64)  # tinted: black becomes dark blue, white becomes amber
+_LEVELS = 4  # per channel of a posterised picture
 _CHUNK = 1024
 
 
 def restyle(style: Style, pictures: _Array) -> _Array:
-    """Pictures (N, 1 or 3, H, W) uint8 in a style, (N, 3, H, W) uint8.
+    """Convert pictures (N, 1 or 3, H, W) uint8 to a style, (N, 3, H, W) uint8.
 
-    as_is: grey ones in three equal channels. inverted: the negative. tinted: brightness from dark blue to amber.
-    hue_rotated: red, green and blue change places (120 degrees). posterised: four levels of each channel. sketch: dark
-    lines on white where the brightness changes (Sobel).
+    as_is: unchanged; grey becomes three equal channels. inverted: the negative. tinted: brightness from dark blue to amber.
+    hue_rotated: red, green and blue are permuted (120 degrees). posterised: four levels per channel. sketch: dark lines on white
+    where the brightness changes (Sobel).
     """
     count, channels, height, width = pictures.shape
     result = np.empty((count, 3, height, width), dtype=np.uint8)
@@ -34,7 +34,7 @@ def restyle(style: Style, pictures: _Array) -> _Array:
 
 
 def brightness(x: _Array) -> _Array:
-    """Luma (N, H, W) of pictures (N, 3, H, W), integers 0..255 (ITU-R BT.601 in 1000ths)."""
+    """Return the luma (N, H, W) of pictures (N, 3, H, W), integers 0..255 (ITU-R BT.601 in 1000ths)."""
     luma: _Array = (299 * x[:, 0] + 587 * x[:, 1] + 114 * x[:, 2] + 500) // 1000
     return luma
 
@@ -52,7 +52,7 @@ def _posterised(x: _Array) -> _Array:
 
 def _sketch(x: _Array) -> _Array:
     grey = np.pad(brightness(x), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    rows = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]  # smoothed along rows' direction, (N, H, W + 2)
+    rows = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]  # smoothed across rows, (N, H, W + 2)
     columns = grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]
     steepness = np.abs(rows[:, :, 2:] - rows[:, :, :-2]) + np.abs(columns[:, 2:] - columns[:, :-2])
     return np.repeat(255 - np.minimum(255, steepness // 4)[:, None], 3, axis=1)

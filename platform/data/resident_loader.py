@@ -1,4 +1,4 @@
-"""Mini-batches as an index into resident tensors.
+"""Load mini-batches by indexing resident tensors.
 
 Shapes: n samples of the experience, B batch.
 """
@@ -11,26 +11,27 @@ import torch
 from ..seeding import generator
 from .streams import ResidentSamples, Stream
 
-_RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay as stored (uint8, a quarter) and are converted batch by batch
+_RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay uint8 (a quarter) and are converted per mini-batch
 
 
-def fits(stream: Stream, num_samples: int) -> bool:
-    """Whether that many samples are kept as the network takes them."""
+def fits_as_float32(stream: Stream, num_samples: int) -> bool:
+    """Return whether so many samples are kept in memory as float32 network inputs."""
     return num_samples * math.prod(stream.shape) * 4 <= _RESIDENT_BYTES
 
 
 class ResidentLoader:
-    """Iterates over the training samples of an experience; each pass is a new order, derived from (seed, experience, epoch).
+    """Iterates over the training samples of an experience, in a new order each epoch.
 
-    Yields ``[x (B, *shape) float32, y (B,), t (B,)]``; `index` holds the positions (B,) of the last mini-batch, `inputs` its x.
+    The order follows from (seed, experience, epoch). Yields ``[x (B, *shape) float32, y (B,), t (B,)]``. `index` holds the
+    indices (B,) of the last mini-batch, `inputs` its x.
     """
 
     def __init__(
         self, samples: ResidentSamples, batch_size: int, device: torch.device, order: tuple[int, int] | None
     ) -> None:
-        """`order` is (seed, experience) for a shuffled pass, None for the order of the data."""
+        """Move the samples to `device`; `order` is (seed, experience) for shuffling, None for the order of the data."""
         self.stream = samples.stream
-        self._converted = fits(self.stream, len(samples.y))
+        self._converted = fits_as_float32(self.stream, len(samples.y))
         x = samples.x.to(device)
         self.x = self.stream.normalise(x) if self._converted else x
         self.y = samples.y.to(device)
@@ -42,10 +43,10 @@ class ResidentLoader:
         self._skip = 0
         self.index: torch.Tensor | None = None
         self.inputs: torch.Tensor | None = None
-        self.version = 0  # of `inputs` as it was given: torch counts what is changed in place
+        self.version = 0  # of `inputs` as yielded: torch counts in-place changes
 
     def seek(self, epoch: int, iteration: int) -> None:
-        """Let the next pass be that of `epoch`, from its mini-batch `iteration` on (both from 0)."""
+        """Make the next pass that of `epoch`, starting at mini-batch `iteration` (both from 0)."""
         self.epoch, self._skip = epoch, iteration
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ class ResidentLoader:
         self.epoch += 1
 
     def positions(self) -> torch.Tensor:
-        """The order of the samples in the present epoch (n,)."""
+        """Return the order (n,) of the samples in the current epoch."""
         if self._order is None:
             return torch.arange(len(self.y), device=self.y.device)
         seed, experience = self._order

@@ -1,7 +1,7 @@
-"""A stream of experiences: what a benchmark builds and a learner trains on.
+"""Streams of experiences: a benchmark builds one, a learner trains on it.
 
-Everything is an index into resident (or memory-mapped) arrays: a subset is a tensor of positions, never a copy of pictures
-and never a tower of nested datasets.
+Everything is an index into resident (or memory-mapped) arrays. A subset is a tensor of indices, never a copy of pictures and
+never a nest of datasets.
 
 Shapes: N samples of a split, n samples of one experience in it, B batch, C channels, H height, W width.
 """
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrays:
-    """One split of one data set: `x` (N, *shape) uint8 or float32 as stored, `y` (N,) int64 labels of the stream."""
+    """One split of one data set: `x` (N, *shape) uint8 or float32 as stored, `y` (N,) int64 the stream's labels."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -24,7 +24,7 @@ class Arrays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one experience owns of a split: `indices` (n,) int64, positions in `arrays`."""
+    """One experience's share of a split: `indices` (n,) int64 into `arrays`."""
 
     arrays: Arrays
     indices: torch.Tensor
@@ -34,15 +34,15 @@ class Part:
 
     @property
     def y(self) -> torch.Tensor:
-        """Labels (n,) int64."""
+        """Return the labels (n,) int64."""
         return self.arrays.y[self.indices]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experience:
-    """One step of a stream: its classes (labels of the stream), its three disjoint parts and its name for people.
+    """One step of a stream: its classes (the stream's labels), its three disjoint parts and a display name.
 
-    `classes` are those of its test part; a stream with blurry boundaries trains on some samples of others too.
+    `classes` are those of the test part. With blurry boundaries the training part has some samples of other classes too.
     """
 
     name: str
@@ -59,11 +59,12 @@ Scenario = Literal["class", "domain", "task", "mixed"]
 class Stream:
     """A sequence of experiences over new classes or new domains.
 
-    `scenario`: "class" (each class in one experience, told apart among all), "task" (the same, but the experience of a sample is
-    given in training and testing: multi-head), "domain" (all classes in each), "mixed" (classes and domains come together).
+    `scenario`: "class" (each class in one experience; the model chooses among all classes), "task" (the same, but the
+    experience of a sample is known in training and testing: multi-head), "domain" (all classes in each experience), "mixed"
+    (each experience is a group of classes in one domain).
 
     `class_names[label]` is the original name of a class; labels are numbered in order of appearance. `shape` is that of one
-    sample as the network sees it, channels first; `mean` and `std` are per channel and apply to values in [0, 1].
+    network input, channels first. `mean` and `std` are per channel and apply to values in [0, 1].
     """
 
     name: str
@@ -75,15 +76,15 @@ class Stream:
     std: tuple[float, ...]
 
     @property
-    def own(self) -> torch.Tensor:
-        """Which classes each experience tests: (experiences, classes) bool."""
-        found = torch.zeros(len(self.experiences), len(self.class_names), dtype=torch.bool)
+    def class_mask(self) -> torch.Tensor:
+        """Return which classes each experience tests: (experiences, classes) bool."""
+        mask = torch.zeros(len(self.experiences), len(self.class_names), dtype=torch.bool)
         for number, experience in enumerate(self.experiences):
-            found[number, list(experience.classes)] = True
-        return found
+            mask[number, list(experience.classes)] = True
+        return mask
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Stored samples (B, ...) uint8 in 0..255 or float in [0, 1] -> network inputs (B, *shape) float32."""
+        """Convert stored samples (B, ...), uint8 in 0..255 or float in [0, 1], to network inputs (B, *shape) float32."""
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
         channels = (1, -1) + (1,) * (len(self.shape) - 1)
         mean = torch.tensor(self.mean, device=x.device).view(channels)
@@ -92,9 +93,9 @@ class Stream:
 
 
 class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
-    """A part of a stream as a torch dataset: item = (normalised float sample, label, task label).
+    """A part of a stream as a torch dataset; an item is (normalised float sample, label, task label).
 
-    Foreign code iterates it; the learner reads the arrays under it and never calls ``__getitem__``.
+    Avalanche and other code iterates it. The learner reads the arrays below it and never calls ``__getitem__``.
     """
 
     def __init__(self, stream: Stream, part: Part, task_label: int = 0) -> None:
@@ -114,7 +115,7 @@ class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResidentSamples:
-    """Samples gathered from a dataset: `x` as stored (n, ...), `y` (n,), `t` (n,) task labels; `stream` normalises them."""
+    """Samples read from a dataset: `x` (n, ...) as stored, `y` (n,), `t` (n,) task labels; `stream` normalises `x`."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -123,27 +124,31 @@ class ResidentSamples:
 
 
 def resident_samples(dataset: Any) -> ResidentSamples | None:
-    """Gather the arrays under a dataset made of `ResidentDataset`s, through any subset or concatenation; None if it is not.
+    """Read the arrays below a dataset made of `ResidentDataset`s, through any subset or concatenation.
 
-    `dataset` is a `ResidentDataset`, an Avalanche dataset over some, or one of the latter's flat nodes.
+    Args:
+        dataset: a `ResidentDataset`, an Avalanche dataset over some, or a flat node of such a dataset.
+
+    Returns:
+        The samples in the dataset's order; None if another dataset or a transform is in between.
     """
     pieces = _positions(dataset, torch.arange(len(dataset)))
     if pieces is None or not pieces:
         return None
     order = torch.cat([positions for positions, _, _ in pieces])
     # index_select is nine times as fast as x[...] on bytes
-    where = [(source.part.arrays, source.part.indices[local]) for _, source, local in pieces]
-    x = _joined([arrays.x.index_select(0, indices) for arrays, indices in where])
-    y = _joined([arrays.y.index_select(0, indices) for arrays, indices in where])
+    sources = [(source.part.arrays, source.part.indices[local]) for _, source, local in pieces]
+    x = _joined([arrays.x.index_select(0, indices) for arrays, indices in sources])
+    y = _joined([arrays.y.index_select(0, indices) for arrays, indices in sources])
     t = torch.cat([torch.full((len(local),), source.task_label) for _, source, local in pieces])
     if len(pieces) > 1:
-        back = torch.argsort(order)
-        x, y, t = x[back], y[back], t[back]
+        restored_order = torch.argsort(order)
+        x, y, t = x[restored_order], y[restored_order], t[restored_order]
     return ResidentSamples(x, y, t, pieces[0][1].stream)
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate, without a copy of a single one."""
+    """Concatenate; a single tensor is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
@@ -151,7 +156,7 @@ _Piece = tuple[torch.Tensor, ResidentDataset, torch.Tensor]
 
 
 def _positions(node: Any, local: torch.Tensor) -> list[_Piece] | None:
-    """Where the items `local` of `node` come from: (positions among the items asked for, source, positions in it)."""
+    """Find where the items `local` of `node` come from: (positions in `local`, source, positions in the source)."""
     if isinstance(node, ResidentDataset):
         return [(torch.arange(len(local)), node, local)]
     if hasattr(node, "_flat_data"):
@@ -164,7 +169,7 @@ def _positions(node: Any, local: torch.Tensor) -> list[_Piece] | None:
 
 
 def _children(datasets: Sequence[Any], local: torch.Tensor) -> list[_Piece] | None:
-    """Split positions in a concatenation among its members."""
+    """Distribute positions in a concatenation among its members."""
     pieces: list[_Piece] = []
     start = 0
     for dataset in datasets:
@@ -181,7 +186,7 @@ def _children(datasets: Sequence[Any], local: torch.Tensor) -> list[_Piece] | No
 
 
 def _transforms(node: Any) -> bool:
-    """Whether an Avalanche node changes its items: then only ``__getitem__`` knows them."""
+    """Return whether an Avalanche node transforms its items, so that only ``__getitem__`` yields them."""
     for name in ("_transform_groups", "_frozen_transform_groups"):
         groups = getattr(node, name, None)
         if groups is not None and any(groups.transform_groups.values()):

@@ -1,6 +1,6 @@
-"""Domains made of one data set by changing its pictures: the same classes, labels and split in each.
+"""Make domains from one data set by changing its pictures; classes, labels and the split are the same in each.
 
-What is expensive is prepared once in the cache. N samples, C channels, H height, W width.
+Expensive changes are prepared once, in the cache. N samples, C channels, H height, W width.
 """
 
 import math
@@ -16,7 +16,7 @@ from ..errors import UserError
 from . import corruptions, image_rotation, image_styles
 from .cache import DataFolders, load_or_fill
 from .cache_entry import EntryWriter
-from .class_streams import check_shots, shots_of
+from .class_streams import check_shots, training_indices
 from .corruptions import Corruption
 from .dataset import DataSet
 from .image_rotation import rotate
@@ -25,8 +25,8 @@ from .streams import Arrays, Experience, Part, Stream
 from .subsampling import ANGLES, PIXELS, SubsetOptions, numpy_generator, train_validation_split
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_Change = Callable[[_Array, str, int], _Array]  # (pictures, part, position of the first) -> pictures
-_CHUNK = 1024  # pictures that are changed at a time
+_Change = Callable[[_Array, str, int], _Array]  # (pictures, part, index of the first) -> pictures
+_CHUNK = 1024  # pictures changed at a time
 _ANGLES = (0.0, 30.0, 60.0, 90.0, 120.0)
 _Domain = tuple[str, torch.Tensor, torch.Tensor]  # name, training pictures, test pictures
 
@@ -35,7 +35,7 @@ _Domain = tuple[str, torch.Tensor, torch.Tensor]  # name, training pictures, tes
 class Permuted(SubsetOptions):
     """Settings of a stream of domains that differ by a permutation of the pixels.
 
-    num_experiences: how many domains; the first is unpermuted, the others are drawn by the seed.
+    num_experiences: number of domains. The first is unpermuted; the seed samples the permutations of the others.
     """
 
     num_experiences: int = 5
@@ -50,9 +50,9 @@ class Permuted(SubsetOptions):
 class Rotated(SubsetOptions):
     """Settings of a stream of domains that differ by a rotation of the pictures.
 
-    angles: counter-clockwise, in degrees, one domain each, in this order. The default stays clear of 180, where 6 is 9.
-    num_random_angles: how many angles the seed draws from [0, 180), instead of `angles`, as in DER's and GEM's rotated
-        MNIST; null: none.
+    angles: counter-clockwise, in degrees, one domain each, in this order. The default avoids 180, which turns a 6 into a 9.
+    num_random_angles: number of angles sampled by the seed from [0, 180), instead of `angles`, as in the rotated MNIST of DER
+        and GEM; null: use `angles`.
     """
 
     angles: tuple[float, ...] = _ANGLES
@@ -78,8 +78,8 @@ class Rotated(SubsetOptions):
 class Corrupted(SubsetOptions):
     """Settings of a stream of domains that differ by a corruption of the pictures.
 
-    corruptions: names, one domain each, in this order; "none" is the data as they are. One from each family by default.
-    severity: 1 to 5, as in ImageNet-C; of all of them.
+    corruptions: names, one domain each, in this order; "none" leaves the data unchanged. Default: one of each family.
+    severity: 1 to 5, as in ImageNet-C, for all corruptions.
     """
 
     corruptions: tuple[Corruption, ...] = ("none", "gaussian_noise", "defocus_blur", "fog", "pixelate")
@@ -94,9 +94,9 @@ class Corrupted(SubsetOptions):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restyled(SubsetOptions):
-    """Settings of a stream of domains that differ by colour or style; grey pictures become coloured ones.
+    """Settings of a stream of domains that differ by colour or style; grey pictures become RGB.
 
-    styles: names, one domain each, in this order; "as_is" is the data as they are.
+    styles: names, one domain each, in this order; "as_is" leaves the data unchanged.
     """
 
     styles: tuple[Style, ...] = ("as_is", "tinted", "inverted", "posterised", "sketch")
@@ -107,86 +107,91 @@ class Restyled(SubsetOptions):
 
 
 def permuted(name: str, source: DataSet, config: Permuted, seed: int) -> Stream:
-    """Build a stream of domains: the pictures as they are, then under seeded permutations of their pixels."""
-    found = [("permutation 0", source.train.x, source.test.x)]
+    """Build a stream of domains: the original pictures, then seeded permutations of their pixels."""
+    domains = [("permutation 0", source.train.x, source.test.x)]
     height, width = source.shape[1:]
-    for number in range(1, config.num_experiences):
-        pixels = numpy_generator(seed, PIXELS, number).permutation(height * width)
-        found.append((f"permutation {number}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
-    return _stream(name, source, found, config, seed)
+    for experience in range(1, config.num_experiences):
+        pixels = numpy_generator(seed, PIXELS, experience).permutation(height * width)
+        domains.append((f"permutation {experience}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
+    return _stream(name, source, domains, config, seed)
 
 
 def rotated(name: str, source: DataSet, config: Rotated, seed: int, folders: DataFolders) -> Stream:
-    """Build a stream of domains: the pictures under each rotation."""
-    found: list[_Domain] = []
+    """Build a stream of domains: the pictures rotated by each angle."""
+    domains: list[_Domain] = []
     angles = config.angles
     if config.num_random_angles is not None:
         angles = tuple(numpy_generator(seed, ANGLES).uniform(0, 180, config.num_random_angles).round(3).tolist())
     for angle in map(float, angles):
         key = "" if angle % 360 == 0 else f"rotated{angle % 360!r}-{image_rotation.VERSION}"
-        found.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
-    return _stream(name, source, found, config, seed)
+        domains.append((f"rotation {angle:g}", *_changed(source, key, partial(_rotate, angle % 360), folders)))
+    return _stream(name, source, domains, config, seed)
 
 
 def corrupted(name: str, source: DataSet, config: Corrupted, seed: int, folders: DataFolders) -> Stream:
-    """Build a stream of domains: the pictures under each corruption, the same ones whatever the seed is.
+    """Build a stream of domains: the pictures with each corruption, which does not depend on the seed.
 
     Raises:
-        UserError: the pictures have not one channel or three, as JPEG has.
+        UserError: the corruption "jpeg" with pictures that have neither one channel nor three.
     """
     if "jpeg" in config.corruptions and source.shape[0] not in (1, 3):
         raise UserError(f"benchmark.{name}.corruptions: 'jpeg' needs 1 channel or 3, not {source.shape[0]}.")
-    found: list[_Domain] = []
+    domains: list[_Domain] = []
     for corruption in config.corruptions:
         key = "" if corruption == "none" else f"{corruption}{config.severity}-{corruptions.VERSION}"
         changed = _changed(source, key, partial(_corrupt, corruption, config.severity), folders)
-        found.append((corruption if not key else f"{corruption} {config.severity}", *changed))
-    return _stream(name, source, found, config, seed)
+        domains.append((corruption if not key else f"{corruption} {config.severity}", *changed))
+    return _stream(name, source, domains, config, seed)
 
 
 def restyled(name: str, source: DataSet, config: Restyled, seed: int, folders: DataFolders) -> Stream:
-    """Build a stream of domains: the pictures in each style, in colour.
+    """Build a stream of domains: the pictures in each style, as RGB.
 
     Raises:
-        UserError: the pictures are neither grey nor coloured, or the hue of grey ones is to be turned.
+        UserError: the pictures are neither grey nor RGB, or the style "hue_rotated" is used with grey pictures.
     """
     if source.shape[0] not in (1, 3):
         raise UserError(f"benchmark.{name}.data: the pictures have {source.shape[0]} channels, not 1 or 3.")
     grey = source.shape[0] == 1
     if grey and "hue_rotated" in config.styles:
         raise UserError(f"benchmark.{name}.styles: 'hue_rotated' changes nothing in grey pictures.")
-    found: list[_Domain] = []
+    domains: list[_Domain] = []
     for style in config.styles:
         key = "" if style == "as_is" and not grey else f"{style}-{image_styles.VERSION}"
-        found.append((style, *_changed(source, key, partial(_restyle, style), folders, 3)))
-    return _stream(name, source, found, config, seed)
+        domains.append((style, *_changed(source, key, partial(_restyle, style), folders, 3)))
+    return _stream(name, source, domains, config, seed)
 
 
-def _check_different(key: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Names of changes: one or more, each once. Unknown ones are refused before."""
-    if not given or len(set(given)) < len(given):
-        raise ValueError(f"{key}={list(given)}: must be one or more names, each once, of {', '.join(known)}")
+def _check_different(key: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Require one or more names, each once. Unknown names were refused before."""
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"{key}={list(chosen)}: must be one or more names, each once, of {', '.join(known)}")
 
 
 def _stream(name: str, source: DataSet, domains: Sequence[_Domain], config: SubsetOptions, seed: int) -> Stream:
-    """A stream of domains: all classes, and the same split, in each."""
+    """Build a stream of domains, with all classes and the same split in each."""
     check_shots(name, config, len(domains))
-    fit, held = train_validation_split(source, config, seed)
-    every, classes = torch.arange(len(source.test.y)), tuple(range(len(source.class_names)))
+    train_indices, validation_indices = train_validation_split(source, config, seed)
+    test_indices, classes = torch.arange(len(source.test.y)), tuple(range(len(source.class_names)))
     experiences = []
     for number, (title, train_x, test_x) in enumerate(domains):
         train, test = Arrays(train_x, source.train.y), Arrays(test_x, source.test.y)
-        own = shots_of(source, config, fit, number, seed)
-        experiences.append(Experience(title, classes, Part(train, own), Part(train, held), Part(test, every)))
+        shots = training_indices(source, config, train_indices, number, seed)
+        experiences.append(
+            Experience(title, classes, Part(train, shots), Part(train, validation_indices), Part(test, test_indices))
+        )
     shape = tuple(domains[0][1].shape[1:])
-    mean, std = (value * (shape[0] // len(value)) for value in (source.mean, source.std))  # grey may have become colour
+    mean, std = (value * (shape[0] // len(value)) for value in (source.mean, source.std))  # grey may have become RGB
     return Stream(name, "domain", tuple(experiences), source.class_names, shape, mean, std)
 
 
 def _changed(
     source: DataSet, key: str, change: _Change, folders: DataFolders, channels: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training and test pictures after a change, prepared once under `key`; "": as they are. `channels`: null: as many."""
+    """Return training and test pictures after a change, prepared once under `key`.
+
+    An empty `key` means no change. `channels` is the number of channels after the change, None if it stays the same.
+    """
     if not key:
         return source.train.x, source.test.x
     parts = {"train": source.train.x, "test": source.test.x}
@@ -196,16 +201,16 @@ def _changed(
         total, done = sum(map(len, parts.values())), 0
         writer.need(sum(map(math.prod, shapes.values())))
         for part, x in parts.items():
-            made = writer.create(f"{part}_x", shapes[part], np.uint8)
+            array = writer.create(f"{part}_x", shapes[part], np.uint8)
             for start in range(0, len(x), _CHUNK):
-                some = x[start : start + _CHUNK].numpy()
-                made[start : start + len(some)] = change(some, part, start)
-                done += len(some)
+                chunk = x[start : start + _CHUNK].numpy()
+                array[start : start + len(chunk)] = change(chunk, part, start)
+                done += len(chunk)
                 if folders.progress is not None:
                     folders.progress(f"{source.key}-{key}", done, total)
 
-    made = load_or_fill(f"{source.key}-{key}", fill, folders.cache)
-    return made["train_x"], made["test_x"]
+    arrays = load_or_fill(f"{source.key}-{key}", fill, folders.cache)
+    return arrays["train_x"], arrays["test_x"]
 
 
 def _rotate(angle: float, pictures: _Array, part: str, start: int) -> _Array:
@@ -221,6 +226,6 @@ def _restyle(style: Style, pictures: _Array, part: str, start: int) -> _Array:
 
 
 def _permute(pictures: torch.Tensor, pixels: _Array) -> torch.Tensor:
-    """Put the pixels of pictures (N, C, H, W) into another order, the same in each channel."""
+    """Permute the pixels of pictures (N, C, H, W), the same way in each channel."""
     moved = np.take(pictures.flatten(2).numpy(), pixels, axis=2)  # 3 times as fast as indexing in torch
     return torch.from_numpy(moved).view(pictures.shape)

@@ -1,1 +1,1 @@
-"""Run folders: the writer, the reader, and the checksummed JSON documents in them. Imports no torch."""
+"""Run folders: the writer, the reader, and the checksummed JSON documents. Imports no torch."""

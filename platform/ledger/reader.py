@@ -1,7 +1,7 @@
-"""The folders of trials and sweeps, read; what is damaged is told by the file's name.
+"""Read the folders of trials and sweeps. Errors name the damaged file.
 
-A folder may be somebody else's. What is in it is data: nothing of it is run, and no path in it leads out of it. This file
-imports nothing heavy: `retain --help`, the report and the projector read ledgers without torch.
+A folder may come from someone else. Its content is data: no code in it runs, and no path in it may lead out of it. Imports
+nothing heavy: `retain --help`, the report and the projector read ledgers without torch.
 """
 
 import json
@@ -20,13 +20,20 @@ from .documents import DamagedError, read_json, read_text
 
 State = Literal["pending", "running", "done", "failed", "stopped"]
 Document = Literal["matrix", "summary", "environment", "config"]
-_NAMES = ("id", "variant", "stream")
+_NAME_FIELDS = ("id", "variant", "stream")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a trial stands, as status.json says (`updated`: unix seconds)."""
+    """A trial's progress, as in status.json.
+
+    Attributes:
+        status: the state.
+        experience: the last finished experience; 0: none.
+        error: the reason of a failure or of a repair.
+        updated: unix time in seconds.
+    """
 
     status: State
     experience: int
@@ -35,7 +42,10 @@ class Status:
 
 
 def status_of(folder: Path) -> Status:
-    """Where the trial of a folder stands; one whose status.json is damaged is taken for stopped, so that it goes on."""
+    """Return the status of the trial in a folder; "pending" without a status.json.
+
+    With a damaged status.json the trial counts as stopped, so that it is resumed.
+    """
     path = folder / "status.json"
     if not path.exists():
         return Status("pending", 0, None, 0.0)
@@ -44,14 +54,14 @@ def status_of(folder: Path) -> Status:
     except DamagedError:
         data = {}
     state, experience, error, updated = (data.get(key) for key in ("status", "experience", "error", "updated"))
-    known = state in get_args(State) and type(experience) is int and isinstance(error, str | None)
-    if known and isinstance(updated, int | float) and 0 <= updated < 1e11:
-        return Status(state, experience, error, float(updated))  # type: ignore[arg-type]  # `known` says what they are
+    valid = state in get_args(State) and type(experience) is int and isinstance(error, str | None)
+    if valid and isinstance(updated, int | float) and 0 <= updated < 1e11:
+        return Status(state, experience, error, float(updated))  # type: ignore[arg-type]  # `valid` has checked the types
     return Status("stopped", 0, "status.json is damaged", 0.0)
 
 
 class Trial:
-    """The reader of one trial's folder; works while the trial runs, and before it has started.
+    """Reader of one trial's folder. It works while the trial runs, and before it has started.
 
     Attributes:
         folder: the trial's folder.
@@ -59,24 +69,24 @@ class Trial:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any] | None = None) -> None:
-        """Read trial.json, unless the sweep's list gives the identity (a pending trial may have no folder yet)."""
+        """Read trial.json, or take the identity from the sweep's list (a pending trial may have no folder yet)."""
         self.folder = folder
         path = folder / "trial.json"
         self.identity = _identity(path, read_json(path) if identity is None else identity)
 
     @property
     def id(self) -> str:
-        """Name of the trial, unique in its sweep."""
+        """The trial's name, unique in its sweep."""
         return str(self.identity["id"])
 
     @property
     def variant(self) -> str:
-        """Name of the set of overrides that is compared."""
+        """The name of the variant: the set of overrides that is compared."""
         return str(self.identity["variant"])
 
     @property
     def stream(self) -> str:
-        """Name of the stream."""
+        """The name of the stream."""
         return str(self.identity["stream"])
 
     @property
@@ -85,11 +95,18 @@ class Trial:
         return int(self.identity["seed"])
 
     def status(self) -> Status:
-        """Where the trial stands now; pending when nothing says otherwise."""
+        """Return the trial's current status; "pending" without a status.json."""
         return status_of(self.folder)
 
     def events(self, after_byte: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (offset of the line's end in bytes, event) for each complete line after an offset given so before."""
+        """Yield (byte offset of the line's end, event) for each complete line of metrics.jsonl.
+
+        Args:
+            after_byte: 0, or an offset that was yielded before, to read only newer events.
+
+        Raises:
+            DamagedError: a complete line is not an event.
+        """
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
@@ -103,7 +120,7 @@ class Trial:
                 yield offset, event
 
     def read(self, name: Document) -> dict[str, Any] | None:
-        """Return matrix.json, summary.json, environment.json or config.yaml; None when it is not there (yet)."""
+        """Return matrix.json, summary.json, environment.json or config.yaml; None if it does not exist (yet)."""
         path = self.folder / ("config.yaml" if name == "config" else f"{name}.json")
         if not path.exists():
             return None
@@ -115,17 +132,18 @@ class Trial:
         return data
 
     def config_text(self) -> str:
-        """The text of config.yaml as it was written; UserError when it is missing or has changed."""
+        """Return the text of config.yaml; UserError if it is missing or has changed since it was written."""
         path = self.folder / "trial.json"
-        return read_text(self.folder / "config.yaml", _sum(read_json(path), "config_sha256") if path.exists() else None)
+        sha256 = _recorded_sum(read_json(path), "config_sha256") if path.exists() else None
+        return read_text(self.folder / "config.yaml", sha256)
 
     def config(self) -> dict[str, Any]:
-        """The trial's config as plain data; UserError when config.yaml is missing or has changed."""
+        """Return the trial's config as plain data; UserError if config.yaml is missing or has changed."""
         self.config_text()
-        return _yaml(self.folder / "config.yaml")
+        return _read_config(self.folder / "config.yaml")
 
     def damage(self) -> str | None:
-        """What is wrong with the trial's files, the first by name; None when all are there that must be, as they were written."""
+        """Return what is wrong with the first damaged or missing file; None if all files are as they were written."""
         try:
             self._check()
         except UserError as error:
@@ -133,27 +151,27 @@ class Trial:
         return None
 
     def _check(self) -> None:
-        """Raise UserError for the first file that is not as it was written."""
+        """Raise UserError for the first file that has changed since it was written."""
         state = self.status()
         if state.error == "status.json is damaged":
             raise DamagedError(f"{self.folder / 'status.json'} is damaged")
-        there = [name for name in ("trial.json", "config.yaml") if (self.folder / name).exists()]
-        if state.status == "done" or there:
-            told = _identity(self.folder / "trial.json", read_json(self.folder / "trial.json"))
-            if any(told.get(key) != self.identity.get(key) for key in (*_NAMES, "seed", "overrides")):
+        started = any((self.folder / name).exists() for name in ("trial.json", "config.yaml"))
+        if state.status == "done" or started:
+            identity = _identity(self.folder / "trial.json", read_json(self.folder / "trial.json"))
+            if any(identity.get(key) != self.identity.get(key) for key in (*_NAME_FIELDS, "seed", "overrides")):
                 raise DamagedError(
                     f"{self.folder / 'trial.json'} is damaged: the sweep's trials.json names another trial here"
                 )
             self.config_text()
-        found = {}
+        document = {}
         for path in (self.folder / f"{name}.json" for name in ("environment", "matrix", "summary")):
             if state.status == "done" or path.exists():
-                found = read_json(path)
+                document = read_json(path)
         if state.status == "done":
-            self._check_events(found)
+            self._check_events(document)  # the last one read: summary.json
 
     def _check_events(self, summary: Mapping[str, Any]) -> None:
-        """Compare the events of a trial that is done with what its summary says of them (of older ones it says nothing)."""
+        """Verify the length and checksum of a completed trial's events, if its summary has them (those of older runs do not)."""
         path = self.folder / "metrics.jsonl"
         if "ledger_sha256" not in summary:
             return
@@ -163,7 +181,7 @@ class Trial:
 
 
 def _event(line: bytes, where: str) -> dict[str, Any]:
-    """One event from its line."""
+    """Parse one line of metrics.jsonl."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -175,10 +193,10 @@ def _event(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _identity(path: Path, data: object) -> dict[str, Any]:
-    """What names a trial, checked; its id is a part of paths. `path`: the file that says it."""
+    """Return a trial's identity after checking it, since its id becomes part of paths. `path`: the file that it is from."""
     if not isinstance(data, Mapping):
         raise DamagedError(f"{path} is damaged: a trial must be a mapping")
-    for name in _NAMES:
+    for name in _NAME_FIELDS:
         if not isinstance(data.get(name), str):
             raise DamagedError(f"{path} is damaged: a trial's {name} must be a text")
     if type(data.get("seed")) is not int:
@@ -188,55 +206,58 @@ def _identity(path: Path, data: object) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("schema", "config_sha256")}
 
 
-def _sum(data: Mapping[str, Any], key: str) -> str | None:
-    """The checksum of a YAML file that its JSON neighbour holds; None in older runs."""
+def _recorded_sum(data: Mapping[str, Any], key: str) -> str | None:
+    """Return the checksum of a YAML file that a JSON document records; None in older runs."""
     return str(data[key]) if key in data else None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    """A config that a run holds, with today's keys."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return a run's config with the current keys."""
     from ..config.yaml_overrides import read_yaml  # here: OmegaConf, which it imports, is slow
 
     return translate(read_yaml(path))
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether the folder is a sweep's."""
+    """Return whether the folder is a sweep's."""
     return (folder / "trials.json").exists()
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """The resolved experiment of a sweep's folder, or a trial's config, as plain data; UserError when it has changed."""
+    """Return a sweep's resolved experiment, or a trial's config, as plain data; UserError if it has changed."""
     if not is_sweep(folder):
         return Trial(folder).config()
     try:
-        told = _sum(read_json(folder / "trials.json"), "experiment_sha256")
-    except DamagedError:  # what it says of its trials is found in their own folders
-        told = None
-    read_text(folder / "experiment.yaml", told)
-    return _yaml(folder / "experiment.yaml")
+        sha256 = _recorded_sum(read_json(folder / "trials.json"), "experiment_sha256")
+    except DamagedError:  # trials.json is rebuilt from the trials' folders; experiment.yaml is then read unverified
+        sha256 = None
+    read_text(folder / "experiment.yaml", sha256)
+    return _read_config(folder / "experiment.yaml")
 
 
 def run_name(folder: Path) -> str:
-    """A sweep's name, or a trial's variant."""
+    """Return a sweep's name, or a trial's variant."""
     return str(run_config(folder).get("name") or folder.resolve().name) if is_sweep(folder) else Trial(folder).variant
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    """All trials of a sweep's folder, or the one of a trial's folder; UserError for any other folder.
+    """Return all trials of a sweep's folder, or the single one of a trial's folder.
 
-    A sweep's damaged list is made anew from its trials' own folders, with a warning.
+    If the sweep's trials.json is damaged, the trials are read from their folders, with a warning.
+
+    Raises:
+        UserError: the folder is neither, or it has links that lead out of it.
     """
     if is_sweep(folder):
         refuse_links(folder)
         try:
             return listed_trials(folder)
         except DamagedError as error:
-            found = _found_trials(folder)
-            if not found:
+            trials = _trials_in_folders(folder)
+            if not trials:
                 raise
-            _log.warning("%s; its %d trials are told by their folders", error, len(found))
-            return found
+            _log.warning("%s; its %d trials are read from their folders instead", error, len(trials))
+            return trials
     if (folder / "trial.json").exists():
         refuse_links(folder)
         return [Trial(folder)]
@@ -244,40 +265,40 @@ def trials_of(folder: Path) -> list[Trial]:
 
 
 def listed_trials(folder: Path) -> list[Trial]:
-    """The trials that a sweep's trials.json lists; DamagedError when it is not as it was written."""
+    """Return the trials that a sweep's trials.json lists; DamagedError if it has changed since it was written."""
     path, root = folder / "trials.json", os.path.realpath(folder)
     entries = read_json(path).get("trials")
     if not isinstance(entries, list):
         raise DamagedError(f"{path} is damaged: it has no list of trials")
     identities = [_identity(path, entry) for entry in entries]
-    return [Trial(_place(path, root, identity), identity) for identity in identities]
+    return [Trial(_trial_folder(path, root, identity), identity) for identity in identities]
 
 
-def _place(path: Path, root: str, identity: Mapping[str, Any]) -> Path:
-    """A listed trial's folder, which must be inside of the sweep's."""
-    place = str(identity.get("folder"))
-    inside = not os.path.isabs(place) and ".." not in Path(place).parts and "\0" not in place
-    if not inside or not os.path.realpath(os.path.join(root, place)).startswith(root + os.sep):
+def _trial_folder(path: Path, root: str, identity: Mapping[str, Any]) -> Path:
+    """Return a listed trial's folder; UserError unless it is inside the sweep's."""
+    folder = str(identity.get("folder"))
+    inside = not os.path.isabs(folder) and ".." not in Path(folder).parts and "\0" not in folder
+    if not inside or not os.path.realpath(os.path.join(root, folder)).startswith(root + os.sep):
         raise UserError(
-            f"{path}: the folder '{place}' of trial {identity['id']} is not inside of {path.parent}: correct it"
+            f"{path}: the folder '{folder}' of trial {identity['id']} is not inside of {path.parent}: correct it"
         )
-    return path.parent / place
+    return path.parent / folder
 
 
-def _found_trials(folder: Path) -> list[Trial]:
-    """The trials whose folders are in a sweep's, in the order of their names."""
-    found = []
+def _trials_in_folders(folder: Path) -> list[Trial]:
+    """Return the trials whose folders are in a sweep's, in the order of their names."""
+    trials = []
     for path in sorted(folder.glob("trials/*/trial.json")):
         try:
             identity = {"folder": f"trials/{path.parent.name}"} | Trial(path.parent).identity
         except DamagedError as error:
             _log.warning("%s: it is left out", error)
             continue
-        found.append(Trial(_place(path, os.path.realpath(folder), identity), identity))
-    return found
+        trials.append(Trial(_trial_folder(path, os.path.realpath(folder), identity), identity))
+    return trials
 
 
 def unfinished_trials(trials: Iterable[Trial]) -> list[tuple[Trial, str | None]]:
-    """The trials that are not done, and those that are but have damaged files; each with its damage."""
-    found = [(trial, trial.damage()) for trial in trials]
-    return [(trial, damage) for trial, damage in found if damage or trial.status().status != "done"]
+    """Return the trials that are not done, and those that are done but have damaged files; each with its damage or None."""
+    damages = [(trial, trial.damage()) for trial in trials]
+    return [(trial, damage) for trial, damage in damages if damage or trial.status().status != "done"]

@@ -1,9 +1,9 @@
-"""The folders of trials and sweeps: the only writer of run files (checkpoints aside). Their reader is reader.py.
+"""Write the folders of trials and sweeps: every run file except checkpoints is written here.
 
-Everything is plain text. Whole files are written beside their place and renamed; metrics.jsonl only grows, line by
-line, so a killed process leaves at most one torn last line, which no reader sees. One process writes to a folder.
-JSON files hold a checksum of themselves, trial.json and trials.json also that of the YAML file beside them. This file imports
-nothing heavy.
+Everything is plain text. Whole files are written under a temporary name and renamed. metrics.jsonl only grows, line by
+line, so a killed process leaves at most one incomplete last line, which readers ignore. One process writes to a folder.
+A JSON file holds its checksum; trial.json and trials.json also hold that of the YAML file next to them. Imports nothing
+heavy.
 """
 
 import hashlib
@@ -22,17 +22,9 @@ from ..errors import UserError
 from ..files import digest, sync, whole_lines, write_text
 from ..run_folders import refuse_links
 from .documents import DamagedError, read_json, to_json, write_json
-from .reader import (
-    State,
-    Status,
-    Trial,
-    listed_trials,
-    run_name,
-    status_of,
-    trials_of,
-)
+from .reader import State, Status, Trial, listed_trials, run_name, status_of, trials_of
 
-# What a folder may hold and still be free: what `create` itself writes before the first event, and logs.
+# Files that a folder may hold and still be free: those that `create` writes before the first event, and logs.
 _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
 _FREE_SWEEP = {".lock", "sweep.log", "experiment.yaml"}
 
@@ -42,10 +34,10 @@ class InUseError(UserError):
 
 
 class _LockedFolder:
-    """A folder held by this process: the base of the two writers. The kernel frees the lock of a dead process."""
+    """A folder that this process has locked: the base of the two writers. The kernel frees the lock of a dead process."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder's lock; UserError when another process has it, or links in it lead elsewhere."""
+        """Lock the folder; UserError if another process has locked it, or a link in it leads out of it."""
         refuse_links(folder)
         self.folder = folder
         self._lock = FileLock(folder / ".lock", thread_local=False)
@@ -70,19 +62,19 @@ class _LockedFolder:
 
 
 class TrialLedger(_LockedFolder):
-    """The writer of one trial's folder: `create` or `open` it, `append` events, `close` it.
+    """Writer of one trial's folder: `create` or `open` it, `append` events, `close` it.
 
     Attributes:
         folder: the trial's folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Hold an existing folder; use `create` or `open`."""
+        """Lock an existing folder and open its events; callers use `create` or `open`."""
         super().__init__(folder)
         with ExitStack() as undo:
             undo.callback(super().close)
             self._file = (folder / "metrics.jsonl").open("ab")
-            self._cut(whole_lines(folder / "metrics.jsonl"))
+            self._truncate(whole_lines(folder / "metrics.jsonl"))
             undo.pop_all()
 
     @classmethod
@@ -90,9 +82,12 @@ class TrialLedger(_LockedFolder):
         """Start a trial in a new, empty or pending folder.
 
         Args:
-            folder: made if need be; UserError when it holds a started trial or anything else.
+            folder: created if it does not exist.
             config_yaml: the resolved config, with its ``schema: 1``.
             identity: id, variant, stream, seed, overrides (the content of trial.json).
+
+        Raises:
+            UserError: the folder holds a started trial or other files, or is in use.
         """
         _refuse_occupied(folder, _FREE)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +95,8 @@ class TrialLedger(_LockedFolder):
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
-            _refuse_occupied(folder, _FREE)  # again, now that nobody else can start here
-            (folder / "trial.json").unlink(missing_ok=True)  # it holds the checksum of the config that was there
+            _refuse_occupied(folder, _FREE)  # again, now that no other process can start here
+            (folder / "trial.json").unlink(missing_ok=True)  # it holds the checksum of the previous config
             write_text(folder / "config.yaml", config_yaml)
             ledger._write_identity(identity)
             ledger.status("pending")
@@ -110,11 +105,11 @@ class TrialLedger(_LockedFolder):
 
     @classmethod
     def open(cls, folder: Path, identity: Mapping[str, Any] | None = None) -> Self:
-        """Go on with a trial that was started; a torn last line of its metrics is cut off.
+        """Open the folder of a trial that was started; an incomplete last line of its events is removed.
 
         Args:
-            folder: the trial's.
-            identity: the trial's, if it is known from elsewhere: a trial.json that is missing or damaged is then written anew.
+            folder: the trial's folder.
+            identity: the trial's identity, if it is known: a missing or damaged trial.json is then written again.
         """
         if identity is None:
             read_json(folder / "trial.json")
@@ -133,12 +128,12 @@ class TrialLedger(_LockedFolder):
         write_json(self.folder / "trial.json", {**identity, "config_sha256": digest(self.folder / "config.yaml")})
 
     def append(self, kind: str, experience: int, iteration: int, event: Mapping[str, Any]) -> None:
-        """Add one event as one line, at once visible to readers (durable after `flush`).
+        """Add one event as one line. Readers see it at once; it is durable after `flush`.
 
         Args:
             kind: "epoch", "experience", "probe", "note" or "resources".
-            experience: from 1; 0 is before the first.
-            iteration: training iterations since the trial began.
+            experience: number of the experience from 1; 0 is before the first.
+            iteration: training iterations since the trial started.
             event: the other fields.
         """
         line = {"kind": kind, "experience": experience, "iteration": iteration, **event}
@@ -154,14 +149,18 @@ class TrialLedger(_LockedFolder):
         return os.fstat(self._file.fileno()).st_size
 
     def digest(self) -> str:
-        """SHA-256 of all events so far, in hexadecimal, for a checkpoint to record beside their length."""
+        """Return the SHA-256 of all events so far, in hexadecimal, for a checkpoint to record with their length."""
         return str(self._sum.hexdigest())
 
     def truncate(self, length: int, sha256: str | None = None) -> None:
-        """Forget the events after `length` bytes (what `flush` returned).
+        """Remove the events after `length` bytes.
+
+        Args:
+            length: a length that `flush` returned.
+            sha256: the checksum of the events up to there, as `digest` returned it; None: not verified.
 
         Raises:
-            UserError: that is no line's end, or what is before is not what it was (`sha256`: what `digest` returned).
+            UserError: no line ends at `length`, or the events up to there have changed.
         """
         path = self.folder / "metrics.jsonl"
         size = self.flush()
@@ -169,48 +168,51 @@ class TrialLedger(_LockedFolder):
             raise UserError(f"{path} does not fit its checkpoint: {size} bytes, no line ends at {length}")
         if sha256 is not None and _sum_of(path, length).hexdigest() != sha256:
             raise UserError(f"{path} is damaged: its first {length} bytes have changed since they were written")
-        self._cut(length)
+        self._truncate(length)
 
-    def _cut(self, length: int) -> None:
+    def _truncate(self, length: int) -> None:
         self._file.truncate(length)
         self.flush()
         self._sum = _sum_of(self.folder / "metrics.jsonl", length)
 
     def status(self, status: State, *, experience: int = 0, error: str | None = None) -> None:
-        """Write status.json: the state, the last finished experience (0: none), and what went wrong."""
+        """Write status.json: the state, the last finished experience (0: none), and the reason of a failure."""
         write_status(self.folder, status, experience, error)
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write ``<name>.json`` (matrix, summary, environment)."""
+        """Write ``<name>.json``; `name` is matrix, summary or environment."""
         write_json(self.folder / f"{name}.json", data)
 
     def close(self) -> None:
-        """Close the files and release the folder; may be called twice."""
+        """Close the events and release the folder; may be called twice."""
         self._file.close()
         super().close()
 
 
 def _sum_of(path: Path, length: int) -> Any:
-    """SHA-256, to go on with, of the first `length` bytes of a file."""
-    found = hashlib.sha256()
+    """Return the SHA-256 object of the first `length` bytes of a file; `append` updates it with later events."""
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         for start in range(0, length, 2**20):
-            found.update(file.read(min(2**20, length - start)))
-    return found
+            sha256.update(file.read(min(2**20, length - start)))
+    return sha256
 
 
 class SweepLedger(_LockedFolder):
-    """The writer of a sweep's folder: its resolved experiment and the list of its trials."""
+    """Writer of a sweep's folder: its resolved experiment and the list of its trials."""
 
     @classmethod
     def create(cls, folder: Path, experiment_yaml: str, name: str, trials: Sequence[Mapping[str, Any]]) -> Self:
         """Start a sweep in a new or empty folder.
 
         Args:
-            folder: made if need be; UserError when it is occupied.
+            folder: created if it does not exist.
             experiment_yaml: the resolved experiment, with its ``schema: 1``.
             name: the experiment's name.
             trials: id, variant, stream, seed, overrides of each; "folder" (relative) is "trials/<id>" if absent.
+
+        Raises:
+            UserError: the folder is occupied or in use.
         """
         _refuse_occupied(folder, _FREE_SWEEP)
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +229,7 @@ class SweepLedger(_LockedFolder):
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Go on with a sweep that was started; a damaged trials.json is written anew from the trials' own folders."""
+        """Open the folder of a sweep that was started; a damaged trials.json is rebuilt from the trials' folders."""
         trials = trials_of(folder)
         ledger = cls(folder)
         with ExitStack() as undo:
@@ -243,8 +245,8 @@ class SweepLedger(_LockedFolder):
         about = {"name": name, "experiment_sha256": digest(self.folder / "experiment.yaml")}
         write_json(self.folder / "trials.json", {**about, "trials": entries})
 
-    def trials(self) -> "list[Trial]":
-        """All trials of the sweep, in the order of its list."""
+    def trials(self) -> list[Trial]:
+        """Return all trials of the sweep, in the order of its list."""
         return trials_of(self.folder)
 
 
@@ -262,12 +264,22 @@ def _refuse_occupied(folder: Path, free: set[str]) -> None:
 
 
 def write_status(folder: Path, status: State, experience: int, error: str | None) -> None:
-    """Write a trial's status.json; for a trial whose writer is gone."""
+    """Write a trial's status.json without a `TrialLedger`, for a trial whose process has ended.
+
+    Args:
+        folder: the trial's folder.
+        status: the state.
+        experience: the last finished experience; 0: none.
+        error: the reason of a failure.
+    """
     write_json(folder / "status.json", asdict(Status(status, experience, error, time.time())))
 
 
 def mark_for_repair(trial: Trial, damage: str) -> None:
-    """Let a trial with damaged files go on: one that was done becomes stopped for that reason; trial.json is mended."""
+    """Prepare a trial with damaged files for resuming: "done" becomes "stopped" with `damage` as the reason.
+
+    A missing or damaged trial.json is written again.
+    """
     with TrialLedger.open(trial.folder, trial.identity) as ledger:
         status = trial.status()
         if status.status == "done":

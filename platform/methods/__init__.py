@@ -1,1 +1,1 @@
-"""What several strategies share: teachers, memories, penalties, classifiers."""
+"""Code that several strategies share: teachers, memories, penalties, classifiers."""

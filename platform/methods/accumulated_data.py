@@ -7,20 +7,20 @@ from ..training.plugin import Plugin
 
 
 def data_so_far(experience: Any) -> Any:
-    """The training dataset of experiences 1..t of the stream of `experience` (the t-th), oldest first."""
+    """Return the training dataset of experiences 1..t, oldest first, where `experience` is the t-th of its stream."""
     stream = experience.origin_stream[: experience.current_experience + 1]
     return reduce(lambda joined, dataset: joined.concat(dataset), [each.dataset for each in stream])
 
 
 class AccumulatedDataPlugin(Plugin):
-    """Replaces the training data of an experience by those of all experiences so far."""
+    """Trains each experience on the data of all experiences so far."""
 
     accumulates = True
 
     def state_dict(self) -> dict[str, Any]:
-        """There is nothing to save."""
+        """Return {}: there is nothing to save."""
         return {}
 
     def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
-        """Before the head grows, so that it grows to all classes of the data."""
+        """Replace the data before the head grows, so that it grows to all classes of the data."""
         learner.adapted_dataset = data_so_far(learner.experience).train()

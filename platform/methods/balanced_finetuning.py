@@ -1,4 +1,4 @@
-"""A training of its own on a few samples, when that of an experience has ended.
+"""Finetuning on a few samples after the training of an experience has ended.
 
 Shapes: n samples, B mini-batch, C outputs.
 """
@@ -16,32 +16,40 @@ from .freezing import Freezer
 
 
 class Finetuning:
-    """Trains the network in float32, without augmentation, schedule or clipping, by a new optimizer like the experience's.
+    """Finetunes the network with a new optimizer of the same kind as the experience's.
 
-    Call `begin` in `before_training_exp`, `look` in `after_training_epoch`, then `run`; `rates` is its state.
+    It runs in float32, without augmentation, schedule or clipping. Call `begin` in `before_training_exp` and `look` in
+    `after_training_epoch`, then `run`. `rates` is its state.
     """
 
     def __init__(self, seed: int, name: str) -> None:
         self.seed, self.name = seed, name
-        self.rates: list[float] = []  # of the optimizer's groups, where the experience began
+        self.rates: list[float] = []  # one per group of the optimizer, at the start of the experience
         self._frozen: tuple[Sequence[nn.Parameter], Sequence[nn.Module]] = ([], [])
 
-    def begin(self, learner: Any) -> None:
-        """Remember the learning rates, which a schedule may change."""
+    def record_learning_rates(self, learner: Any) -> None:
+        """Record the learning rates, before a schedule changes them."""
         self.rates = [group["lr"] for group in learner.optimizer.param_groups]
 
-    def look(self, learner: Any) -> None:
-        """Remember what is out of training: other strategies set it free when the experience ends."""
+    def record_frozen(self, learner: Any) -> None:
+        """Record what is frozen, before other strategies unfreeze it at the end of the experience."""
         norms = [module for module in learner.model.modules() if isinstance(module, _BatchNorm) and not module.training]
         self._frozen = [each for each in learner.model.parameters() if not each.requires_grad], norms
 
     def run(
         self, learner: Any, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, factor: float
     ) -> None:
-        """Train on x (n, *shape); `loss`: of logits (B, C) and the positions (B,) they belong to; `factor`: of the rates.
+        """Train on `x` for `epochs` epochs.
+
+        Args:
+            learner: holds the network, the optimizer and the mini-batch size.
+            x: samples (n, *shape).
+            loss: a function of logits (B, C) and of the positions (B,) in `x` that they belong to.
+            epochs: passes over `x`.
+            factor: multiplies the learning rates that `begin` recorded.
 
         Raises:
-            FloatingPointError: the loss became no number.
+            FloatingPointError: The loss became NaN or infinite.
         """
         frozen = Freezer()
         frozen.freeze_only(*self._frozen)
@@ -49,7 +57,7 @@ class Finetuning:
         total = torch.zeros((), device=x.device)
         for epoch in range(epochs):
             for index in self._order(learner, len(x), epoch).split(learner.train_mb_size):
-                if len(index) == 1:  # BatchNorm could not take it
+                if len(index) == 1:  # BatchNorm cannot train on a single sample
                     continue
                 optimizer.zero_grad()
                 value = loss(learner.model(x[index]).float(), index)
@@ -70,5 +78,5 @@ class Finetuning:
         return optimizer
 
     def _order(self, learner: Any, num: int, epoch: int) -> Tensor:
-        draw = generator(self.seed, f"{self.name} finetuning", learner.experience.current_experience, epoch)
-        return torch.randperm(num, generator=draw).to(learner.device)
+        rng = generator(self.seed, f"{self.name} finetuning", learner.experience.current_experience, epoch)
+        return torch.randperm(num, generator=rng).to(learner.device)

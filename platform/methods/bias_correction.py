@@ -1,4 +1,4 @@
-"""The bias of a classifier towards new classes, taken out by two numbers that held-out samples show.
+"""Correction of a classifier's bias towards new classes, by two numbers fitted on held-out samples.
 
 Shapes: n held-out samples, B batch, C outputs.
 """
@@ -10,17 +10,22 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def corrected(logits: Tensor, classes: Sequence[int], alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-    """Logits (B, C) with those of the classes scaled and shifted."""
+def correct_logits(logits: Tensor, classes: Sequence[int], alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+    """Return logits (B, C) in which those of `classes` are scaled by `alpha` and shifted by `beta`."""
     columns = torch.as_tensor(classes, dtype=torch.int64, device=logits.device)
     return logits.index_copy(1, columns, alpha * logits[:, columns] + beta)
 
 
-def fitted(logits: Tensor, y: Tensor, classes: Sequence[int]) -> tuple[float, float]:
-    """alpha and beta that make held-out logits (n, C) fit their labels y (n,) best when those of the classes are `corrected`.
+def fit_correction(logits: Tensor, y: Tensor, classes: Sequence[int]) -> tuple[float, float]:
+    """Return alpha and beta for which the `corrected` logits of held-out samples fit their labels best.
 
-    The minimum of  cross-entropy + 0.05 (alpha - 1)^2 + 0.05 beta^2,  a convex problem, to its end; without the penalty there is
-    none where the samples are told apart without a mistake.
+    They are the minimum of  cross-entropy + 0.05 (alpha - 1)^2 + 0.05 beta^2,  a convex problem, solved to convergence.
+    Without the penalty there is no minimum if all samples are separated without an error.
+
+    Args:
+        logits: (n, C), of held-out samples.
+        y: their labels (n,).
+        classes: the classes whose logits are corrected.
     """
     logits = logits.double()
     numbers = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logits.device, requires_grad=True)
@@ -29,7 +34,7 @@ def fitted(logits: Tensor, y: Tensor, classes: Sequence[int]) -> tuple[float, fl
     def loss() -> Tensor:
         solver.zero_grad()
         penalty = 0.05 * ((numbers[0] - 1).square() + numbers[1].square())
-        value = functional.cross_entropy(corrected(logits, classes, numbers[0], numbers[1]), y) + penalty
+        value = functional.cross_entropy(correct_logits(logits, classes, numbers[0], numbers[1]), y) + penalty
         value.backward()
         return value
 

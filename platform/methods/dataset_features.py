@@ -1,4 +1,4 @@
-"""Features of a whole data set, by a network in evaluation mode.
+"""Features of a whole data set, from a network in evaluation mode.
 
 Shapes: n samples, B batch, D features.
 """
@@ -15,12 +15,12 @@ from ..training import plugin_api
 
 
 def dataset_features(learner: Any, dataset: Any) -> Tensor:
-    """Features (n, D) float32 of a dataset's samples, in its order, by the present network in evaluation mode."""
+    """Return the float32 features (n, D) of a dataset's samples, in order, from the current network in evaluation mode."""
     batches = plugin_api.dataset_batches(dataset.eval(), learner.eval_mb_size)
     return batched_features(learner.model, (x.to(learner.device) for x, _ in batches))
 
 
 def batched_features(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Features (n, D) float32 of batches (B, *shape) in evaluation mode."""
+    """Return the float32 features (n, D) of batches (B, *shape), in evaluation mode."""
     with evaluation_mode(model):
         return torch.cat([features_of(model, x).flatten(1).float() for x in batches])

@@ -1,6 +1,6 @@
-"""Herding: the samples whose mean is nearest to the mean of all, and class means of unit features.
+"""Herding: the samples with a mean nearest to the mean of all; class means of unit-length features.
 
-Shapes: n samples of an experience, m in memory, D features, C classes.
+Shapes: n samples of an experience, m in memory, B batch, D features, C classes.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def herding_ranks(features: Tensor, y: Tensor, size: int) -> Tensor:
-    """The place (n,) float64 of each sample in the herding order of its class, from 0; infinite after the first `size`.
+    """Return each sample's rank (n,), float64, in the herding order of its class: from 0, infinite after the first `size`.
 
     The features (n, D) are scaled to length 1, as in iCaRL.
     """
@@ -22,32 +22,35 @@ def herding_ranks(features: Tensor, y: Tensor, size: int) -> Tensor:
 
 
 def unit_class_means(features: Tensor, y: Tensor) -> Tensor:
-    """Means (C, D), of length 1, of the features (m, D), scaled to length 1 too, of each class in y (m,), by rising label."""
+    """Return the mean of each class in `y` (m,), scaled to length 1: (C, D), by rising label.
+
+    The features (m, D) are scaled to length 1 before averaging.
+    """
     features = nn.functional.normalize(features, dim=1)
     return nn.functional.normalize(torch.stack([features[y == label].mean(0) for label in y.unique()]), dim=1)
 
 
 def negative_distances(features: Tensor, means: Tensor) -> Tensor:
-    """Minus the squared distances (B, C) of features (B, D), scaled to length 1, to means (C, D)."""
+    """Return minus the squared distances (B, C) of features (B, D), scaled to length 1, to means (C, D)."""
     return -torch.cdist(nn.functional.normalize(features, dim=1), means).square()
 
 
 @torch.no_grad()
 def herding(features: Tensor, size: int) -> Tensor:
-    """Positions (min(size, n),) of features (n, D), in the order in which they are chosen: the first k stand best for all.
+    """Return positions (min(size, n),) of features (n, D) in the order of choice: the first k represent all samples best.
 
-    Greedy: the k-th is the one that brings the mean of the k chosen ones nearest to the mean of all,
+    Greedy: the k-th choice brings the mean of the k chosen samples nearest to the mean of all,
 
         p_k = argmin_i || mean - (sum_{j<k} f_{p_j} + f_i) / k ||,  each once.
 
-    iCaRL takes features of length 1: give those. Rebuffi et al. 2017 (1611.07725), algorithm 4; Welling 2009.
+    iCaRL uses features of length 1: pass such features. Rebuffi et al. 2017 (1611.07725), algorithm 4; Welling 2009.
     """
-    features = features.double()  # near ties are then the same on every device
+    features = features.double()  # resolves near ties alike on every device
     mean, squares = features.mean(0), features.square().sum(1)
     total = torch.zeros_like(mean)
     order = []
     for number in range(1, min(size, len(features)) + 1):
-        # k^2 times the squared distance, without what is the same for all
+        # k^2 times the squared distance, without the terms that are equal for all samples
         distances = squares - 2 * features @ (number * mean - total)
         best = distances.argmin()
         order.append(best)

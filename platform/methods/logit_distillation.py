@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
-    """L_KD of this file's formula, a scalar: student (B, K) and teacher (B, K) logits."""
+    """Return L_KD, a scalar, of student (B, K) and teacher (B, K) logits.
+
+    kl:  L_KD = T^2 * mean_B sum_K p log(p / q),  p = softmax(teacher / T),  q = softmax(student / T),  T: temperature
+    mse: L_KD = mean_{B,K} (student - teacher)^2
+    """
     if loss == "mse":
         return nn.functional.mse_loss(student, teacher)
     log_q, log_p = (logits.div(temperature).log_softmax(1) for logits in (student, teacher))
@@ -18,6 +22,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, loss
 
 
 def distillation_loss_by_task(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
-    """The sum of the heads' kl, a scalar: logits (B, K) each, and the positions of each head's outputs."""
+    """Return the sum of the heads' kl, a scalar, of logits (B, K); `heads` holds the positions of each head's outputs."""
     parts = [distillation_loss(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
     return torch.stack(parts).sum()

@@ -1,4 +1,4 @@
-"""A penalty whose importances are collected along the training path (SI, RWalk)."""
+"""A penalty with importances that are collected along the training path (SI, RWalk)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .quadratic_penalty import Named, PenaltyPlugin, leading_part, parameter_cop
 
 
 class PathPlugin(PenaltyPlugin):
-    """One that follows the parameters through each iteration: a subclass overrides `follow`.
+    """Follows the parameters through each iteration: a subclass overrides `follow`.
 
     `with_penalty`: whether the gradients are those of the loss with the penalty.
     """
@@ -16,15 +16,15 @@ class PathPlugin(PenaltyPlugin):
     def __init__(self, weight: float, with_penalty: bool) -> None:
         super().__init__(weight)
         self.with_penalty = with_penalty
-        self._before: Named = {}  # the parameters before this iteration's step, and their gradients
+        self._before: Named = {}  # the parameters before this iteration's step; below: their gradients
         self._gradients: Named = {}
 
     def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
-        """After an iteration: gradients before anything changed them, and how far each parameter went."""
+        """Use an iteration's gradients, before anything changed them, and the step of each parameter."""
         raise NotImplementedError
 
     def after_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Keep the gradients; where float16 overflowed they are 0, as the step will be."""
+        """Keep the gradients: 0 where float16 overflowed, as the step will be."""
         if self.weight == 0:
             return
         self._before = parameter_copies(learner.model)
@@ -38,7 +38,7 @@ class PathPlugin(PenaltyPlugin):
                 leading_part(self._gradients[name], omega.shape).sub_(2 * self.weight * omega * pull)
 
     def after_update(self, learner: Any, **kwargs: Any) -> None:
-        """Tell the subclass."""
+        """Call `follow`."""
         if self._gradients:
             named = dict(learner.model.named_parameters())
             steps = {name: named[name].detach() - self._before[name] for name in self._gradients}

@@ -1,4 +1,4 @@
-"""Several networks that vote: the mean of their probabilities.
+"""Ensembles: the mean of several networks' probabilities.
 
 Shapes: n samples, K outputs, E experiences, C classes of the stream.
 """
@@ -10,24 +10,28 @@ from torch import Tensor
 
 
 def probabilities(logits: Tensor, own: Tensor | None = None) -> Tensor:
-    """Logits (n, K) -> probabilities (n, K), which add up to 1.
+    """Return the probabilities (n, K) of logits (n, K); each row adds up to 1.
 
-    `own` (E, C) bool: the classes of each experience, where that is given; they then add up to 1 within each experience.
+    If the experience is given, `own` (E, C) bool marks each experience's classes, and they add up to 1 within each experience.
     """
     if own is None:
         return logits.softmax(1)
-    found = torch.zeros_like(logits)
+    result = torch.zeros_like(logits)
     for classes in own.to(logits.device):
         columns = classes.nonzero().flatten()
         columns = columns[columns < logits.shape[1]]
-        found[:, columns] = logits[:, columns].softmax(1)
-    return found
+        result[:, columns] = logits[:, columns].softmax(1)
+    return result
 
 
 def average_probabilities(members: Sequence[Tensor], alone: bool = False) -> Tensor:
-    """The mean (n, K) of the members' probabilities (n, K_m), K the most of all K_m: a class that one lacks has 0 there.
+    """Return the mean (n, K) of the members' probabilities (n, K_m).
 
-    `alone`: over those members only that have the class, which is right where experiences are told apart.
+    K is the largest K_m. A class that a member lacks has probability 0 there.
+
+    Args:
+        members: the probabilities of each network.
+        alone: average over only those members that have the class, which is right if the experience is given.
     """
     total = members[0].new_zeros(len(members[0]), max(member.shape[1] for member in members))
     votes = total.new_zeros(total.shape[1])
@@ -38,5 +42,5 @@ def average_probabilities(members: Sequence[Tensor], alone: bool = False) -> Ten
 
 
 def as_logits(probabilities: Tensor) -> Tensor:
-    """Their logarithms: softmax of it gives them back, and the largest stays the largest."""
+    """Return the logarithms: their softmax is the probabilities, and the largest stays the largest."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()

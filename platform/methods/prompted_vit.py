@@ -1,7 +1,8 @@
-"""Vision transformers with prompts: learned tokens beside a picture's, chosen for each picture by what the network sees in it.
+"""Vision transformers with prompts: learned tokens next to a picture's, chosen for each picture by what the network sees in it.
 
-A trunk is run twice: without prompts, for the query, and with those that the query chooses. Ours (model.vit) and timm's.
-Shapes: B batch, N tokens of a picture, P of the prompts, D width of a token, K outputs of the head.
+The trunk runs twice: without prompts, for the query, and with the prompts that the query chooses. It works with our ViT
+(model.vit) and timm's.
+Shapes: B batch, N tokens of a picture, P of the prompts, L of a prefix, D width of a token, K outputs of the head.
 """
 
 import math
@@ -19,15 +20,15 @@ from ..training.plugin import replace_criterion
 from .freezing import FreezingPlugin, FrozenParts, all_parts_except
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-_ONE = "each freezes what the other adds or lets learn, so only the head would be left"
-ALONE = {"adapters": _ONE, "bitfit": _ONE, "lora": _ONE}  # CONFLICTS of what has prompts
+_REASON = "each freezes what the other adds or lets learn, so only the head would be left"
+PROMPT_CONFLICTS = {"adapters": _REASON, "bitfit": _REASON, "lora": _REASON}  # CONFLICTS of strategies with prompts
 
 
 def check_settings(length: int, weight: float, from_experience: int) -> None:
-    """Refuse bad values of what all strategies with prompts have.
+    """Refuse bad values of the settings that all strategies with prompts have.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: Names the setting.
     """
     if length < 0:
         raise ValueError(f"{length=}: must be >= 0 tokens")
@@ -38,9 +39,9 @@ def check_settings(length: int, weight: float, from_experience: int) -> None:
 
 
 class PromptedTrunk(nn.Module):
-    """Base of what stands in the place of a vision transformer's trunk; `query`: that of the last pass of training.
+    """Base of the modules that replace a vision transformer's trunk; `query` is that of the last forward pass in training.
 
-    Parameters that a subclass adds are called prompt...: `freezing` and those like it leave such to learn.
+    The names of a subclass's parameters start with "prompt": `freezing` and similar strategies leave such parameters trainable.
     """
 
     query: Tensor
@@ -50,11 +51,11 @@ class PromptedTrunk(nn.Module):
         self.trunk: Any = trunk
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
-        """Features (B, D) of pictures (B, C, H, W) under the prompts for the queries (B, D); to be overridden."""
+        """Return features (B, D) of pictures (B, C, H, W), with the prompts for the queries (B, D); subclasses override it."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) -> features (B, D)."""
+        """Return features (B, D) of pictures (B, C, H, W)."""
         with evaluation_mode(self.trunk):
             query = self.trunk(x).float()
         if self.training:
@@ -63,14 +64,14 @@ class PromptedTrunk(nn.Module):
 
 
 class PrependedBlocks(nn.Sequential):
-    """A transformer's blocks, before whose tokens others can be put."""
+    """A transformer's blocks, which can run with other tokens prepended."""
 
     _tokens: Tensor | None = None
     _keeps = False
 
     @contextmanager
     def prepended(self, tokens: Tensor, keeps: bool) -> Iterator[None]:
-        """Run with `tokens` (B, P, D) in front; `keeps`: whether they are still there behind the last block."""
+        """Run with `tokens` (B, P, D) prepended; `keeps`: whether the output still has them."""
         self._tokens, self._keeps = tokens, keeps
         try:
             yield
@@ -78,15 +79,15 @@ class PrependedBlocks(nn.Sequential):
             self._tokens = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> (B, N, D), or (B, P + N, D) where those in front are kept."""
+        """Return (B, N, D) for tokens (B, N, D), or (B, P + N, D) if the prepended ones are kept."""
         if self._tokens is None:
             return super().forward(x)  # type: ignore[no-untyped-call,no-any-return]
-        found: Tensor = super().forward(torch.cat([self._tokens.to(x.dtype), x], 1))  # type: ignore[no-untyped-call]
-        return found if self._keeps else found[:, self._tokens.shape[1] :]
+        outputs: Tensor = super().forward(torch.cat([self._tokens.to(x.dtype), x], 1))  # type: ignore[no-untyped-call]
+        return outputs if self._keeps else outputs[:, self._tokens.shape[1] :]
 
 
 class _PrefixedProjection(nn.Module):
-    """The layer that makes queries, keys and values; the first tokens' keys and values are replaced by given ones."""
+    """The layer that computes queries, keys and values; a prefix replaces the keys and values of the first tokens."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class _PrefixedProjection(nn.Module):
         self.prefix: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> (B, N, 3 D)."""
+        """Return (B, N, 3 D) for tokens (B, N, D)."""
         projected: Tensor = self.layer(x)
         if self.prefix is None:
             return projected
@@ -104,7 +105,7 @@ class _PrefixedProjection(nn.Module):
 
 
 class PrefixedAttention(nn.Module):
-    """Attention whose tokens also attend to given keys and values (prefix tuning, Li & Liang 2021, 2101.00190)."""
+    """Attention in which the tokens also attend to given keys and values (prefix tuning, Li & Liang 2021, 2101.00190)."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -112,40 +113,40 @@ class PrefixedAttention(nn.Module):
         attention.qkv = _PrefixedProjection(attention.qkv)
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Tokens (B, N, D) -> (B, N, D)."""
+        """Return (B, N, D) for tokens (B, N, D)."""
         prefix = self.attention.qkv.prefix
         if prefix is None:
             return self.attention(x, **kwargs)  # type: ignore[no-any-return]
         length = prefix[0].shape[1]
-        rows = x.new_zeros(len(x), length, x.shape[2])  # whose queries ask for nothing, and whose outputs are dropped
-        found: Tensor = self.attention(torch.cat([rows, x], 1), **kwargs)
-        return found[:, length:]
+        rows = x.new_zeros(len(x), length, x.shape[2])  # their queries are 0, and their outputs are dropped
+        outputs: Tensor = self.attention(torch.cat([rows, x], 1), **kwargs)
+        return outputs[:, length:]
 
 
 def add_prefixes(blocks: nn.Sequential) -> list[PrefixedAttention]:
-    """Make the attention of these blocks of a transformer one that takes prefixes."""
-    found = []
+    """Replace the attention of these transformer blocks by one that takes prefixes, and return the new modules."""
+    attentions = []
     for block in blocks:
         name = attention_name(block)
-        found.append(PrefixedAttention(getattr(block, name)))
-        setattr(block, name, found[-1])
-    return found
+        attentions.append(PrefixedAttention(getattr(block, name)))
+        setattr(block, name, attentions[-1])
+    return attentions
 
 
 @contextmanager
 def prefixed(attentions: Sequence[PrefixedAttention], prefixes: Tensor) -> Iterator[None]:
-    """Run with prefixes (len(attentions), B, L, D): in each L / 2 keys, then as many values."""
-    for each, prefix in zip(attentions, prefixes, strict=True):
-        each.attention.qkv.prefix = prefix.chunk(2, 1)
+    """Run with prefixes (len(attentions), B, L, D): each holds L / 2 keys, then as many values."""
+    for attention, prefix in zip(attentions, prefixes, strict=True):
+        attention.attention.qkv.prefix = prefix.chunk(2, 1)
     try:
         yield
     finally:
-        for each in attentions:
-            each.attention.qkv.prefix = None
+        for attention in attentions:
+            attention.attention.qkv.prefix = None
 
 
 def attention_name(block: nn.Module) -> str:
-    """How a transformer's block calls its attention; "" where it has none of the kind that prompts are for."""
+    """Return the attribute name of a block's attention, or "" if it has none of the kind that prompts need."""
     for name in ("attention", "attn"):
         attention = getattr(block, name, None)
         if isinstance(getattr(attention, "qkv", None), nn.Linear):
@@ -154,10 +155,10 @@ def attention_name(block: nn.Module) -> str:
 
 
 def transformer_of(network: nn.Module, name: str) -> Any:
-    """The trunk of a vision transformer, for strategy `name`.
+    """Return the trunk of a vision transformer, for strategy `name`.
 
     Raises:
-        UserError: it is none.
+        UserError: The network is no vision transformer.
     """
     trunk: Any = getattr(network, "trunk", None)
     blocks = getattr(trunk, "blocks", None)
@@ -171,39 +172,42 @@ def transformer_of(network: nn.Module, name: str) -> Any:
 
 
 def width(trunk: Any) -> int:
-    """D of a vision transformer's trunk."""
+    """Return D of a vision transformer's trunk."""
     block = trunk.blocks[0]
     size: int = getattr(block, attention_name(block)).qkv.in_features
     return size
 
 
-def among(criterion: Criterion, labels: Sequence[int]) -> Criterion:
-    """The criterion on the outputs of these classes and of the mini-batch's (a memory brings others); the rest are -inf."""
+def restrict_to_classes(criterion: Criterion, labels: Sequence[int]) -> Criterion:
+    """Return the criterion restricted to the outputs of these classes and of the mini-batch's; the other outputs are -inf.
+
+    A memory brings classes into the mini-batch that are not among `labels`.
+    """
 
     def masked(logits: Tensor, y: Tensor) -> Tensor:
-        own = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        own[list(labels)] = True
-        own[y] = True
-        return criterion(logits.masked_fill(~own, -torch.inf), y)
+        allowed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        allowed[list(labels)] = True
+        allowed[y] = True
+        return criterion(logits.masked_fill(~allowed, -torch.inf), y)
 
     return masked
 
 
 class PromptPlugin(FreezingPlugin):
-    """Base of the strategies with prompts: trains prompts and head on a frozen trunk, among the experience's own classes."""
+    """Base of the strategies with prompts: trains prompts and head on a frozen trunk, among the experience's classes."""
 
     def __init__(self, name: str, from_experience: int, is_there: bool) -> None:
-        """`name`: of the strategy; `is_there`: whether there are prompts at all."""
+        """Serve strategy `name`; `is_there`: whether there are prompts at all."""
         super().__init__()
         self.name, self.from_experience, self.is_there = name, from_experience, is_there
         self._undo: Callable[[], None] = lambda: None
 
     def penalty(self, trunk: Any) -> Tensor:
-        """What is added to the loss; to be overridden."""
+        """Return the term to add to the loss; subclasses override it."""
         raise NotImplementedError
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """The trunk but for the prompts, once the first `from_experience` experiences are trained."""
+        """Return the trunk without the prompts, after the first `from_experience` experiences."""
         return (
             all_parts_except(model, is_added)
             if self.is_there and self.num_trained >= self.from_experience
@@ -211,14 +215,14 @@ class PromptPlugin(FreezingPlugin):
         )
 
     def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Freeze, and leave other experiences' classes out of the loss."""
+        """Freeze, and mask other experiences' classes in the loss."""
         if self.is_there and not isinstance(getattr(learner.model, "trunk", None), PromptedTrunk):
             raise UserError(f"strategies.{self.name}: the network has no prompts; make it by the strategy's `adapt`.")
         super().before_training_exp(learner, **kwargs)
         self._mask(learner)
 
     def on_resume(self, learner: Any) -> None:
-        """The same again."""
+        """Freeze and mask again."""
         super().on_resume(learner)
         self._mask(learner)
 
@@ -228,7 +232,7 @@ class PromptPlugin(FreezingPlugin):
             learner.loss = learner.loss + self.penalty(learner.model.trunk)
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Hand the network and the criterion on as they came."""
+        """Unfreeze, and restore the criterion."""
         super().after_training_exp(learner, **kwargs)
         self._undo()
         self._undo = lambda: None
@@ -236,4 +240,4 @@ class PromptPlugin(FreezingPlugin):
     def _mask(self, learner: Any) -> None:
         if self.is_there:
             labels = sorted({int(label) for label in learner.adapted_dataset.targets})
-            self._undo = replace_criterion(learner, among(learner._criterion, labels))
+            self._undo = replace_criterion(learner, restrict_to_classes(learner._criterion, labels))

@@ -1,6 +1,6 @@
-"""A memory of old samples, which of them stay in it, and the plugin that trains on them along with the new ones.
+"""A memory of old samples, the choice of those that stay in it, and the plugin that trains on them together with new samples.
 
-Shapes: B new samples, M remembered in a mini-batch, m in memory, n new in an experience, D features.
+Shapes: B new samples, M remembered in a mini-batch, m in memory, n new in an experience, K outputs.
 """
 
 from collections.abc import Callable
@@ -16,122 +16,142 @@ from ..training import plugin_api
 from ..training.plugin import Plugin
 
 Policy = Literal["reservoir", "class_balanced"]
-REDUNDANT_MEMORY = {  # CONFLICTS of what has a memory
+REDUNDANT_MEMORY = {  # CONFLICTS of strategies with a memory
     "cumulative": "cumulative trains on all old data already: a memory would only count some of them twice",
     "joint": "joint trains once on all data, so there is never a memory of old ones",
 }
 
 
 def quotas(memory: int, num_classes: int) -> list[int]:
-    """Places of each class in a balanced memory, by rank of its label; they add up to `memory`."""
+    """Return the number of samples of each class in a balanced memory, by rank of its label; they add up to `memory`."""
     return [memory // num_classes + (rank < memory % num_classes) for rank in range(num_classes)]
 
 
 def select_kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
-    """Positions (m,), rising, of the samples that stay in memory; `keys` (n,) random, `y` (n,) labels.
+    """Return the positions (m,), rising, of the samples that stay in memory.
 
-    "reservoir": the smallest keys of all. "class_balanced": the smallest of each class.
+    Args:
+        keys: random keys (n,).
+        y: labels (n,).
+        memory: size of the memory.
+        policy: "reservoir" keeps the smallest keys of all, "class_balanced" the smallest of each class.
     """
     if policy == "reservoir":
         return keys.argsort()[:memory].sort().values
     labels = sorted(set(y.tolist()))
     chosen = []
-    for label, places in zip(labels, quotas(memory, len(labels)), strict=True):
+    for label, quota in zip(labels, quotas(memory, len(labels)), strict=True):
         positions = (y == label).nonzero().flatten()
-        chosen.append(positions[keys[positions].argsort(stable=True)[:places]])
+        chosen.append(positions[keys[positions].argsort(stable=True)[:quota]])
     return torch.cat(chosen).sort().values
 
 
-def check_places(key: str, memory: int, num_classes: int, otherwise: str = "") -> None:
-    """Refuse a balanced memory (`key`: its path in the YAML) that cannot hold one sample of each class.
+def check_capacity(key: str, memory: int, num_classes: int, otherwise: str = "") -> None:
+    """Refuse a balanced memory that cannot hold one sample of each class.
+
+    Args:
+        key: the memory's path in the YAML.
+        memory: its size.
+        num_classes: classes of the stream.
+        otherwise: text that the message appends.
 
     Raises:
-        UserError: it has fewer places than there are classes.
+        UserError: The memory is smaller than the number of classes.
     """
     if memory < num_classes:
         raise UserError(f"{key}={memory}: must be at least {num_classes}, one for each class{otherwise}")
 
 
 class MemoryPlugin(Plugin):
-    """Appends remembered samples to each mini-batch; remembered as stored (uint8 where the stream's are).
+    """Appends remembered samples to each mini-batch; they are remembered as stored (uint8 where the stream's are).
 
-    The memory learns from an experience when its training ends, and only from its training data. `columns`: x (m, ...), y (m,),
-    t (m,) task labels, key (m,), and whatever a subclass remembers beside them. For subclasses: `keep` chooses what stays,
-    `draw` what is replayed; in a mini-batch the first `num_new` rows are new.
+    The memory is updated when the training of an experience ends, and only from its training data. `columns` holds x (m, ...),
+    y (m,), task labels t (m,), key (m,), and what a subclass adds. For subclasses: `keep` chooses what stays, `draw` what is
+    replayed. The first `num_new` rows of a mini-batch are new.
     """
 
     def __init__(self, memory: int, batch_size: int | None, seed: int, name: str) -> None:
-        """`memory`: places; `batch_size`: remembered samples in a mini-batch, None: as many as new ones."""
+        """Create an empty memory.
+
+        Args:
+            memory: size of the memory.
+            batch_size: remembered samples in a mini-batch; None: as many as new ones.
+            seed: seed of the experiment, from which the random numbers are derived.
+            name: name of the strategy, part of the derivation.
+        """
         self.memory, self.batch_size, self.seed, self.name = memory, batch_size, seed, name
         self.columns: dict[str, Tensor] = {}
         self.num_new = 0
-        self._x: Tensor | None = None  # the memory as the network takes it, during an experience
+        self._x: Tensor | None = None  # the memory as network inputs, during an experience
 
     def __len__(self) -> int:
-        """Samples in memory."""
+        """Return the number of samples in memory."""
         return len(self.columns["y"]) if self.columns else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory and its keys."""
+        """Return the memory and its keys."""
         return dict(self.columns)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a memory."""
+        """Restore a memory."""
         self.columns, self._x = dict(state), None
 
     def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """Positions, rising, of the candidates (old ones first, columns as those of the memory) that stay."""
+        """Return the positions, rising, of the candidates that stay (`columns` of the old samples, then of the new ones)."""
         return select_kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
 
     def source(self, learner: Any) -> Any:
-        """The dataset whose samples compete for places when the training of an experience has ended."""
+        """Return the dataset that is added to the memory when the training of an experience has ended."""
         return learner.experience.dataset
 
     def draw(self, learner: Any) -> Tensor:
-        """Positions (M,) in memory of the samples for this mini-batch; they depend on (seed, experience, iteration) alone."""
-        return self.drawn(learner, self.batch_size or learner.train_mb_size)
+        """Return positions (M,) in memory of the samples for this mini-batch.
 
-    def drawn(self, learner: Any, size: int) -> Tensor:
-        """Positions (min(size, m),) at random, without replacement."""
+        They depend only on (seed, experience, iteration).
+        """
+        return self.sample_positions(learner, self.batch_size or learner.train_mb_size)
+
+    def sample_positions(self, learner: Any, size: int) -> Tensor:
+        """Return random positions (min(size, m),), sampled without replacement."""
         where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
         order = torch.randperm(len(self), generator=generator(self.seed, f"{self.name} draw", *where))
         return order[:size].to(learner.device)
 
     def inputs(self, learner: Any) -> Tensor:
-        """The whole memory as the network takes it, (m, *shape) on the device; kept during an experience."""
+        """Return the whole memory as network inputs (m, *shape) on the device; cached during an experience."""
         if self._x is None:
             self.columns = {name: tensor.to(learner.device) for name, tensor in self.columns.items()}
             self._x = to_inputs(learner)(self.columns["x"])
         return self._x
 
     def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
-        """Remembered samples as a mini-batch of their own: x (M, *shape), augmented as new ones are, y (M,), t (M,)."""
+        """Return remembered samples as a separate mini-batch: x (M, *shape), augmented like new ones, y (M,), t (M,)."""
         x = augment_replayed(learner, self.inputs(learner)[index])
         return [x, self.columns["y"][index], self.columns["t"][index]]
 
     def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-        """Append the drawn samples."""
+        """Append the sampled rows."""
         self.num_new = len(learner.mbatch[1])
         if len(self):
             x, index = self.inputs(learner), self.draw(learner)
             remembered = (x, self.columns["y"], self.columns["t"])
-            # a mini-batch without task labels has two parts
+            # a mini-batch without task labels has two items
             learner.mbatch = [
                 torch.cat([new, old[index]]) for new, old in zip(learner.mbatch, remembered, strict=False)
             ]
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Let the experience's samples compete for places."""
+        """Add the experience's samples to the memory."""
         self._x = None
         if self.memory == 0:
             return
-        draw = generator(self.seed, f"{self.name} keys", learner.experience.current_experience)
+        rng = generator(self.seed, f"{self.name} keys", learner.experience.current_experience)
         new = {name: tensor.to(learner.device) for name, tensor in stored_samples(self.source(learner)).items()}
-        new["key"] = torch.rand(len(new["y"]), generator=draw, dtype=torch.float64).to(learner.device)
+        new["key"] = torch.rand(len(new["y"]), generator=rng, dtype=torch.float64).to(learner.device)
         self.remember(learner, new)
 
     def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
-        """Put the old and the `new` (columns as the memory's) side by side and keep those that `keep` chooses."""
+        """Join the old samples and the `new` ones (columns as the memory's), and keep those that `keep` chooses."""
         old = {name: self.columns[name].to(learner.device) if self.columns else new[name][:0] for name in new}
         candidates = {name: torch.cat([old[name], new[name]]) for name in new}
         keep = self.keep(learner, candidates)
@@ -140,23 +160,29 @@ class MemoryPlugin(Plugin):
 
 
 def stored_samples(dataset: Any) -> dict[str, Tensor]:
-    """All samples of a training dataset, without augmentation: as stored where ours, else as the network takes them."""
-    found = resident_samples(dataset)
-    if found is not None:
-        return {"x": found.x, "y": found.y, "t": found.t}
+    """Return all samples of a training dataset, without augmentation: x, y and task labels t.
+
+    They are as stored for our datasets, and as network inputs for others.
+    """
+    resident = resident_samples(dataset)
+    if resident is not None:
+        return {"x": resident.x, "y": resident.y, "t": resident.t}
     x, y = plugin_api.dataset_samples(dataset.eval())
     labels = getattr(dataset, "targets_task_labels", None)
     return {"x": x, "y": y, "t": torch.zeros_like(y) if labels is None else torch.tensor(list(labels))}
 
 
 def to_inputs(learner: Any) -> Callable[[Tensor], Tensor]:
-    """What makes samples as `stored` gives them (m, ...) into what the network takes (m, *shape)."""
-    found = resident_samples(learner.experience.dataset)
-    return (lambda x: x) if found is None else found.stream.normalise
+    """Return the function that turns samples from `stored_samples` (m, ...) into network inputs (m, *shape)."""
+    resident = resident_samples(learner.experience.dataset)
+    return (lambda x: x) if resident is None else resident.stream.normalise
 
 
 def augment_replayed(learner: Any, x: Tensor) -> Tensor:
-    """Remembered samples (M, *shape) that are not in the mini-batch, augmented as that is, by random numbers of their own."""
+    """Return remembered samples (M, *shape) that are not in the mini-batch, augmented like the mini-batch.
+
+    They get random parameters that no sample of the mini-batch has.
+    """
     augment = getattr(learner, "augment", None)
     if augment is None:
         return x
@@ -167,12 +193,13 @@ def augment_replayed(learner: Any, x: Tensor) -> Tensor:
 
 
 def separate_logits(learner: Any, minibatch: list[Tensor]) -> Tensor:
-    """Logits (M, K) of another mini-batch [x, y, t] in a pass of its own; of each sample's own task where that is given.
+    """Return logits (M, K) of another mini-batch [x, y, t] in a separate forward pass.
 
-    To be called before the mini-batch's own pass (until `before_forward`), so that what others captured in that stays theirs.
+    Where the task is given, they are masked to each sample's task. Call it before the mini-batch's main pass (until
+    `before_forward`), so that what others capture in that pass is not overwritten.
     """
-    own = learner.mbatch
+    main_minibatch = learner.mbatch
     learner.mbatch = minibatch
     logits = plugin_api.mask_other_tasks(learner, learner.forward(), minibatch[2])
-    learner.mbatch = own
+    learner.mbatch = main_minibatch
     return logits

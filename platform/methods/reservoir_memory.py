@@ -1,4 +1,4 @@
-"""A memory that is filled while training goes on, mini-batch by mini-batch: a uniform sample of what was met so far.
+"""A memory that is filled during training, mini-batch by mini-batch: a uniform sample of all samples seen so far.
 
 Shapes: B new samples, M remembered ones in a mini-batch, m in memory.
 """
@@ -13,54 +13,73 @@ from ..training.plugin import Plugin
 from .replay_memory import augment_replayed
 
 
-def reservoir_places(num_met: int, num_new: int, memory: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Vitter's algorithm R: which of `num_new` samples are remembered, and in which of the `memory` places, each once.
+def reservoir_slots(num_seen: int, num_new: int, memory: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return which of `num_new` samples are remembered, and at which indices in memory, each index once.
 
-    The first `memory` samples fill the places. The n-th takes a place with probability memory / n, each the same; of several
-    new ones that take the same place the last one stays.
+    Vitter's algorithm R: the first `memory` samples fill the memory. The n-th sample replaces a uniformly chosen one with
+    probability memory / n. If several new samples get the same index, the last one stays.
+
+    Args:
+        num_seen: samples seen before.
+        num_new: new samples.
+        memory: size of the memory.
+        draw: the random generator.
+
+    Returns:
+        Positions among the new samples, and the indices in memory, both int64.
     """
-    before = num_met + torch.arange(num_new)
-    drawn = (torch.rand(num_new, generator=draw, dtype=torch.float64) * (before + 1)).long()
-    chosen = torch.where(before < memory, before, drawn).tolist()
-    last = {place: row for row, place in enumerate(chosen) if place < memory}
+    before = num_seen + torch.arange(num_new)
+    candidates = (torch.rand(num_new, generator=draw, dtype=torch.float64) * (before + 1)).long()
+    chosen = torch.where(before < memory, before, candidates).tolist()
+    last = {index: row for row, index in enumerate(chosen) if index < memory}
     return torch.tensor(list(last.values()), dtype=torch.int64), torch.tensor(list(last), dtype=torch.int64)
 
 
 class ReservoirPlugin(Plugin):
-    """Remembers samples of each mini-batch after its step; a sample that is met again in another epoch counts again.
+    """Remembers samples of each mini-batch after its step; a sample counts again in each epoch.
 
-    They are remembered as the network takes them, before augmentation (in a plain Avalanche script: as its dataset gives them).
-    `columns`: x (memory, *shape), y (memory,), t (memory,) task labels, and what a subclass adds in `remembered`; the first
-    `len(self)` rows are samples. A subclass replays them, in mini-batches of their own.
+    Samples are remembered as network inputs before augmentation (in a plain Avalanche script: as its dataset returns them).
+    `columns` holds x (memory, *shape), y (memory,), task labels t (memory,), and what a subclass adds in `remembered`. The first
+    `len(self)` rows are samples. A subclass replays them in separate mini-batches.
     """
 
     def __init__(self, memory: int, batch_size: int | None, seed: int, name: str) -> None:
-        """`memory`: places; `batch_size`: remembered samples in a mini-batch, None: as many as new ones."""
+        """Create an empty memory.
+
+        Args:
+            memory: size of the memory.
+            batch_size: remembered samples in a mini-batch; None: as many as new ones.
+            seed: seed of the experiment, from which the random numbers are derived.
+            name: name of the strategy, part of the derivation.
+        """
         self.memory, self.batch_size, self.seed, self.name = memory, batch_size, seed, name
         self.columns: dict[str, Tensor] = {}
-        self.num_met = 0
+        self.num_seen = 0
         self._new: list[Tensor] = []  # the mini-batch before it is augmented
 
     def __len__(self) -> int:
-        """Samples in memory."""
-        return min(self.num_met, self.memory)
+        """Return the number of samples in memory."""
+        return min(self.num_seen, self.memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples in memory, and how many were met."""
-        return {"num_met": self.num_met} | {name: column[: len(self)] for name, column in self.columns.items()}
+        """Return the samples in memory, and how many were seen."""
+        return {"num_met": self.num_seen} | {name: column[: len(self)] for name, column in self.columns.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a memory; a copy, since it is filled in place."""
-        self.num_met = state["num_met"]
+        """Restore a memory as a copy, because it is filled in place."""
+        self.num_seen = state["num_met"]
         self.columns = {name: column.clone() for name, column in state.items() if isinstance(column, Tensor)}
 
     def draw(self, learner: Any, what: str = "draw") -> Tensor:
-        """Positions (M,) in memory, without replacement; they depend on (seed, `what`, experience, iteration) alone."""
+        """Return positions (M,) in memory, sampled without replacement.
+
+        They depend only on (seed, `what`, experience, iteration).
+        """
         order = torch.randperm(len(self), generator=self._generator(learner, what))
         return order[: self.batch_size or learner.train_mb_size].to(learner.device)
 
     def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
-        """Remembered samples as a mini-batch of their own: x (M, *shape), augmented as new ones are, y (M,), t (M,)."""
+        """Return remembered samples as a separate mini-batch: x (M, *shape), augmented like new ones, y (M,), t (M,)."""
         self.columns = {name: column.to(learner.device) for name, column in self.columns.items()}
         return [
             augment_replayed(learner, self.columns["x"][index]),
@@ -69,29 +88,29 @@ class ReservoirPlugin(Plugin):
         ]
 
     def remembered(self, learner: Any) -> dict[str, Tensor]:
-        """The columns of the mini-batch's new samples (B, ...)."""
+        """Return the columns of the mini-batch's new samples (B, ...)."""
         x, y, *rest = self._new
         return {"x": x, "y": y, "t": rest[0] if rest else torch.zeros_like(y)}
 
     def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-        """The mini-batch as it comes."""
+        """Keep the mini-batch as it is before augmentation."""
         self._new = list(learner.mbatch)
 
     def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-        """Let its samples compete for places."""
+        """Update the memory with the mini-batch's samples."""
         if self.memory == 0:
             return
         new = self.remembered(learner)
         num_new = len(new["y"])
-        rows, chosen = reservoir_places(self.num_met, num_new, self.memory, self._generator(learner, "places"))
-        self.num_met += num_new
+        rows, chosen = reservoir_slots(self.num_seen, num_new, self.memory, self._generator(learner, "places"))
+        self.num_seen += num_new
         rows, chosen = rows.to(learner.device), chosen.to(learner.device)
         for name, column in new.items():
-            held = self.columns.get(name, column[:0]).to(learner.device)
-            if len(held) < self.memory:
-                held = torch.cat([held, held.new_zeros(self.memory - len(held), *held.shape[1:])])
-            held[chosen] = column[rows]
-            self.columns[name] = held
+            stored = self.columns.get(name, column[:0]).to(learner.device)
+            if len(stored) < self.memory:
+                stored = torch.cat([stored, stored.new_zeros(self.memory - len(stored), *stored.shape[1:])])
+            stored[chosen] = column[rows]
+            self.columns[name] = stored
 
     def _generator(self, learner: Any, what: str) -> torch.Generator:
         where = (learner.experience.current_experience, learner.clock.train_exp_iterations)

@@ -1,4 +1,4 @@
-"""Which samples are remembered, and which are replayed, chosen by what a network makes of them.
+"""Choice of the samples to remember (GSS) and to replay (MIR), by the network's outputs and gradients.
 
 Shapes: n samples, D features, C classes.
 """
@@ -12,45 +12,55 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Batch = tuple[Tensor, Tensor, Tensor]  # x, y, t
-_COMPARED = 10  # samples in memory that a new one is compared with
-_FIRST = 0.1  # the score of the first sample of all, as in the authors' code
+_NUM_COMPARED = 10  # number of samples in memory that a new one is compared with
+_FIRST_SCORE = 0.1  # score of the very first sample, as in the authors' code
 
 
-def greedy(residuals: Tensor, features: Tensor, scores: Tensor, memory: int, draw: torch.Generator) -> Tensor:
-    """GSS-greedy: the memory prefers samples whose gradients point elsewhere; positions, rising, of at most `memory` samples.
+def gss_greedy(residuals: Tensor, features: Tensor, scores: Tensor, memory: int, draw: torch.Generator) -> Tensor:
+    """Return the positions, rising, of at most `memory` samples chosen by GSS-greedy, which prefers diverse gradients.
 
-    `scores` (n,): of those that are in memory already, which come first; NaN for new ones; filled in for those that stay. A new
-    sample's score is 1 + the largest cosine of its gradient with those of ten in memory, in [0, 2]. Where memory is full and the
-    score c is below 1, one in memory is drawn in proportion to its score C and gives way with probability C / (C + c).
+    A new sample's score is 1 + the largest cosine of its gradient with those of ten samples in memory, in [0, 2]. If the memory
+    is full and the score c is below 1, a sample in memory is drawn in proportion to its score C and is replaced with probability
+    C / (C + c).
 
-    The gradient is that of the head's weights and biases, residual x (features, 1): residuals (n, C) are softmax - one-hot.
-    The cosine of two is the product of two cosines. Aljundi et al. 2019 (1903.08671), algorithm 2, with all gradients.
+    The gradient is that of the head's weights and biases, residual x (features, 1). The cosine of two such gradients is the
+    product of two cosines. Aljundi et al. 2019 (1903.08671), algorithm 2, with all gradients.
+
+    Args:
+        residuals: (n, C), softmax - one-hot.
+        features: (n, D).
+        scores: (n,), of the samples in memory, which come first; NaN for new ones. Filled in for new samples that stay.
+        memory: size of the memory.
+        draw: the random generator.
     """
     ones = torch.ones(len(features), 1, device=features.device)
     unit = torch.nn.functional.normalize
-    one, other = unit(residuals).cpu().numpy(), unit(torch.cat([features, ones], 1)).cpu().numpy()
-    found = scores.tolist()
-    held = [position for position, score in enumerate(found) if score == score]
-    new = torch.tensor([position for position, score in enumerate(found) if score != score], dtype=torch.int64)
+    unit_residuals = unit(residuals).cpu().numpy()
+    unit_features = unit(torch.cat([features, ones], 1)).cpu().numpy()
+    all_scores = scores.tolist()
+    in_memory = [position for position, score in enumerate(all_scores) if score == score]
+    new = torch.tensor([position for position, score in enumerate(all_scores) if score != score], dtype=torch.int64)
     for position in new[torch.randperm(len(new), generator=draw)].tolist():
-        u = torch.rand(_COMPARED + 2, generator=draw, dtype=torch.float64).tolist()
-        score = _FIRST
-        if held:
-            those = [held[int(value * len(held))] for value in u[2:]]
-            score = 1 + float(((one[those] @ one[position]) * (other[those] @ other[position])).max())
-        if len(held) < memory:
-            held.append(position)
-            found[position] = score
+        u = torch.rand(_NUM_COMPARED + 2, generator=draw, dtype=torch.float64).tolist()
+        score = _FIRST_SCORE
+        if in_memory:
+            compared = [in_memory[int(value * len(in_memory))] for value in u[2:]]
+            residual_cosines = unit_residuals[compared] @ unit_residuals[position]
+            feature_cosines = unit_features[compared] @ unit_features[position]
+            score = 1 + float((residual_cosines * feature_cosines).max())
+        if len(in_memory) < memory:
+            in_memory.append(position)
+            all_scores[position] = score
         elif score < 1:
-            place = _drawn([found[i] for i in held], u[0])
-            if u[1] * (found[held[place]] + score) < found[held[place]]:
-                held[place], found[position] = position, score
-    scores.copy_(torch.tensor(found, dtype=scores.dtype))
-    return torch.tensor(sorted(held), dtype=torch.int64, device=scores.device)
+            slot = _weighted_index([all_scores[i] for i in in_memory], u[0])
+            if u[1] * (all_scores[in_memory[slot]] + score) < all_scores[in_memory[slot]]:
+                in_memory[slot], all_scores[position] = position, score
+    scores.copy_(torch.tensor(all_scores, dtype=scores.dtype))
+    return torch.tensor(sorted(in_memory), dtype=torch.int64, device=scores.device)
 
 
-def _drawn(weights: list[float], u: float) -> int:
-    """A place, in proportion to the weights, by a number u in [0, 1)."""
+def _weighted_index(weights: list[float], u: float) -> int:
+    """A position, drawn in proportion to the weights by a number u in [0, 1)."""
     sums = list(accumulate(weights))
     return min(bisect_right(sums, u * sums[-1]), len(weights) - 1)
 
@@ -58,10 +68,17 @@ def _drawn(weights: list[float], u: float) -> int:
 def interference(
     model: nn.Module, loss: Callable[[Tensor, Tensor, Tensor], Tensor], new: Batch, candidates: Batch, lr: float
 ) -> Tensor:
-    """MIR: by how much the loss of each candidate (n,) would grow by a step of plain SGD on the new mini-batch.
+    """Return by how much each candidate's loss (n,) would grow after a step of plain SGD on the new mini-batch (MIR).
 
-    `loss` (logits (n, C), y (n,), t (n,)) -> (n,); mini-batches are (x, y, t). In the model's mode; nothing of it
-    changes: running statistics are copies. Aljundi et al. 2019 (1908.04742), section 3.1.
+    The model runs in its current mode, and nothing of it changes: running statistics are copies. Aljundi et al. 2019
+    (1908.04742), section 3.1.
+
+    Args:
+        model: the network.
+        loss: a function of logits (n, C), y (n,) and t (n,) to the losses (n,).
+        new: the new mini-batch (x, y, t).
+        candidates: the remembered samples (x, y, t).
+        lr: learning rate of the step.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -1,4 +1,4 @@
-"""Which classes a strategy has seen, experience by experience."""
+"""The classes that a strategy has seen, by experience."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from ..training.plugin import Plugin
 
 
 class SeenClasses:
-    """The classes (numbers of outputs) that each experience trained on brought new; `groups` is its state.
+    """The classes (output indices) that each trained experience added; `groups` is the state.
 
-    A head may grow with the classes or have all of them from the start.
+    The head may grow with the classes or have all of them from the start.
     """
 
     def __init__(self) -> None:
@@ -16,32 +16,32 @@ class SeenClasses:
 
     @property
     def all(self) -> list[int]:
-        """All of them, in the order of their experiences."""
+        """Return all seen classes, in the order of their experiences."""
         return [label for group in self.groups for label in group]
 
     def new_classes(self, learner: Any) -> list[int]:
-        """Those of the present experience that none before it had."""
+        """Return this experience's classes that no experience before had."""
         return sorted(set(learner.experience.classes_in_this_experience) - set(self.all))
 
     def absent_classes(self, learner: Any) -> list[int]:
-        """Those met before that the present experience does not have: what can only be forgotten."""
+        """Return the seen classes that this experience lacks, and which can only be forgotten."""
         return sorted(set(self.all) - set(learner.experience.classes_in_this_experience))
 
     def add(self, learner: Any) -> None:
-        """The training of the present experience has ended."""
+        """Add this experience's classes, after its training."""
         self.groups = [*self.groups, self.new_classes(learner)]
 
 
 class SeenClassesPlugin(Plugin):
-    """Base of what keeps nothing but the classes met, `seen`."""
+    """Base of plugins with no state but the seen classes, `seen`."""
 
     def __init__(self) -> None:
         self.seen = SeenClasses()
 
     def state_dict(self) -> dict[str, Any]:
-        """The classes met."""
+        """Return the seen classes."""
         return {"met": self.seen.groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the seen classes."""
         self.seen.groups = state["met"]

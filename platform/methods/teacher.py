@@ -1,4 +1,4 @@
-"""The teacher: the network as an experience found it, frozen, and what it gives for the samples of that experience.
+"""The teacher: a frozen copy of the network as it was before the experience, and its outputs for the experience's samples.
 
 Shapes: B batch, K outputs of the teacher, n samples of the experience.
 """
@@ -14,15 +14,18 @@ from ..models.activation_capture import layer_outputs
 from ..training import plugin_api
 
 LOGITS = "logits"
-_CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
+_CACHED_BYTES = 512 * 2**20  # largest cache for the samples of an experience
 
 
 class Teacher:
-    """A frozen copy of the network; its outputs for a sample are computed once an experience where its input never changes.
+    """A frozen copy of the network; outputs for a sample are computed once per experience if its input never changes.
 
-    `layers`: what is given beside the logits, names of modules or `representation.FEATURES`; `reduce`: what is kept of a layer
-    (name, float32 output (B, ...)) -> (B, ...). Take it in `before_train_dataset_adaptation`, where the head has not grown yet;
-    drop it in `after_training_exp`; pass on `on_resume`.
+    Call `take` in `before_train_dataset_adaptation`, where the head has not grown yet, and `drop` in `after_training_exp`. Pass
+    on `on_resume`.
+
+    Args:
+        layers: what `outputs` returns besides the logits: names of modules, or `models.features.FEATURES`.
+        reduce: what is kept of a layer: a function of its name and float32 output (B, ...) to (B, ...).
     """
 
     def __init__(
@@ -30,51 +33,51 @@ class Teacher:
     ) -> None:
         self.layers, self.reduce = tuple(layers), reduce
         self.model: nn.Module | None = None
-        self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` makes it of them
+        self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` rebuilds it
         self._cached: dict[str, Tensor] | None = None  # outputs for learner.adapted_dataset, each (n, ...)
 
     def __bool__(self) -> bool:
-        """Whether there is one."""
+        """Return whether there is a teacher."""
         return self.model is not None
 
     def take(self, model: nn.Module) -> None:
-        """The network as it is becomes the teacher."""
+        """Make a copy of the network the teacher."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._saved, self._cached = None, None
 
     def drop(self) -> None:
-        """The teacher has done its work."""
+        """Delete the teacher and its cache."""
         self.model, self._saved, self._cached = None, None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Its tensors; {} where there is none."""
+        """Return the teacher's tensors; {} without a teacher."""
         saved = self._saved if self.model is None else dict(self.model.state_dict())
         return {} if saved is None else {"teacher": saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher itself is made in `on_resume`."""
+        """Restore the tensors; `on_resume` rebuilds the teacher."""
         self.model, self._saved, self._cached = None, state.get("teacher"), None
 
     def on_resume(self, learner: Any) -> None:
-        """Make the teacher from its tensors: the model's structure, with the saved (smaller) head put into it."""
+        """Rebuild the teacher from its tensors: the model's structure, with the saved (smaller) head."""
         if self._saved is None:
             return
         self.model = copy.deepcopy(learner.model).eval().requires_grad_(False)
-        own = dict(self.model.named_parameters(remove_duplicate=False))
-        own |= dict(self.model.named_buffers(remove_duplicate=False))
+        tensors = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors |= dict(self.model.named_buffers(remove_duplicate=False))
         for name, tensor in self._saved.items():
-            own[name].data = tensor.to(own[name].device)
+            tensors[name].data = tensor.to(tensors[name].device)
         self._saved = None
 
     def logits(self, learner: Any) -> Tensor:
-        """Logits (B, K) float32 on the present mini-batch."""
+        """Return float32 logits (B, K) on the current mini-batch."""
         return self.outputs(learner)[LOGITS]
 
     def outputs(self, learner: Any) -> dict[str, Tensor]:
-        """The logits under `LOGITS` and the layers' outputs by name on the present mini-batch.
+        """Return the logits under `LOGITS` and the layers' outputs by name, on the current mini-batch.
 
-        Where the learner tells `mb_index` and does not augment, each sample is seen once an experience; rows that are appended
-        (a memory) are seen as they come.
+        If the learner provides `mb_index` and does not augment, each sample is computed once per experience. Rows that are
+        appended (from a memory) are computed each time.
         """
         index = learner.mb_index if plugin_api.is_cacheable(learner) else None
         size = getattr(learner, "train_mb_size", 0)
@@ -84,31 +87,33 @@ class Teacher:
             batches = plugin_api.dataset_batches(learner.adapted_dataset, size)
             parts = [self._filled(x.to(learner.device), size) for x, _ in batches]
             self._cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        known = {name: kept.index_select(0, index) for name, kept in self._cached.items()}
+        from_cache = {name: cached.index_select(0, index) for name, cached in self._cached.items()}
         appended = learner.mb_x[len(index) :]
         if not len(appended):
-            return known
-        met = self.of(appended)
-        return {name: torch.cat([rows, met[name]]) for name, rows in known.items()}
+            return from_cache
+        computed = self.outputs_for(appended)
+        return {name: torch.cat([rows, computed[name]]) for name, rows in from_cache.items()}
 
     @torch.no_grad()
-    def of(self, x: Tensor) -> dict[str, Tensor]:
-        """The same for any samples (B, *shape)."""
+    def outputs_for(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the same for any samples (B, *shape)."""
         assert self.model is not None, "there is no teacher"
-        logits, found = layer_outputs(self.model, x, self.layers) if self.layers else (self.model(x), {})
-        return {LOGITS: logits.float()} | {name: self.reduce(name, output.float()) for name, output in found.items()}
+        logits, layer_results = layer_outputs(self.model, x, self.layers) if self.layers else (self.model(x), {})
+        return {LOGITS: logits.float()} | {
+            name: self.reduce(name, output.float()) for name, output in layer_results.items()
+        }
 
     def _filled(self, x: Tensor, size: int) -> dict[str, Tensor]:
-        """The same in a pass of `size` samples at least: fewer may give other bits, and then cached would not be recomputed."""
+        """The same, in a batch of at least `size` samples: smaller ones may give other bits than the cache."""
         missing = size - len(x)
         if missing <= 0:
-            return self.of(x)
-        found = self.of(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
-        return {name: output[: len(x)] for name, output in found.items()}
+            return self.outputs_for(x)
+        outputs = self.outputs_for(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
+        return {name: output[: len(x)] for name, output in outputs.items()}
 
     def _is_small(self, learner: Any) -> bool:
-        """Whether the outputs for the whole experience may be kept; tried with one sample, once."""
+        """Whether the outputs for the whole experience fit into the cache; measured once, with one sample."""
         if self._cached is not None or not self.layers:
             return True
-        each = sum(output.numel() for output in self.of(learner.mb_x[:1]).values())
-        return each * 4 * len(learner.adapted_dataset) <= _CACHED_BYTES
+        size = sum(output.numel() for output in self.outputs_for(learner.mb_x[:1]).values())
+        return size * 4 * len(learner.adapted_dataset) <= _CACHED_BYTES

@@ -1,4 +1,4 @@
-"""Validation samples during training: gathered once, and how well the network does on them.
+"""Validation samples during training: gathering them, and the network's accuracy on them.
 
 Shapes: n validation samples, C classes.
 """
@@ -18,7 +18,7 @@ ValidationSamples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels 
 
 
 def gather_validation_samples(learner: Any, experiences: Iterable[Any]) -> ValidationSamples | None:
-    """The validation samples of these experiences, side by side on the device; None where there are none."""
+    """Return the validation samples of these experiences, concatenated on the device; None if there are none."""
     datasets = [dataset for dataset in map(plugin_api.validation_dataset, experiences) if dataset is not None]
     if not datasets:
         return None
@@ -28,7 +28,7 @@ def gather_validation_samples(learner: Any, experiences: Iterable[Any]) -> Valid
 
 
 def masked_logits(learner: Any, samples: ValidationSamples) -> Tensor:
-    """Logits (n, C) of the network in evaluation mode; where the task is given, -inf outside of each sample's task."""
+    """Return logits (n, C) in evaluation mode; where the task is given, -inf outside of each sample's task."""
     x, _, tasks = samples
     logits = logits_of(learner.model, iter(torch.split(x, learner.eval_mb_size)))
     own = plugin_api.mask_other_tasks(learner, logits, tasks)
@@ -36,22 +36,26 @@ def masked_logits(learner: Any, samples: ValidationSamples) -> Tensor:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
-    """The share of right answers: logits (n, C), y (n,)."""
+    """Return the fraction of correct predictions: logits (n, C), y (n,)."""
     return (logits.argmax(1) == y).sum().item() / len(y)
 
 
 class HeldOutMemory(MemoryPlugin):
-    """A balanced memory of validation samples: what is never trained on and still stands for all classes so far."""
+    """A balanced memory of validation samples, which are never trained on and represent all classes so far."""
 
     def __init__(self, memory: int, seed: int, strategy: str) -> None:
         super().__init__(memory, None, seed, f"{strategy} held out")
         self.strategy = strategy
 
     def source(self, learner: Any) -> Any:
-        """The experience's validation split; UserError where there is none."""
-        found = plugin_api.validation_dataset(learner.experience)
-        if found is None:
+        """Return the experience's validation split.
+
+        Raises:
+            UserError: There is none.
+        """
+        dataset = plugin_api.validation_dataset(learner.experience)
+        if dataset is None:
             raise UserError(
                 f"strategies.{self.strategy}: needs validation data, and has none: set the benchmark's `validation` above 0"
             )
-        return found
+        return dataset

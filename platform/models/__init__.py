@@ -1,1 +1,1 @@
-"""Networks, growing heads, and what is read out of a network's layers."""
+"""Networks, growing heads, and access to the features of a network's layers."""

@@ -1,4 +1,4 @@
-"""What layers give, and what the head is given, while a network is trained: with the graph, so that a loss can stand on it.
+"""Capture layer outputs and the head's input during training, with the autograd graph, so that a loss can use them.
 
 Shapes: B mini-batch, D features, K outputs.
 """
@@ -14,10 +14,10 @@ from .features import FEATURES, find_head
 
 
 class ActivationCapture:
-    """Keeps what the named layers gave in the last forward pass; `FEATURES`: what the head was given.
+    """Keeps the outputs of the named layers in the last forward pass; `FEATURES` stands for the head's input.
 
-    Attach it where the training of an experience begins (and in `on_resume`), and detach it where it ends. A layer that is run
-    several times in a pass counts with its last output.
+    Attach it when the training of an experience begins (and in `on_resume`), and detach it when the training ends. If a layer
+    runs several times in a pass, its last output counts.
     """
 
     def __init__(self, layers: Sequence[str] = (FEATURES,)) -> None:
@@ -26,41 +26,41 @@ class ActivationCapture:
         self._handles: list[Any] = []
 
     def attach(self, model: nn.Module) -> None:
-        """Watch this network from now on."""
+        """Register hooks on the layers of this network, replacing those of an earlier network."""
         self.detach()
         modules = dict(model.named_modules())
         for layer in self.layers:
             if layer == FEATURES:
-                handle: Any = find_head(model).register_forward_pre_hook(self._keep_input)
+                handle: Any = find_head(model).register_forward_pre_hook(self._store_head_input)
             else:
-                handle = modules[layer].register_forward_hook(partial(self._keep, layer))
+                handle = modules[layer].register_forward_hook(partial(self._store_output, layer))
             self._handles.append(handle)
 
     def detach(self) -> None:
-        """Leave the network as it was, and forget what was kept."""
+        """Remove the hooks and drop the captured outputs."""
         for handle in self._handles:
             handle.remove()
         self._handles, self.outputs = [], {}
 
-    def _keep(self, layer: str, module: nn.Module, given: Any, output: Any) -> None:
+    def _store_output(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
         self.outputs[layer] = output[0] if isinstance(output, tuple) else output
 
-    def _keep_input(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        self.outputs[FEATURES] = given[0]
+    def _store_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.outputs[FEATURES] = inputs[0]
 
 
 def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str] = (FEATURES,)) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits (B, K) and the layers' outputs for `x` (B, *shape) in a pass of their own, in the model's mode."""
+    """Return logits (B, K) and layer outputs for `x` (B, *shape), from a separate forward pass in the model's mode."""
     capture = ActivationCapture(layers)
     capture.attach(model)
     try:
-        logits, found = model(x), capture.outputs
+        logits, outputs = model(x), capture.outputs
     finally:
         capture.detach()
-    return logits, found
+    return logits, outputs
 
 
 @torch.no_grad()
 def features_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Features (B, D), what the head is given for `x` (B, *shape), in the model's mode and without gradients."""
+    """Return features (B, D), the head's input for `x` (B, *shape), in the model's mode and without gradients."""
     return layer_outputs(model, x)[1][FEATURES]

@@ -1,4 +1,4 @@
-"""BatchNorm layers: which a network has, and others put in their place.
+"""Find the BatchNorm layers of a network, and replace them.
 
 Shapes: C channels.
 """
@@ -11,38 +11,39 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 
-_LEAST = 16
+_MIN_GROUP_SIZE = 16  # channels per group where a channel is one value
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers that keep running statistics, by name, in the order of the network."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    return {name: layer for name, layer in found.items() if layer.running_mean is not None}
+    """Return the BatchNorm layers that keep running statistics, by name, in the network's order."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {name: layer for name, layer in layers.items() if layer.running_mean is not None}
 
 
-def num_groups(layer: _BatchNorm, wanted: int = 32) -> int:
-    """Groups of the layer's C channels: `wanted`, or fewer where C is not their multiple or a group would be a single channel.
+def num_groups(layer: _BatchNorm, max_groups: int = 32) -> int:
+    """Return the number of groups for a layer's C channels: `max_groups`, or fewer.
 
-    Where a channel is one value (BatchNorm1d), a group has at least 16 of them: normalised pairs would be mere signs.
+    There are fewer where `max_groups` does not divide C, or where a group would be a single channel. In a BatchNorm1d, where a
+    channel is one value, a group has at least 16 channels: normalised pairs would be mere signs.
     """
     channels = layer.num_features
     if isinstance(layer, nn.BatchNorm1d):
-        wanted = min(wanted, max(1, channels // _LEAST))
-    groups = math.gcd(wanted, channels)
+        max_groups = min(max_groups, max(1, channels // _MIN_GROUP_SIZE))
+    groups = math.gcd(max_groups, channels)
     return max(1, groups // 2) if groups == channels else groups
 
 
 def replace_batchnorm(key: str, network: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> None:
-    """Put ``make(layer)`` in the place of each BatchNorm layer, on its device and in its mode.
+    """Replace each BatchNorm layer by ``make(layer)``, on the same device and in the same mode.
 
     Args:
         key: the strategy's path in the YAML, for errors.
         network: changed in place.
-        make: the new layer for an old one.
+        make: returns the new layer for an old one.
 
     Raises:
-        UserError: there is none, or one does more than normalise (timm's with an activation inside).
+        UserError: the network has no BatchNorm layer, or one does more than normalise (timm's with an activation inside).
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     if not layers:

@@ -1,29 +1,35 @@
-"""The blocks of a network's trunk, in the order of the forward pass as they are defined, and which block a tensor belongs to."""
+"""Split a network's trunk into blocks, and find the block of each parameter and buffer.
+
+The order in which blocks are defined is taken as the order of the forward pass.
+"""
 
 from torch import nn
 
-HEADS = ("head", "heads", "classifier", "fc")  # how a head's parameters are called: ours, Avalanche's, torchvision's
-ADDED = ("lora_a", "lora_b", "adapter", "prompt")  # how names start of what is added
+HEADS = ("head", "heads", "classifier", "fc")  # attribute names of a head: ours, Avalanche's, torchvision's
+ADDED = ("lora_a", "lora_b", "adapter", "prompt")  # prefixes of the names of added parameters: see `is_added`
 
 
 def is_head(name: str) -> bool:
-    """Whether a parameter of that name is the head's."""
+    """Return whether the parameter of that name belongs to the head."""
     return name.partition(".")[0] in HEADS
 
 
 def is_added(name: str) -> bool:
-    """Whether a parameter of that name was put into the network to learn beside frozen weights: `lora`, `adapters`, `l2p`, ..."""
+    """Return whether the parameter was added to learn next to frozen weights: by `lora`, `adapters`, `l2p`, ..."""
     return any(part.startswith(ADDED) for part in name.split("."))
 
 
 def outer_blocks(model: nn.Module) -> list[str]:
-    """Names of the children that hold weights of the first module, from the outermost on, that has more than one (no head)."""
+    """Return the names of a network's outer blocks.
+
+    They are the children with weights of the outermost module that has more than one such child (the head left out).
+    """
     prefix, module = "", model
     while True:
         children = [
             (name, child)
             for name, child in module.named_children()
-            if not (module is model and name == "head") and _is_weighty(child)
+            if not (module is model and name == "head") and _has_weights(child)
         ]
         if len(children) != 1 or not list(children[0][1].children()):
             return [prefix + name for name, _ in children]
@@ -31,37 +37,40 @@ def outer_blocks(model: nn.Module) -> list[str]:
 
 
 def blocks_of(model: nn.Module) -> list[str]:
-    """Names of the trunk's blocks: single layers, residual blocks, transformer blocks; stages of several are taken apart."""
+    """Return the names of the trunk's blocks: single layers, residual blocks or transformer blocks.
+
+    Stages of several blocks are split.
+    """
     outer = [name for name in outer_blocks(model) if not is_head(name)]
-    return [block for name in outer for block in _parts(name, model.get_submodule(name))]
+    return [block for name in outer for block in _split_stages(name, model.get_submodule(name))]
 
 
 def block_numbers(model: nn.Module) -> dict[str, int]:
-    """The number (from 0) of the block that each of the trunk's parameters and buffers belongs to.
+    """Return the block number (from 0) of each of the trunk's parameters and buffers.
 
-    What stands between two blocks (a normalisation) belongs to the one before, what stands before the first to the first.
-    Prompts have none.
+    A module between two blocks (a normalisation) belongs to the block before it. A module before the first block belongs to the
+    first block. Prompts have no number.
     """
     blocks = blocks_of(model)
     numbers: dict[str, int] = {}
-    present = 0
+    current = 0
     for path, module in model.named_modules():
         inside = [number for number, block in enumerate(blocks) if f"{path}.".startswith(f"{block}.")]
-        present = inside[0] if inside else present
+        current = inside[0] if inside else current
         for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = f"{path}.{name}" if path else name
-            if not is_head(full) and not name.startswith("prompt"):  # those learn with the head
-                numbers[full] = present
+            if not is_head(full) and not name.startswith("prompt"):  # prompts learn with the head
+                numbers[full] = current
     return numbers
 
 
-def _parts(name: str, module: nn.Module) -> list[str]:
-    children = [(f"{name}.{child_name}", child) for child_name, child in module.named_children() if _is_weighty(child)]
+def _split_stages(name: str, module: nn.Module) -> list[str]:
+    children = [(f"{name}.{child_name}", child) for child_name, child in module.named_children() if _has_weights(child)]
     if not isinstance(module, nn.Sequential | nn.ModuleList) or len(children) < 2:
         return [name]
-    return [part for child_name, child in children for part in _parts(child_name, child)]
+    return [part for child_name, child in children for part in _split_stages(child_name, child)]
 
 
-def _is_weighty(module: nn.Module) -> bool:
-    """Whether it holds weights, more than those of a normalisation."""
+def _has_weights(module: nn.Module) -> bool:
+    """Whether it has weights besides those of a normalisation."""
     return any(parameter.ndim > 1 for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""A head whose outputs are scaled cosines, and how it replaces a linear one.
+"""A head whose outputs are scaled cosine similarities, and how it replaces a linear head.
 
 Shapes: B batch, D features, C classes.
 """
@@ -13,12 +13,12 @@ from .heads import Head
 
 
 class CosineHead(nn.Module):
-    """Features (B, D) -> scale * cosines (B, C); C grows as that of `heads.Head`: old rows keep their bits."""
+    """Maps features (B, D) to scale * cosines (B, C). C grows as in `heads.Head`: old rows stay bit-identical."""
 
     scale: Tensor
 
     def __init__(self, weight: Tensor, scale: float, learned: bool = True) -> None:
-        """`weight` (C, D): the rows to begin with."""
+        """Start with the rows `weight` (C, D); the scale is a parameter if `learned`, else a buffer."""
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         value = torch.tensor(scale, device=weight.device)
@@ -29,11 +29,11 @@ class CosineHead(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of rows."""
+        """Return C, the number of rows."""
         return self.weight.shape[0]
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Add rows up to `num_classes`; fewer than there are changes nothing. New rows: uniform in +-1/sqrt(D), as LUCIR's."""
+        """Add rows up to `num_classes`, uniform in +-1/sqrt(D) as in LUCIR; a smaller `num_classes` changes nothing."""
         added = num_classes - self.num_classes
         if added <= 0:
             return
@@ -43,20 +43,20 @@ class CosineHead(nn.Module):
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows]))
 
     def shrink(self, num_classes: int) -> None:
-        """Keep the first `num_classes` rows: the size of a head that is to be loaded."""
+        """Keep the first `num_classes` rows, to fit a head that is to be loaded."""
         self.weight = nn.Parameter(self.weight.detach()[:num_classes].clone())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> logits (B, C)."""
+        """Return logits (B, C) for features (B, D)."""
         normalise = nn.functional.normalize
         return self.scale * nn.functional.linear(normalise(features), normalise(self.weight))
 
 
 def linear_head(network: nn.Module, key: str) -> Head | nn.Linear:
-    """The network's `head`, which is to be replaced.
+    """Return the network's `head`, which is to be replaced.
 
     Raises:
-        UserError: it has no linear head of that name; `key` is the strategy's.
+        UserError: the network has no linear layer of that name; `key` is the strategy's path in the YAML.
     """
     head = getattr(network, "head", None)
     if not isinstance(head, Head | nn.Linear):
@@ -65,6 +65,9 @@ def linear_head(network: nn.Module, key: str) -> Head | nn.Linear:
 
 
 def with_cosine_head(network: nn.Module, scale: float, learned: bool, key: str) -> nn.Module:
-    """The network with its `head` (see `linear_head`) replaced; the rows are those of the linear one, its bias is dropped."""
+    """Replace the network's `head` (see `linear_head`) by a cosine head, and return the network.
+
+    The rows of the linear head are copied; its bias is dropped.
+    """
     network.head = CosineHead(linear_head(network, key).weight, scale, learned)
     return network

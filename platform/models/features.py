@@ -1,7 +1,4 @@
-"""What a network makes of samples, layer by layer, and numbers on it: similarity, effective rank, what a linear classifier reads.
-
-Shapes: n samples, D and E features of two layers, C classes.
-"""
+"""Select the layers of a network by name, and find its head."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,25 +8,29 @@ from torch import nn
 from ..errors import UserError, listed, nearest
 from .blocks import outer_blocks
 
-FEATURES = "features"  # what the head, or the last linear layer, is given
-_MOST = 5  # layers that are looked at by default, beside the features
+FEATURES = "features"  # the input of the head, or of the last linear layer
+_MAX_BLOCKS = 5  # selected by default, in addition to the features
 
 
 def select_layers(model: nn.Module, patterns: Sequence[str] | None, key: str) -> list[str]:
-    """Names of the modules that fit any of the patterns, in the model's order; "features": what the head is given.
+    """Return the names of the modules that match any of the patterns, in the model's order.
 
-    A pattern with wildcards stands for modules that hold weights. None: the blocks of the trunk that hold weights, five of them
-    at most, and the features. The trunk's blocks are the children of the first module, from the outermost on, that has more than
-    one with weights (the head left out).
+    Args:
+        model: the network.
+        patterns: names of modules, with or without wildcards, or "features" for the input of the head. A pattern with wildcards
+            selects only modules that have weights. None: at most five of the outer blocks (see `outer_blocks`) and the features.
+        key: the path of the patterns in the YAML, for errors.
 
     Raises:
-        UserError: a pattern fits no module; `key` is that of the patterns.
+        UserError: a pattern matches no module.
     """
     if patterns is None:
         blocks = outer_blocks(model)
         last = len(blocks) - 1
-        kept = blocks if last < _MOST else [blocks[round(i * last / (_MOST - 1))] for i in range(_MOST)]
-        return [*kept, FEATURES]
+        chosen = (
+            blocks if last < _MAX_BLOCKS else [blocks[round(i * last / (_MAX_BLOCKS - 1))] for i in range(_MAX_BLOCKS)]
+        )
+        return [*chosen, FEATURES]
     known = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if pattern != FEATURES and not any(fnmatchcase(name, pattern) for name in known):
@@ -38,16 +39,16 @@ def select_layers(model: nn.Module, patterns: Sequence[str] | None, key: str) ->
                 f"Known: {listed([FEATURES, *known])}."
             )
     weighty = {name for name, module in model.named_modules() if next(module.parameters(), None) is not None}
-    found = [
+    names = [
         name
         for name in known
         if name in patterns or (name in weighty and any(fnmatchcase(name, pattern) for pattern in patterns))
     ]
-    return found + [FEATURES] * (FEATURES in patterns)
+    return names + [FEATURES] * (FEATURES in patterns)
 
 
 def find_head(model: nn.Module) -> nn.Module:
-    """The head, or the last linear layer.
+    """Return the head, or the last linear layer if there is no head.
 
     Raises:
         UserError: the network has neither.

@@ -1,4 +1,4 @@
-"""A head that grows with the classes, the network it stands on, and how weights are initialised.
+"""A head that grows with the classes, the classifier that contains it, and weight initialisation.
 
 Shapes: B batch, D features, C classes.
 """
@@ -14,11 +14,11 @@ from torch.nn import functional
 from ..errors import listed
 
 Init = Literal["kaiming", "xavier", "torch"]
-_SHOWN = 30  # layers in a message
+_MAX_LISTED = 30  # layers in an error message
 
 
 class Head(nn.Module):
-    """A linear layer (B, D) -> (B, C) whose C grows: old rows keep their bits, new ones are drawn from a generator."""
+    """A linear layer (B, D) -> (B, C) whose C grows: old rows stay bit-identical, new rows are sampled from a generator."""
 
     def __init__(self, num_features: int, num_classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class Head(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of rows."""
+        """Return C, the number of rows."""
         return self.weight.shape[0]
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Add rows up to `num_classes`; fewer than there are changes nothing. New rows: uniform in +-1/sqrt(D), as nn.Linear."""
+        """Add rows up to `num_classes`, uniform in +-1/sqrt(D) as in nn.Linear; a smaller `num_classes` changes nothing."""
         added = num_classes - self.num_classes
         if added <= 0:
             return
@@ -44,17 +44,17 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), rows[:, -1]]))
 
     def shrink(self, num_classes: int) -> None:
-        """Keep the first `num_classes` rows: the size of a head that is to be loaded."""
+        """Keep the first `num_classes` rows, to fit a head that is to be loaded."""
         self.weight = nn.Parameter(self.weight.detach()[:num_classes].clone())
         self.bias = nn.Parameter(self.bias.detach()[:num_classes].clone())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (B, D) -> logits (B, C)."""
+        """Return logits (B, C) for features (B, D)."""
         return functional.linear(features, self.weight, self.bias)
 
 
 class Classifier(nn.Module):
-    """What each network here is: a `trunk` that makes features of inputs, and a growing `head`."""
+    """The form of every network here: a `trunk` that computes features, and a growing `head`."""
 
     def __init__(self, trunk: nn.Module, num_features: int, num_classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -62,28 +62,31 @@ class Classifier(nn.Module):
         self.head = Head(num_features, num_classes, generator)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, *shape) -> features (B, D), what the head is given."""
+        """Return features (B, D), the head's input, for inputs (B, *shape)."""
         return self.trunk(x)  # type: ignore[no-any-return]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, *shape) -> logits (B, C)."""
+        """Return logits (B, C) for inputs (B, *shape)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
 def summarise_layers(names: Iterable[str]) -> str:
-    """The layers of parameters' names, for an error message: of a deep network only those that the others stand in."""
+    """List the layers of the named parameters for an error message.
+
+    Of a deep network, only outer modules are listed, such as ``trunk.stage1.*``.
+    """
     layers = [name.split(".")[:-1] or [name] for name in names]
     for depth in range(max(map(len, layers), default=0), 0, -1):
-        found = {".".join(parts[:depth]) + (".*" if len(parts) > depth else "") for parts in layers}
-        if len(found) <= _SHOWN or depth == 1:
-            return listed(found)
+        shown = {".".join(parts[:depth]) + (".*" if len(parts) > depth else "") for parts in layers}
+        if len(shown) <= _MAX_LISTED or depth == 1:
+            return listed(shown)
     return ""
 
 
 def initialise(module: nn.Module, init: Init, generator: torch.Generator) -> None:
-    """Draw the weights of linear and convolutional layers: Kaiming (He 2015, for ReLU) or Xavier (Glorot 2010); biases 0.
+    """Initialise linear and convolutional layers: Kaiming (He 2015, for ReLU) or Xavier (Glorot 2010), biases 0.
 
-    "torch": torch's own default, weights and biases uniform in +-1/sqrt(fan-in).
+    "torch" is PyTorch's default: weights and biases uniform in +-1/sqrt(fan-in).
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):

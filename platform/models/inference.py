@@ -1,4 +1,4 @@
-"""Run a network in evaluation mode, and leave its modules' training flags as they were.
+"""Run a network in evaluation mode, and restore its modules' training flags.
 
 Shapes: N samples, B batch, K outputs of the head.
 """
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own training flag is put back afterwards."""
+    """Switch to evaluation mode without gradients; on exit, restore every module's training flag."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -27,6 +27,9 @@ def logits_of(
     batches: Iterator[torch.Tensor],
     predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Logits (N, K) of a model over batches, in evaluation mode; `predict`: what strategies make of it."""
+    """Return logits (N, K) of a model over batches, in evaluation mode.
+
+    `predict`, if given, is called instead of the model: strategies may predict in another way.
+    """
     with evaluation_mode(model):
         return torch.cat([(predict or model)(x) for x in batches])

@@ -1,1 +1,1 @@
-"""Run folders as numbers, pages, W&B runs and TensorBoard files. Imports no torch; the only subpackage that imports wandb."""
+"""Read run folders; write pages, W&B runs and TensorBoard files. Imports no torch; only this subpackage imports wandb."""

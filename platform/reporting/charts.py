@@ -1,6 +1,6 @@
-"""The report's charts as Plotly figures in plain data (for JSON): no theme, no size; the page adds both.
+"""The report's charts: Plotly figures as plain data for JSON, without theme and size, which the page adds.
 
-Shapes: T experiences; a matrix is (T + 1, T) as `metrics` says. Accuracies in [0, 1], shown in per cent.
+Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`. Accuracies are in [0, 1] and shown in per cent.
 """
 
 import math
@@ -22,8 +22,8 @@ TrialsByVariant = Mapping[str, Sequence[ComparedTrial]]
 _COLOURS = ("#0077BB", "#EE7733", "#009988", "#EE3377", "#33BBEE", "#CC3311")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
 _BOUND = "#8A8F98"
-MAX_VARIANTS = 12  # lines that a chart can hold and an eye can follow
-_TRAINING = {  # chart -> fields of an epoch's event
+MAX_VARIANTS = 12  # lines per chart that stay readable
+_TRAINING = {  # chart -> fields of an epoch event
     "loss": ("loss", "validation_loss"),
     "accuracy": ("train_accuracy", "validation_accuracy"),
     "generalisation_gap": ("generalisation_gap",),
@@ -33,7 +33,7 @@ _ON_TRAINING = ("loss", "train_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class VariantStyle:
-    """How a variant looks in every chart; the symbol repeats later than the colour does."""
+    """How a variant looks in every chart. Symbols repeat later than colours."""
 
     colour: str
     dash: str
@@ -41,45 +41,45 @@ class VariantStyle:
     bound: bool = False
 
     def band(self) -> str:
-        """The colour of an interval around the line."""
+        """Return the colour of an interval around the line."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red},{green},{blue},0.15)"
 
 
 def variant_styles(results: Iterable[ComparedTrial]) -> dict[str, VariantStyle]:
-    """Give each label of a report one look, in order of appearance; bounds are grey and broken."""
+    """Return a style for each label of a report, in order of appearance; bounds are grey dashed lines."""
     bound = {result.label: result.bound for result in results if result.views}
-    found: dict[str, VariantStyle] = {}
+    styles: dict[str, VariantStyle] = {}
     competitors = [label for label in bound if not bound[label]]
     for index, label in enumerate(competitors):
         dash = ("solid", "dot", "dashdot")[index // len(_COLOURS) % 3]
-        found[label] = VariantStyle(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
+        styles[label] = VariantStyle(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
     for index, label in enumerate(label for label in bound if bound[label]):
-        found[label] = VariantStyle(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
-    return found
+        styles[label] = VariantStyle(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
+    return styles
 
 
-def drawn(variants: TrialsByVariant) -> dict[str, Sequence[ComparedTrial]]:
-    """The variants that charts show: all bounds, and of the others those with the highest average accuracy."""
+def variants_in_charts(variants: TrialsByVariant) -> dict[str, Sequence[ComparedTrial]]:
+    """Return the variants that charts show: all bounds, and the `MAX_VARIANTS` others with the highest average accuracy."""
     rows = table_rows(result for results in variants.values() for result in results)
     scores = {row.variant: row.metrics["average_accuracy"][0] for row in reversed(rows) if not row.bound}
     order = sorted(scores, key=lambda label: -scores[label] if not math.isnan(scores[label]) else math.inf)
-    kept = set(order[:MAX_VARIANTS])
-    return {label: results for label, results in variants.items() if label in kept or results[0].bound}
+    best = set(order[:MAX_VARIANTS])
+    return {label: results for label, results in variants.items() if label in best or results[0].bound}
 
 
 def accuracy_curves(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle]) -> Figure:
-    """Average accuracy over the experiences seen so far, after each experience; bounds without a curve are a level."""
+    """Draw average accuracy over the experiences seen so far, after each; a bound with one value is a horizontal line."""
     figure = _curves(variants, view, style, metrics.running_average_accuracy)
-    some = next(iter(variants.values()))[0]
-    if view == "task_agnostic" and some.scenario == "class":
-        _newest_only(figure, len(some.experiences))
+    example = next(iter(variants.values()))[0]
+    if view == "task_agnostic" and example.scenario == "class":
+        _add_newest_only(figure, len(example.experiences))
     figure.update_yaxes(range=[0, 1.03])
-    return plain(figure, "after experience", "accuracy on what was seen")
+    return plain(figure, "after experience", "accuracy on experiences seen so far")
 
 
 def forgetting_curves(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle]) -> Figure:
-    """Forgetting so far (max over past - now, Chaudhry 2018) after each experience, from the second on."""
+    """Draw forgetting so far (max over past - now, Chaudhry 2018) after each experience, from the second."""
     figure = _curves(variants, view, style, metrics.forgetting_curve)
     figure.update_yaxes(rangemode="tozero")
     return plain(figure, "after experience", "forgetting, max over past − now")
@@ -88,7 +88,7 @@ def forgetting_curves(variants: TrialsByVariant, view: str, style: Mapping[str, 
 def experience_curves(
     variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle], experience: int
 ) -> Figure:
-    """Accuracy on the test set of one `experience` (from 1) as training goes on; a line marks when it was learned."""
+    """Draw the accuracy on the test set of one `experience` (from 1) over training; a line marks when it was learned."""
 
     def column(matrix: Array) -> Array:
         return np.asarray(matrix[1:, experience - 1])
@@ -101,14 +101,14 @@ def experience_curves(
 
 
 def plasticity(rows: Sequence[TableRow], variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> Figure:
-    """Learning accuracy (plasticity) against forgetting: a variant's mean with intervals, its seeds small."""
+    """Draw learning accuracy (plasticity) against forgetting: each variant's mean with intervals, its seeds as small dots."""
     figure = go.Figure()
     for row in (row for row in rows if row.variant in variants):
         x, y = row.metrics["learning_accuracy"], row.metrics["forgetting_max"]
         if math.isnan(x[0]) or math.isnan(y[0]):
             continue
-        summaries = [metrics.summary(one.views[row.view], one.sizes) for one in variants[row.variant]]
-        seeds = [(one["learning_accuracy"], one["forgetting_max"]) for one in summaries]
+        summaries = [metrics.summary(result.views[row.view], result.sizes) for result in variants[row.variant]]
+        seeds = [(summary["learning_accuracy"], summary["forgetting_max"]) for summary in summaries]
         _add_point(figure, row.variant, style[row.variant], (x, y), seeds)
     figure.update_xaxes(title="learning accuracy (higher: learns better)", tickformat=".0%")
     figure.update_yaxes(rangemode="tozero")
@@ -116,20 +116,26 @@ def plasticity(rows: Sequence[TableRow], variants: TrialsByVariant, style: Mappi
 
 
 def training(variants: TrialsByVariant, style: Mapping[str, VariantStyle], key: str) -> Figure | None:
-    """One seed's curve by epoch: "loss", "accuracy" (validation a full line, training a dotted one) or "generalisation_gap".
+    """Draw one seed's curve by epoch.
 
-    None where no trial recorded it. An experience is one unit on the x axis, whatever number of epochs it took.
+    Args:
+        variants: the finished trials of a stream; the first seed of each variant is shown.
+        style: how each variant looks.
+        key: "loss", "accuracy" (a full line for validation, a dotted line for training) or "generalisation_gap".
+
+    Returns:
+        The figure, or None if no trial recorded the values. Each experience is one unit on the x axis, for any number of epochs.
     """
     figure = go.Figure()
     for label, results in variants.items():
-        found = {name: _epochs(results[0], name) for name in _TRAINING[key]}
-        names = [name for name, (_, y) in found.items() if y]
+        curves = {name: _epochs(results[0], name) for name in _TRAINING[key]}
+        names = [name for name, (_, y) in curves.items() if y]
         for name in names:
             side = ", training" if name in _ON_TRAINING else ""
             dash = "dot" if side and len(names) > 1 else style[label].dash
             line = {"color": style[label].colour, "width": 1.5, "dash": dash}
-            shown = {"name": escape(label + side, quote=False), "legendgroup": label, "showlegend": name == names[-1]}
-            figure.add_scatter(x=found[name][0], y=found[name][1], mode="lines", line=line, **shown)
+            legend = {"name": escape(label + side, quote=False), "legendgroup": label, "showlegend": name == names[-1]}
+            figure.add_scatter(x=curves[name][0], y=curves[name][1], mode="lines", line=line, **legend)
     if not figure.data:
         return None
     is_loss = key == "loss"
@@ -160,8 +166,8 @@ def _curves(
     """A line per variant with its interval over seeds."""
     figure = go.Figure()
     for label, results in variants.items():
-        found = [curve(result.views[view]) for result in results]
-        stats = [metrics.interval([float(one[i]) for one in found]) for i in range(len(found[0]))]
+        curves = [curve(result.views[view]) for result in results]
+        stats = [metrics.interval([float(values[i]) for values in curves]) for i in range(len(curves[0]))]
         mean, half = (np.array(values) for values in zip(*stats, strict=True))
         if not np.isnan(mean).all():
             _add_line(figure, label, style[label], mean, half, results[0].bound)
@@ -170,7 +176,7 @@ def _curves(
 
 
 def _add_line(figure: Any, label: str, look: VariantStyle, mean: Array, half: Array, bound: bool) -> None:
-    if bound and np.isfinite(mean).sum() == 1:  # joint training: one number, a level to measure the others against
+    if bound and np.isfinite(mean).sum() == 1:  # joint training has a single value: draw it as a horizontal line
         only = int(np.flatnonzero(np.isfinite(mean))[0])
         mean, half = np.full(len(mean), mean[only]), np.full(len(mean), half[only])
     add_mean(figure, label, look, range(1, len(mean) + 1), list(zip(mean, half, strict=True)))
@@ -178,14 +184,22 @@ def _add_line(figure: Any, label: str, look: VariantStyle, mean: Array, half: Ar
 
 
 def add_mean(
-    figure: Any, label: str, look: VariantStyle, places: Sequence[int], stats: Sequence[tuple[float, float]]
+    figure: Any, label: str, look: VariantStyle, steps: Sequence[int], stats: Sequence[tuple[float, float]]
 ) -> None:
-    """A variant's line of means, with a band of (mean, half width) at each place on the x axis; a bound has no band."""
-    x, (mean, half) = np.array(places), (np.array(values) for values in zip(*stats, strict=True))
-    kept = np.isfinite(mean) & np.isfinite(half)
-    if kept.any() and not look.bound:
-        low, high = (mean - half)[kept], (mean + half)[kept]
-        edge = {"x": [*x[kept], *x[kept][::-1]], "y": _numbers(np.concatenate([high, low[::-1]]))}
+    """Add a variant's line of means with its interval as a band; a bound gets no band.
+
+    Args:
+        figure: a Plotly figure.
+        label: the variant's label.
+        look: its style.
+        steps: positions on the x axis.
+        stats: (mean, half width of the interval) at each.
+    """
+    x, (mean, half) = np.array(steps), (np.array(values) for values in zip(*stats, strict=True))
+    defined = np.isfinite(mean) & np.isfinite(half)
+    if defined.any() and not look.bound:
+        low, high = (mean - half)[defined], (mean + half)[defined]
+        edge = {"x": [*x[defined], *x[defined][::-1]], "y": _numbers(np.concatenate([high, low[::-1]]))}
         band = {"fill": "toself", "fillcolor": look.band(), "line": {"width": 0}, "hoverinfo": "skip"}
         figure.add_scatter(**edge, **band, legendgroup=label, showlegend=False, mode="lines")
     figure.add_scatter(
@@ -223,7 +237,7 @@ def _add_point(
     )
 
 
-def _newest_only(figure: Any, num_experiences: int) -> None:
+def _add_newest_only(figure: Any, num_experiences: int) -> None:
     x = list(range(1, num_experiences + 1))
     figure.add_scatter(
         x=x,

@@ -1,6 +1,6 @@
-"""Pieces of the report's HTML: cards, charts, the summary table, accuracy matrices, downloads.
+"""Parts of the report's HTML: cards, charts, the summary table, accuracy matrices, downloads.
 
-Names come from users' YAML and are escaped here. Shapes: a matrix is (T + 1, T) as `metrics` says.
+Names come from users' YAML and are escaped here. Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`.
 """
 
 import base64
@@ -30,42 +30,42 @@ _TABLE_NOTE = "In %, mean ± 95 % Student t interval over seeds. Marked: the bes
 
 
 def card(title: str, body: str, note: str = "") -> str:
-    """A box with a title, a note and a body, all HTML."""
-    explained = f'<p class="note">{note}</p>' if note else ""
-    return f'<div class="card"><h3>{title}</h3>{explained}{body}</div>'
+    """Return a box with a title, a note and a body; all three are HTML."""
+    subtitle = f'<p class="note">{note}</p>' if note else ""
+    return f'<div class="card"><h3>{title}</h3>{subtitle}{body}</div>'
 
 
 def side_by_side(cards: Sequence[str]) -> str:
-    """Cards side by side where there is room."""
+    """Return cards side by side where the page is wide enough."""
     return f'<div class="pair">{"".join(cards)}</div>' if cards else ""
 
 
 def plot(figure: Figure, height: int) -> str:
-    """A place for a chart, `height` pixels high, with its data; the page's script draws it."""
+    """Return a container for a chart, `height` pixels high, with its data; the page's script draws it."""
     data = f'<script type="application/json">{script_json(figure)}</script>'
     return f'<div class="plot" style="--height:{height}px">{data}</div>'
 
 
 def script_json(data: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a script element: no name can close it."""
+    """Return JSON that is safe inside a script element: no name can close the element."""
     return json.dumps(data, default=_plain, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no place in a chart")
+    raise TypeError(f"{type(value).__name__} cannot be written into a chart")
 
 
 def legend_key(look: VariantStyle) -> str:
-    """A square in a variant's colour, or a bound's broken line."""
+    """Return a square in a variant's colour, or a bound's dashed line."""
     if look.bound:
         return f'<i class="key bound {look.dash}"></i>'
     return f'<i class="key" style="background:{look.colour}"></i>'
 
 
 def summary_table(rows: Sequence[TableRow], title: str, style: Mapping[str, VariantStyle]) -> str:
-    """The rows of one stream and view as a card with a table, in per cent, best values marked."""
+    """Return a card with the rows of one stream and view as a table, in per cent, best values marked."""
     winners = {metric: best_variants(rows, metric) for metric in COLUMNS}
     heads = "".join(f'<th title="{escape(TITLES[m])}"><button>{_HEADS[m]}</button></th>' for m in COLUMNS)
     head = f"<tr><th><button>Variant</button></th>{heads}<th><button>Seeds</button></th></tr>"
@@ -84,8 +84,8 @@ def _row(row: TableRow, winners: Mapping[str, set[str]], look: VariantStyle) -> 
     return f"<tr{kind}><th>{legend_key(look)}{escape(row.variant)}</th>{''.join(cells)}</tr>"
 
 
-def heat(label: str, seeds: Sequence[ComparedTrial], view: str) -> str:
-    """The mean accuracy matrix as a coloured table: light, readable without a script, and copied as numbers."""
+def accuracy_matrix_table(label: str, seeds: Sequence[ComparedTrial], view: str) -> str:
+    """Return the mean accuracy matrix over seeds as a coloured HTML table, which needs no script and copies as numbers."""
     mean: Array = np.mean([result.views[view] for result in seeds], axis=0)
     columns = range(1, mean.shape[1] + 1)
     lines = ["<tr><th></th>" + "".join(f"<th>{j}</th>" for j in columns) + "</tr>"]
@@ -106,7 +106,7 @@ def _square(value: float, row: int, column: int) -> str:
 
 
 def trials_table(results: Sequence[ComparedTrial]) -> str:
-    """Every trial with its state and folder."""
+    """Return a table of all trials with their states and folders."""
     head = "<tr><th>Variant</th><th>Stream</th><th>Seed</th><th>State</th><th>Folder</th></tr>"
     lines = [
         f'<tr><th>{escape(result.label)}</th><td class="text">{escape(result.stream)}</td><td>{result.seed}</td>'
@@ -118,13 +118,13 @@ def trials_table(results: Sequence[ComparedTrial]) -> str:
 
 
 def downloads(rows: Sequence[TableRow], results: Sequence[ComparedTrial]) -> str:
-    """Links that hold their data: the table as CSV, and every matrix as JSON."""
+    """Return links that hold their data: the table as CSV, and all accuracy matrices as JSON."""
     trials = [
-        {"variant": one.label, "stream": one.stream, "seed": one.seed, "experiences": one.experiences}
-        | {"sizes": one.sizes.tolist()}
-        | {view: one.views[view].tolist() for view in VIEW_TITLES}
-        for one in results
-        if one.views
+        {"variant": result.label, "stream": result.stream, "seed": result.seed, "experiences": result.experiences}
+        | {"sizes": result.sizes.tolist()}
+        | {view: result.views[view].tolist() for view in VIEW_TITLES}
+        for result in results
+        if result.views
     ]
     matrices = _link("matrices.json", "application/json", to_json({"trials": trials}))
     return f"{_link('summary.csv', 'text/csv', _csv(rows))} · {matrices}"

@@ -1,7 +1,7 @@
-"""Folders of trials -> one HTML page that opens from disk with no network: tables, forgetting curves, matrices.
+"""Write folders of trials as one HTML page that opens from disk without a network: tables, forgetting curves, matrices.
 
-The page is a function of the folders: the same folders give the same bytes. Names come from users' YAML and are
-escaped. Style, script and the notes on metrics are in report.html.in, charts in charts.py, numbers in comparison.py.
+The same folders give the same bytes. Names come from users' YAML and are escaped. The template report.html.in holds the style,
+the script and the notes on metrics; `charts` draws, `results` computes the numbers.
 """
 
 import math
@@ -17,15 +17,32 @@ from ..files import write_text
 from ..ledger.reader import run_name
 from . import charts
 from .charts import TrialsByVariant, VariantStyle
-from .html_parts import card, downloads, heat, legend_key, plot, script_json, side_by_side, summary_table, trials_table
-from .probe_section import section
+from .html_parts import (
+    accuracy_matrix_table,
+    card,
+    downloads,
+    legend_key,
+    plot,
+    script_json,
+    side_by_side,
+    summary_table,
+    trials_table,
+)
+from .probe_section import probe_section
 from .results import VIEW_TITLES, ComparedTrial, TableRow, finished, format_cell, results_of, table_rows, views_of
 
 _TEMPLATE = Path(__file__).with_name("report.html.in")
 
 
 def report(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report over trial and sweep folders and return its path (default: report.html in the first folder).
+    """Write the report over trial and sweep folders.
+
+    Args:
+        folders: folders of trials and sweeps, compared on one page.
+        out: the file to write (default: report.html in the first folder).
+
+    Returns:
+        The file's path.
 
     Raises:
         UserError: no folder is given, or one is neither a trial's nor a sweep's.
@@ -66,7 +83,7 @@ def _themes() -> dict[str, Any]:
 
 
 def _top(title: str, results: Sequence[ComparedTrial], streams: Sequence[str]) -> str:
-    """The heading: what was compared, how much of it, when, with which versions."""
+    """The heading: title, numbers of trials, variants and seeds, last update, versions, links."""
     done = sum(bool(result.views) for result in results)
     facts = {
         "trials": str(done) if done == len(results) else f"{done} of {len(results)} finished",
@@ -86,21 +103,21 @@ def _top(title: str, results: Sequence[ComparedTrial], streams: Sequence[str]) -
 def _environment(result: ComparedTrial) -> dict[str, Any]:
     try:
         return result.trial.read("environment") or {}
-    except UserError:  # a damaged file costs the versions only
+    except UserError:  # with a damaged file, only the versions are missing
         return {}
 
 
 def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What the trials ran on: each fact with all of its values, so that a mixture shows."""
+    """Versions and device of the trials: each with all of its values, so that a mixture shows."""
     facts: dict[str, dict[str, None]] = {"retain": {}, "torch": {}, "git": {}, "device": {}}
-    for found in environments:
-        packages, git = found.get("packages") or {}, found.get("git") or {}
+    for environment in environments:
+        packages, git = environment.get("packages") or {}, environment.get("git") or {}
         changes = "" if git.get("clean", True) else " + changes"
         values = (
-            found.get("retain"),
+            environment.get("retain"),
             packages.get("torch"),
             f"{str(git['commit'])[:10]}{changes}" if git.get("commit") else None,
-            found.get("gpu") or found.get("device"),
+            environment.get("gpu") or environment.get("device"),
         )
         for fact, value in zip(facts.values(), values, strict=True):
             if value:
@@ -109,13 +126,13 @@ def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _not_finished(results: Iterable[ComparedTrial]) -> str:
-    """The trials that are not in the numbers, each with the reason."""
+    """The trials that are missing in the numbers, each with the reason."""
     missing = [result for result in results if result.problem]
     if not missing:
         return ""
     items = "".join(
-        f"<li><b>{escape(f'{one.label} on {one.stream}, seed {one.seed}')}</b>: {escape(one.problem)}</li>"
-        for one in missing
+        f"<li><b>{escape(f'{result.label} on {result.stream}, seed {result.seed}')}</b>: {escape(result.problem)}</li>"
+        for result in missing
     )
     count = f"{len(missing)} trial{'s' if len(missing) > 1 else ''}"
     return f'<div class="card bad"><h3>{count} not finished, and not in the numbers below</h3><ul>{items}</ul></div>'
@@ -124,51 +141,53 @@ def _not_finished(results: Iterable[ComparedTrial]) -> str:
 def _stream(
     number: int, name: str, variants: TrialsByVariant, rows: Sequence[TableRow], style: Mapping[str, VariantStyle]
 ) -> str:
-    """Everything about one stream."""
-    mine = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
-    both, few = len(mine) > 1, charts.drawn(variants)
-    some = next(iter(variants.values()))[0]
-    kind = "of classes and domains" if some.scenario == "mixed" else f"{some.scenario}-incremental"
-    about = f"{len(some.experiences)} experiences, {kind}, {int(some.sizes.sum()):,} test samples."
-    if some.scenario == "task":
-        about += " The task is given, in training and testing: each prediction is among its own classes."
-    elif not both:
-        about += " Knowing the experience changes no number here: task-agnostic and task-aware views are one."
+    """The section of one stream."""
+    by_view = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
+    both_views, in_charts = len(by_view) > 1, charts.variants_in_charts(variants)
+    example = next(iter(variants.values()))[0]
+    kind = "of classes and domains" if example.scenario == "mixed" else f"{example.scenario}-incremental"
+    about = f"{len(example.experiences)} experiences, {kind}, {int(example.sizes.sum()):,} test samples."
+    if example.scenario == "task":
+        about += " The task is given in training and testing: each prediction is among the classes of its task."
+    elif not both_views:
+        about += " Knowing the experience changes no number here: the task-agnostic and task-aware views are equal."
     parts = [f'<section id="stream-{number}"><h2>{escape(name)}</h2><p class="soft">{about}</p>']
-    parts.append(_takeaway(next(iter(mine.values()))))
-    parts += [summary_table(found, VIEW_TITLES[view] if both else "Summary", style) for view, found in mine.items()]
-    if len(few) < len(variants):
+    parts.append(_takeaway(next(iter(by_view.values()))))
+    for view, view_rows in by_view.items():
+        parts.append(summary_table(view_rows, VIEW_TITLES[view] if both_views else "Summary", style))
+    if len(in_charts) < len(variants):
         parts.append(
             f'<p class="soft">Charts show the bounds and the {charts.MAX_VARIANTS} variants highest in ACC.</p>'
         )
-    suffix = {view: f": {VIEW_TITLES[view].lower()}" if both else "" for view in mine}
+    suffix = {view: f": {VIEW_TITLES[view].lower()}" if both_views else "" for view in by_view}
     for title, chart in (
-        ("Accuracy on what was seen so far", charts.accuracy_curves),
+        ("Accuracy on the experiences seen so far", charts.accuracy_curves),
         ("Forgetting so far", charts.forgetting_curves),
     ):
         parts.append(
-            side_by_side([card(f"{title}{suffix[view]}", plot(chart(few, view, style), 410)) for view in mine])
+            side_by_side([card(f"{title}{suffix[view]}", plot(chart(in_charts, view, style), 410)) for view in by_view])
         )
-    parts += [_toggle(list(mine)) if both else ""]
-    parts += [_details(few, found, view, style, hidden=view != next(iter(mine))) for view, found in mine.items()]
-    return "\n".join([*parts, _training(few, style), section(few, style), "</section>"])
+    parts += [_toggle(list(by_view)) if both_views else ""]
+    for view, view_rows in by_view.items():
+        parts.append(_details(in_charts, view_rows, view, style, hidden=view != next(iter(by_view))))
+    return "\n".join([*parts, _training(in_charts, style), probe_section(in_charts, style), "</section>"])
 
 
 def _takeaway(rows: Sequence[TableRow]) -> str:
-    """One sentence: the best competitors beside the bounds."""
+    """One sentence: the best variants and the bounds."""
 
-    def said(row: TableRow) -> str:
+    def named(row: TableRow) -> str:
         mean, half, _ = row.metrics["average_accuracy"]
         return f"<b>{escape(row.variant)}</b> ({format_cell(mean, half)})"
 
     defined = [row for row in rows if not math.isnan(row.metrics["average_accuracy"][0])]
     order = sorted(defined, key=lambda row: -row.metrics["average_accuracy"][0])
-    first = [said(row) for row in order if not row.bound]
-    bounds = ", ".join(said(row) for row in order if row.bound)
-    if len(first) < 2:
+    ranked = [named(row) for row in order if not row.bound]
+    bounds = ", ".join(named(row) for row in order if row.bound)
+    if len(ranked) < 2:
         return ""
     ceiling = f" Trained on all data: {bounds}." if bounds else ""
-    return f"<p>Highest average accuracy at the end, in %: {first[0]}, then {', '.join(first[1:3])}.{ceiling}</p>"
+    return f"<p>Highest average accuracy at the end, in %: {ranked[0]}, then {', '.join(ranked[1:3])}.{ceiling}</p>"
 
 
 def _toggle(views: Sequence[str]) -> str:
@@ -176,27 +195,27 @@ def _toggle(views: Sequence[str]) -> str:
         f'<button data-view="{view}" aria-pressed="{str(view == views[0]).lower()}">{VIEW_TITLES[view]}</button>'
         for view in views
     )
-    return f'<div class="bar"><h3>In detail</h3><div class="seg" role="group" aria-label="view">{buttons}</div></div>'
+    return f'<div class="bar"><h3>Details</h3><div class="seg" role="group" aria-label="view">{buttons}</div></div>'
 
 
 def _details(
     variants: TrialsByVariant, rows: Sequence[TableRow], view: str, style: Mapping[str, VariantStyle], *, hidden: bool
 ) -> str:
-    """What one view shows in detail: each experience's curve, the trade-off, the matrices."""
+    """The details of one view: each experience's curve, the trade-off, the matrices."""
     num_experiences = len(next(iter(variants.values()))[0].experiences)
     panels = "".join(_panel(variants, view, style, number) for number in range(1, num_experiences + 1))
     keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in variants)
-    heats = "".join(heat(label, seeds, view) for label, seeds in variants.items())
+    heats = "".join(accuracy_matrix_table(label, seeds, view) for label, seeds in variants.items())
     cards = [
         card(
-            "Each experience as training goes on",
+            "Each experience during training",
             f'<p class="keys">{keys}</p><div class="many">{panels}</div>',
-            "The dotted line: when the experience was learned. What falls after it was forgotten.",
+            "The dotted line marks when the experience was learned. A fall after it is forgetting.",
         ),
         card(
             "Learning against forgetting",
             plot(charts.plasticity(rows, variants, style), 460),
-            "Mean with 95 % intervals; small: each seed. Lower right is better. Joint training has no place here.",
+            "Mean, 95 % interval; small dots: seeds. Lower right is better. Joint training has no forgetting and is left out.",
         ),
         card(
             "Accuracy matrices",
@@ -208,7 +227,7 @@ def _details(
 
 
 def _panel(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyle], number: int) -> str:
-    """One experience's chart; its name is shown where all seeds agree on it."""
+    """One experience's chart, with its name if all seeds agree on it."""
     names = {result.experiences[number - 1] for results in variants.values() for result in results}
     name = f" · {escape(names.pop())}" if len(names) == 1 else ""
     chart = plot(charts.experience_curves(variants, view, style, number), 210)
@@ -216,11 +235,11 @@ def _panel(variants: TrialsByVariant, view: str, style: Mapping[str, VariantStyl
 
 
 def _training(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
-    """Loss, accuracy and the gap between training and validation by epoch, where they were recorded."""
+    """Loss, accuracy and the generalisation gap by epoch, where they were recorded."""
     cards = []
     for name, note in (
         ("loss", "Dotted: training."),
-        ("accuracy", "Dotted: on training samples; full: on the validation split."),
+        ("accuracy", "Dotted: training samples; full: validation split."),
         ("generalisation_gap", "Accuracy on training samples minus that on the validation split."),
     ):
         figure = charts.training(variants, style, name)

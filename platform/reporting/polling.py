@@ -1,4 +1,4 @@
-"""Follow many ledgers cheaply: which trials to look at now, whether one has changed, which rows are new."""
+"""Poll many ledgers cheaply: which trials to poll now, whether one has changed, which rows are new."""
 
 import contextlib
 import os
@@ -8,37 +8,42 @@ from typing import Any
 
 from ..errors import UserError
 from ..ledger.reader import Trial
-from .rows import MetricsRow, _numbers, row_of
+from .rows import MetricsRow, numbers_of, row_of
 
 Fingerprint = tuple[tuple[int, int, int] | None, ...]
-_FIRST, _SHARE = 100, 400  # of the trials that do not run: the next ones to start, and others in turn, in each round
+# Trials in each round that are not running: the next ones to start, and as many others in turn.
+_NUM_NEXT, _NUM_IN_TURN = 100, 400
 
 
 class LedgerCursor:
-    """Reads what is new in one trial's metrics, once, even when the trial was truncated and has gone on since."""
+    """Reads each row of one trial's metrics once, even if a resumed trial has truncated its metrics.jsonl.
+
+    Attributes:
+        count: rows that were read so far, with those that `skip` left out.
+    """
 
     def __init__(self, trial: Trial, skip: int = 0) -> None:
-        """Start at the first event; leave out the first `skip` rows. `count`: rows that were found, with those."""
+        """Start at the first event and leave out the first `skip` rows."""
         self.count = 0
         self._trial = trial
         self._skip = skip
-        self._last: tuple[int, int, dict[str, Any]] | None = None  # start and end in bytes of the last line, its event
+        self._last: tuple[int, int, dict[str, Any]] | None = None  # last line: start and end in bytes, its event
         self._key: tuple[int, ...] = ()
         self._resources: dict[str, float] = {}
 
     @property
     def offset(self) -> int:
-        """Bytes of metrics.jsonl that were read."""
+        """The number of bytes of metrics.jsonl that were read."""
         return self._last[1] if self._last else 0
 
     def new(self) -> Iterator[MetricsRow]:
-        """Yield the rows since the last call; a resumed trial repeats events, which are left out."""
-        if not self._intact():
+        """Yield the rows since the last call; events that a resumed trial repeats are left out."""
+        if not self._is_intact():
             self._last = None
         for end, event in self._trial.events(self.offset):
             self._last = (self.offset, end, event)
             if event["kind"] == "resources":
-                self._resources = _numbers(event, "resources/")
+                self._resources = numbers_of(event, "resources/")
                 continue
             row = row_of(event)
             if row is None or row.key <= self._key:
@@ -48,12 +53,14 @@ class LedgerCursor:
             if self._skip > 0:
                 self._skip -= 1
             else:
-                if row.axis == "iteration":  # no rows of their own: so the number of rows does not depend on time
+                if (
+                    row.axis == "iteration"
+                ):  # resources get no separate rows: the number of rows must not depend on time
                     row.values.update(self._resources)
                 yield row
 
-    def _intact(self) -> bool:
-        """Whether the last line read is still there: a resumed trial has cut it off and written others."""
+    def _is_intact(self) -> bool:
+        """Whether the last line read is still in the file: a resumed trial may have replaced it."""
         if self._last is None:
             return True
         start, end, event = self._last
@@ -64,28 +71,28 @@ class LedgerCursor:
 
 
 class PollSchedule:
-    """Says which trials to look at now, so that a look costs the same for a hundred trials and for ten thousand.
+    """Chooses the trials to poll now, so that a round costs the same for a hundred trials and for ten thousand.
 
-    Those that run are in each round; of the others a few: the next in the list to start, and some more in turn.
+    Each round has all running trials, the next ones to start, and some of the others in turn.
     """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        """Know of no state yet; tell with `mark`."""
+        """Start without knowing a trial's state; `mark` sets it."""
         self._trials = trials
         self._waiting = {trial.id: trial for trial in trials}
         self._running: dict[str, Trial] = {}
-        self._place = 0
+        self._start = 0
 
     def next(self) -> list[Trial]:
-        """The trials of the next round, in the order of the list within each kind."""
-        turn = self._trials[self._place : self._place + _SHARE]
-        self._place = self._place + _SHARE if self._place + _SHARE < len(self._trials) else 0
-        first = islice(self._waiting.values(), _FIRST)
-        found = {trial.id: trial for trial in (*self._running.values(), *first, *turn)}
-        return list(found.values())
+        """Return the trials of the next round: running ones, the next to start, others in turn; each in the list's order."""
+        others = self._trials[self._start : self._start + _NUM_IN_TURN]
+        self._start = self._start + _NUM_IN_TURN if self._start + _NUM_IN_TURN < len(self._trials) else 0
+        first = islice(self._waiting.values(), _NUM_NEXT)
+        chosen = {trial.id: trial for trial in (*self._running.values(), *first, *others)}
+        return list(chosen.values())
 
     def mark(self, trial: Trial, state: str) -> None:
-        """Say in which state a trial was found."""
+        """Set a trial's state."""
         if state == "running":
             self._running[trial.id] = trial
         else:
@@ -95,15 +102,15 @@ class PollSchedule:
 
 
 def fingerprint(trial: Trial) -> Fingerprint:
-    """What changes when a trial's files change, cheaply.
+    """Return a cheap value that changes when a trial's files change.
 
-    Size and inode tell it without a clock: metrics grow, the other files are replaced whole.
+    It needs no clock: metrics.jsonl grows, so its size changes; the other files are replaced, so their inodes change.
     """
     folder = os.fspath(trial.folder)
-    found: list[tuple[int, int, int] | None] = []
+    states: list[tuple[int, int, int] | None] = []
     for name in ("metrics.jsonl", "status.json", "summary.json", "matrix.json"):
         stat = None
         with contextlib.suppress(FileNotFoundError):
             stat = os.stat(f"{folder}/{name}")
-        found.append(stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+        states.append(stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(states)

@@ -1,7 +1,7 @@
-"""The report's section on probes: what they found after each experience and amid them, and the sheets of the worst errors.
+"""The report's section on probes: their results after each experience and mid-experience, and the sheets of worst errors.
 
-Names and files come from trials' folders, which may be somebody else's: names are escaped, a sheet is shown only if it is a PNG
-of ordinary size, as data of the page, which runs nothing.
+Trial folders may come from somebody else. Names are escaped. A sheet is shown only if it is a PNG of limited size; it is
+embedded in the page as data, so it cannot run anything.
 """
 
 import base64
@@ -22,80 +22,81 @@ from .charts import Figure, TrialsByVariant, VariantStyle, add_mean, plain
 from .html_parts import card, legend_key, plot
 from .results import ComparedTrial
 
-_MOST = 24  # charts of one probe
-_PNG, _MOST_BYTES = b"\x89PNG\r\n\x1a\n", 4 * 2**20
+_MAX_CHARTS = 24  # of one probe
+_PNG, _MAX_BYTES = b"\x89PNG\r\n\x1a\n", 4 * 2**20
 _NOTES = {
     "cka": "Linear CKA of each layer before and after each experience: 1 is the same up to rotation and scale.",
     "effective_rank": "Effective rank of each layer's features: it falls where they collapse onto few directions.",
     "evaluate_on": "Accuracy on the test sets of other streams after each experience.",
-    "linear_probe": "Accuracy of a linear classifier on frozen features: what they still hold, whatever the head has forgotten.",
-    "stability_gap": "min_acc: mean over learned experiences of the least accuracy since each was learned; wc_acc: with the "
-    "newest's accuracy as one of them.",
-    "worst_errors": "errors: share of the test samples so far that is wrong; confidence: mean probability of the worst of them.",
+    "linear_probe": "Accuracy of a linear classifier on frozen features: what they still hold, even if the head forgot it.",
+    "stability_gap": "min_acc: mean over learned experiences of the lowest accuracy since each was learned; wc_acc: the same "
+    "with the newest experience's accuracy included.",
+    "worst_errors": "errors: share of wrong test samples so far; confidence: mean probability of the worst errors.",
 }
 _ACCURACIES = ("linear_probe", "evaluate_on", "stability_gap", "worst_errors")  # shown in per cent
-Values = dict[tuple[str, str], dict[int, float]]  # (probe, name) -> place on the axis -> value
+Values = dict[tuple[str, str], dict[int, float]]  # (probe, name) -> step on the axis -> value
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What one trial's probes found: after experiences, and amid them by iteration."""
+class _ProbeValues:
+    """The results of one trial's probes: `after` each experience, and `during` training by iteration."""
 
     after: Values
     during: Values
 
 
-def section(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
-    """Everything that the probes of one stream's trials found; "" where that is nothing."""
-    found = {label: [_found(result) for result in results] for label, results in variants.items()}
+def probe_section(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
+    """Return the section with all probe results of one stream's trials, "" if there are none."""
+    values = {label: [_probe_values(result) for result in results] for label, results in variants.items()}
     probes = list(
-        dict.fromkeys(probe for trials in found.values() for one in trials for probe, _ in one.after | one.during)
+        dict.fromkeys(
+            probe for trials in values.values() for trial in trials for probe, _ in trial.after | trial.during
+        )
     )
-    cards = [_card(probe, found, style) for probe in probes]
+    cards = [_card(probe, values, style) for probe in probes]
     sheets = "".join(_sheet(label, results[0]) for label, results in variants.items())
     if sheets:
-        note = (
-            "Test pictures that are wrong with the highest confidence: true class, &gt; predicted class, probability."
-        )
+        note = "Wrongly classified test pictures with the highest confidence: true class &gt; predicted class, probability."
         cards.append(card("Worst errors", f'<div class="sheets">{sheets}</div>', note))
     return "\n".join(["<h3>Probes</h3>", *cards]) if cards else ""
 
 
-def _found(result: ComparedTrial) -> _Found:
-    """Read a trial's probe events; what is not of their form is left out."""
-    found = _Found({}, {})
+def _probe_values(result: ComparedTrial) -> _ProbeValues:
+    """Read a trial's probe events; malformed ones are left out."""
+    probed = _ProbeValues({}, {})
     for _, event in result.trial.events():
         values, after = event.get("values"), bool(event.get("after"))
         if event["kind"] != "probe" or not isinstance(values, Mapping):
             continue
-        place = event["experience" if after else "iteration"]
+        step = event["experience" if after else "iteration"]
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                of = (found.after if after else found.during).setdefault((str(event.get("probe")), str(name)), {})
-                of[int(place)] = float(value)
-                if after and (str(event.get("probe")), str(name)) in found.during:  # where the training of it ends
-                    found.during[str(event.get("probe")), str(name)][int(event["iteration"])] = float(value)
-    return found
+                key = (str(event.get("probe")), str(name))
+                (probed.after if after else probed.during).setdefault(key, {})[int(step)] = float(value)
+                if after and key in probed.during:  # the curve by iteration also shows the experience's end
+                    probed.during[key][int(event["iteration"])] = float(value)
+    return probed
 
 
-def _card(probe: str, found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]) -> str:
+def _card(probe: str, values: Mapping[str, Sequence[_ProbeValues]], style: Mapping[str, VariantStyle]) -> str:
     """Small charts, one for each name, with a line per variant."""
-    amid = _names(probe, (one.during for trials in found.values() for one in trials))
-    names = [
-        name for name in _names(probe, (one.after for trials in found.values() for one in trials)) if name not in amid
+    during = _names(probe, (trial.during for trials in values.values() for trial in trials))
+    after = _names(probe, (trial.after for trials in values.values() for trial in trials))
+    names = [name for name in after if name not in during]
+    panels = [_panel(name, _mean_curves((probe, name), values, style)) for name in names[:_MAX_CHARTS]]
+    panels += [
+        _panel(f"{name}, first seed", _first_curves((probe, name), values, style)) for name in during[:_MAX_CHARTS]
     ]
-    panels = [_panel(name, _mean_curves((probe, name), found, style)) for name in names[:_MOST]]
-    panels += [_panel(f"{name}, first seed", _first_curves((probe, name), found, style)) for name in amid[:_MOST]]
-    keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in found)
-    left = len(names[_MOST:]) + len(amid[_MOST:])
+    keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in values)
+    left = len(names[_MAX_CHARTS:]) + len(during[_MAX_CHARTS:])
     more = f" {left} more are in the trials' metrics.jsonl." if left else ""
     body = f'<p class="keys">{keys}</p><div class="many">{"".join(panels)}</div>'
     return card(f"Probe: {escape(probe.replace('_', ' '))}", body, _NOTES.get(probe, "") + more)
 
 
-def _names(probe: str, values: Iterator[Values]) -> list[str]:
-    """In order of appearance, but those of one group (a layer's old and new data) side by side."""
-    names = list(dict.fromkeys(name for one in values for of, name in one if of == probe))
+def _names(probe: str, by_trial: Iterator[Values]) -> list[str]:
+    """The names of a probe's values in order of appearance; those of one group (a layer's old and new data) are adjacent."""
+    names = list(dict.fromkeys(name for values in by_trial for owner, name in values if owner == probe))
     groups = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
     return sorted(names, key=lambda name: groups.index(name.rpartition("/")[0]))
 
@@ -105,39 +106,40 @@ def _panel(name: str, figure: Figure) -> str:
 
 
 def _mean_curves(
-    which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]
+    key: tuple[str, str], values: Mapping[str, Sequence[_ProbeValues]], style: Mapping[str, VariantStyle]
 ) -> Figure:
     """The mean over seeds with its interval, after each experience."""
     figure = go.Figure()
-    for label, trials in found.items():
-        seeds = [one.after[which] for one in trials if which in one.after]
-        places = sorted({place for one in seeds for place in one})
-        stats = [interval([one.get(place, math.nan) for one in seeds]) for place in places]
+    for label, trials in values.items():
+        seeds = [trial.after[key] for trial in trials if key in trial.after]
+        steps = sorted({step for seed in seeds for step in seed})
+        stats = [interval([seed.get(step, math.nan) for seed in seeds]) for step in steps]
         if stats:
-            add_mean(figure, label, style[label], places, stats)
-    return _small(figure, which[0], "after experience")
+            add_mean(figure, label, style[label], steps, stats)
+    return _small(figure, key[0], "after experience")
 
 
 def _first_curves(
-    which: tuple[str, str], found: Mapping[str, Sequence[_Found]], style: Mapping[str, VariantStyle]
+    key: tuple[str, str], values: Mapping[str, Sequence[_ProbeValues]], style: Mapping[str, VariantStyle]
 ) -> Figure:
     """The first seed's values by iteration."""
     figure = go.Figure()
-    for label, trials in found.items():
-        values = trials[0].during.get(which, {})
-        if values:
+    for label, trials in values.items():
+        curve = trials[0].during.get(key, {})
+        if curve:
             line = {"color": style[label].colour, "width": 1.2, "dash": style[label].dash}
-            x, y = list(values), [round(value, 5) for value in values.values()]
+            x, y = list(curve), [round(value, 5) for value in curve.values()]
             figure.add_scatter(
                 x=x, y=y, name=escape(label, quote=False), mode="lines+markers", line=line, marker={"size": 3}
             )
-    return _small(figure, which[0], "iteration")
+    return _small(figure, key[0], "iteration")
 
 
 def _small(figure: Any, probe: str, x: str) -> Figure:
     shares = probe in _ACCURACIES
     figure.update_traces(hovertemplate="%{y:.1%}" if shares else "%{y:.3~g}")
-    lines = [trace.y for trace in figure.data if trace.fill is None]  # bands of few seeds would leave no room for them
+    # scale the y axis to the lines: wide bands of few seeds would flatten them
+    lines = [trace.y for trace in figure.data if trace.fill is None]
     highest = max((value for line in lines for value in line if value is not None), default=1.0)
     figure.update_yaxes(range=[-0.03, 1.03] if shares or probe == "cka" else [min(0.0, _lowest(lines)), 1.1 * highest])
     figure.update_layout(showlegend=False, margin={"l": 44, "r": 10, "t": 8, "b": 40})
@@ -149,39 +151,42 @@ def _lowest(lines: Sequence[Sequence[float | None]]) -> float:
 
 
 def _sheet(label: str, result: ComparedTrial) -> str:
-    """The newest sheet of a trial as a picture inside of the page, with what it shows as its text."""
+    """The newest sheet of a trial as an embedded picture, with its content as text."""
     for path in sorted(result.trial.folder.glob("probes/worst_errors-*.png"), reverse=True):
-        data = _picture(path)
+        data = _png_bytes(path)
         if data:
             caption = f"<b>{escape(label)}</b> seed {result.seed}"
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
             text = escape(_text(path))
-            told = f"<details><summary>in words</summary>{text}</details>"  # names in any letters, and whole
-            return f'<figure><figcaption>{caption}</figcaption><img alt="{text}" src="{source}">{told}</figure>'
+            # names as text too: the picture's font lacks some letters, and it cuts long names
+            details = f"<details><summary>as text</summary>{text}</details>"
+            return f'<figure><figcaption>{caption}</figcaption><img alt="{text}" src="{source}">{details}</figure>'
     return ""
 
 
-def _picture(path: Path) -> bytes:
-    """A PNG's bytes; none of a link, of another kind of file or of one that is too large."""
-    if path.parent.is_symlink() or not _is_plain(path):
+def _png_bytes(path: Path) -> bytes:
+    """A PNG's bytes; b"" for a link, another kind of file, or a file that is too large."""
+    if path.parent.is_symlink() or not _is_small_file(path):
         return b""
     data = path.read_bytes()
     return data if data.startswith(_PNG) else b""
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether it is a file of its own, no link and no pipe, and not too large."""
+def _is_small_file(path: Path) -> bool:
+    """Whether the path is a regular file (no link, no pipe) of at most _MAX_BYTES."""
     status = path.lstat()
-    return stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES
 
 
 def _text(path: Path) -> str:
-    """What is on a sheet, in words."""
+    """The content of a sheet as text."""
     try:
-        if not _is_plain(path.with_suffix(".json")):
-            raise ValueError("is no plain file")
-        told = read_json(path.with_suffix(".json"))
-        errors = [f"{one['true']} taken for {one['predicted']} ({one['probability']:.1%})" for one in told["errors"]]
-        return f"Worst errors after experience {told['experience']}: " + ("; ".join(errors) or "none")
+        if not _is_small_file(path.with_suffix(".json")):
+            raise ValueError("is not a small regular file")
+        sheet = read_json(path.with_suffix(".json"))
+        errors = [
+            f"{error['true']} taken for {error['predicted']} ({error['probability']:.1%})" for error in sheet["errors"]
+        ]
+        return f"Worst errors after experience {sheet['experience']}: " + ("; ".join(errors) or "none")
     except (UserError, OSError, KeyError, TypeError, ValueError):
-        return "Worst errors: the text beside the picture cannot be read"
+        return "Worst errors: the picture's text file cannot be read"

@@ -1,4 +1,4 @@
-"""projector.json: which W&B run belongs to which trial, and what was sent."""
+"""The projector's state, projector.json: the W&B run of each trial, and what was sent of it."""
 
 import re
 import secrets
@@ -12,62 +12,68 @@ from ..ledger.reader import Trial
 
 
 class ProjectorState:
-    """A folder's projector.json: the key that makes run ids unique, and what each trial has sent.
+    """A folder's projector.json: a key that makes the ids of W&B runs unique, and for each trial what was sent.
 
-    What W&B has is asked of W&B: entries may be lost with a process, the key and a trial's mode may not.
+    Entries may be lost when a process is killed, since W&B is asked for the rows that it has. The key and a trial's mode must
+    not be lost.
+
+    Attributes:
+        changed: whether an entry has changed since the last write.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read it, or start one."""
+        """Read the file, or write a new one."""
         self._path = folder / "projector.json"
         self.changed, self._saved = False, 0.0
         if self._path.exists():
             self._data = _read_state(self._path)
-        else:  # random: the folder's name may be used again, and the server would take the new run for the old one
+        else:  # random: if the folder's name is used again, the server must not take the new runs for the old ones
             self._data = {"key": secrets.token_hex(8), "trials": {}}
             self.save()
 
     def entry(self, trial: Trial) -> dict[str, Any]:
-        """What is known of a trial, to be changed in place: run (its id), then mode, bytes, signature, tensorboard."""
+        """Return a trial's entry, to be changed in place: run (its W&B id), then mode, bytes, signature, tensorboard."""
         run = sha1(f"{self._data['key']}/{trial.id}".encode()).hexdigest()[:12]
         entry: dict[str, Any] = self._data["trials"].setdefault(trial.id, {"run": run})
         return entry
 
     @property
     def left(self) -> int:
-        """How many trials the last projector has left to the next one; as many as there are when it was killed."""
+        """The number of trials that the last projector did not send completely; all of them if it was killed."""
         return int(self._data.get("left", 0))
 
     @left.setter
     def left(self, count: int) -> None:
-        """Remember it at once."""
+        """Write the number at once."""
         self._data["left"] = count
         self.save()
 
     def save(self) -> None:
-        """Write it, atomically."""
+        """Write the file atomically."""
         write_json(self._path, self._data)
         self.changed, self._saved = False, time.monotonic()
 
     def keep(self, seconds: float = 0.0) -> None:
-        """Write it if it was `changed`, unless that was done less than so many seconds ago: it names every trial."""
+        """Save if `changed`, unless the last save is less than `seconds` ago: the file names every trial and may be large."""
         if self.changed and time.monotonic() >= self._saved + seconds:
             self.save()
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Read a projector.json; the ids of its runs are parts of paths."""
+    """Read a projector.json and check its run ids, which become parts of paths."""
     data = read_json(path)
     trials = data.get("trials")
     entries = list(trials.values()) if isinstance(trials, dict) else [None]
     runs = [str(entry.get("run")) if isinstance(entry, dict) else "" for entry in entries]
     if not isinstance(data.get("key"), str) or not all(re.fullmatch("[0-9a-f]{12}", run) for run in runs):
-        raise DamagedError(f"{path} is damaged: it is no book of what was sent; without it all is sent anew")
+        raise DamagedError(
+            f"{path} is damaged: it is not a projector's state; without this file, everything is sent again"
+        )
     return data
 
 
 def signature(trial: Trial) -> str:
-    """Digest of all that is projected of a trial."""
+    """Return a digest of everything that is sent of a trial."""
     digest = sha1(trial.status().status.encode())
     for name in ("metrics.jsonl", "summary.json", "matrix.json"):
         path = trial.folder / name

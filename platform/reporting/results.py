@@ -1,10 +1,9 @@
-"""Trials of one or several folders, put side by side: what the report and the command line's tables are made of.
+"""Read the results of trials from one or several folders, for the report and the command line's tables.
 
-Numbers come from each trial's accuracy matrix, never from a live evaluator. Trials of one stream and variant that
-differ in nothing but their seed are one row: mean and 95 % Student t interval over seeds. No plotting library is
-imported here.
+All numbers come from the trials' accuracy matrices. Trials of one stream and variant that differ in their seed only become one
+row: mean and 95 % Student t interval over seeds. Imports no plotting library.
 
-Shapes: T experiences; a matrix is (T + 1, T) as `metrics` says.
+Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`.
 """
 
 import json
@@ -29,28 +28,30 @@ COLUMNS = (
     "learning_accuracy",
     "backward_transfer",
 )
-# Parts of a config that do not make it another variant: its seeds, and where and how it ran.
+# Keys of a config that do not make it another variant: its seeds, and where and how it ran.
 _NOT_SETTINGS = (
     "schema name seed seeds probes output wandb tensorboard ray sweep published checkpoint data resources".split()
 )
-_BOUNDS = ("joint", "cumulative")  # trained on the past's data too: what the others are measured against
-Value = tuple[float, float, int]
+_BOUNDS = ("joint", "cumulative")  # trained on the data of past experiences too: upper bounds for the others
+Value = tuple[float, float, int]  # mean, half width of the 95 % interval, number of seeds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComparedTrial:
-    """One trial as the comparison sees it.
+    """One trial with its results.
 
     Attributes:
-        label: the variant's name, with what tells it from others of that name where needed.
-        stream: the stream's name, with its number of experiences where trials of that name differ in it.
-        status: where the trial stands; only a done trial has `views`.
+        trial: the trial's folder and identity.
+        label: the variant's name; if several variants share it, with the settings or the folder that differ.
+        stream: the stream's name; if trials of that name differ in their number of experiences, with that number.
+        status: the trial's state; only a done trial has `views`.
         problem: why the trial is not in the numbers, or "".
-        views: view name -> matrix (T + 1, T).
+        views: view name -> accuracy matrix (T + 1, T).
         sizes: (T,) test samples per experience.
         experiences: T names.
-        bound: whether it is an upper bound (trained on all data) rather than a competitor.
-        config: its resolved config, as plain data.
+        scenario: "class", "task", "domain" or "mixed".
+        bound: whether the trial is an upper bound (trained on all data) and does not compete.
+        config: the resolved config as plain data.
     """
 
     trial: Trial
@@ -73,9 +74,14 @@ class ComparedTrial:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One line of the table: a variant on a stream, in a view.
+    """One row of the table: a variant on a stream, in a view.
 
-    `metrics` maps a metric's name to (mean, half width of the 95 % interval, number of seeds), NaN where undefined.
+    Attributes:
+        stream: the stream's name.
+        view: "task_agnostic" or "task_aware".
+        variant: the variant's label.
+        bound: whether it is an upper bound.
+        metrics: metric name -> (mean, half width of the 95 % interval, number of seeds), NaN where undefined.
     """
 
     stream: str
@@ -86,22 +92,22 @@ class TableRow:
 
 
 def results_of(folders: Sequence[Path]) -> list[ComparedTrial]:
-    """Read the trials of trial and sweep folders, each trial once, in their order; unfinished ones have a `problem`.
+    """Read the trials of trial and sweep folders in order, each trial once. Unfinished ones get a `problem`.
 
     Raises:
         UserError: a folder is neither a trial's nor a sweep's.
     """
-    found: dict[Path, tuple[Path, Trial]] = {}
+    trials: dict[Path, tuple[Path, Trial]] = {}
     for folder in folders:
         for trial in trials_of(folder):
-            found.setdefault(trial.folder.resolve(), (folder.resolve(), trial))
-    roots = [root for root, _ in found.values()]
-    results = [_result(trial) for _, trial in found.values()]
-    return _labelled(_streams_by_length(results), roots)
+            trials.setdefault(trial.folder.resolve(), (folder.resolve(), trial))
+    roots = [root for root, _ in trials.values()]
+    results = [_result(trial) for _, trial in trials.values()]
+    return _with_unique_labels(_streams_by_length(results), roots)
 
 
 def _result(trial: Trial) -> ComparedTrial:
-    """Read one trial; a damaged file is told in `problem`, so that the other trials are still compared."""
+    """Read one trial. A damaged file becomes its `problem`, so that the other trials are still compared."""
     try:
         status = trial.status()
         empty = ComparedTrial(trial, trial.variant, trial.stream, status)
@@ -110,13 +116,13 @@ def _result(trial: Trial) -> ComparedTrial:
             raise UserError(damage)
         if status.status != "done":
             return replace(empty, problem=_unfinished(status))
-        return _measured(empty, trial.read("matrix") or {})
+        return _with_matrix(empty, trial.read("matrix") or {})
     except (UserError, KeyError, ValueError, TypeError, OverflowError) as error:
         unknown = Status("failed", 0, None, 0.0)
         return ComparedTrial(trial, trial.variant, trial.stream, unknown, problem=f"unreadable: {error}")
 
 
-def _measured(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
+def _with_matrix(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
     if matrix["scenario"] not in ("class", "task", "domain", "mixed"):
         raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
     views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
@@ -125,8 +131,15 @@ def _measured(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
     config = empty.trial.read("config") or {}
     last_row_only = bool(np.isnan(views["task_agnostic"][1:-1]).all()) and len(names) > 1
     bound = last_row_only or any(name in _BOUNDS for name in (empty.trial.variant, *(config.get("strategies") or {})))
-    about: dict[str, Any] = {"scenario": str(matrix["scenario"]), "bound": bound, "config": config}
-    return replace(empty, views=views, sizes=sizes, experiences=names, **about)
+    return replace(
+        empty,
+        views=views,
+        sizes=sizes,
+        experiences=names,
+        scenario=str(matrix["scenario"]),
+        bound=bound,
+        config=config,
+    )
 
 
 def _unfinished(status: Status) -> str:
@@ -140,54 +153,56 @@ def _streams_by_length(results: list[ComparedTrial]) -> list[ComparedTrial]:
     for result in results:
         if result.views:
             lengths.setdefault(result.stream, set()).add(len(result.experiences))
-    several = {stream for stream, found in lengths.items() if len(found) > 1}
+    ambiguous = {stream for stream, counts in lengths.items() if len(counts) > 1}
     return [
         replace(result, stream=f"{result.stream} ({len(result.experiences)} experiences)")
-        if result.stream in several and result.views
+        if result.stream in ambiguous and result.views
         else result
         for result in results
     ]
 
 
-def _labelled(results: list[ComparedTrial], roots: Sequence[Path]) -> list[ComparedTrial]:
-    """Name the results so that one label on one stream holds each seed once, and trials of one config only."""
+def _with_unique_labels(results: list[ComparedTrial], roots: Sequence[Path]) -> list[ComparedTrial]:
+    """Extend the labels so that each one has, on one stream, each seed once and trials of one config only."""
     labels = [result.label for result in results]
     for members in _groups((result.stream, result.label) for result in results):
-        for index, suffix in zip(members, _settings([results[index] for index in members]), strict=True):
+        for index, suffix in zip(members, _differing_settings([results[index] for index in members]), strict=True):
             labels[index] += suffix
     for members in _groups((result.stream, label) for result, label in zip(results, labels, strict=True)):
-        places = _places([results[index].trial for index in members], [roots[index] for index in members])
-        for index, place in zip(members, places, strict=True):
-            labels[index] += place
+        suffixes = _differing_folders([results[index].trial for index in members], [roots[index] for index in members])
+        for index, suffix in zip(members, suffixes, strict=True):
+            labels[index] += suffix
     return [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
 
 
 def _groups(keys: Iterable[object]) -> list[list[int]]:
+    """The indices of equal keys, in order of appearance."""
     groups: dict[object, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     return list(groups.values())
 
 
-def _settings(results: Sequence[ComparedTrial]) -> list[str]:
-    """What tells finished trials of one variant apart besides the seed, as " lr=0.1", or "" where nothing does."""
-    kept = [{key: value for key, value in one.config.items() if key not in _NOT_SETTINGS} for one in results]
-    flat = [_flat(config) for config in kept]
-    known = [settings for settings, one in zip(flat, results, strict=True) if one.views]
+def _differing_settings(results: Sequence[ComparedTrial]) -> list[str]:
+    """The settings, except the seed, in which finished trials of one variant differ, as " lr=0.1"; "" if they are equal."""
+    configs = [{key: value for key, value in result.config.items() if key not in _NOT_SETTINGS} for result in results]
+    flat = [_flat(config) for config in configs]
+    known = [settings for settings, result in zip(flat, results, strict=True) if result.views]
     keys = sorted({key for settings in known for key in settings})
     differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in known}) > 1]
-    short = {key: key.rpartition(".")[2] for key in differing}
-    shown = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+    last_parts = {key: key.rpartition(".")[2] for key in differing}
+    names = {key: part if list(last_parts.values()).count(part) == 1 else key for key, part in last_parts.items()}
     texts = [
-        ", ".join(f"{shown[key]}={_said(settings[key])}" for key in differing if key in settings) for settings in flat
+        ", ".join(f"{names[key]}={_value_text(settings[key])}" for key in differing if key in settings)
+        for settings in flat
     ]
     return [f" {text}" if text else "" for text in texts]
 
 
-def _said(value: Any) -> str:
-    """A setting's value; of a list of named things, such as transformations, the names."""
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) and len(one) == 1 for one in value):
-        return "+".join(str(next(iter(one))) for one in value)
+def _value_text(value: Any) -> str:
+    """A setting's value; for a list of single-key mappings, such as transformations, the keys."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and len(item) == 1 for item in value):
+        return "+".join(str(next(iter(item))) for item in value)
     return "none" if value is None else str(value)
 
 
@@ -201,8 +216,8 @@ def _flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _places(trials: Sequence[Trial], roots: Sequence[Path]) -> list[str]:
-    """Where each trial lies, as " (folder)", in the shortest form with each seed once; "" where no seed repeats."""
+def _differing_folders(trials: Sequence[Trial], roots: Sequence[Path]) -> list[str]:
+    """Each trial's folder as " (folder)", in the shortest form in which no seed repeats; "" if no seed repeats without it."""
     seeds = [trial.seed for trial in trials]
     folders = [trial.folder for trial in trials]
     choices = [
@@ -210,14 +225,14 @@ def _places(trials: Sequence[Trial], roots: Sequence[Path]) -> list[str]:
         [f" ({root.name})" for root in roots],
         [f" ({root.name}/{folder.name})" for root, folder in zip(roots, folders, strict=True)],
     ]
-    for places in choices:
-        if len(set(zip(places, seeds, strict=True))) == len(trials):
-            return places
+    for suffixes in choices:
+        if len(set(zip(suffixes, seeds, strict=True))) == len(trials):
+            return suffixes
     return [f" ({folder.resolve()})" for folder in folders]
 
 
 def finished(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
-    """Sort the finished trials: stream -> label -> its seeds, in order of appearance, bounds last."""
+    """Return the finished trials as stream -> label -> its seeds, in order of appearance, bounds last."""
     streams: dict[str, dict[str, list[ComparedTrial]]] = {}
     for result in sorted(results, key=lambda result: result.bound):
         if result.views:
@@ -226,7 +241,7 @@ def finished(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[Compa
 
 
 def views_of(variants: Mapping[str, Sequence[ComparedTrial]]) -> list[str]:
-    """The views of a stream that differ: one where knowing the task changes nothing (domain streams), else both."""
+    """Return a stream's views that differ: only one if knowing the task changes nothing (domain streams), else both."""
     trials = [result for results in variants.values() for result in results]
     agnostic, aware = VIEW_TITLES
     equal = (np.array_equal(result.views[agnostic], result.views[aware], equal_nan=True) for result in trials)
@@ -234,7 +249,7 @@ def views_of(variants: Mapping[str, Sequence[ComparedTrial]]) -> list[str]:
 
 
 def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
-    """Return the rows stream by stream, view by view, bounds last; unfinished trials are not in the numbers."""
+    """Return the rows stream by stream, view by view, bounds last; unfinished trials are left out."""
     rows = []
     for stream, variants in finished(results).items():
         for view in views_of(variants):
@@ -246,19 +261,19 @@ def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
 def _over_seeds(seeds: Sequence[ComparedTrial], view: str) -> dict[str, Value]:
     summaries = [metrics.summary(result.views[view], result.sizes) for result in seeds]
     names = summaries[0]
-    return {name: (*metrics.interval([one[name] for one in summaries]), len(seeds)) for name in names}
+    return {name: (*metrics.interval([summary[name] for summary in summaries]), len(seeds)) for name in names}
 
 
 def format_cell(mean: float, half_width: float) -> str:
-    """Show a value in per cent: "83.1 ± 0.5", without the interval where there is one seed, "-" where undefined."""
+    """Return a value in per cent: "83.1 ± 0.5", without the interval for a single seed, "-" if undefined."""
     if math.isnan(mean):
         return "-"
-    shown = f"{round(100 * mean, 1) + 0.0:.1f}"  # + 0.0: no "-0.0"
-    return shown if math.isnan(half_width) else f"{shown} ± {100 * half_width:.1f}"
+    percent = f"{round(100 * mean, 1) + 0.0:.1f}"  # + 0.0: no "-0.0"
+    return percent if math.isnan(half_width) else f"{percent} ± {100 * half_width:.1f}"
 
 
 def best_variants(rows: Sequence[TableRow], metric: str) -> set[str]:
-    """Variants with the best defined mean, bounds left out; empty where fewer than two compete."""
+    """Return the variants with the best defined mean, without bounds; empty if fewer than two compete."""
     sign = -1 if metric.startswith("forgetting") else 1
     means = {row.variant: sign * row.metrics[metric][0] for row in rows if not row.bound}
     defined = {variant: mean for variant, mean in means.items() if not math.isnan(mean)}

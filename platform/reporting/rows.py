@@ -1,6 +1,6 @@
-"""Events of a trial's ledger -> rows of numbers with their own step axis, as W&B and TensorBoard take them.
+"""Convert the events of a trial's ledger to rows for W&B and TensorBoard: an axis, a step on it, numbers by name.
 
-And what is needed to follow many ledgers: which to look at now, whether one has changed, what was sent (projector.json).
+Also the settings of the projector, and the values of a finished trial (W&B's summary).
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ..ledger.documents import VIEWS
 from ..ledger.reader import Trial
 
 Mode = Literal["online", "offline", "disabled"]
-# Fields of an epoch's event whose dashboard name is not train/<field>; `iteration` and `epoch` are axes.
+# Fields of an epoch event whose dashboard name is not train/<field>; `iteration` and `epoch` are axes.
 _EPOCH_NAMES = {
     "lr": "train/learning_rate",
     "train_loss": "train/evaluated_loss",
@@ -24,13 +24,14 @@ _AXES = ("kind", "experience", "iteration")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectorSettings:
-    """What to project to.
+    """Where the projector sends the trials of a folder.
 
     Attributes:
-        mode: of W&B; None: what WANDB_MODE says, else online where a key is found, else offline.
-        project, entity: where the runs go on W&B.
-        group: of the runs; None: the experiment's name.
-        tags: on each run, beside its variant, stream and strategies.
+        mode: W&B's mode. None: WANDB_MODE, or online if there is a key, else offline.
+        project: the runs' project on W&B.
+        entity: the user or team on W&B that owns the project.
+        group: the runs' group. None: the experiment's name.
+        tags: tags of each run, besides its variant, stream and strategies.
         tensorboard: whether to write <folder>/tensorboard too.
     """
 
@@ -44,7 +45,14 @@ class ProjectorSettings:
 
 @dataclass(frozen=True, slots=True)
 class MetricsRow:
-    """One row: its axis and place on it, the numbers by name, and its key, which grows along a trial."""
+    """One row of numbers.
+
+    Attributes:
+        axis: the row's step axis.
+        step: the position on it.
+        values: the numbers by name.
+        key: grows from row to row of a trial, so that repeated events can be recognised.
+    """
 
     axis: Literal["iteration", "experience"]
     step: int
@@ -53,29 +61,29 @@ class MetricsRow:
 
 
 def row_of(event: Mapping[str, Any]) -> MetricsRow | None:
-    """Return the row of an epoch's, an experience's or a probe's event, None for other kinds; nulls are left out."""
+    """Return the row of an epoch, experience or probe event, None for other kinds; null values are left out."""
     experience, iteration = event["experience"], event["iteration"]
     if event["kind"] == "epoch":
-        numbers = _numbers(event, "")
+        numbers = numbers_of(event, "")
         values = {_EPOCH_NAMES.get(name, f"train/{name}"): value for name, value in numbers.items()}
         return MetricsRow("iteration", iteration, values, (experience, 0, iteration, 0, event.get("epoch", 0)))
     if event["kind"] == "probe":
         return _probe_row(event)
     if event["kind"] != "experience":
         return None
-    values = {f"cost/{name}": value for name, value in _numbers(event, "").items()}
+    values = {f"cost/{name}": value for name, value in numbers_of(event, "").items()}
     for view in VIEWS:
         cells = {f"experience_{number:02d}": cell for number, cell in enumerate(event.get(view) or (), 1)}
-        values |= _numbers(cells, f"accuracy/{view}/")
+        values |= numbers_of(cells, f"accuracy/{view}/")
     values |= metric_values(event.get("metrics") or {})
     return MetricsRow("experience", experience, values, (experience, 1, iteration, 0, 0))
 
 
 def _probe_row(event: Mapping[str, Any]) -> MetricsRow:
-    """What a probe found: after an experience, or amid one."""
+    """The row of a probe's result, after an experience or mid-experience."""
     after = bool(event.get("after"))
     prefix = f"{'probe' if after else 'probe_during'}/{event.get('probe')}/"
-    values = _numbers({**(event.get("values") or {}), "seconds": event.get("seconds")}, prefix)
+    values = numbers_of({**(event.get("values") or {}), "seconds": event.get("seconds")}, prefix)
     key = (event["experience"], int(after), event["iteration"], 1, event.get("order", 0))
     return (
         MetricsRow("experience", event["experience"], values, key)
@@ -85,15 +93,16 @@ def _probe_row(event: Mapping[str, Any]) -> MetricsRow:
 
 
 def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten {view: {metric: value}} (or one view's {metric: value}, which is then task-agnostic) to view/metric."""
+    """Flatten {view: {metric: value}} to {"view/metric": value}; {metric: value} without views counts as task-agnostic."""
     views = {view: metrics[view] for view in VIEWS if isinstance(metrics.get(view), Mapping)}
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for view, values in (views or {VIEWS[0]: metrics}).items():
-        found |= _numbers(values, f"{view}/")
-    return found
+        flat |= numbers_of(values, f"{view}/")
+    return flat
 
 
-def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def numbers_of(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the numbers among `values`, with `prefix` before each name; axes and all other types are left out."""
     return {
         f"{prefix}{name}": value
         for name, value in values.items()
@@ -102,7 +111,7 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def final_values(trial: Trial) -> dict[str, Any]:
-    """What is true of a whole trial: its state, cost, final metrics of both views and accuracy matrices."""
+    """Return the values of a whole trial: its state, cost, final metrics of both views and accuracy matrices."""
     summary, matrix = trial.read("summary") or {}, trial.read("matrix") or {}
     cost = {f"cost/{name}": summary[name] for name in ("seconds", "samples") if summary.get(name) is not None}
     matrices = {f"accuracy_matrix/{view}": matrix[view] for view in VIEWS if view in matrix}

@@ -1,41 +1,45 @@
-"""TensorBoard files of trials, written from their ledgers. The only module that imports tensorboard."""
+"""Write ledgers as TensorBoard files. The only module that imports tensorboard."""
 
 import importlib
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..ledger.reader import Trial
 from .polling import LedgerCursor
 from .projector_state import ProjectorState, signature
-
-if TYPE_CHECKING:
-    pass
-
 from .wandb_runs import ENDED
 
 
 class TensorBoardFiles:
-    """TensorBoard files of a folder's trials: <folder>/tensorboard/<trial>, from the start or as of the last look."""
+    """Writes TensorBoard files of a folder's trials to <folder>/tensorboard/<trial>."""
 
-    def __init__(self, folder: Path, book: ProjectorState) -> None:
-        """Write under `folder`; remember in `book`."""
-        self._folder, self._book = folder / "tensorboard", book
+    def __init__(self, folder: Path, state: ProjectorState) -> None:
+        """Write under `folder`; record in `state` what was written."""
+        self._folder, self._state = folder / "tensorboard", state
         self._live: dict[str, tuple[Any, LedgerCursor]] = {}
 
     def update(self, trial: Trial, last: bool) -> bool:
-        """Write what is new of a trial; `last`: nothing will follow. True when something was written."""
+        """Write what is new of a trial.
+
+        Args:
+            trial: the trial.
+            last: close its files, even if it is still running.
+
+        Returns:
+            True if something was written.
+        """
         event, summary = (
             importlib.import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary")
         )
-        entry = self._book.entry(trial)
+        entry = self._state.entry(trial)
         digest = signature(trial)
         if trial.status().status == "pending" or entry.get("tensorboard") == digest:
             return False
-        writer, follower = self._live.get(trial.id) or self._begin(trial)
-        self._live[trial.id] = writer, follower
-        for row in follower.new():
+        writer, cursor = self._live.get(trial.id) or self._begin(trial)
+        self._live[trial.id] = writer, cursor
+        for row in cursor.new():
             values = [summary.Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
             writer.add_event(event.Event(wall_time=time.time(), step=row.step, summary=summary.Summary(value=values)))
         writer.flush()
@@ -43,16 +47,17 @@ class TensorBoardFiles:
             writer.close()
             del self._live[trial.id]
             entry["tensorboard"] = digest
-            self._book.changed = True
+            self._state.changed = True
         return True
 
     def drop(self) -> None:
-        """Forget all open files after a failure: the next updates begin them again."""
+        """Forget all open files after a failure: the next updates write them again."""
         self._live.clear()
 
     def _begin(self, trial: Trial) -> tuple[Any, LedgerCursor]:
-        """Start a trial's files afresh: the ledger has all that an older projector wrote."""
-        writers = importlib.import_module("tensorboard.summary.writer.event_file_writer")  # by name: it has no types
+        """Delete a trial's files and start again: the ledger has everything that an older projector wrote."""
+        # import_module, since the package has no types
+        writers = importlib.import_module("tensorboard.summary.writer.event_file_writer")
         folder = self._folder / trial.id
         if folder.exists():
             shutil.rmtree(folder)

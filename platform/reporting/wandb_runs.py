@@ -1,7 +1,8 @@
-"""A trial's W&B run and TensorBoard files, written from its ledger; the only module that imports wandb and tensorboard.
+"""Send ledgers to W&B as runs. The only module that imports wandb.
 
-A trial is one W&B run, and a row of its ledger is one step of it. So what the server has is known by counting: a run
-goes on after any crash with no step twice or missing. Offline, a trial is written whole once it has ended.
+A trial is one W&B run, and each row of its ledger is one step of the run. Counting the server's steps therefore tells which
+rows it has: after any crash, a run resumes without a doubled or missing step. Offline, a trial is written as a whole once it
+has ended.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     import wandb
 
 ENDED = ("done", "failed", "stopped")
-_TIMEOUT = 20.0  # seconds that beginning a run, or uploading its rest at its end, may take
+_TIMEOUT = 20.0  # seconds for starting a run, and for the upload of the rest when it ends
 _INTERVAL = 15.0  # seconds between two uploads of a live run
-_PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each count of a run's rows: it may come later than they do
-# W&B's step axes, and the prefixes of what is shown over each
+_PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each query of a run's row count, which lags behind the rows
+# W&B's step axes, and the prefixes of the names that are shown over each
 _AXES = {
     "iteration": ("train", "validation", "resources", "probe_during"),
     "experience": ("accuracy", "task_agnostic", "task_aware", "cost", "probe"),
@@ -39,46 +40,58 @@ _log = logging.getLogger("retain.projector")
 
 
 def resolve_mode(mode: Mode | None) -> Mode:
-    """Return the mode that W&B will be in; UserError for online without a key."""
-    wanted = mode or os.environ.get("WANDB_MODE")
-    if wanted == "online" and not _has_key():
+    """Return W&B's mode: `mode`, or WANDB_MODE, or online if there is a key, else offline.
+
+    Raises:
+        UserError: online without a key; an unknown WANDB_MODE.
+    """
+    chosen = mode or os.environ.get("WANDB_MODE")
+    if chosen == "online" and not _has_key():
         raise UserError("wandb.mode=online: no W&B key is set. Run `wandb login`, set WANDB_API_KEY, or use offline")
-    if wanted in get_args(Mode):
-        return wanted  # type: ignore[return-value]  # mypy does not narrow by get_args
-    if wanted is not None:
-        raise UserError(f"WANDB_MODE={wanted}: must be one of {', '.join(get_args(Mode))}")
+    if chosen in get_args(Mode):
+        return chosen  # type: ignore[return-value]  # mypy does not narrow by get_args
+    if chosen is not None:
+        raise UserError(f"WANDB_MODE={chosen}: must be one of {', '.join(get_args(Mode))}")
     return "online" if _has_key() else "offline"
 
 
 def _has_key() -> bool:
-    """Whether W&B would find a key without asking."""
+    """Whether W&B finds a key without prompting for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    given = os.environ.get("NETRC")
-    paths = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
-    found = [path.expanduser() for path in paths if path.expanduser().exists()]
-    if not found:
+    netrc_path = os.environ.get("NETRC")
+    paths = [Path(netrc_path)] if netrc_path else [Path("~/.netrc"), Path("~/_netrc")]
+    existing = [path.expanduser() for path in paths if path.expanduser().exists()]
+    if not existing:
         return False
-    import wandb  # knows the host, which may be in its settings file; slow, so only here
+    import wandb  # for the host, which may be in its settings file; slow, so only here
 
     host = urlsplit(str(wandb.setup().settings.base_url)).netloc
     with contextlib.suppress(netrc.NetrcParseError, OSError):
-        return netrc.netrc(found[0]).authenticators(host) is not None
+        return netrc.netrc(existing[0]).authenticators(host) is not None
     return False
 
 
 class WandbRuns:
-    """W&B runs of a folder's trials."""
+    """Sends a folder's trials to W&B as runs."""
 
-    def __init__(self, folder: Path, settings: ProjectorSettings, mode: Mode, book: ProjectorState) -> None:
-        """Send to `mode`, which `resolve_mode` gave; remember in `book`."""
-        self._folder, self._settings, self._mode, self._book = folder, settings, mode, book
+    def __init__(self, folder: Path, settings: ProjectorSettings, mode: Mode, state: ProjectorState) -> None:
+        """Send in `mode` (from `resolve_mode`); record in `state` what was sent."""
+        self._folder, self._settings, self._mode, self._state = folder, settings, mode, state
         self._live: dict[str, tuple[wandb.Run, LedgerCursor]] = {}
 
     def update(self, trial: Trial, last: bool) -> bool:
-        """Send what is new of a trial; `last`: nothing will follow. True when something was sent."""
+        """Send what is new of a trial.
+
+        Args:
+            trial: the trial.
+            last: finish its run, even if the trial is still running.
+
+        Returns:
+            True if something was sent.
+        """
         ended = last or trial.status().status in ENDED
-        entry = self._book.entry(trial)
+        entry = self._state.entry(trial)
         if self._mode == "offline" and not ended:
             return False
         if trial.id not in self._live:
@@ -87,7 +100,7 @@ class WandbRuns:
             self._live[trial.id] = self._begin(trial, entry)
         try:
             digest = self._send(trial, ended)
-        except UserError:  # its ledger is damaged: the run holds what came before
+        except UserError:  # the ledger is damaged: the run has the rows before the damage
             self._live.pop(trial.id)[0].finish(exit_code=1)
             raise
         if ended:
@@ -95,40 +108,40 @@ class WandbRuns:
         return True
 
     def _send(self, trial: Trial, ended: bool) -> str:
-        """Send new rows, and close the run of a trial that has ended; return the digest of what was sent, at least."""
-        run, follower = self._live[trial.id]
-        entry, digest = self._book.entry(trial), signature(trial)
-        for row in follower.new():
+        """Send new rows, and finish the run of a trial that has ended; return a digest of what was sent at least."""
+        run, cursor = self._live[trial.id]
+        entry, digest = self._state.entry(trial), signature(trial)
+        for row in cursor.new():
             run.log({row.axis: row.step, **row.values})
-        entry["bytes"] = follower.offset
-        self._book.changed = True
+        entry["bytes"] = cursor.offset
+        self._state.changed = True
         if ended:
             run.summary.update(final_values(trial))
             failed = trial.status().status == "failed"
             del self._live[trial.id]
             run.finish(exit_code=int(failed))
             if self._mode == "online":
-                _confirm(run, follower.count)
+                _confirm(run, cursor.count)
                 self._clear(entry["run"], "offline-run")
         return digest
 
     def drop(self) -> None:
-        """Forget all open runs after a failure: the next updates begin them again, from what the server has.
+        """Forget all open runs after a failure: the next updates resume them after the rows that the server has.
 
-        W&B's service goes too: it holds on to the id of a run that it could not begin, and would wait without end for
-        an upload that fails. Nothing is lost with it: the ledger is the truth.
+        W&B's service process is killed: it does not release the id of a run that it could not start, and waits forever for
+        an upload that fails. Nothing is lost, since the ledgers have everything.
         """
         self._live.clear()
         for child in psutil.Process().children():
             if child.name().startswith("wandb-core"):
                 child.kill()
-        with contextlib.suppress(SystemExit, *failures()):  # it exits the process when the service was killed
+        with contextlib.suppress(SystemExit, *failures()):  # teardown raises SystemExit when the service was killed
             import wandb
 
             wandb.teardown(exit_code=1)
 
     def _is_sent(self, trial: Trial, entry: Mapping[str, Any]) -> bool:
-        """Whether a trial needs no sending: it is all there, or sending it offline would double what the server has."""
+        """Whether to skip a trial: everything was sent, or writing it offline would double the server's rows."""
         if trial.status().status == "pending":
             return True
         if entry.get("signature") == signature(trial) and entry["mode"] in (self._mode, "online"):
@@ -136,38 +149,40 @@ class WandbRuns:
         uploaded = any(any(local.glob("*.synced")) for local in self._local(entry["run"], "offline-run"))
         on_server = uploaded or entry.get("mode") == "online"
         if self._mode == "offline" and on_server:
-            _log.warning("%s: its run was uploaded and its ledger has grown: `retain sync` sends the rest", trial.id)
+            _log.warning("%s: its run was uploaded, but its ledger has grown: `retain sync` sends the rest", trial.id)
             return True
         return False
 
     def _begin(self, trial: Trial, entry: dict[str, Any]) -> "tuple[wandb.Run, LedgerCursor]":
-        """Start or resume a trial's run, and skip the rows that the server has."""
+        """Start or resume a trial's run; the cursor skips the rows that the server has."""
         self._clear(entry["run"], "offline-run" if self._mode == "offline" else "run")
         run = _init(trial, self._folder, self._settings, self._mode, entry["run"])
-        if entry.get("mode") != self._mode:  # known before a row is sent: what the server has is never sent offline too
+        if (
+            entry.get("mode") != self._mode
+        ):  # saved before the first row, so that rows on the server are never written offline
             entry["mode"] = self._mode
-            self._book.save()
+            self._state.save()
         return run, LedgerCursor(trial, skip=run.starting_step)
 
     def _local(self, run: str, kind: str) -> list[Path]:
         return list((self._folder / "wandb").glob(f"{kind}-*-{run}*"))
 
     def _clear(self, run: str, kind: str) -> None:
-        """Delete a run's local files ("offline-run" or "run") unless they were uploaded: all is in the ledger."""
+        """Delete a run's local files ("offline-run" or "run") unless they were uploaded: the ledger has everything."""
         for folder in self._local(run, kind):
             if not any(folder.glob("*.synced")):
                 shutil.rmtree(folder)
 
 
 def _init(trial: Trial, folder: Path, settings: ProjectorSettings, mode: Mode, run: str) -> "wandb.Run":
-    """Open a trial's W&B run, with our own step axes and nothing sampled or captured."""
+    """Open a trial's W&B run with retain's step axes, without W&B's samples of the machine and captures of output and code."""
     import wandb
 
     config = trial.read("config") or {}
     sweep = run_name(folder) if is_sweep(folder) else config.get("name", folder.name)
     tags = dict.fromkeys((trial.variant, trial.stream, *(config.get("strategies") or {}), *settings.tags))
     wandb.setup(wandb.Settings(silent=True))
-    begun = wandb.init(
+    wandb_run = wandb.init(
         id=run,
         resume="allow" if mode == "online" else None,
         mode=mode,
@@ -198,42 +213,42 @@ def _init(trial: Trial, folder: Path, settings: ProjectorSettings, mode: Mode, r
         ),
     )
     for axis, prefixes in _AXES.items():
-        begun.define_metric(axis, hidden=True)
+        wandb_run.define_metric(axis, hidden=True)
         for prefix in prefixes:
-            begun.define_metric(f"{prefix}/*", step_metric=axis)
-    return begun
+            wandb_run.define_metric(f"{prefix}/*", step_metric=axis)
+    return wandb_run
 
 
 def _confirm(run: "wandb.Run", count: int) -> None:
-    """Raise ConnectionError unless the server has a finished run's rows: W&B drops them silently on some refusals."""
+    """Raise ConnectionError unless the server has all rows of a finished run: W&B drops rows silently on some refusals."""
     import wandb
 
-    found = None
+    received = None
     for seconds in _PATIENCE:
         time.sleep(seconds)
-        there = wandb.Api(timeout=round(_TIMEOUT)).run(f"{run.entity}/{run.project}/{run.id}")
-        found = getattr(there, "historyLineCount", None)
-        if found is None or found >= count:  # a server that does not say is believed
+        server_run = wandb.Api(timeout=round(_TIMEOUT)).run(f"{run.entity}/{run.project}/{run.id}")
+        received = getattr(server_run, "historyLineCount", None)
+        if received is None or received >= count:  # a server without this field is trusted
             return
-    raise ConnectionError(f"W&B has {found} of {count} rows")
+    raise ConnectionError(f"W&B has {received} of {count} rows")
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What W&B raises when its service, its server or the network fails; not all of it has one base class."""
-    found: tuple[type[Exception], ...] = (OSError, ImportError)
+    """Return the exceptions that W&B raises when its service, its server or the network fails; they share no base class."""
+    exceptions: tuple[type[Exception], ...] = (OSError, ImportError)
     with contextlib.suppress(ImportError):
         import wandb
 
-        found += (wandb.Error,)
+        exceptions += (wandb.Error,)
     with contextlib.suppress(ImportError):
         from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
         from wandb.sdk.mailbox.mailbox import MailboxClosedError
         from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
-        found += (
+        exceptions += (
             MailboxClosedError,
             HandleAbandonedError,
             ServerResponseError,
             WandbServiceConnectionError,
         )
-    return found
+    return exceptions

@@ -1,1 +1,1 @@
-"""Many trials: the plan, Ray, the workers. The only subpackage that imports ray."""
+"""Sweeps: plan, estimate and run many trials on Ray. The only subpackage that imports ray."""

@@ -1,4 +1,4 @@
-"""What a sweep will take, before it starts: time from a few timed training steps of each network, disk from its size."""
+"""Estimate the cost of a sweep before it starts: time from a few timed training steps of each network, disk from its size."""
 
 import os
 import time
@@ -18,20 +18,25 @@ _STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`seconds` of wall time on this machine and `disk` bytes of a sweep; the strategies' own cost is left out."""
+    """The estimated cost of a sweep on this machine, without what the strategies add.
+
+    Attributes:
+        seconds: wall time.
+        disk: bytes.
+    """
 
     seconds: float
     disk: float
 
 
 def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
-    """Time a few steps for each distinct stream and network, and add the trials up over this machine's cores."""
+    """Time a few steps for each distinct stream and network, and spread the sum over this machine's cores."""
     known: dict[str, tuple[float, float]] = {}
     total = disk = 0.0
     for trial in trials:
         key = repr((trial.config.benchmark, trial.config.model, trial.config.training))
         if key not in known:
-            known[key] = _trial(build_trial(trial.config, planning=True))
+            known[key] = _trial_cost(build_trial(trial.config, planning=True))
         seconds, size = known[key]
         total += seconds
         disk += size * trial.config.checkpoint.keep + 200_000
@@ -39,11 +44,11 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     return Estimate(_START + total / slots, disk)
 
 
-def _trial(parts: TrialBuilder) -> tuple[float, float]:
+def _trial_cost(builder: TrialBuilder) -> tuple[float, float]:
     """Seconds and checkpoint bytes of one trial: training steps and an evaluation after each experience."""
-    config, stream = parts.config, parts.stream
-    model = parts.network()
-    iterations = sum(_iterations(parts, number) for number in range(len(stream.experiences)))
+    config, stream = builder.config, builder.stream
+    model = builder.network()
+    iterations = sum(_iterations(builder, number) for number in range(len(stream.experiences)))
     batch = value_at(config.training.batch_size, 0, "training.batch_size")
     x = torch.randn(batch, *stream.shape)
     y = torch.zeros(batch, dtype=torch.int64)
@@ -59,7 +64,7 @@ def _trial(parts: TrialBuilder) -> tuple[float, float]:
     return step * (iterations + tested / batch / 3), float(size)  # a forward pass is about a third of a step
 
 
-def _iterations(parts: TrialBuilder, number: int) -> int:
+def _iterations(builder: TrialBuilder, number: int) -> int:
     """Training iterations of an experience."""
-    batch = value_at(parts.config.training.batch_size, number, "training.batch_size")
-    return num_iterations(parts.config.training, number, -(-len(parts.stream.experiences[number].train) // batch))
+    batch = value_at(builder.config.training.batch_size, number, "training.batch_size")
+    return num_iterations(builder.config.training, number, -(-len(builder.stream.experiences[number].train) // batch))

@@ -1,4 +1,4 @@
-"""The trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
+"""Plan the trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
 
 import math
 import re
@@ -19,22 +19,28 @@ from ..trial.builder import build_trial
 from ..trial.resolve import check_plugins
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
-_WHOLE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
+# Sections and keys that a stream, a variant or the search space cannot override.
+_SWEEP_WIDE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTrial:
-    """A trial to be run: its config and what goes into trial.json."""
+    """A trial to run.
+
+    Attributes:
+        config: its complete config.
+        identity: the content of trial.json: id, variant, stream, seed, overrides.
+    """
 
     config: Experiment
     identity: dict[str, Any]
 
 
 def plan(experiment: Experiment) -> list[PlannedTrial]:
-    """All trials, in order: every seed of a variant, variant after variant, stream after stream.
+    """Return all trials, in order: every seed of a variant, variant by variant, stream by stream.
 
     Raises:
-        UserError: a stream's, variant's or point's overrides give a config that is refused.
+        UserError: the overrides of a stream, variant or search point give an invalid config.
     """
     sweep = experiment.sweep
     base = to_dict(replace(experiment, sweep=Sweep(), published=None))
@@ -47,7 +53,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
             for key, value in point.items():
                 overrides = merge(overrides, nest_key(key, value))
             name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
-            with _said_of(stream, name):
+            with _naming_trial(stream, name):
                 config = check_plugins(from_dict(resolve_interpolations(merge(base, overrides))))
             for seed in sweep.seeds:
                 identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
@@ -58,42 +64,50 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
 
 
 def check_trials(trials: Sequence[PlannedTrial]) -> None:
-    """Build the streams and check every strategy against its own, before anything is started.
+    """Build the streams and check every strategy against its stream, before anything starts.
 
-    Preparing the data here also means that no two workers prepare it at once.
+    This also prepares the data once, so no two workers prepare it at the same time.
+
+    Raises:
+        UserError: a trial's stream or strategies are refused.
     """
     seen: list[Experiment] = []
-    built: tuple[Any, Stream] | None = None  # trials of one stream stand together: the last is enough to remember
+    built: tuple[Any, Stream] | None = None  # trials of one stream are adjacent: remembering the last stream is enough
     for trial in trials:
         config = replace(trial.config, seed=0)
         if config in seen:
             continue
         seen.append(config)
         source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
-        with _said_of(trial.identity["stream"], trial.identity["variant"]):
-            parts = build_trial(trial.config, planning=True, stream=built[1] if built and built[0] == source else None)
-        built = source, parts.stream
+        with _naming_trial(trial.identity["stream"], trial.identity["variant"]):
+            builder = build_trial(
+                trial.config, planning=True, stream=built[1] if built and built[0] == source else None
+            )
+        built = source, builder.stream
 
 
 def search_points(sweep: Sweep) -> list[dict[str, Any]]:
-    """The points of the search space: the grid's product, `samples` random draws at each (the same for all variants)."""
+    """Return the points of the search space: at each point of the grid's product, `samples` random draws.
+
+    The points depend on `space_seed` only, so they are the same for every variant.
+    """
     grid = {key: domain["grid"] for key, domain in sweep.space.items() if _kind(key, domain) == "grid"}
-    drawn = {key: domain for key, domain in sweep.space.items() if key not in grid}
-    if sweep.samples > 1 and not drawn:
-        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is drawn at random.")
+    random_domains = {key: domain for key, domain in sweep.space.items() if key not in grid}
+    if sweep.samples > 1 and not random_domains:
+        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is sampled at random.")
     rng = np.random.default_rng(sweep.space_seed)
-    found = []
+    points = []
     for combination in product(*grid.values()):
-        for _ in range(sweep.samples if drawn else 1):
+        for _ in range(sweep.samples if random_domains else 1):
             fixed = dict(zip(grid, combination, strict=True))
-            found.append(fixed | {key: _draw(key, domain, rng) for key, domain in drawn.items()})
-    return found
+            points.append(fixed | {key: _sample(key, domain, rng) for key, domain in random_domains.items()})
+    return points
 
 
 def _kind(key: str, domain: Settings) -> str:
-    """The one kind of a domain, refused if it is none or malformed."""
+    """Return a domain's kind (choice, uniform, ...); UserError for an unknown or malformed domain."""
     path = f"sweep.space.{key}"
-    if key.partition(".")[0] in _WHOLE:
+    if key.partition(".")[0] in _SWEEP_WIDE:
         raise UserError(f"{path}: belongs to the whole sweep: set it at the top (seeds: sweep.seeds).")
     if len(domain) != 1 or next(iter(domain)) not in _KINDS:
         suggestion = nearest(str(next(iter(domain), "")), _KINDS)
@@ -112,8 +126,8 @@ def _kind(key: str, domain: Settings) -> str:
     return str(kind)
 
 
-def _draw(key: str, domain: Settings, rng: np.random.Generator) -> Any:
-    """One value of a random domain, as a plain Python value; randint excludes the upper bound, as Ray Tune's."""
+def _sample(key: str, domain: Settings, rng: np.random.Generator) -> Any:
+    """Sample a random domain; return a plain Python value. randint excludes the upper bound, as in Ray Tune."""
     kind, values = _kind(key, domain), next(iter(domain.values()))
     if kind == "choice":
         return values[int(rng.integers(len(values)))]
@@ -126,16 +140,16 @@ def _draw(key: str, domain: Settings, rng: np.random.Generator) -> Any:
 
 
 def _overrides(section: str, name: str, settings: Settings) -> Settings:
-    """A stream's or variant's overrides; what belongs to the whole sweep cannot be overridden for a part of it."""
-    for key in _WHOLE:
+    """Return a stream's or variant's overrides; UserError if they set something that belongs to the whole sweep."""
+    for key in _SWEEP_WIDE:
         if key in settings:
             raise UserError(f"sweep.{section}.{name}.{key}: belongs to the whole sweep: set it at the top.")
     return settings
 
 
 @contextmanager
-def _said_of(stream: str, variant: str) -> Iterator[None]:
-    """Errors say which of a sweep's trials they are about."""
+def _naming_trial(stream: str, variant: str) -> Iterator[None]:
+    """Add the stream and the variant to a UserError's message."""
     try:
         yield
     except UserError as error:
@@ -147,5 +161,5 @@ def _short(value: Any) -> str:
 
 
 def _id(number: int, stream: str, variant: str, seed: int) -> str:
-    """A folder's name that sorts in order and is legal everywhere."""
+    """A trial's id: a folder name that sorts in plan order and is legal on every file system."""
     return f"{number:03d}-" + re.sub(r"[^A-Za-z0-9_.=+-]+", "_", f"{stream}-{variant}-seed{seed}")[:120]

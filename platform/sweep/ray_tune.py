@@ -1,4 +1,4 @@
-"""One Ray Tune run over trials: it places them and starts those again whose process died; the ledgers say what happened."""
+"""Run trials on Ray Tune, which places them and restarts a trial whose process died. The ledgers hold the results."""
 
 import logging
 import os
@@ -22,10 +22,12 @@ from .ray_worker import DISK_FULL, GRACE_SECONDS, STOP_FILE, CheckpointOnSigterm
 
 
 def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper: "SweepStopper") -> dict[str, str]:
-    """One Tuner over the trials' folders. Only a process that died is restarted: what a trial raises is its result.
+    """Run one Tuner over the trials' folders.
+
+    Only a trial whose process died is restarted. An exception in a trial is its result: the trial has failed.
 
     Returns:
-        why Ray gave trials up, by the names of their folders.
+        Trial folder name -> why Ray gave the trial up.
     """
     from ray import tune
     from ray.tune.progress_reporter import TrialProgressCallback
@@ -38,13 +40,13 @@ def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper
             return stopper.should_stop()
 
     class Silent(TrialProgressCallback):
-        def on_trial_result(self, *given: Any, **more: Any) -> None:
+        def on_trial_result(self, *args: Any, **kwargs: Any) -> None:
             pass
 
         on_trial_error = on_trial_complete = on_trial_result
 
-    _quiet()
-    with _storage() as storage:
+    _set_tune_environment()
+    with _tune_storage() as storage:
         tuner = tune.Tuner(
             _trainable(config),
             param_space={
@@ -72,17 +74,17 @@ def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper
     return {Path(result.path).name: _reason(result.error, times) for result in ended if result.error is not None}
 
 
-def _quiet() -> None:
-    """What Tune reads from the environment."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the ledger is the record
+def _set_tune_environment() -> None:
+    """Turn off Tune's loggers, output and Ctrl-C handler."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # results are in the ledgers
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials without a checkpoint
-    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # tracebacks of Ray's; the ledger says it in the user's words
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # Ray's tracebacks; the ledger has the error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _trainable(config: Experiment) -> Any:
-    """Tune's actor: `run_trial` in a thread, with an end of its own."""
+    """Return Tune's actor: it runs `run_trial` in a thread and writes a checkpoint on SIGTERM."""
     from ray import tune
     from ray.tune.trainable import wrap_function
 
@@ -94,23 +96,23 @@ def _trainable(config: Experiment) -> Any:
 
 
 @contextmanager
-def _storage() -> Iterator[str]:
-    """A folder for what Tune itself writes: nobody reads it again, and a full disk under the ledgers must not end Tune."""
+def _tune_storage() -> Iterator[str]:
+    """A temporary folder for Tune's files: nothing reads them later, and a full disk under the ledgers must not end Tune."""
     try:
         with TemporaryDirectory(prefix="retain-tune-", ignore_cleanup_errors=True) as folder:
             yield folder
     except (OSError, EOFError) as error:
         raise UserError(
-            f"{gettempdir()}: Ray Tune cannot write its own files there ({type(error).__name__}: {error}; "
+            f"{gettempdir()}: Ray Tune cannot write its files there ({type(error).__name__}: {error}; "
             f"{disk_usage(gettempdir()).free / 2**20:.0f} MB are free). Make room, or set TMPDIR to another folder."
         ) from error
 
 
 @contextmanager
 def without_ray_sigterm_handler() -> Iterator[None]:
-    """Within: SIGTERM as it is by default, if it was Ray that took it (ray.init does); afterwards as it was."""
+    """A context with the default SIGTERM handler instead of ray.init's handler, which is restored afterwards."""
     before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not _is_rays(before):
+    if threading.current_thread() is not threading.main_thread() or not _is_from_ray(before):
         yield
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -120,46 +122,50 @@ def without_ray_sigterm_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _is_rays(handler: Any) -> bool:
+def _is_from_ray(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("ray.")
 
 
 class SweepStopper:
-    """When a sweep ends before its trials do: asked to, or when a trial can write nothing; then as soon as none is running."""
+    """Decides when a sweep ends early: after a stop request, or when a trial reports a full disk.
+
+    It then asks the running trials to write a checkpoint, and ends the sweep when none is running any more or after
+    `GRACE_SECONDS`.
+    """
 
     def __init__(self, folder: Path, trials: Sequence[Trial], stop_request: StopRequest) -> None:
         self.folder, self.trials, self.stop_request = folder, trials, stop_request
         self.full: str | None = None  # why nothing can be written
-        self._mute: set[str] = set()  # trials that have ended but may not have been able to say so
-        self._until: float | None = None
+        self._unwritable: set[str] = set()  # folders of trials that have ended but may have been unable to record it
+        self._deadline: float | None = None
 
     def on_result(self, result: Mapping[str, Any]) -> bool:
-        """Read a report; it never ends its trial."""
+        """Note a trial's report of a full disk; always False, since no report ends its trial."""
         if DISK_FULL in result:
             self.full = result[DISK_FULL]
-            self._mute.add(result["folder"])
+            self._unwritable.add(result["folder"])
         return False
 
     def should_stop(self) -> bool:
-        """Whether the sweep is to end now; asked by Tune some ten times a second."""
+        """Return whether to end the sweep now; Tune calls this about ten times a second."""
         if self.full is None and not self.stop_request.requested():
             return False
-        if self._until is None:
-            self._until = time.monotonic() + GRACE_SECONDS
+        if self._deadline is None:
+            self._deadline = time.monotonic() + GRACE_SECONDS
             with suppress(OSError):
                 (self.folder / STOP_FILE).touch()
-        waited_for = (trial for trial in self.trials if str(trial.folder) not in self._mute)
-        return time.monotonic() > self._until or all(one.status().status != "running" for one in waited_for)
+        awaited = (trial for trial in self.trials if str(trial.folder) not in self._unwritable)
+        return time.monotonic() > self._deadline or all(trial.status().status != "running" for trial in awaited)
 
 
 def _reason(error: BaseException, times: int) -> str:
-    """Why Ray gave a trial up, in the user's words."""
+    """Say why Ray gave a trial up, without Ray's terms."""
     from ray.exceptions import RayActorError
 
     if isinstance(error, RayActorError) and "creation task" not in str(error):
-        often = "once" if times == 1 else f"{times} times"
+        how_often = "once" if times == 1 else f"{times} times"
         return (
-            f"its process ended {often} without an error of its own: killed (out of memory?) or hung (ray.hang_timeout); "
+            f"its process ended {how_often} without a Python error: killed (out of memory?) or hung (ray.hang_timeout); "
             f"see trial.log"
         )
     return f"its process could not run it: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"

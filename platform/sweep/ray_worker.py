@@ -1,13 +1,12 @@
-"""What a worker of Ray's does with one trial: run it, stop it when that is asked for, and write into its ledger how it ended."""
+"""Run one trial in a Ray worker: run or resume it, stop it on request, record in its ledger how it ended."""
 
 import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -20,27 +19,27 @@ from ..ledger.writer import InUseError, write_status
 from ..trial.stop_request import Stopped
 
 STOP_FILE = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
-DISK_FULL = "retain_disk"  # reported to the driver: why nothing can be written any more
-GRACE_SECONDS = 20.0  # seconds that trials have for it
-_leaving = threading.Event()  # this process is to end
-_trial = threading.Lock()  # held while a trial runs in this process
+DISK_FULL = "retain_disk"  # key of a report to the driver: why nothing can be written any more
+GRACE_SECONDS = 20.0  # time for a running trial to write its last checkpoint
+_sigterm_received = threading.Event()
+_trial_running = threading.Lock()  # held while a trial runs in this process
 Report = Callable[[dict[str, Any]], None]
 
 
 def run_trial(settings: Mapping[str, Any], report: Report) -> None:
-    """Run the trial of a folder, or what is left of it.
+    """Run a folder's trial, or resume it.
 
     Args:
-        settings: the trial's `folder`, the `sweep`'s, and the `path` that modules are looked for in.
-        report: takes the metrics after each experience, or {FULL: reason} when the disk is full.
+        settings: `folder`: the trial's; `sweep`: the sweep's folder; `path`: the driver's module search path.
+        report: called with the metrics after each experience, or with {DISK_FULL: reason, "folder": the trial's}.
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a slow end of one trial must not fail the next
-    for path in settings["path"]:  # so that the user's own modules are found here too
+    for path in settings["path"]:  # the user's modules must be importable here too
         if path not in sys.path:
             sys.path.append(path)
     folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / STOP_FILE
-    with _trial, failures_to_ledger(folder, report):
-        _wait_for_the_one_before(folder)
+    with _trial_running, failures_to_ledger(folder, report):
+        _wait_for_previous_process(folder)
         if stop.exists():
             raise Stopped
         from ..trial.run import run
@@ -53,31 +52,32 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
             folder,
             identity=Trial(folder).identity,
             report=report,
-            stopped=lambda: _leaving.is_set() or stop.exists(),
+            stopped=lambda: _sigterm_received.is_set() or stop.exists(),
             timeout=timeout,
         )
 
 
 def _collect() -> None:
-    """Free what earlier trials hold in cycles, as learner and plugins do: Python counts objects, not the bytes of tensors.
+    """Free reference cycles of earlier trials, such as those of learner and plugins.
 
-    What is there before the second trial stays out of later collections, so that each takes milliseconds.
+    Python starts a collection by the number of objects, not by the bytes of their tensors. The first call freezes all
+    objects that then exist, so that later collections take milliseconds.
     """
     gc.collect()
     if not gc.get_freeze_count() and "avalanche" in sys.modules:
         gc.freeze()
 
 
-def _wait_for_the_one_before(folder: Path) -> None:
-    """A process that was told to end may still be writing its last checkpoint when Ray starts the trial again elsewhere."""
-    with suppress(Timeout):  # the ledger itself will say who has it
+def _wait_for_previous_process(folder: Path) -> None:
+    """Wait for the trial's lock: after SIGTERM, a process may still write its last checkpoint when Ray restarts the trial."""
+    with suppress(Timeout):  # opening the ledger then raises InUseError
         FileLock(folder / ".lock", thread_local=False).acquire(timeout=1.5 * GRACE_SECONDS).lock.release()
 
 
 class CheckpointOnSigterm:
-    """Mixed into Tune's actor: a worker that gets SIGTERM (a machine that is taken away) lets its trial write a checkpoint.
+    """A mixin for Tune's actor: on SIGTERM (a machine that is taken away), let the trial write a checkpoint first.
 
-    Ray's handler raises SystemExit in the main thread, which waits in `step` for what the trial's thread reports.
+    Ray's handler raises SystemExit in the main thread, which waits in `step` for the reports of the trial's thread.
     """
 
     def step(self) -> Any:
@@ -85,42 +85,38 @@ class CheckpointOnSigterm:
         try:
             return super().step()  # type: ignore[misc]
         except SystemExit:
-            _leaving.set()
-            if _trial.acquire(timeout=GRACE_SECONDS):
-                _trial.release()
+            _sigterm_received.set()
+            if _trial_running.acquire(timeout=GRACE_SECONDS):
+                _trial_running.release()
             raise
 
 
-class failures_to_ledger:
-    """Keeps a trial's exception in its ledger, where it is a result: Ray would run it again, to the same end."""
+@contextmanager
+def failures_to_ledger(folder: Path, report: Report) -> Iterator[None]:
+    """A context that records a trial's exception in its ledger and swallows it: Ray would only run the trial again.
 
-    def __init__(self, folder: Path, report: Report) -> None:
-        self.folder, self.report = folder, report
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Stopped):
-            if status_of(self.folder).status == "running":  # killed, and not begun again
-                set_status_unless_final(self.folder, "stopped", None)
-            return True
-        if not isinstance(error, Exception) or isinstance(error, InUseError):
-            return False  # the latter: its writer lives, and says how it ends; Ray tries again
+    A trial that finds the disk full is "stopped", not "failed": it can be resumed once there is room. `report` then gets
+    the reason. InUseError is raised on: another process writes the ledger, and Ray tries again.
+    """
+    try:
+        yield
+    except Stopped:
+        if status_of(folder).status == "running":  # its last process was killed, and this one had not started it yet
+            set_status_unless_final(folder, "stopped", None)
+    except InUseError:
+        raise
+    except Exception as error:  # noqa: BLE001 - any exception of a trial is its result
         reason = unwritable_reason(error)
         if reason is None:
-            set_status_unless_final(self.folder, "failed", f"{type(error).__name__}: {error}")
-        else:  # no fault of the trial's, which can go on once there is room
+            set_status_unless_final(folder, "failed", f"{type(error).__name__}: {error}")
+        else:
             with suppress(OSError):
-                set_status_unless_final(self.folder, "stopped", reason, over=True)
-            self.report({DISK_FULL: reason, "folder": str(self.folder)})
-        return True
+                set_status_unless_final(folder, "stopped", reason, even_if_failed=True)
+            report({DISK_FULL: reason, "folder": str(folder)})
 
 
-def set_status_unless_final(folder: Path, status: State, error: str | None, *, over: bool = False) -> None:
-    """Set a trial's state, unless it has already come to an end of its own (`over`: even if it says that it failed)."""
+def set_status_unless_final(folder: Path, status: State, error: str | None, *, even_if_failed: bool = False) -> None:
+    """Set a trial's state unless it is "done", or "failed" without `even_if_failed`."""
     before = status_of(folder)
-    if before.status != "done" and (over or before.status != "failed"):
+    if before.status != "done" and (even_if_failed or before.status != "failed"):
         write_status(folder, status, before.experience, error)

@@ -1,7 +1,7 @@
-"""Sweeps: planned here, run by Ray (cluster.py, tuning.py), written down in the ledgers.
+"""Run and resume sweeps: plan the trials, run them on Ray (ray_cluster, ray_tune, ray_worker), keep the results in ledgers.
 
-Ray places the trials, restarts those whose process died, and reuses workers. What happened is in the ledgers: to resume, the
-trials that are not done go to a new Tuner, and each starts from its own newest valid checkpoint.
+Ray places the trials, restarts those whose process died, and reuses workers. Ledgers hold the results. To resume a sweep, its
+unfinished trials go to a new Tuner; each resumes from its newest valid checkpoint.
 """
 
 import os
@@ -30,35 +30,35 @@ from .ray_cluster import RayCluster, check_shared_folder
 from .ray_tune import SweepStopper, run_tuner, without_ray_sigterm_handler
 from .ray_worker import STOP_FILE, set_status_unless_final
 
-Watch = AbstractContextManager[Any]
+Watch = AbstractContextManager[Any]  # a progress display
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """A sweep's folder and its trials as they ended."""
+    """A sweep's folder and its trials."""
 
     folder: Path
     trials: list[Trial]
 
     def with_status(self, status: str) -> list[Trial]:
-        """The trials in a state ("done", "failed", ...)."""
+        """Return the trials in a state ("done", "failed", ...)."""
         return [trial for trial in self.trials if trial.status().status == status]
 
 
 def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch | None = None) -> SweepResult:
     """Run all trials of an experiment on Ray.
 
-    In the main thread, SIGTERM and the first Ctrl-C let the running trials write a checkpoint and end, and `resume` goes on.
+    In the main thread, SIGTERM and the first Ctrl-C let the running trials write a checkpoint and end. `resume` continues.
 
     Args:
         config: the experiment.
         folder: a new folder for the sweep (default: ``output/name-time``).
-        watch: entered while the trials run (the CLI's progress display).
+        watch: a context that is entered while the trials run (the CLI's progress display).
 
     Raises:
-        UserError: anything that is wrong with the config, its data, the folder or the cluster, and nothing was started; or the
-            disk became full.
-        Stopped: it got SIGTERM (a SystemExit); KeyboardInterrupt for Ctrl-C.
+        UserError: the config, its data, the folder or the cluster is wrong, and nothing was started; or the disk became full.
+        Stopped: SIGTERM arrived (a SystemExit).
+        KeyboardInterrupt: Ctrl-C.
     """
     config = replace(config, data=_absolute(config.data))
     trials = plan(config)
@@ -69,7 +69,7 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
     with (
         reraise_disk_errors(folder),
         watch or nullcontext(),
-        RayCluster(config),  # first: a cluster that cannot hold the trials is refused before anything is written
+        RayCluster(config),  # first: a cluster that is too small is refused before anything is written
         SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]),
     ):
         for trial in trials:
@@ -78,10 +78,10 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
 
 
 def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
-    """Go on with a sweep, or with a single trial, that did not finish; what is done stays as it is.
+    """Resume a sweep or a single trial. Trials that are done stay as they are, unless their files are damaged.
 
     Raises:
-        UserError: the folder is neither, or another process is writing to it.
+        UserError: the folder is neither a sweep's nor a trial's, or another process is writing to it.
     """
     folder = Path(folder).absolute()
     if is_sweep(folder):
@@ -99,7 +99,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
     for trial, damage in unfinished_trials(trials):
         from ..trial.run import run
 
-        config = from_dict(trial.config())  # first: when it is damaged, nothing is changed
+        config = from_dict(trial.config())  # first: if this raises, nothing was changed
         if damage is not None:
             mark_for_repair(trial, damage)
         with watch or nullcontext(), projector_process(folder, config):
@@ -108,68 +108,71 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
 
 
 def _check_address(config: Experiment, folder: Path) -> None:
-    """A cluster runs its code in whoever joins it: one that only a run's folder names, maybe somebody else's, is not joined."""
+    """Refuse to join a remote cluster that only the run's folder names.
+
+    A cluster can run code in every process that joins it, and the folder may come from somebody else.
+    """
     address = config.ray.address
     host = (address or "").removeprefix("ray://").rpartition(":")[0]
-    here = address in (None, "auto", "local") or host in ("localhost", "127.0.0.1")
-    if not here and address != os.environ.get("RAY_ADDRESS"):
+    is_local = address in (None, "auto", "local") or host in ("localhost", "127.0.0.1")
+    if not is_local and address != os.environ.get("RAY_ADDRESS"):
         raise UserError(
             f"{folder / 'experiment.yaml'}: ray.address={address}: set RAY_ADDRESS={address} too, if you trust that cluster."
         )
 
 
 def default_folder(config: Experiment) -> Path:
-    """``output/name-time``, absolute."""
+    """Return ``output/name-time`` as an absolute path."""
     return (Path(config.output).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
 
 
 def _absolute(data: Data) -> Data:
-    """Folders as every worker is to see them: their own environment and working folder may be others."""
+    """Resolve the data folders here: a worker's environment and working folder may differ."""
     folders = DataFolders.of(data.root, data.cache)
     own_cache = data.cache or os.environ.get("RETAIN_CACHE")
     return Data(root=str(folders.root) if folders.root else None, cache=str(folders.cache) if own_cache else None)
 
 
 def _write_pending(folder: Path, trial: PlannedTrial) -> None:
-    """A trial's folder before it starts: what it is, in full."""
+    """Write the folder of a trial that has not started: its config and identity."""
     TrialLedger.create(folder, yaml.safe_dump(to_dict(trial.config), sort_keys=False), trial.identity).close()
 
 
 def _write_missing(config: Experiment, folder: Path) -> None:
-    """The folders of trials that a sweep was killed before it had written them."""
+    """Write the trial folders that are missing because the sweep was killed while it wrote them."""
 
-    def begun(trial: Trial) -> bool:
+    def is_written(trial: Trial) -> bool:
         return all((trial.folder / name).exists() for name in ("config.yaml", "trial.json"))
 
-    missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not begun(trial)]
+    missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not is_written(trial)]
     if missing:
         planned = plan(config)
         for trial in missing:
-            # by its number in the plan: an older version may have put other keys into the id and the overrides
+            # match by the number in the plan: older versions put other keys into the id and the overrides
             number = int(trial.id.partition("-")[0])
             identity = {key: trial.identity[key] for key in planned[number].identity}
             _write_pending(trial.folder, replace(planned[number], identity=identity))
 
 
 def _run(config: Experiment, folder: Path) -> SweepResult:
-    """Give the trials that are not done to Ray, with the projector beside them; say of each how it ended."""
+    """Run the unfinished trials on Ray, with a projector process if the config asks for W&B or TensorBoard."""
     _write_missing(config, folder)
-    found = unfinished_trials(trials_of(folder))
-    for trial, damage in found:
+    unfinished = unfinished_trials(trials_of(folder))
+    for trial, damage in unfinished:
         if damage is not None and trial.folder.exists():
             mark_for_repair(trial, damage)
-        if trial.status().status == "failed":  # whatever it fails of now is to be told
+        if trial.status().status == "failed":  # so that a new failure is recorded
             write_status(trial.folder, "pending", trial.status().experience, None)
-    open_trials = [trial for trial, _ in found]
-    if open_trials:
+    trials = [trial for trial, _ in unfinished]
+    if trials:
         check_shared_folder(folder)
         with projector_process(folder, config):
-            _tune(config, folder, open_trials)
+            _tune(config, folder, trials)
     return SweepResult(folder, trials_of(folder))
 
 
 def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
-    """Run the trials. SIGTERM and Ctrl-C, or a full disk, let the running ones write a checkpoint and end the sweep."""
+    """Run the trials. SIGTERM, Ctrl-C and a full disk let the running ones write a checkpoint, then end the sweep."""
     (folder / STOP_FILE).unlink(missing_ok=True)
     with without_ray_sigterm_handler(), StopRequest() as stop_request:
         stopper = SweepStopper(folder, trials, stop_request)
@@ -179,7 +182,7 @@ def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
                 if trial.folder.name in errors:
                     set_status_unless_final(trial.folder, "failed", errors[trial.folder.name])
         finally:
-            _settle(trials)
+            _mark_interrupted(trials)
             with suppress(OSError):
                 (folder / STOP_FILE).unlink(missing_ok=True)
         if stop_request.requested():
@@ -188,9 +191,9 @@ def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
         raise unwritable_folder_error(folder, stopper.full)
 
 
-def _settle(trials: Sequence[Trial]) -> None:
-    """Trials that were cut off say so."""
+def _mark_interrupted(trials: Sequence[Trial]) -> None:
+    """Set trials that are still "running" in their ledger to "stopped"."""
     for trial in trials:
         if trial.status().status == "running":
-            with suppress(OSError):  # without room it stays "running", which is as good: it is not done
+            with suppress(OSError):  # on a full disk it stays "running", which resumes just as well
                 set_status_unless_final(trial.folder, "stopped", None)

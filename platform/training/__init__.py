@@ -1,1 +1,1 @@
-"""The learner, its plugin interface, evaluation, optimization, probes."""
+"""The learner, its plugin interface, evaluation, optimization and probes."""

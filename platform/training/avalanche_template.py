@@ -1,7 +1,7 @@
-"""Avalanche's supervised template on our data path: the hooks and their order are Avalanche's, the batches are resident tensors.
+"""Avalanche's supervised template on our data path: Avalanche's hooks in Avalanche's order, with resident tensors as batches.
 
-The only module that subclasses Avalanche's types. What differs from the stock template: only hooks that a plugin really
-overrides are called, the head grows in training only, each experience can have a new optimizer.
+This is the only module that subclasses Avalanche's types. It differs from Avalanche's template in three ways: only hooks that
+a plugin overrides are called, the head grows only in training, and each experience can have a new optimizer.
 """
 
 import math
@@ -28,9 +28,9 @@ Augment = Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor]  # (x, (e
 
 
 class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
-    """The steps of Avalanche's template, where ours differ.
+    """The steps that differ from Avalanche's template.
 
-    Beside Avalanche's attributes: `mb_index` (positions of the mini-batch in `adapted_dataset`), `note`, `measured`.
+    It adds the attributes `mb_index` (positions of the mini-batch in `adapted_dataset`), `note` and `measured`.
     """
 
     model: Any
@@ -54,7 +54,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         on_iteration: Callable[[Any], None] = lambda learner: None,
         augment: Augment | None = None,
     ) -> None:
-        warnings.filterwarnings("ignore", "No loggers specified")  # the ledger is ours
+        warnings.filterwarnings("ignore", "No loggers specified")  # we log to the ledger
         super().__init__(
             model=model.to(device),
             optimizer=make_optimizer(training.optimizer, model.named_parameters(), 0, blocks_from_head(model)),
@@ -64,17 +64,17 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
             evaluator=None,
             device=device,
         )
-        self.plugins = [*plugins, self.clock]  # the empty evaluator and the periodic evaluation do nothing here
+        self.plugins = [*plugins, self.clock]  # Avalanche's empty evaluator and periodic evaluation are dropped
         self.stream, self.training = stream, training
         self.seed_data, self.seed_initialisation = seed_data, seed_initialisation
         self.benchmark = avalanche_benchmark(stream)
         self.test_set = TestSet(stream, self.device)
         self.on_epoch, self.on_note, self.on_iteration = on_epoch, on_note, on_iteration
         self.augment = augment
-        # where the task is given, a sample's logits are those of its own experience's classes: a head each
-        self._heads = stream.own.to(self.device) if stream.scenario == "task" else None
+        # task-incremental: only the classes of a sample's experience count, as with one head per experience
+        self._heads = stream.class_mask.to(self.device) if stream.scenario == "task" else None
         self.epoch_loss = math.nan
-        self.total: Any = 0.0  # of the losses in this epoch
+        self.total: Any = 0.0  # sum of the losses in this epoch
         self.measured: dict[str, float] = {}  # what strategies measured in this epoch, e.g. validation_accuracy
         self.num_iterations = self.samples = 0
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "float16" else None
@@ -85,41 +85,44 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._collect_hooks()
 
-    # What plugins use.
+    # Used by plugins.
 
     @property
     def mb_index(self) -> torch.Tensor | None:
-        """Positions (B,) of the mini-batch's own samples in `adapted_dataset`; None where another loader feeds it."""
+        """Return positions (B,) in `adapted_dataset` of the samples from our loader; None with another loader."""
         return self.dataloader.index if isinstance(self.dataloader, ResidentLoader) else None
 
     @property
     def augments(self) -> bool:
-        """Whether the network sees a sample differently each time."""
+        """Return whether the network sees a sample differently each time."""
         return self.augment is not None or any(getattr(plugin, "augments", False) for plugin in self.strategies)
 
     def note(self, text: str) -> None:
-        """Put a sentence into the ledger."""
+        """Write a sentence to the ledger."""
         self.on_note(text)
 
     @property
     def heads(self) -> torch.Tensor | None:
-        """Which outputs are each experience's own, (E, C) bool, where the task is given; None elsewhere."""
+        """Return which outputs belong to each experience, (E, C) bool, if the task is given; else None."""
         return self._heads
 
     @property
     def strategies(self) -> list[Any]:
-        """The plugins but for the clock."""
+        """Return the plugins without the clock."""
         return [plugin for plugin in self.plugins if plugin is not self.clock]
 
     @property
     def predict(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """How samples (B, *shape) are classified: logits (B, K) of the network, or of what a strategy has in its place."""
+        """Return the function that classifies samples: (B, *shape) -> logits (B, K).
+
+        It is the network, or what a strategy replaces it by.
+        """
         return prediction_function(self, self.strategies)
 
     # Avalanche's steps, where ours differ.
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Resident tensors in an order derived from the seed; Avalanche's loader where the data are not ours."""
+        """Load resident tensors in an order derived from the seed, or use Avalanche's loader if the data are not ours."""
         samples = resident_samples(self.adapted_dataset)
         if samples is None:
             super().make_train_dataloader(**kwargs)
@@ -128,7 +131,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         self.dataloader = self._own_loader = ResidentLoader(samples, self.train_mb_size, self.device, order)
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
-        """The experience's test samples in order."""
+        """Load the experience's test samples in order."""
         samples = resident_samples(self.adapted_dataset)
         if samples is None:
             super().make_eval_dataloader(**kwargs)
@@ -136,7 +139,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         self.dataloader = ResidentLoader(samples, self.eval_mb_size, self.device, None)
 
     def _unpack_minibatch(self) -> None:
-        """Onto the device; resident tensors are there."""
+        """Move the mini-batch to the device; resident tensors are there already."""
         if not isinstance(self.dataloader, ResidentLoader):
             super()._unpack_minibatch()
 
@@ -148,14 +151,17 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         if not hasattr(model, "head") or not hasattr(model.head, "grow"):
             return super().model_adaptation(model)
         number = self.experience.current_experience
-        # Avalanche's uniques goes through the labels one by one
+        # Avalanche's `uniques` reads the labels one by one
         loader, targets = self.dataloader, self.adapted_dataset.targets
         labels = [int(loader.y.max())] if isinstance(loader, ResidentLoader) else targets.uniques
         model.head.grow(1 + max(labels), generator(self.seed_initialisation, "head", number))
         return model
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Grow the head, then a new optimizer, or the old one with its state mapped onto the parameters that grew."""
+        """Grow the head, then set up the optimizer.
+
+        It is a new one, or the old one with its state mapped to the parameters that grew.
+        """
         before = dict(self.model.named_parameters())
         self.model = self.model_adaptation()
         number, config = self.experience.current_experience, self.training.optimizer
@@ -167,9 +173,9 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         set_rates(self.optimizer, config, number)
 
     def criterion(self) -> torch.Tensor:
-        """Cross-entropy of the mini-batch; in evaluation without the samples whose class the head lacks.
+        """Return the cross-entropy of the mini-batch; evaluation leaves out samples of classes that the head lacks.
 
-        Task-incremental: among the classes of each sample's own task, as with a head for each.
+        In a task-incremental stream it is taken among the classes of each sample's task, as with one head per task.
         """
         output, y = self.mask_other_tasks(self.mb_output, self.mb_task_id), self.mb_y
         if not self.is_training:
@@ -179,25 +185,28 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         return loss
 
     def mask_other_tasks(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
-        """Logits (n, K) of samples of the `tasks` (n,): where the task is given, those of other tasks' classes are -inf."""
+        """Return logits (n, K) with -inf for the classes of other tasks, if the task is given.
+
+        `tasks` (n,): the task of each sample.
+        """
         if self._heads is None:
             return logits
         own = logits.new_zeros(len(self._heads), logits.shape[1], dtype=torch.bool)
-        shared = min(own.shape[1], self._heads.shape[1])  # a foreign head may be wider than the stream
+        shared = min(own.shape[1], self._heads.shape[1])  # a head that is not ours may be wider than the stream
         own[:, :shared] = self._heads[:, :shared]
         return logits.masked_fill(~own[tasks], -torch.inf)
 
     def forward(self) -> Any:
-        """Logits (B, K) of the mini-batch, float32 whatever the training's precision; evaluation is in float32 throughout."""
+        """Return logits (B, K) of the mini-batch, float32 at any training precision; evaluation runs in float32 throughout."""
         if not self.is_training:
             return self.predict(self.mb_x)
         with self._autocast or nullcontext():
-            features = self._frozen_features.of(self)
+            features = self._frozen_features.lookup(self)
             output = self.model(self.mb_x) if features is None else self.model.head(features)
         return output if self._autocast is None else output.float()
 
     def backward(self) -> None:
-        """Gradients of the loss, as they are: where float16 needs the loss scaled, they are scaled back at once."""
+        """Compute the gradients of the loss. With float16 the loss is scaled, and the gradients are scaled back at once."""
         if self.scaler is None:
             self.loss.backward(retain_graph=self.retain_graph)
             return
@@ -205,7 +214,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         self.scaler.unscale_(self.optimizer)
 
     def optimizer_step(self) -> None:
-        """The optimizer's step; with float16 it is left out where a gradient overflowed."""
+        """Step the optimizer; with float16 the step is skipped if a gradient overflowed."""
         if self.scaler is None:
             self.optimizer.step()
             return
@@ -215,7 +224,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
     # Hooks.
 
     def _collect_hooks(self) -> None:
-        """For each event, the plugins' methods that really do something."""
+        """Collect, for each event, the plugins' methods that override the no-op."""
         self._hooks = hooks_of(self.plugins)
 
     def _fire(self, event: str, **kwargs: Any) -> None:
@@ -224,7 +233,7 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
 
 
 def _trigger(event: str) -> Callable[..., None]:
-    """The template's method that triggers an event, without looking at plugins that ignore it."""
+    """The template's method for an event; it calls only plugins that override the event's hook."""
 
     def method(self: AvalancheTemplate, **kwargs: Any) -> None:
         self._fire(event, **kwargs)
@@ -232,6 +241,6 @@ def _trigger(event: str) -> Callable[..., None]:
     return method
 
 
-# stock, since these two set up data and head:
+# the two excluded stay Avalanche's, since they set up data and head
 for _event in set(EVENTS) - {"before_training_exp", "before_eval_exp"}:
     setattr(AvalancheTemplate, f"_{_event}", _trigger(_event))

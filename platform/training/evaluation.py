@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..data.resident_loader import fits
+from ..data.resident_loader import fits_as_float32
 from ..data.streams import Stream
 from ..errors import UserError
 from .plugin import Plugin
@@ -20,8 +20,8 @@ from .plugin import Plugin
 class AccuracyRow:
     """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
 
-    `task_agnostic` picks among all classes, `task_aware` among those of the sample's own experience (FACIL's tag and taw). In a
-    task-incremental stream the experience is given: both are task-aware.
+    `task_agnostic` chooses among all classes, `task_aware` among those of the sample's experience (FACIL's tag and taw). In a
+    task-incremental stream the experience is given, so both are task-aware.
     """
 
     task_agnostic: list[float]
@@ -29,38 +29,41 @@ class AccuracyRow:
 
 
 class TestSet:
-    """The test samples of a whole stream, side by side on the device."""
+    """The test samples of a whole stream, concatenated on the device."""
 
-    __test__ = False  # no test case for pytest
+    __test__ = False  # not a test case for pytest
 
     def __init__(self, stream: Stream, device: torch.device) -> None:
         parts = [experience.test for experience in stream.experiences]
         self.stream = stream
         x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
-        self._converted = fits(stream, len(x))
+        self._converted = fits_as_float32(stream, len(x))
         self.x = stream.normalise(x) if self._converted else x
         self.y = torch.cat([part.y for part in parts]).to(device)
         self.sizes = [len(part) for part in parts]
         self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
-        self.own = stream.own.to(device)
+        self.class_mask = stream.class_mask.to(device)
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Inputs (B, *shape) as the network takes them, in order."""
+        """Yield inputs (B, *shape) in the network's format, in order."""
         version = self.x._version
         for x in torch.split(self.x, batch_size):
             yield x if self._converted else self.stream.normalise(x)
-        if self.x._version != version:  # they are views: the next evaluation would see other pictures
+        if self.x._version != version:  # x is a view: the next evaluation would see changed pictures
             raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
 
     def row(self, logits: torch.Tensor) -> AccuracyRow:
-        """Logits (N, K) of all test samples, in order -> accuracy per experience. A class that the head lacks counts as wrong."""
+        """Return the accuracy per experience, from logits (N, K) of all test samples in order.
+
+        A class that the head lacks counts as wrong.
+        """
         agnostic = self._accuracy(logits)
         if self.stream.scenario == "domain":
             return AccuracyRow(agnostic, agnostic)
         outputs = logits.shape[1]
         own = torch.zeros(len(self.sizes), outputs, dtype=torch.bool, device=logits.device)
-        shared = min(outputs, self.own.shape[1])
-        own[:, :shared] = self.own[:, :shared]
+        shared = min(outputs, self.class_mask.shape[1])
+        own[:, :shared] = self.class_mask[:, :shared]
         aware = self._accuracy(logits.masked_fill(~own[self.experience], -torch.inf))
         return AccuracyRow(aware if self.stream.scenario == "task" else agnostic, aware)
 
@@ -77,19 +80,19 @@ class TestSet:
 
 
 class _Collector(Plugin):
-    """Keeps the logits (N, K) that the network, and the plugins behind it, gave in Avalanche's evaluation loop."""
+    """Keeps the logits (N, K) of the network, and of the plugins after it, in Avalanche's evaluation loop."""
 
     def __init__(self) -> None:
         self.logits: list[torch.Tensor] = []
 
     def after_eval_iteration(self, learner: Any, **kwargs: Any) -> None:
-        """The last word on a mini-batch."""
+        """Keep the final logits of a mini-batch."""
         self.logits.append(learner.mb_output)
 
 
 @contextmanager
 def collect_logits(plugins: list[Any], clock: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect the logits of each mini-batch of Avalanche's evaluation; its clock, which counts them, is put back."""
+    """Collect the logits of each mini-batch of Avalanche's evaluation; on exit, restore the clock, which counts them."""
     collector, before = _Collector(), dict(vars(clock))
     plugins.append(collector)
     try:

@@ -1,4 +1,4 @@
-"""Features of a network all of which is frozen but the head, computed once an experience instead of in each iteration.
+"""Cache the features of a network that is frozen but for its head: once per experience instead of in each iteration.
 
 Shapes: B mini-batch, n samples of the experience, D features, C outputs.
 """
@@ -14,30 +14,31 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..models.heads import Classifier
 from . import plugin_api
 
-_CACHED_BYTES = 512 * 2**20  # of what is kept for the samples of an experience
+_MAX_BYTES = 512 * 2**20  # of the cached features of an experience
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FrozenFeatureCache:
-    """What the head is given for the mini-batch, taken from features (n, D) that are computed once.
+    """The head's input for each mini-batch, looked up in features (n, D) that are computed once.
 
-    None wherever that could differ from a pass through the network: its input changes (augmentation, a plugin that mixes
-    samples), something in it learns or draws (a free parameter, BatchNorm's statistics, dropout), somebody watches its layers,
-    or its forward pass is not ours. What is frozen is looked at again each epoch. The bits are those of a pass on one
-    thread: bits depend on a mini-batch's size, so those of another size (the last of an epoch) do pass through the network.
-    (In MKL's narrowest products, up to 11 outputs of inputs that are no multiple of 4, they depend on a row's place as well.)
+    `of` returns None wherever the features could differ from those of a pass through the network: the input changes
+    (augmentation, a plugin that mixes samples), a module learns or uses random numbers (a free parameter, BatchNorm's statistics,
+    dropout), a hook watches the layers, or the forward pass is not `Classifier`'s. This is checked again each epoch.
+
+    Features are bit-identical to those of a pass on one thread. Bits depend on a mini-batch's size, so mini-batches of another
+    size (the last of an epoch) do pass through the network. (In MKL's narrowest products, up to 11 outputs of inputs that are no
+    multiple of 4, bits also depend on a row's position.)
     """
 
     def __init__(self) -> None:
-        self._decided: tuple[int, int] | None = None  # (experience, epoch) that the following hold for
+        self._decided: tuple[int, int] | None = None  # (experience, epoch) of the values below
         self._usable = False
-        self._kept: Tensor | None = None  # for learner.adapted_dataset, (n, D)
-        self._made_with: list[
-            tuple[int, int]
-        ] = []  # the tensors, and how often each was changed, that they were made with
+        self._cached: Tensor | None = None  # for learner.adapted_dataset, (n, D)
+        # (id, version) of the tensors that the cached features were computed with
+        self._versions: list[tuple[int, int]] = []
 
-    def of(self, learner: Any) -> Tensor | None:
-        """Features (B, D) of the present mini-batch; rows that are appended (a memory) pass through the network as they come."""
+    def lookup(self, learner: Any) -> Tensor | None:
+        """Return features (B, D) of the mini-batch, or None; appended rows (a memory) pass through the network."""
         now = (learner.experience.current_experience, learner.clock.train_exp_epochs)
         if now != self._decided:
             self._decide(learner, now)
@@ -46,14 +47,17 @@ class FrozenFeatureCache:
         index, size = learner.mb_index, min(learner.train_mb_size, len(learner.adapted_dataset))
         if index is None or len(index) != size or not _is_untouched(learner, size):
             return None
-        if self._kept is None:
-            self._kept = _all_features(learner, size)
-        known = self._kept.index_select(0, index)
+        if self._cached is None:
+            self._cached = _all_features(learner, size)
+        known = self._cached.index_select(0, index)
         appended = learner.mb_x[len(index) :]
         return torch.cat([known, _features(learner.model, appended)]) if len(appended) else known
 
     def _decide(self, learner: Any, now: tuple[int, int]) -> None:
-        """Whether they are used in this epoch; those of another experience, or of a network since changed, are dropped."""
+        """Decide whether cached features are used in this epoch.
+
+        Features of another experience, or of a network that has changed since, are dropped.
+        """
         model = learner.model
         another = self._decided is None or self._decided[0] != now[0]
         self._decided, self._usable = now, False
@@ -62,26 +66,28 @@ class FrozenFeatureCache:
             or not plugin_api.is_cacheable(learner)
             or not is_fixed(model)
         ):
-            self._kept = None
+            self._cached = None
             return
-        tensors = [tensor for module in _body(model) for tensor in _own(module)]
+        tensors = [tensor for module in _modules_without_head(model) for tensor in _direct_tensors(module)]
         versions = [(id(tensor), tensor._version) for tensor in tensors]
-        if another or versions != self._made_with:
-            self._kept, self._made_with = None, versions
-        self._usable = self._kept is not None or self._is_worth_it(learner)
+        if another or versions != self._versions:
+            self._cached, self._versions = None, versions
+        self._usable = self._cached is not None or self._can_cache(learner)
 
-    def _is_worth_it(self, learner: Any) -> bool:
-        """Whether they can be kept: no module behaves otherwise in training, and they are not too large."""
-        tried = _tried(learner.model, learner.mb_x)
-        num_bytes = 0 if tried is None else tried[0].numel() * tried.element_size() * len(learner.adapted_dataset)
-        return tried is not None and num_bytes <= _CACHED_BYTES
+    def _can_cache(self, learner: Any) -> bool:
+        """Whether no module behaves differently in training, and the features are not too large."""
+        features = _mode_independent_features(learner.model, learner.mb_x)
+        num_bytes = (
+            0 if features is None else features[0].numel() * features.element_size() * len(learner.adapted_dataset)
+        )
+        return features is not None and num_bytes <= _MAX_BYTES
 
 
 def is_fixed(model: nn.Module) -> bool:
-    """Whether a `Classifier` learns nothing but its head, draws nothing before it, and has no hook there."""
+    """Return whether only the head of a `Classifier` learns, and nothing before it is random or has a hook."""
     if not isinstance(model, Classifier) or type(model).forward is not Classifier.forward:
         return False
-    for module in _body(model):
+    for module in _modules_without_head(model):
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             return False
         if any(getattr(module, kind) for kind in _HOOKS):
@@ -91,42 +97,45 @@ def is_fixed(model: nn.Module) -> bool:
     return True
 
 
-def _body(model: nn.Module) -> list[nn.Module]:
-    """The modules but for the head and what is in it."""
+def _modules_without_head(model: nn.Module) -> list[nn.Module]:
+    """All modules except the head and those inside it."""
     inside = set(model.head.modules())  # type: ignore[union-attr]
     return [module for module in model.modules() if module not in inside]
 
 
-def _own(module: nn.Module) -> list[Tensor]:
+def _direct_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 
-def _tried(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Features of `x`; None where a pass in the present mode differs from one in evaluation mode, or changes something."""
+def _mode_independent_features(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Features of `x`, or None if the mode matters.
+
+    It matters where a pass in the current mode differs from one in evaluation mode, or changes a buffer.
+    """
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         twin = copy.deepcopy(model)
-        found = _features(twin, x)
+        features = _features(twin, x)
         unchanged = all(map(torch.equal, model.buffers(), twin.buffers()))
-        return found if unchanged and torch.equal(found, _features(twin.eval(), x)) else None
+        return features if unchanged and torch.equal(features, _features(twin.eval(), x)) else None
 
 
 def _is_untouched(learner: Any, length: int) -> bool:
-    """Whether the first rows of the mini-batch are what the loader gave."""
-    given: Tensor = learner.dataloader.inputs
+    """Whether the first rows of the mini-batch are those of the loader, unchanged."""
+    inputs: Tensor = learner.dataloader.inputs
     x: Tensor = learner.mb_x
-    if x is given:
-        return bool(given._version == learner.dataloader.version)
-    return len(x) > length and torch.equal(x[:length], given)
+    if x is inputs:
+        return bool(inputs._version == learner.dataloader.version)
+    return len(x) > length and torch.equal(x[:length], inputs)
 
 
 def _all_features(learner: Any, size: int) -> Tensor:
-    """Features (n, D) of the experience's samples, all in mini-batches of the same size: the last one reaches back."""
+    """Features (n, D) of the experience's samples, in mini-batches of equal size: the last one overlaps the one before."""
     length = len(learner.adapted_dataset)
     whole = length // size * size
     order = torch.cat([torch.arange(whole), torch.arange(length - size, length)[: size if length % size else 0]])
     batches = plugin_api.dataset_batches(learner.adapted_dataset, size, order)
-    found = torch.cat([_features(learner.model, x.to(learner.device)) for x, _ in batches])
-    return torch.cat([found[:whole], found[len(found) - length % size :]])
+    features = torch.cat([_features(learner.model, x.to(learner.device)) for x, _ in batches])
+    return torch.cat([features[:whole], features[len(features) - length % size :]])
 
 
 @torch.no_grad()

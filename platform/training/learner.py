@@ -1,6 +1,6 @@
 """The learner: trains a network on one experience after another, on Avalanche's template, and evaluates it on all of them.
 
-Evaluation of the whole stream is one pass unless a plugin has evaluation hooks.
+The whole stream is evaluated in one pass unless a plugin has evaluation hooks.
 """
 
 import math
@@ -18,10 +18,10 @@ from .plugin import EVAL_EVENTS, Plugin, overrides_hook, strategy_name
 class Learner(AvalancheTemplate):
     """Trains a network on one experience after another and evaluates it on all of them."""
 
-    _resumed = False  # whether it is amid an experience, before the first iteration after a stop
+    _resumed = False  # whether it was restored mid-experience and has not trained since
 
     def train_experience(self, number: int) -> None:
-        """Train on experience `number` (0-based), or what is left of it after a stop amid it."""
+        """Train on experience `number` (0-based), or on the rest of it when resuming mid-experience."""
         if not self._resumed:
             self._prepare(number)
             self.train(self.benchmark.train_stream[number], eval_streams=[])
@@ -37,11 +37,11 @@ class Learner(AvalancheTemplate):
         self._collect_hooks()
 
     def evaluate(self) -> AccuracyRow:
-        """Accuracy on the test set of every experience; changes no state of the trial."""
+        """Return accuracy on the test set of every experience; changes no state of the trial."""
         return self.test_set.row(self.logits())
 
     def logits(self) -> torch.Tensor:
-        """Logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
+        """Return logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
         if any(overrides_hook(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
             with collect_logits(self.plugins, self.clock) as logits:
                 self._collect_hooks()
@@ -52,28 +52,33 @@ class Learner(AvalancheTemplate):
         return logits_of(self.model, batches, self.predict)
 
     def should_train(self, number: int) -> bool:
-        """Whether every plugin wants training on experience `number` (0-based)."""
+        """Return whether every plugin wants training on experience `number` (0-based)."""
         num_experiences = len(self.stream.experiences)
         return all(p.should_train(number, num_experiences) for p in self.plugins if isinstance(p, Plugin))
 
     @property
     def not_resumable(self) -> list[str]:
-        """The strategies that cannot save their state: Avalanche's own, and others without a `state_dict`."""
+        """Return the strategies that cannot save their state: Avalanche's, and others without a `state_dict`."""
         needed = ("state_dict", "load_state_dict", "on_resume")
-        return [strategy_name(one) for one in self.strategies if not all(hasattr(one, name) for name in needed)]
+        return [
+            strategy_name(plugin) for plugin in self.strategies if not all(hasattr(plugin, name) for name in needed)
+        ]
 
     @property
     def in_experience(self) -> bool:
-        """Whether the training of an experience has begun and not ended."""
+        """Return whether the training of an experience has begun and not ended."""
         return not isinstance(self.dataloader, list)
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether its state can be taken here: the order of the samples can be gone on with, not so another's loader."""
+        """Return whether a checkpoint is possible here.
+
+        Every strategy must have a `state_dict`, and the loader must be ours: the order of its samples can be resumed.
+        """
         return not self.not_resumable and self.dataloader is self._own_loader
 
     def reopen_experience(self, number: int) -> None:
-        """Choose the data of experience `number`, whose training was cut off, without starting it anew."""
+        """Choose the data of experience `number`, whose training was interrupted, without starting it again."""
         self._prepare(number)
         self.is_training = True
         self.model.train()
@@ -83,13 +88,18 @@ class Learner(AvalancheTemplate):
         self.make_train_dataloader()
 
     def resume_from(self, total: Any, measured: dict[str, float]) -> None:
-        """Take the place in the experience that the clock tells; `train_experience` trains the rest of it."""
+        """Continue at the clock's position in the experience; `train_experience` trains the rest of it.
+
+        Args:
+            total: sum of the losses in the epoch so far.
+            measured: values that strategies measured in the epoch so far.
+        """
         self.total = total.to(self.device) if isinstance(total, torch.Tensor) else total
         self.measured, self._stop_training, self._resumed = dict(measured), False, True
         self.dataloader.seek(self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
-        """Epochs, or as many as the iterations need, of one experience."""
+        """Train on one experience, for its epochs or as many as its iterations need."""
         number, length = experience.current_experience, len(self.dataloader)
         self.num_iterations = num_iterations(self.training, number, length)
         self.train_epochs = -(-self.num_iterations // length)
@@ -107,20 +117,20 @@ class Learner(AvalancheTemplate):
         self._stop_training = False
 
     def training_epoch(self, **kwargs: Any) -> None:
-        """One pass over the loader, hooks in Avalanche's order."""
+        """Train for one pass over the loader, with hooks in Avalanche's order."""
         config, number = self.training, self.experience.current_experience
         base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
         clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
         scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
-        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # they may put terms into the loss
+        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # these hooks may add terms to the loss
         for mbatch in self.dataloader:
-            done = self.clock.train_exp_iterations
-            if self._stop_training or done >= self.num_iterations:
+            iteration = self.clock.train_exp_iterations
+            if self._stop_training or iteration >= self.num_iterations:
                 break
             self.on_iteration(self)
             self.mbatch = mbatch
             if scheduled:
-                set_lr(self.optimizer, base_lr * lr_factor(config.schedule, done, self.num_iterations))
+                set_lr(self.optimizer, base_lr * lr_factor(config.schedule, iteration, self.num_iterations))
             self._unpack_minibatch()
             self._fire("before_training_iteration")
             if self.augment is not None:
@@ -135,7 +145,7 @@ class Learner(AvalancheTemplate):
             self._fire("after_forward")
             self.loss = self.loss + self.criterion() if early else self.criterion()
             self._fire("before_backward")
-            self.total += self._finite(self.loss)
+            self.total += self._loss_value(self.loss)
             self.backward()
             self._fire("after_backward")
             if clip:
@@ -146,22 +156,22 @@ class Learner(AvalancheTemplate):
             self.samples += len(self.mb_y)
             self._fire("after_training_iteration")
         self.epoch_loss = float(self.total) / max(1, self.clock.train_epoch_iterations)
-        self.check_total()
+        self.check_loss_finite()
 
-    def _finite(self, loss: torch.Tensor) -> Any:
-        """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, so that nothing waits."""
+    def _loss_value(self, loss: torch.Tensor) -> Any:
+        """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, to avoid waiting for it."""
         value = loss.item() if self.device.type == "cpu" else loss.detach()
         if isinstance(value, float) and not math.isfinite(value):
-            self._diverged(value, nonfinite_loss_source(self, self._hooks["before_backward"]))
+            self._raise_diverged(value, nonfinite_loss_source(self, self._hooks["before_backward"]))
         return value
 
-    def check_total(self) -> None:
-        """Raise FloatingPointError where a loss of this epoch was no number; on a GPU this waits for it."""
+    def check_loss_finite(self) -> None:
+        """Raise FloatingPointError if a loss of this epoch was not finite; on a GPU this waits for the losses."""
         value = float(self.total)
         if not math.isfinite(value):
-            self._diverged(value, "")
+            self._raise_diverged(value, "")
 
-    def _diverged(self, value: float, culprit: str) -> NoReturn:
+    def _raise_diverged(self, value: float, culprit: str) -> NoReturn:
         strategies = ", ".join(map(strategy_name, self.strategies)) or "none"
         raise FloatingPointError(
             f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "

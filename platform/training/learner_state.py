@@ -1,6 +1,7 @@
-"""What a learner is, as plain state: taken between two experiences or between two iterations of one, and put into a new one.
+"""The state of a learner as plain data: captured between experiences or iterations, and restored into a new learner.
 
-The gradients, the mini-batch and the loss of the last iteration are no part of it: nothing may depend on them before the next.
+The gradients, the mini-batch and the loss of the last iteration are not part of it: nothing may depend on them before the
+next iteration.
 """
 
 import copy
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def capture(learner: "Learner") -> dict[str, Any]:
-    """Everything that what comes next depends on: network, optimizer, plugins, clock and, inside an experience, the place."""
-    keeps = learner.in_experience or not learner.training.optimizer.reset
+    """Return everything that later training depends on: network, optimizer, plugins, clock and, mid-experience, the position."""
+    has_optimizer_state = learner.in_experience or not learner.training.optimizer.reset
     return {
         "num_outputs": getattr(getattr(learner.model, "head", None), "num_classes", None),
         "model": dict(learner.model.state_dict()),
-        "optimizer": learner.optimizer.state_dict() if keeps else None,
+        "optimizer": learner.optimizer.state_dict() if has_optimizer_state else None,
         "scaler": learner.scaler.state_dict() if learner.scaler is not None else None,
         "plugins": [plugin.state_dict() for plugin in learner.strategies],
         "clock": dict(vars(learner.clock)),
         "samples": learner.samples,
-        "inside": _place(learner) if learner.in_experience else None,
+        "inside": _position(learner) if learner.in_experience else None,
     }
 
 
-def _place(learner: "Learner") -> dict[str, Any]:
-    """Where in an experience: beside the clock, the running loss, what was measured and the global generators."""
+def _position(learner: "Learner") -> dict[str, Any]:
+    """The position in an experience, besides the clock: running loss, measured values and global generators."""
     return {
         "experience": learner.experience.current_experience,
         "total": learner.total,
@@ -42,14 +43,17 @@ def _place(learner: "Learner") -> dict[str, Any]:
 
 
 def restore(learner: "Learner", state: dict[str, Any]) -> None:
-    """Put a captured state into a learner that was made alike; global generators come last, since what is before may draw."""
+    """Restore a captured state into a learner that was built in the same way.
+
+    Global generators are restored last, since the steps before may use them.
+    """
     inside = state["inside"]
     _load_network(learner, state)
     _load_plugins(learner, state["plugins"])
     if inside is not None:
-        kept = copy.deepcopy(state["plugins"])
-        learner.reopen_experience(inside["experience"])  # plugins choose the data, by the state that they have now,
-        _load_plugins(learner, kept)  # and may have changed it in choosing
+        plugin_states = copy.deepcopy(state["plugins"])
+        learner.reopen_experience(inside["experience"])  # plugins choose the data by their state
+        _load_plugins(learner, plugin_states)  # and may have changed it by choosing
     _load_optimizer(learner, state)
     vars(learner.clock).update(state["clock"])
     learner.samples = state["samples"]
@@ -85,6 +89,6 @@ def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
     learner.optimizer = make_optimizer(
         learner.training.optimizer, learner.model.named_parameters(), 0, blocks_from_head(learner.model)
     )
-    # without the mapping, Avalanche's first look at the parameters would wipe the state that is loaded next
+    # without this mapping, Avalanche's first check of the parameters would erase the state that is loaded next
     learner.optimized_param_id = dict(learner.model.named_parameters())
     learner.optimizer.load_state_dict(state["optimizer"])

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and values given per experience, as pure functions."""
+"""Optimizer, learning-rate schedule and values per experience, as pure functions."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ V = TypeVar("V", int, float)
 
 
 def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
-    """The value for an experience (0-based): `value` itself, or the entry of a list that must be long enough.
+    """Return the value for an experience (0-based): `value` itself, or the entry of a list with one value per experience.
 
     Raises:
         UserError: the list is shorter than the stream.
@@ -37,7 +37,10 @@ def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
 def make_optimizer(
     config: Optimizer, named: Iterable[tuple[str, Parameter]], experience: int, depths: Mapping[str, int] | None = None
 ) -> torch.optim.Optimizer:
-    """A new optimizer over the `named` parameters with the rates of an experience (0-based); `depths`: see `parameter_groups`."""
+    """Return a new optimizer over the `named` parameters, with the rates of an experience (0-based).
+
+    `depths`: see `parameter_groups`.
+    """
     optimizer: torch.optim.Optimizer
     groups = parameter_groups(config, named, depths)
     if config.name == "sgd":
@@ -52,42 +55,46 @@ def make_optimizer(
 def parameter_groups(
     config: Optimizer, named: Iterable[tuple[str, Parameter]], depths: Mapping[str, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The parameters of each pattern in `config.groups` and, last, the rest; each with its factors in `factors`.
+    """Return one group for each pattern in `config.groups` and, last, one for the rest; each holds its `factors`.
 
-    With `config.layer_decay` each of these falls into one group for each of the `depths` (name -> blocks from the head, 0 for the
-    head itself; those of `depths_of`).
+    With `config.layer_decay`, each group is split into one group per depth.
+
+    Args:
+        config: settings of the optimizer.
+        named: names and parameters.
+        depths: name -> blocks from the head (see `blocks_from_head`); names that are missing count as the head, 0.
 
     Raises:
-        UserError: a pattern fits no parameter that the ones before it have left, or no layer can have a lower rate.
+        UserError: a pattern matches no parameter that the patterns before it have left, or no layer can have a lower rate.
     """
-    everything = dict(named)
-    left = dict(everything)
-    known = summarise_layers(left)
+    by_name = dict(named)
+    remaining = dict(by_name)
+    known = summarise_layers(remaining)
     groups: list[dict[str, Any]] = []
     for pattern, factors in config.groups.items():
-        names = [name for name in left if fnmatchcase(name, pattern)]
+        names = [name for name in remaining if fnmatchcase(name, pattern)]
         if not names:
             raise UserError(
                 f"training.optimizer.groups.{pattern}: fits no parameter (that a pattern before it has left). "
                 f"Layers of this network: {known}."
             )
-        groups.append({"params": [left.pop(name) for name in names], "factors": dict(factors)})
-    if left or not groups:
-        groups.append({"params": list(left.values())})
+        groups.append({"params": [remaining.pop(name) for name in names], "factors": dict(factors)})
+    if remaining or not groups:
+        groups.append({"params": list(remaining.values())})
     if config.layer_decay == 1.0:
         return groups
     if not depths:
         raise UserError(
             f"training.optimizer.layer_decay={config.layer_decay}: the network has no trunk of blocks with weights."
         )
-    name_of_each = {parameter: name for name, parameter in everything.items()}
-    return [part for group in groups for part in _by_depth(group, config.layer_decay, name_of_each, depths)]
+    names_by_parameter = {parameter: name for name, parameter in by_name.items()}
+    return [part for group in groups for part in _by_depth(group, config.layer_decay, names_by_parameter, depths)]
 
 
 def _by_depth(
     group: dict[str, Any], decay: float, names: Mapping[Parameter, str], depths: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """A group as one for each depth, the deepest first."""
+    """The group split into one for each depth, the deepest first."""
     parts: dict[int, list[Parameter]] = {}
     for parameter in group["params"]:
         parts.setdefault(depths.get(names[parameter], 0), []).append(parameter)
@@ -99,13 +106,16 @@ def _by_depth(
 
 
 def blocks_from_head(model: torch.nn.Module) -> dict[str, int]:
-    """How many blocks each of the trunk's parameters is below the head: 1 in the last block; {} where there are no blocks."""
+    """Return how many blocks below the head each of the trunk's parameters is: 1 in the last block.
+
+    Empty if the network has no blocks.
+    """
     num_blocks = len(blocks_of(model))
     return {name: num_blocks - number for name, number in block_numbers(model).items()} if num_blocks else {}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: int) -> None:
-    """Give each group of an optimizer the learning rate and weight decay of an experience (0-based)."""
+    """Set the learning rate and weight decay of an experience (0-based) in each group of an optimizer."""
     set_lr(optimizer, value_at(config.lr, experience, "training.optimizer.lr"))
     decay = value_at(config.weight_decay, experience, "training.optimizer.weight_decay")
     for group in optimizer.param_groups:
@@ -113,13 +123,13 @@ def set_rates(optimizer: torch.optim.Optimizer, config: Optimizer, experience: i
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate, times the factor of each group."""
+    """Set the learning rate of each group to `lr` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * _factor(group, "lr")
 
 
 def base_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate without the groups' factors; NaN where all of them are 0."""
+    """Return the learning rate without the groups' factors, or NaN if all factors are 0."""
     groups = [group for group in reversed(optimizer.param_groups) if _factor(group, "lr")]
     return groups[0]["lr"] / _factor(groups[0], "lr") if groups else math.nan
 
@@ -130,16 +140,20 @@ def _factor(group: dict[str, Any], key: str) -> float:
 
 
 def num_iterations(training: Training, experience: int, num_batches: int) -> int:
-    """Iterations of an experience (0-based) whose epoch has `num_batches`: as configured, or all of its epochs."""
+    """Return the number of iterations of an experience (0-based): as configured, or all of its epochs.
+
+    `num_batches`: mini-batches per epoch.
+    """
     if training.iterations is not None:
         return value_at(training.iterations, experience, "training.iterations")
     return num_batches * value_at(training.epochs, experience, "training.epochs")
 
 
 def nonfinite_loss_source(learner: Any, hooks: Sequence[Callable[..., None]]) -> str:
-    """Whose term made the loss no number: the criterion and the hooks that add to it are run again, one after the other.
+    """Return which term made the loss non-finite, as part of a sentence; empty if unknown.
 
-    Returns a part of a sentence, empty where it cannot be said. The trial is over: running a hook twice does no harm.
+    The criterion and the hooks that add to it are run again, one after the other. The trial is over, so running a hook twice does
+    no harm.
     """
     learner.loss = learner.criterion()
     if not math.isfinite(learner.loss.item()):
@@ -152,10 +166,10 @@ def nonfinite_loss_source(learner: Any, hooks: Sequence[Callable[..., None]]) ->
 
 
 def lr_factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
-    """What the learning rate is multiplied by at `iteration` (0-based) of an experience of `num_iterations`.
+    """Return the factor on the learning rate at `iteration` (0-based) of an experience of `num_iterations`.
 
-    A linear warm-up over ``warmup * num_iterations``, then 1 (constant), ``gamma^(steps passed)`` (step) or half a cosine from
-    1 to 0 over what is left (Loshchilov & Hutter 2017, without restarts).
+    It is a linear warm-up over ``warmup * num_iterations``, then 1 (constant), ``gamma^(steps passed)`` (step) or half a cosine
+    from 1 to 0 over the rest (Loshchilov & Hutter 2017, without restarts).
     """
     warm = schedule.warmup * num_iterations
     if iteration < warm:
@@ -168,18 +182,18 @@ def lr_factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
 
 
 def make_criterion(training: Training) -> Callable[[Tensor, Tensor], Tensor]:
-    """The cross-entropy, with smoothed labels where asked: (logits (B, C), y (B,)) -> a scalar."""
+    """Return the cross-entropy, with smoothed labels if configured: (logits (B, C), y (B,)) -> a scalar."""
     if training.label_smoothing == 0:
         return torch.nn.CrossEntropyLoss()
     return partial(smoothed_cross_entropy, smoothing=training.label_smoothing)
 
 
 def smoothed_cross_entropy(logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with targets (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016, 1512.00567), a scalar.
+    """Return the cross-entropy, a scalar, with targets (1 - smoothing) * one-hot + smoothing / C.
 
-    C counts the classes whose logit is not -inf: those of the sample's own task.
+    C counts the classes whose logit is not -inf: those of the sample's task. Szegedy et al. 2016 (1512.00567).
     """
-    own = logits > -torch.inf
+    allowed = logits > -torch.inf
     log_p = logits.log_softmax(1)
-    of_all = log_p.masked_fill(~own, 0.0).sum(1) / own.sum(1)
-    return -((1 - smoothing) * log_p.gather(1, y[:, None])[:, 0] + smoothing * of_all).mean()
+    mean_log_p = log_p.masked_fill(~allowed, 0.0).sum(1) / allowed.sum(1)
+    return -((1 - smoothing) * log_p.gather(1, y[:, None])[:, 0] + smoothing * mean_log_p).mean()

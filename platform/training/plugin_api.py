@@ -1,4 +1,4 @@
-"""What a strategy may ask of the learner that runs it, and of data sets; works in a plain Avalanche script too."""
+"""What a strategy may ask of its learner and of data sets; it also works in a plain Avalanche script."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,33 +8,39 @@ if TYPE_CHECKING:
 
 
 def note(learner: Any, text: str) -> None:
-    """Put a sentence into the trial's ledger; in a plain Avalanche script, where there is none, nothing happens."""
+    """Write a sentence to the trial's ledger; in a plain Avalanche script, which has none, do nothing."""
     if hasattr(learner, "note"):
         learner.note(text)
 
 
 def measure(learner: Any, name: str, value: float) -> None:
-    """Put a number into the ledger's line of this epoch; in a plain Avalanche script nothing happens."""
+    """Write a number to the ledger's line of this epoch; in a plain Avalanche script do nothing."""
     if hasattr(learner, "measured"):
         learner.measured[name] = value
 
 
 def mask_other_tasks(learner: Any, logits: "torch.Tensor", tasks: "torch.Tensor") -> "torch.Tensor":
-    """Logits (n, K): where the task is given, those of other tasks' classes are -inf; as they are in a plain Avalanche script."""
+    """Return logits (n, K) with -inf for the classes of other tasks, if the task is given.
+
+    In a plain Avalanche script the logits are returned unchanged. `tasks` (n,): the task of each sample.
+    """
     return learner.mask_other_tasks(logits, tasks) if hasattr(learner, "mask_other_tasks") else logits
 
 
 def task_heads(learner: Any, num_outputs: int) -> "list[torch.Tensor]":
-    """Where the task is given: positions among the first `num_outputs` of each experience's own outputs, if any; else []."""
+    """Return, if the task is given, the outputs of each experience among the first `num_outputs`; else [].
+
+    Each entry holds positions; experiences without any are left out.
+    """
     heads = getattr(learner, "heads", None)
-    found = [] if heads is None else [own.nonzero().flatten() for own in heads[:, :num_outputs]]
-    return [own for own in found if len(own)]
+    positions = [] if heads is None else [own.nonzero().flatten() for own in heads[:, :num_outputs]]
+    return [own for own in positions if len(own)]
 
 
 def validation_dataset(experience: Any) -> Any | None:
-    """The validation dataset of a training experience, from its benchmark's ``valid`` stream; None where there is none.
+    """Return the validation dataset of a training experience, from its benchmark's ``valid`` stream, or None.
 
-    Avalanche 0.6 does not tell its streams which benchmark they belong to: a plain script sets ``stream.benchmark``.
+    Streams of Avalanche 0.6 do not know their benchmark: a plain script sets ``stream.benchmark``.
     """
     streams = getattr(experience.origin_stream.benchmark, "streams", {})
     if "valid" not in streams:
@@ -44,38 +50,44 @@ def validation_dataset(experience: Any) -> Any | None:
 
 
 def is_cacheable(learner: Any) -> bool:
-    """Whether what a fixed network makes of a sample can be computed once: its input never changes and `mb_index` names it."""
+    """Return whether a fixed network's output for a sample can be computed once.
+
+    The sample's input must never change, and `mb_index` must identify it.
+    """
     return hasattr(learner, "mb_index") and not getattr(learner, "augments", False)
 
 
 def dataset_samples(dataset: Any, indices: "torch.Tensor | None" = None) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Samples of a dataset as the network takes them: x (n, *shape) float32, y (n,) int64, at `indices` or all.
+    """Return samples of a dataset in the network's format: x (n, *shape) float32, y (n,) int64, at `indices` or all.
 
     Fast for our resident datasets; item by item for any other Avalanche dataset.
     """
     from ..data.streams import resident_samples
 
-    found = resident_samples(dataset)
-    if found is None:
+    resident = resident_samples(dataset)
+    if resident is None:
         return _items(dataset, range(len(dataset)) if indices is None else indices.tolist())
-    x, y = (found.x, found.y) if indices is None else (found.x[indices], found.y[indices])
-    return found.stream.normalise(x), y
+    x, y = (resident.x, resident.y) if indices is None else (resident.x[indices], resident.y[indices])
+    return resident.stream.normalise(x), y
 
 
 def dataset_batches(
     dataset: Any, size: int, order: "torch.Tensor | None" = None
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
-    """The samples of a dataset, `size` at a time, as `samples` returns them; `order` (n,): at these positions, null: all."""
+    """Yield the samples of a dataset, `size` at a time, as `dataset_samples` returns them.
+
+    `order` (n,): the positions to yield; None: all, in order.
+    """
     import torch
 
     from ..data.streams import resident_samples
 
-    found = resident_samples(dataset)
+    resident = resident_samples(dataset)
     for index in (torch.arange(len(dataset)) if order is None else order).split(size):
-        if found is None:
+        if resident is None:
             yield _items(dataset, index.tolist())
         else:
-            yield found.stream.normalise(found.x[index]), found.y[index]
+            yield resident.stream.normalise(resident.x[index]), resident.y[index]
 
 
 def _items(dataset: Any, positions: Iterable[int]) -> "tuple[torch.Tensor, torch.Tensor]":

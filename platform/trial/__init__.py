@@ -1,1 +1,1 @@
-"""One trial: from a checked config to a finished, resumable run."""
+"""A single trial: from a checked config to a finished, resumable run."""

@@ -1,25 +1,28 @@
-"""Avalanche plugins that a config names by their dotted path."""
+"""Build the Avalanche plugins that a config names by their dotted path."""
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UserError, listed, nearest
 from ..training.plugin import EVENTS
 
-if TYPE_CHECKING:
-    pass
 
+def build_avalanche_plugin(cls: type, arguments: Any) -> Any:
+    """Return an instance of an Avalanche plugin.
 
-def _foreign(cls: type, arguments: Any) -> Any:
-    """An Avalanche plugin; one that reads a live evaluator is refused, since without that metric it would silently do nothing."""
-    key = _arguments(cls, arguments)
+    A plugin that reads a live evaluator is refused: without that evaluator's metric it would silently do nothing.
+
+    Raises:
+        UserError: the class is not a plugin that can run here, or it does not accept the arguments.
+    """
+    key = _check_arguments(cls, arguments)
     try:
         return cls(**arguments)
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise UserError(f"{key}={dict(arguments)}: is refused by Avalanche: {error}") from error
 
 
-def _arguments(cls: type, arguments: Any) -> str:
+def _check_arguments(cls: type, arguments: Any) -> str:
     """Check an Avalanche plugin and its arguments against its signature; return its key in the YAML."""
     key = f"strategies.{cls.__module__}.{cls.__qualname__}"
     if cls.__name__ == "EarlyStoppingPlugin":

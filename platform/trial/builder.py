@@ -1,4 +1,4 @@
-"""From a checked config to the parts of a trial: stream, network, plugins, learner; and the checks that need them."""
+"""Build the parts of a trial from a checked config (stream, network, plugins, learner), and run the checks that need them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from ..seeding import derive, generator
 from ..training.optimization import blocks_from_head, parameter_groups
 from ..training.plugin import Plugin
 from ..training.probes._base import Probe, ProbeContext
+from .avalanche_plugin import build_avalanche_plugin
+from .checks import check_combination, check_last_batches, check_list_lengths, check_strategy_needs
 from .resolve import plugin_configs
 
 if TYPE_CHECKING:
     from ..training.learner import Learner
-from .avalanche_plugin import _foreign
-from .checks import _check_last_batches, _check_lengths, _check_stream, check_combination
 
 
 @dataclass(frozen=True, slots=True)
 class TrialSeeds:
-    """The three seeds of a trial, each the trial's own `seed` unless set apart."""
+    """The three seeds of a trial. Each comes from the trial's `seed` unless the config sets it separately."""
 
     class_order: int
     initialisation: int
@@ -37,7 +37,14 @@ class TrialSeeds:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialBuilder:
-    """What a trial is made of."""
+    """Builder of a trial's parts: each method returns new objects, which share the stream.
+
+    Attributes:
+        config: the checked config.
+        stream: the stream of experiences.
+        seeds: the trial's seeds.
+        device: where the network is trained.
+    """
 
     config: Experiment
     stream: Stream
@@ -50,7 +57,13 @@ class TrialBuilder:
         on_note: Callable[[str], None],
         on_iteration: "Callable[[Learner], None]" = lambda learner: None,
     ) -> "Learner":
-        """A new network and new plugins in a learner."""
+        """Return a learner with a new network and new plugins.
+
+        Args:
+            on_epoch: called after each epoch.
+            on_note: called with each note that a strategy writes.
+            on_iteration: called between two iterations.
+        """
         from ..training.learner import Learner  # here: it imports avalanche, which only a process that trains needs
 
         return Learner(
@@ -68,88 +81,90 @@ class TrialBuilder:
         )
 
     def augmentation(self) -> Augmentation | None:
-        """What is done to the pictures of each mini-batch; None where the config names nothing."""
-        transformations = [built for _, built in resolve_transformations(self.config)]
+        """Return the augmentation of mini-batches; None if the config names no transformations."""
+        transformations = [transformation for _, transformation in resolve_transformations(self.config)]
         return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
 
     def network(self) -> torch.nn.Module:
-        """A new network whose head has the classes of the first experience, or all of them (`training.full_head`)."""
+        """Return a new network whose head has the classes of the first experience, or all (`training.full_head`)."""
         (module, settings), *_ = plugin_configs(self.config, "networks")
         full = self.config.training.full_head
         num_classes = len(self.stream.class_names) if full else 1 + max(self.stream.experiences[0].classes)
-        draws = generator(self.seeds.initialisation, "network")
+        init_generator = generator(self.seeds.initialisation, "network")
         network: torch.nn.Module
-        if hasattr(module, "build_for"):  # one that must know how the stream normalises, and where files are
-            network = module.build_for(settings, self.stream, _folders(self.config), num_classes, draws)
+        if hasattr(module, "build_for"):  # for a network that needs the stream's normalisation and the data folders
+            network = module.build_for(settings, self.stream, _folders(self.config), num_classes, init_generator)
         else:
-            network = module.build(settings, self.stream.shape, num_classes, draws)
+            network = module.build(settings, self.stream.shape, num_classes, init_generator)
         for name, (strategy, config) in zip(
             self.config.strategies, plugin_configs(self.config, "strategies"), strict=True
         ):
-            if hasattr(strategy, "adapt"):  # it has parts of its own in the network: another head, other norms, prompts
+            if hasattr(strategy, "adapt"):  # it changes the network: another head, other norms, prompts
                 network = strategy.adapt(config, network, generator(self.seeds.initialisation, "adapt", name))
         return network
 
     def plugins(self) -> list[Any]:
-        """New plugins, in the order of the YAML."""
+        """Return new plugins, in the order of the YAML."""
         return [
             _plugin(module, config, self.seeds.data) for module, config in plugin_configs(self.config, "strategies")
         ]
 
     def probes(self, folder: Path) -> dict[str, Probe]:
-        """New probes by name, in the order of the YAML; what they write goes under `folder`."""
+        """Return new probes by name, in the order of the YAML; they write their files under `folder`."""
         context = ProbeContext(self.stream, self.seeds.data, _folders(self.config), folder)
         settings = plugin_configs(self.config, "probes")
-        built = {
+        probes = {
             name: module.build(config, context)
             for name, (module, config) in zip(self.config.probes, settings, strict=True)
         }
-        for name, probe in built.items():
+        for name, probe in probes.items():
             if not isinstance(probe, Probe):
                 raise UserError(f"probes.{name}: its `build` returned {probe!r}, which is no retain.Probe.")
-        return built
+        return probes
 
     def num_trained(self) -> int:
-        """How many experiences are trained on: all, or one where `joint` waits for the last."""
+        """Return how many experiences are trained on: all, or one with `joint`, which waits for the last."""
         length = len(self.stream.experiences)
-        ours = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]
-        return sum(all(plugin.should_train(number, length) for plugin in ours) for number in range(length))
+        plugins = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]  # without Avalanche's
+        return sum(all(plugin.should_train(number, length) for plugin in plugins) for number in range(length))
 
 
 def build_trial(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> TrialBuilder:
     """Build the stream and check everything that needs data or modules.
 
-    `planning`: for the checks only, on a machine that need not have the GPUs that the trials will run on.
-    `stream`: the config's, where it has been built already.
+    Args:
+        config: the checked config.
+        planning: run the checks only; the machine need not have the GPUs that the trials will run on.
+        stream: the config's stream, if it is already built.
 
     Raises:
-        UserError: data missing, strategies that cannot run together or on this stream, no GPU where one is asked for.
+        UserError: data missing, strategies that cannot run together or on this stream, no GPU although one is requested.
     """
     check_combination(config)
     device = torch.device("cpu") if planning else device_of(config)
     seeds = seeds_of(config)
     stream = stream or _stream(config, seeds.class_order)
-    _check_lengths(config, len(stream.experiences))
+    check_list_lengths(config, len(stream.experiences))
     check_stream(resolve_transformations(config), stream)
-    parts = TrialBuilder(config, stream, seeds, device)
-    network = parts.network()
-    # refuses patterns that fit nothing
+    builder = TrialBuilder(config, stream, seeds, device)
+    network = builder.network()
+    # raises for patterns that match no parameter
     parameter_groups(config.training.optimizer, network.named_parameters(), blocks_from_head(network))
-    _check_last_batches(config, stream, network)
-    num_trained = parts.num_trained()
+    check_last_batches(config, stream, network)
+    num_trained = builder.num_trained()
     for module, strategy in plugin_configs(config, "strategies"):
-        _check_stream(module, strategy, stream, num_trained)
+        check_strategy_needs(module, strategy, stream, num_trained)
         if hasattr(module, "check_model"):
             module.check_model(strategy, network)
     for module, probe in plugin_configs(config, "probes"):
         if hasattr(module, "check_model"):
             module.check_model(probe, network)
-    parts.probes(Path())  # refused now rather than at the start
-    return parts
+    builder.probes(Path())  # errors are raised now rather than when the trial starts
+    return builder
 
 
 def _stream(config: Experiment, seed: int) -> Stream:
-    """The benchmark's stream; an Avalanche benchmark is read into one."""
+    """Return the benchmark's stream; an Avalanche benchmark is converted to one."""
     (benchmark, settings), *_ = plugin_configs(config, "benchmarks")
     if not hasattr(benchmark, "Config"):
         return stream_of(next(iter(config.benchmark)), benchmark, settings)
@@ -162,19 +177,23 @@ def _folders(config: Experiment) -> DataFolders:
 
 
 def seeds_of(config: Experiment) -> TrialSeeds:
-    """Resolve the split seeds; each kind is derived apart, so that equal numbers do not mean equal draws."""
-    chosen = config.seeds
+    """Return the trial's seeds; each kind is derived separately, so equal numbers in the config give different draws."""
+    separate = config.seeds
     return TrialSeeds(
-        class_order=config.seed if chosen.class_order is None else chosen.class_order,
+        class_order=config.seed if separate.class_order is None else separate.class_order,
         initialisation=derive(
-            config.seed if chosen.initialisation is None else chosen.initialisation, "initialisation"
+            config.seed if separate.initialisation is None else separate.initialisation, "initialisation"
         ),
-        data=derive(config.seed if chosen.data is None else chosen.data, "data"),
+        data=derive(config.seed if separate.data is None else separate.data, "data"),
     )
 
 
 def device_of(config: Experiment) -> torch.device:
-    """The first visible GPU where `resources.gpus` asks for one (Ray shows each trial its own), else the CPU."""
+    """Return the first visible GPU if `resources.gpus` is not 0, else the CPU. Ray makes only a trial's GPUs visible to it.
+
+    Raises:
+        UserError: torch sees no GPU.
+    """
     if config.resources.gpus == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -185,5 +204,5 @@ def device_of(config: Experiment) -> torch.device:
 
 
 def _plugin(module: Any, config: Any, seed: int) -> Any:
-    """One of our plugins, or an instance of an Avalanche class with its arguments."""
-    return _foreign(module, config) if isinstance(module, type) else module.build(config, seed)
+    """Build one of our plugins, or an Avalanche class with its arguments."""
+    return build_avalanche_plugin(module, config) if isinstance(module, type) else module.build(config, seed)

@@ -1,9 +1,9 @@
-"""Checkpoints: complete or absent, checked when read, safe to load (safetensors and JSON, nothing pickled).
+"""Checkpoints: complete or absent, verified on reading, safe to load (safetensors and JSON, nothing pickled).
 
-A checkpoint is a folder with ``tensors.safetensors``, ``state.json`` and ``manifest.json`` (format, the config it belongs to,
-SHA-256 of both). It is written under another name, flushed to the disk and renamed, so that one that has its final name is
-whole. ``000003`` is after three experiences, ``000003+000000120`` 120 iterations into the fourth. A damaged newest one is passed
-over for the one before; one of another config or another format is refused.
+A checkpoint is a folder with ``tensors.safetensors``, ``state.json`` and ``manifest.json`` (format, config, SHA-256 of the other
+two). It is written under a temporary name, flushed to the disk and renamed, so a checkpoint with its final name is complete.
+``000003`` is after three experiences, ``000003+000000120`` 120 iterations into the fourth. If the newest checkpoint is damaged,
+the one before is used. A checkpoint of another config or format is refused.
 """
 
 import errno
@@ -31,41 +31,53 @@ from .state_codec import flatten, unflatten
 FORMAT = 2
 _KIND = "retain checkpoint"
 _FILES = ("tensors.safetensors", "state.json")
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _log = logging.getLogger(__name__)
 
 
 def checkpoint_name(experience: int, iteration: int | None = None) -> str:
-    """The name after `experience` experiences or, with `iteration`, amid the next one; names sort in order of time."""
+    """Return a checkpoint's name; names sort by time.
+
+    Args:
+        experience: number of experiences before it.
+        iteration: number of iterations of the next experience before it; None: at the boundary.
+    """
     return f"{experience:06d}" + ("" if iteration is None else f"+{iteration:09d}")
 
 
 class CheckpointWriter:
-    """Writes one trial's checkpoints, one at a time, in a thread of its own: training waits for the copy in memory only.
+    """Writes one trial's checkpoints, one at a time, in a separate thread: training waits only for the copy in memory.
 
-    A context: leaving it waits for the last one. What goes wrong in the thread is raised by the next call, or on leaving.
+    A context manager: leaving it waits for the last checkpoint. An error in the thread is raised by the next call, or on
+    leaving.
     """
 
     def __init__(self, folder: Path, keep: int, config: str) -> None:
-        """`folder`: for the checkpoints; `keep`: how many stay; `config`: what tells whose they are (a hash)."""
+        """Start the thread.
+
+        Args:
+            folder: the folder of the checkpoints.
+            keep: how many of the newest stay.
+            config: hash of the config that they belong to.
+        """
         self.folder, self.keep, self.config = folder, keep, config
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written now."""
+        """Whether a checkpoint is being written now."""
         return self._writing is not None and not self._writing.done()
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Copy `state` (nested dicts and lists of tensors, numbers, strings, None) and have it written as `name`."""
+        """Copy `state` (nested dicts and lists of tensors, numbers, strings, None) and start writing it as `name`."""
         tensors: dict[str, torch.Tensor] = {}
         plain = flatten(state, tensors)
         self.wait()
         self._writing = self._thread.submit(_write, self.folder / name, plain, tensors, self.keep, self.config)
 
     def wait(self) -> None:
-        """Until the last one is on the disk; OSError when it could not be written."""
+        """Wait until the last checkpoint is on the disk; OSError if it could not be written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -77,24 +89,28 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the last one."""
+        """Wait for the last checkpoint."""
         with ExitStack() as stack:
             stack.callback(self._thread.shutdown)
             self.wait()
 
 
 def valid_checkpoints(folder: Path, config: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The valid checkpoints with their states, on the CPU, newest first. A damaged one is logged and passed over.
+    """Yield the valid checkpoints with their states, on the CPU, newest first; a damaged one is logged and skipped.
+
+    Args:
+        folder: the folder of the checkpoints.
+        config: hash of the config that they must belong to; None: any.
 
     Raises:
-        UserError: one is of another format, or of another `config` than the given one.
+        UserError: a checkpoint has another format, or belongs to another config.
     """
-    for path in reversed(_all(folder)):
+    for path in reversed(_checkpoint_folders(folder)):
         problem = _problem(path, config)
         if problem is not None:
             log_skipped(path, problem)
             continue
-        # copies: what the library gives are views of one buffer, whose alignment can tell in the last bits of a product
+        # clone: load_file returns views of one buffer, whose alignment can change the last bits of a product
         tensors = {name: tensor.clone() for name, tensor in load_file(path / "tensors.safetensors").items()}
         state = unflatten(json.loads((path / "state.json").read_text()), tensors)
         assert isinstance(state, dict)
@@ -102,22 +118,22 @@ def valid_checkpoints(folder: Path, config: str | None = None) -> Iterator[tuple
 
 
 def log_skipped(path: Path, problem: str) -> None:
-    """Say that a checkpoint is not used, and why."""
+    """Log that a checkpoint is not used, and why."""
     _log.warning("checkpoint %s is passed over: %s", path, problem)
 
 
 def load_newest_checkpoint(folder: Path, config: str | None = None) -> dict[str, Any] | None:
-    """The state of the newest valid checkpoint; None where there is none."""
+    """Return the state of the newest valid checkpoint; None if there is none."""
     return next((state for _, state in valid_checkpoints(folder, config)), None)
 
 
 def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int, config: str) -> Path:
-    """Write one beside its place, flush, rename; then remove what is older than the newest `keep`."""
+    """Write a checkpoint under a temporary name, flush, rename; then remove those older than the newest `keep`."""
     folder = final.parent
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # on a full disk, give the room back
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # on a full disk, free the space again
         temporary.mkdir(parents=True)
         sync(folder.parent)
         _save_tensors(tensors, temporary / "tensors.safetensors")
@@ -131,12 +147,12 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
             shutil.rmtree(final)
         os.rename(temporary, final)
     sync(folder)
-    _tidy(final, keep)
+    _remove_old(final, keep)
     return final
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """The library tells a full disk in its own way; here it is the OSError that it was."""
+    """Save tensors; an operating system's error, which safetensors wraps, is raised as an OSError."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:
@@ -146,40 +162,45 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def _tidy(newest: Path, keep: int) -> None:
-    """Remove all but the newest `keep`, and what killed processes left."""
-    found = _all(newest.parent)
-    kept = found[: found.index(newest) + 1][-keep:]  # later ones were passed over: damaged, or of another past
-    for other in found:
-        if other not in kept:
-            shutil.rmtree(other)
-    for left in newest.parent.glob(".*.tmp"):
-        shutil.rmtree(left)
+def _remove_old(newest: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and the temporary folders of killed processes."""
+    checkpoints = _checkpoint_folders(newest.parent)
+    # those after `newest` were skipped on resuming: they are damaged, or do not match the ledger's events
+    keepers = checkpoints[: checkpoints.index(newest) + 1][-keep:]
+    for path in checkpoints:
+        if path not in keepers:
+            shutil.rmtree(path)
+    for temporary in newest.parent.glob(".*.tmp"):
+        shutil.rmtree(temporary)
 
 
-def _all(folder: Path) -> list[Path]:
+def _checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
 def _problem(path: Path, config: str | None) -> str | None:
-    """Why a checkpoint is damaged, or None; UserError where it is none of ours to read."""
+    """Return why a checkpoint is damaged, or None; UserError if it has another format or belongs to another config."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        whole = manifest.pop("sha256") == checksum(manifest)
+        manifest_valid = manifest.pop("sha256") == checksum(manifest)
         changed = [name for name in _FILES if digest(path / name) != manifest["files"][name]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
-    except OSError as error:  # what may pass (too many open files, a network disk away) must not cost what was done
-        if error.errno not in _GONE:
+    except (
+        OSError
+    ) as error:  # a temporary error (too many open files, an absent network disk) must not discard progress
+        if error.errno not in _DAMAGE_ERRORS:
             raise
         return f"{type(error).__name__}: {error}"
-    if changed or not whole:
-        return f"{changed[0] if whole else 'manifest.json'} has changed since it was written"
+    if changed or not manifest_valid:
+        return f"{changed[0] if manifest_valid else 'manifest.json'} has changed since it was written"
     number = manifest["format"]
     if manifest["kind"] != _KIND or number != FORMAT:
         raise UserError(
             f"{path} is a '{manifest['kind']}' of format {number}: this version of retain reads format {FORMAT}."
         )
     if config is not None and manifest["config"] != config:
-        raise UserError(f"{path} belongs to another trial: its config is not that of this folder. Remove it to go on.")
+        raise UserError(
+            f"{path} belongs to another trial: its config is not that of this folder. Remove it to continue."
+        )
     return None

@@ -1,8 +1,8 @@
-"""Checks that need data or a network: strategies that cannot run together, lists of the wrong length, batches of one."""
+"""Checks that need data or a network: strategies that cannot run together, lists of the wrong length, mini-batches of one."""
 
 import copy
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,45 +12,50 @@ from ..errors import UserError
 from ..training.optimization import num_iterations, value_at
 from .resolve import plugin_configs
 
-if TYPE_CHECKING:
-    pass
-
-
-_ROLES = {  # what only one strategy of a trial can do; a module names its own in ROLES
-    "criterion": "put a loss of their own in the place of the cross-entropy",
+_ROLES = {  # what only one strategy of a trial can do; a module lists its roles in ROLES
+    "criterion": "replace the cross-entropy by another loss",
     "predictions": "replace how predictions are made",
-    "loss of its own": "have a cross-entropy of their own beside that of training",
+    "second loss": "compute another cross-entropy in addition to that of training",
     "memory": "keep a memory of old samples",
     "head": "replace the network's head",
-    "data": "replace the data that are trained on",
+    "data": "replace the training data",
     "norms": "replace the network's BatchNorm layers",
 }
 
 
 def check_combination(config: Experiment) -> None:
-    """Refuse strategies that cannot run together, with the reason that one of them gives."""
-    named = [
+    """Raise UserError for strategies that cannot run together or with the training settings, with the reason."""
+    modules = [
         (name, module)
         for name, (module, _) in zip(config.strategies, plugin_configs(config, "strategies"), strict=True)
     ]
-    for (first, one), (second, other) in combinations(named, 2):
-        for role in sorted(set(getattr(one, "ROLES", ())) & set(getattr(other, "ROLES", ()))):
+    for (first, first_module), (second, second_module) in combinations(modules, 2):
+        for role in sorted(set(getattr(first_module, "ROLES", ())) & set(getattr(second_module, "ROLES", ()))):
             raise UserError(f"strategies: {first} and {second} cannot run together: both {_ROLES[role]}; choose one")
-        reason = getattr(one, "CONFLICTS", {}).get(second) or getattr(other, "CONFLICTS", {}).get(first)
+        reason = getattr(first_module, "CONFLICTS", {}).get(second) or getattr(second_module, "CONFLICTS", {}).get(
+            first
+        )
         if reason:
             raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
-    for name, module in named:
+    for name, module in modules:
         if config.training.full_head and hasattr(module, "NO_FULL_HEAD"):
             raise UserError(f"training.full_head: strategies.{name} cannot run with it: {module.NO_FULL_HEAD}")
-        own_loss = {"criterion", "loss of its own"} & {*getattr(module, "ROLES", ())}
+        own_loss = {"criterion", "second loss"} & {*getattr(module, "ROLES", ())}
         wraps = getattr(module, "WRAPS_CRITERION", False)
         if config.training.label_smoothing > 0 and own_loss and not wraps:
             key = f"training.label_smoothing={config.training.label_smoothing}"
-            raise UserError(f"{key}: is not used beside strategies.{name}, which has a loss of its own: set it to 0")
+            raise UserError(f"{key}: is not used with strategies.{name}, which computes another loss: set it to 0")
 
 
-def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
-    """What a strategy needs of the stream: validation samples, room for the classes."""
+def check_strategy_needs(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
+    """Raise UserError if the stream lacks what a strategy needs: validation samples, or what its `check_stream` requires.
+
+    Args:
+        module: the strategy's module.
+        config: its settings.
+        stream: the trial's stream.
+        num_trained: number of experiences that are trained on.
+    """
     if hasattr(module, "check_stream"):
         module.check_stream(config, len(stream.class_names), num_trained)
     if getattr(module, "needs_validation", lambda config: False)(config):
@@ -62,8 +67,8 @@ def _check_stream(module: Any, config: Any, stream: Stream, num_trained: int) ->
             )
 
 
-def _check_lengths(config: Experiment, num_experiences: int) -> None:
-    """Lists per experience must have one value for each."""
+def check_list_lengths(config: Experiment, num_experiences: int) -> None:
+    """Raise UserError for a list per experience that does not have one value for each."""
     training, optimizer = config.training, config.training.optimizer
     lists = {
         "training.epochs": training.epochs,
@@ -80,8 +85,8 @@ def _check_lengths(config: Experiment, num_experiences: int) -> None:
                 raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
 
 
-def _check_last_batches(config: Experiment, stream: Stream, network: torch.nn.Module) -> None:
-    """Refuse a last mini-batch of one sample where BatchNorm cannot take it, rather than hours later."""
+def check_last_batches(config: Experiment, stream: Stream, network: torch.nn.Module) -> None:
+    """Raise UserError for a last mini-batch of one sample that BatchNorm cannot normalise, rather than fail hours later."""
     for number, experience in enumerate(stream.experiences):
         size = value_at(config.training.batch_size, number, "training.batch_size")
         length = -(-len(experience.train) // size)

@@ -1,4 +1,4 @@
-"""On what a trial ran, and what it used."""
+"""Describe the environment of a trial and measure its resource usage."""
 
 import os
 import platform as machine
@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "torchvision", "ray", "avalanche-lib", "wandb", "omegaconf
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device, threads and the state of the working folder's git, for environment.json."""
+    """Return versions, device, threads and the git state of the working directory, for environment.json."""
     from ... import __version__
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Commit and cleanliness of the repository that the program was started in; None outside one."""
+    """Return the commit and cleanliness of the working directory's repository; None outside one."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
         changes = subprocess.run(
@@ -58,16 +58,16 @@ def _git() -> dict[str, Any] | None:
 
 
 def gpu_memory_reset(device: torch.device) -> None:
-    """Start measuring the peak of GPU memory anew, so that a reused worker does not report its last trial's."""
+    """Reset the peak of GPU memory, so that a reused worker does not report that of its previous trial."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def resource_usage(device: torch.device) -> dict[str, float]:
-    """CPU seconds of this process, resident memory and peak GPU memory in MB, for the ledger."""
+    """Return this process's CPU seconds, resident memory and peak GPU memory (in MB, 2^20 bytes), for the ledger."""
     process = psutil.Process()
     times = process.cpu_times()
-    used = {"cpu_seconds": times.user + times.system, "memory_mb": process.memory_info().rss / 2**20}
+    usage = {"cpu_seconds": times.user + times.system, "memory_mb": process.memory_info().rss / 2**20}
     if device.type == "cuda":
-        used["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return used
+        usage["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return usage

@@ -1,9 +1,9 @@
-"""What surrounds a trial: its state in the ledger, however it ends."""
+"""Record in the ledger how a trial ends when it does not complete."""
 
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Self
 
 from ..ledger.reader import status_of
 from ..ledger.writer import TrialLedger
@@ -11,42 +11,46 @@ from ..training.plugin import EVENTS
 from ..training.probes._base import Probe
 
 
-class record_failure:
-    """A context whose exception is written to the ledger: failed with the reason, or stopped for Ctrl-C; it is raised on."""
+@contextmanager
+def record_failure(ledger: TrialLedger) -> Iterator[None]:
+    """Write the trial's state to the ledger if the block raises, and raise the exception again.
 
-    def __init__(self, ledger: TrialLedger) -> None:
-        self.ledger = ledger
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        done = status_of(self.ledger.folder).experience
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            with suppress(OSError):
-                self.ledger.status("stopped", experience=done)
-            return
-        culprit = _hook(trace)
+    The state is "stopped" for Ctrl-C and SystemExit, else "failed" with the reason. A reason that comes from a plugin or a probe
+    names its hook, also in a note of the exception.
+    """
+    try:
+        yield
+    except GeneratorExit:  # the block never ran
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        finished = status_of(ledger.folder).experience
+        with suppress(OSError):
+            ledger.status("stopped", experience=finished)
+        raise
+    except BaseException as error:  # noqa: BLE001 - any exception that ends a trial is its result; it is raised again
+        finished = status_of(ledger.folder).experience
+        trace = error.__traceback__ and error.__traceback__.tb_next  # without the frame of this function
+        culprit = _failed_hook(trace)
         if culprit:
             error.add_note(f"in {culprit}")
         text = f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else "")
-        with suppress(OSError):  # on a full disk neither may be possible: the last state that was written stays
-            traceback.print_exception(error)
-            self.ledger.status("failed", experience=done, error=text)
+        with suppress(OSError):  # a full disk may prevent both writes: the last state that was written stays
+            traceback.print_exception(type(error), error, trace)
+            ledger.status("failed", experience=finished, error=text)
+        raise
 
 
-def _hook(trace: TracebackType | None) -> str | None:
-    """The plugin or probe and its method in which an exception arose, found in the traceback: costs nothing while all is well."""
-    found = None
+def _failed_hook(trace: TracebackType | None) -> str | None:
+    """Return the innermost method of a plugin or probe in a traceback, if there is one.
+
+    Searching the traceback costs nothing as long as nothing fails.
+    """
+    hook = None
     while trace is not None:
         frame: FrameType = trace.tb_frame
         owner, method = frame.f_locals.get("self"), frame.f_code.co_name
         if owner is not None and (method in EVENTS or (isinstance(owner, Probe) and hasattr(Probe, method))):
-            plugin = type(owner)
-            found = f"{plugin.__module__}.{plugin.__qualname__}.{method}"
+            owner_class = type(owner)
+            hook = f"{owner_class.__module__}.{owner_class.__qualname__}.{method}"
         trace = trace.tb_next
-    return found
+    return hook

@@ -1,4 +1,4 @@
-"""A checked experiment with the settings of every plugin that it names filled in."""
+"""Check the settings of the plugins that an experiment names, and fill in their defaults."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -9,17 +9,20 @@ from ..config.load import build_config, plain_data
 from ..config.schema import Experiment, Settings, Training
 from ..errors import UserError
 
-_DEFAULT_PROBES: Settings = {"curves": {}}  # on where they are not named
+_DEFAULT_PROBES: Settings = {"curves": {}}  # on by default
 
 
 def check_plugins(experiment: Experiment) -> Experiment:
     """Check every plugin's settings against its `Config` and return the experiment with all defaults filled in.
 
-    Imports the modules that are named, so it takes as long as ``import torch``.
+    It imports the plugins' modules, so it takes as long as ``import torch``.
+
+    Raises:
+        UserError: a setting is unknown or not allowed, or a module cannot be imported.
     """
     filled: dict[str, Any] = {}
     for kind, key in registry.KEYS.items():
-        if kind == "datasets":  # filled in by the benchmark that names it
+        if kind == "datasets":  # filled in by the benchmark that uses it
             continue
         named: Settings = {**(_DEFAULT_PROBES if kind == "probes" else {}), **getattr(experiment, key)}
         filled[key] = {name: _filled(kind, name, settings) for name, settings in named.items()}
@@ -27,38 +30,38 @@ def check_plugins(experiment: Experiment) -> Experiment:
 
 
 def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
-    """One plugin's settings with its defaults; an Avalanche class keeps the arguments it was given."""
-    module, built = _resolved(kind, name, settings)
-    _, in_the_name = split_colon(name)
-    return (
-        {k: v for k, v in plain_data(built).items() if k not in in_the_name} if hasattr(module, "Config") else settings
-    )
+    """Return one plugin's settings with its defaults; those of an Avalanche class stay as they are."""
+    module, config = _module_and_config(kind, name, settings)
+    if not hasattr(module, "Config"):
+        return settings
+    _, colon_settings = split_colon(name)
+    return {key: value for key, value in plain_data(config).items() if key not in colon_settings}
 
 
-def _resolved(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
-    """A plugin's module and its `Config`; an Avalanche class or function comes with its arguments."""
+def _module_and_config(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:
+    """Return a plugin's module and its `Config`, or an Avalanche class or function and its arguments."""
     module = registry.resolve(kind, name)
     if not hasattr(module, "Config"):
         return module, settings
-    path, (_, in_the_name) = f"{registry.KEYS[kind]}.{name}", split_colon(name)
-    if in_the_name and "name" not in [field.name for field in fields(module.Config)]:
+    path, (_, colon_settings) = f"{registry.KEYS[kind]}.{name}", split_colon(name)
+    if colon_settings and "name" not in [field.name for field in fields(module.Config)]:
         raise UserError(f"{path}: '{split_colon(name)[0]}' takes no name after a colon; give it settings.")
-    if twice := in_the_name.keys() & settings.keys():
-        raise UserError(f"{path}.{twice.pop()}: stands after the colon already.")
-    return module, build_config(module.Config, {**settings, **in_the_name}, path)
+    if duplicates := colon_settings.keys() & settings.keys():
+        raise UserError(f"{path}.{duplicates.pop()}: is already given after the colon.")
+    return module, build_config(module.Config, {**settings, **colon_settings}, path)
 
 
 def plugin_configs(experiment: Experiment, kind: registry.Kind) -> list[tuple[Any, Any]]:
-    """The (module, Config) pairs of a kind, in the order of the YAML; an Avalanche class comes with its arguments."""
+    """Return (module, Config) for each plugin of a kind, in the order of the YAML; for an Avalanche class, (class, arguments)."""
     named: Settings = getattr(experiment, registry.KEYS[kind])
-    return [_resolved(kind, name, settings) for name, settings in named.items()]
+    return [_module_and_config(kind, name, settings) for name, settings in named.items()]
 
 
 def _with_transformations(experiment: Experiment) -> Training:
-    """The training with a preset as its list of transformations, and each with all of its settings."""
+    """Return the training settings with a preset expanded to its transformations, each with all of its settings."""
     if experiment.training.augmentation is None:
         return experiment.training
     from ..data.augmentation.presets import resolve_transformations  # here: it imports torch
 
-    listed_out = tuple({name: plain_data(built)} for name, built in resolve_transformations(experiment))
-    return replace(experiment.training, augmentation=listed_out)
+    transformations = tuple({name: plain_data(built)} for name, built in resolve_transformations(experiment))
+    return replace(experiment.training, augmentation=transformations)

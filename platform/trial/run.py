@@ -1,6 +1,6 @@
-"""One trial: a network, a stream, strategies, one seed; from the first experience to the summary.
+"""Run one trial (a network, a stream, strategies, one seed) from the first experience to the summary.
 
-Everything a trial leaves is in its folder (see ledger.py). Never imports ray or wandb.
+All output of a trial is in its folder (see ledger/writer.py). Never imports ray or wandb.
 """
 
 import time
@@ -38,21 +38,24 @@ def run(
     stopped: Callable[[], bool] = lambda: False,
     timeout: float | None = None,
 ) -> TrialResult:
-    """Run one trial in this process, or go on with the one that `folder` holds.
+    """Run one trial in this process, or resume the trial in `folder`.
 
-    SIGTERM and Ctrl-C make it write a checkpoint and stop before its next iteration (a second Ctrl-C: at once).
+    On SIGTERM or Ctrl-C it writes a checkpoint and stops before the next iteration; a second Ctrl-C stops it at once.
 
     Args:
-        config: the experiment; its `sweep` section is not looked at.
-        folder: a new folder for the trial (default: ``output/name-time``), or one with an unfinished trial of the same config.
-        identity: names in trial.json (id, variant, stream, seed, overrides); by default taken from the config.
+        config: the experiment; its `sweep` section is ignored.
+        folder: a new folder for the trial (default: ``output/name-time``), or that of an unfinished trial with the same config.
+        identity: the names for trial.json (id, variant, stream, seed, overrides); by default from the config.
         report: called after each experience with its number and the metrics so far (for a scheduler).
-        stopped: asked now and then whether the trial is to write a checkpoint and stop.
-        timeout: after so many seconds without an iteration the process is ended.
+        stopped: called regularly; when it returns True, the trial writes a checkpoint and stops.
+        timeout: seconds without an iteration after which the process is ended; None: never.
+
+    Returns:
+        The folder, the summary and the accuracy matrices.
 
     Raises:
-        UserError: the config does not fit what it names, or the folder is occupied or damaged.
-        Stopped: it was asked to stop (a SystemExit).
+        UserError: the config does not fit its data or modules, or the folder is occupied or damaged.
+        Stopped: a stop was requested (a SystemExit).
     """
     config = check_plugins(config)
     folder = (
@@ -62,7 +65,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(reraise_disk_errors(folder))
         stack.enter_context(torch_settings(config.resources))
-        parts = build_trial(config)
+        builder = build_trial(config)
         ledger = stack.enter_context(_open(config, folder, identity))
         log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
         stack.enter_context(redirect_stdout(log))
@@ -70,13 +73,14 @@ def run(
         stop_request = stack.enter_context(StopRequest(stopped))
         stack.enter_context(record_failure(ledger))
         watchdog = stack.enter_context(Watchdog(timeout, log))
-        whose = digest(folder / "config.yaml")
-        writer = stack.enter_context(CheckpointWriter(folder / "checkpoints", config.checkpoint.keep, whose))
-        return _experiences(TrialState(config, parts, ledger, TrialServices(stop_request, watchdog, writer)), report)
+        config_hash = digest(folder / "config.yaml")
+        writer = stack.enter_context(CheckpointWriter(folder / "checkpoints", config.checkpoint.keep, config_hash))
+        state = TrialState(config, builder, ledger, TrialServices(stop_request, watchdog, writer))
+        return _run_experiences(state, report)
 
 
 def identity_of(config: Experiment) -> dict[str, Any]:
-    """What a single trial is called: the experiment's name as variant, the benchmark's as stream."""
+    """Return the identity of a trial outside a sweep: the experiment's name as variant, the benchmark's as stream."""
     return {
         "id": config.name,
         "variant": config.name,
@@ -87,30 +91,30 @@ def identity_of(config: Experiment) -> dict[str, Any]:
 
 
 def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> TrialLedger:
-    """A new ledger, or that of the same trial, unfinished."""
-    text = _text(config)
+    """Create a ledger, or open that of an unfinished trial with the same config."""
+    text = _config_text(config)
     if (folder / "trial.json").is_file():
         trial = Trial(folder)
-        if trial.status().status != "done" and _resolved_text(trial.config()) == text:
+        if trial.status().status != "done" and _current_config_text(trial.config()) == text:
             return TrialLedger.open(folder)
     return TrialLedger.create(folder, text, identity)
 
 
-def _text(config: Experiment) -> str:
-    """The YAML of a config, for config.yaml."""
+def _config_text(config: Experiment) -> str:
+    """Return the YAML of a config, for config.yaml."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _resolved_text(data: Mapping[str, Any]) -> str | None:
-    """The YAML that this version writes for a run's config, which an older one may have written; None where it refuses it."""
+def _current_config_text(data: Mapping[str, Any]) -> str | None:
+    """Return the YAML that this version writes for a run's config, which may be an older version's; None if it is refused."""
     try:
-        return _text(check_plugins(from_dict(data)))
+        return _config_text(check_plugins(from_dict(data)))
     except UserError:
         return None
 
 
-def _experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> TrialResult:
-    """The loop: train on an experience, evaluate on all, write it down, checkpoint."""
+def _run_experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> TrialResult:
+    """For each experience: train on it, evaluate on all, write the results, save a checkpoint."""
     state.ledger.write("environment", describe_environment(state.learner.device))
     for number in range(state.restore(), len(state.stream.experiences)):
         state.ledger.status("running", experience=number)

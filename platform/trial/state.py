@@ -1,4 +1,4 @@
-"""Everything that a trial is, in one object: learner, accuracy matrices, place in the ledger; saved and restored as one."""
+"""The state of a running trial (learner, accuracy matrices, position in the ledger), saved and restored as one."""
 
 import math
 import time
@@ -22,16 +22,16 @@ from ..training.optimization import base_lr
 from . import checkpoint
 from .builder import TrialBuilder
 from .environment import gpu_memory_reset, resource_usage
-from .probe_runner import Probes
+from .probe_runner import ProbeRunner
 from .stop_request import StopRequest
 from .watchdog import Watchdog
 
-_LOOK = 0.5  # seconds between two looks at the clock's and others' wishes
+_CHECK_SECONDS = 0.5  # between two checks for stop requests and due checkpoints
 
 
 @dataclass(frozen=True, slots=True)
 class TrialServices:
-    """What surrounds a trial: wishes to stop, the watch over its iterations, the writer of its checkpoints."""
+    """The services around a trial: stop requests, the watchdog of its iterations, the writer of its checkpoints."""
 
     stop_request: StopRequest
     watchdog: Watchdog
@@ -40,7 +40,7 @@ class TrialServices:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What a trial gave: its folder, `summary` (metrics per view) and accuracy matrices per view, (T + 1, T)."""
+    """The result of a trial: its folder, `summary` (metrics per view) and accuracy matrices per view, (T + 1, T)."""
 
     folder: Path
     summary: dict[str, Any]
@@ -48,26 +48,38 @@ class TrialResult:
 
 
 class TrialState:
-    """Everything that a trial is: the learner, the rows of its matrices, its place in the ledger; saved and restored as one."""
+    """The state of a running trial: the learner, its accuracy matrices, its position in the ledger; saved and restored as one.
 
-    def __init__(self, config: Experiment, parts: TrialBuilder, ledger: TrialLedger, services: TrialServices) -> None:
-        self.config, self.parts, self.stream, self.ledger, self.services = config, parts, parts.stream, ledger, services
-        self.learner = parts.learner(self.on_epoch, self.on_note, self.on_iteration)
-        self.probes = Probes(parts.probes(ledger.folder / "probes"))
-        num_experiences = len(parts.stream.experiences)
+    Its callbacks (`on_epoch`, `on_note`, `on_iteration`) are called by the learner.
+
+    Attributes:
+        matrices: accuracies per view, (T + 1, T); NaN where not measured.
+        seconds: duration of the completed experiences.
+    """
+
+    def __init__(self, config: Experiment, builder: TrialBuilder, ledger: TrialLedger, services: TrialServices) -> None:
+        self.config, self.builder, self.ledger, self.services = config, builder, ledger, services
+        self.stream = builder.stream
+        self.learner = builder.learner(self.on_epoch, self.on_note, self.on_iteration)
+        self.probes = ProbeRunner(builder.probes(ledger.folder / "probes"))
+        num_experiences = len(builder.stream.experiences)
         self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
-        self.seconds = 0.0  # of the experiences that are done
-        self._train_seconds = 0.0  # of the one that is being trained, up to `_since`
+        self.seconds = 0.0
+        self._train_seconds = 0.0  # of the current experience, up to `_since`
         self._since = self._epoch_started = time.perf_counter()
         every = config.checkpoint.every
         self._resumable = not self.learner.not_resumable
-        self._every = math.inf if every is None else seconds("checkpoint.every", every)
-        self._newest = ""  # name of the newest checkpoint
-        self._saved = self._look = time.monotonic()
+        self._checkpoint_seconds = math.inf if every is None else seconds("checkpoint.every", every)
+        self._newest_checkpoint = ""  # its name
+        self._last_save = self._next_check = time.monotonic()
         gpu_memory_reset(self.learner.device)
 
     def restore(self) -> int:
-        """Go on from the newest valid checkpoint; the number of experiences that are done (0: from the start)."""
+        """Restore the newest valid checkpoint; without one, start the trial and evaluate the untrained network.
+
+        Returns:
+            The number of completed experiences.
+        """
         for path, state in self._checkpoints():
             try:
                 self.ledger.truncate(state["ledger"]["bytes"], state["ledger"]["sha256"])
@@ -78,8 +90,8 @@ class TrialState:
             self.probes.load_state_dict(state["probes"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
             self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
-            self._newest = path.name
-            self._write_matrix()  # the file may be damaged: nothing else would write it again after the last experience
+            self._newest_checkpoint = path.name
+            self._write_matrix()  # the file may be damaged, and after the last experience nothing else would write it
             return int(state["experience"])
         self.ledger.truncate(0)
         if not self._resumable:
@@ -94,9 +106,9 @@ class TrialState:
         return checkpoint.valid_checkpoints(self.ledger.folder / "checkpoints", self.services.writer.config)
 
     def train(self, number: int) -> None:
-        """Train on experience `number` (0-based), or what is left of it."""
+        """Train on experience `number` (0-based), or on the rest of it after resuming mid-experience."""
         if not self.learner.in_experience:
-            seed_globals(self.parts.seeds.data, "experience", number)
+            seed_globals(self.builder.seeds.data, "experience", number)
             self.probes.before_experience(self.learner, number)
         self._since = self._epoch_started = time.perf_counter()
         self.learner.train_experience(number)
@@ -104,32 +116,36 @@ class TrialState:
         self.services.watchdog.reset()
 
     def on_iteration(self, learner: Learner) -> None:
-        """Between two iterations: what `_pause` does, when it is time; then the probes, which a trial that goes on asks again."""
+        """Between two iterations: save or stop if due, then call the probes.
+
+        A checkpoint saved here does not contain the probes' results at this iteration: a resumed trial calls them again.
+        """
         now = time.monotonic()
-        if now >= self._look or self.services.stop_request.signal is not None:
-            self._pause(learner, now)
-        spent = self.probes.spent
+        if now >= self._next_check or self.services.stop_request.signal is not None:
+            self._save_or_stop(learner, now)
+        spent = self.probes.seconds_spent
         for event in self.probes.between_iterations(learner):
             self._append("probe", event)
-        self._leave_out(self.probes.spent - spent)
+        self._exclude_from_timing(self.probes.seconds_spent - spent)
 
-    def _pause(self, learner: Learner, now: float) -> None:
-        """Say that the trial lives, checkpoint when it is time, stop when asked to."""
+    def _save_or_stop(self, learner: Learner, now: float) -> None:
+        """Reset the watchdog, save a checkpoint if one is due, stop if requested."""
         self.services.watchdog.reset()
         stop = self.services.stop_request.requested()
-        due = now - self._saved >= self._every and not self.services.writer.busy
+        due = now - self._last_save >= self._checkpoint_seconds and not self.services.writer.busy
         if (stop or due) and learner.can_checkpoint:
             self._save(learner.experience.current_experience, learner.clock.train_exp_iterations)
         if stop:
             self.services.stop_request.raise_stop()
-        self._look = min(now + _LOOK, self._saved + self._every) if self._every else now
+        next_save = self._last_save + self._checkpoint_seconds
+        self._next_check = min(now + _CHECK_SECONDS, next_save) if self._checkpoint_seconds else now
 
     def _save(self, experience: int, iteration: int | None = None) -> None:
-        """A checkpoint after `experience` experiences or, with `iteration`, amid the next one."""
+        """Save a checkpoint after `experience` experiences or, with `iteration`, mid-experience in the next one."""
         name = checkpoint.checkpoint_name(experience, iteration)
-        if name == self._newest:  # gone on with from there, and nothing done since
+        if name == self._newest_checkpoint:  # resumed from it, and nothing has been trained since
             return
-        self.learner.check_total()
+        self.learner.check_loss_finite()
         now = time.perf_counter()
         if iteration is not None:
             self._train_seconds, self._since = self._train_seconds + now - self._since, now
@@ -143,17 +159,17 @@ class TrialState:
             "probes": self.probes.state_dict(),
         }
         self.services.writer.save(name, state)
-        self._newest, self._saved = name, time.monotonic()
+        self._newest_checkpoint, self._last_save = name, time.monotonic()
 
     def add_row(self, row: int) -> None:
-        """Evaluate on every experience and put the accuracies into row `row` of the matrices."""
+        """Evaluate on all experiences and write the accuracies to row `row` of the matrices."""
         self._evaluation_started = time.perf_counter()
         accuracy = self.learner.evaluate()
         for view in VIEWS:
             self.matrices[view][row] = getattr(accuracy, view)
 
     def record(self, experience: int) -> None:
-        """Write an experience's results to the ledger, then a checkpoint that knows how long the ledger was."""
+        """Write the results of experience `experience` (from 1) to the ledger, then a checkpoint with the ledger's length."""
         evaluation_seconds = time.perf_counter() - self._evaluation_started
         self.seconds += self._train_seconds + evaluation_seconds
         rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
@@ -174,7 +190,7 @@ class TrialState:
             self._save(experience)
 
     def finish(self) -> TrialResult:
-        """Write the summary and say that the trial is done."""
+        """Write the summary and the status "done"; return the result."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
         summary |= {"seconds": self.seconds, "samples": self.learner.samples}
@@ -185,7 +201,7 @@ class TrialState:
         return TrialResult(self.ledger.folder, summary, self.matrices)
 
     def on_epoch(self, learner: Learner) -> None:
-        """A line per epoch: mean loss, learning rate, seconds."""
+        """Write an event for the epoch: mean loss, learning rate, seconds, and what probes and plugins measured."""
         now = time.perf_counter()
         event = {
             "epoch": learner.clock.train_exp_epochs,
@@ -193,18 +209,18 @@ class TrialState:
             "lr": base_lr(learner.optimizer),
         }
         event["seconds"], self._epoch_started = now - self._epoch_started, now
-        spent = self.probes.spent
-        found = self.probes.after_epoch(learner)
-        self._leave_out(self.probes.spent - spent)
-        self._append("epoch", found | event | learner.measured)
+        spent = self.probes.seconds_spent
+        probe_values = self.probes.after_epoch(learner)
+        self._exclude_from_timing(self.probes.seconds_spent - spent)
+        self._append("epoch", probe_values | event | learner.measured)
 
-    def _leave_out(self, seconds: float) -> None:
-        """Probes are no part of the training's time."""
+    def _exclude_from_timing(self, seconds: float) -> None:
+        """Exclude the time of probes from the training time."""
         self._since += seconds
         self._epoch_started += seconds
 
     def on_note(self, text: str) -> None:
-        """A sentence from a strategy."""
+        """Write a strategy's note as an event."""
         self._append("note", {"text": text})
 
     def _append(self, kind: str, event: Mapping[str, Any]) -> None:
@@ -212,10 +228,10 @@ class TrialState:
         self.ledger.append(kind, clock.train_exp_counter + 1, clock.train_iterations, event)
 
     def so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
-        """The metrics over the first `experience` experiences, per view; None where the matrix does not give one."""
+        """Return the metrics over the first `experience` experiences, by view and name; None where undefined."""
         sizes = self.learner.test_set.sizes[:experience]
-        found = {view: metrics.summary(self.matrices[view][: experience + 1, :experience], sizes) for view in VIEWS}
-        return {view: {n: None if math.isnan(v) else v for n, v in values.items()} for view, values in found.items()}
+        by_view = {view: metrics.summary(self.matrices[view][: experience + 1, :experience], sizes) for view in VIEWS}
+        return {view: {n: None if math.isnan(v) else v for n, v in values.items()} for view, values in by_view.items()}
 
     def _write_matrix(self) -> None:
         names = [experience.name for experience in self.stream.experiences]

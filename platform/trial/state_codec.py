@@ -1,4 +1,4 @@
-"""A state (nested dicts and lists of tensors, numbers, strings, None) as JSON and named tensors, and back."""
+"""Convert a state (nested dicts and lists of tensors, numbers, strings, None) to JSON and named tensors, and back."""
 
 from typing import Any
 
@@ -6,12 +6,17 @@ import torch
 
 
 def flatten(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
-    """Return what JSON can say, with copies of the tensors put into `tensors` under the names that stand in their places.
+    """Return `value` as JSON data in which each tensor is replaced by its name.
 
-    A dict whose keys are no strings (an optimizer's) becomes a list of pairs.
+    A dict with keys that are not strings (an optimizer's) becomes a list of pairs.
+
+    Args:
+        value: the state.
+        tensors: receives a copy of each tensor, on the CPU, by name.
+        path: the position of `value` in the whole state, for names and errors.
 
     Raises:
-        TypeError: something is no tensor, number, string, list or dict; `path` says where.
+        TypeError: a value is not a tensor, number, string, None, list or dict.
     """
     if isinstance(value, torch.Tensor):
         name = f"{len(tensors)}:{path}"
@@ -31,7 +36,7 @@ def flatten(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any
 
 
 def unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Return what `flatten` was given; tuples come back as lists."""
+    """Return the state that `flatten` converted; tuples become lists."""
     if isinstance(value, list):
         return [unflatten(item, tensors) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How a trial is stopped from outside: by a signal or by whoever runs it, between two iterations; and how a hung one ends."""
+"""Stop a trial from outside, between two iterations: by a signal or by its caller."""
 
 import os
 import signal
@@ -7,39 +7,42 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-# Ctrl-C first: from then on nothing interrupts the setting of the other
+# Ctrl-C first: once its handler is set, nothing can interrupt setting the other
 _DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Stopped(SystemExit):
-    """A trial has stopped because it was asked to; what it had done is in its checkpoint."""
+    """A trial has stopped because it was requested to; its progress is in its checkpoint."""
 
 
 class StopRequest:
-    """A context in which SIGTERM and the first Ctrl-C are wishes, asked for with `wanted` and fulfilled with `stop`.
+    """A context in which SIGTERM and the first Ctrl-C only request a stop: poll `requested`, then call `raise_stop`.
 
-    Handlers are set in the main thread only, and only where the program has none of its own. A wish that nobody has asked
-    about when the context ends is a signal again.
+    Handlers are set in the main thread only, and only for signals with the default handler. A signal that has not been handled
+    with `raise_stop` when the context ends is sent again.
+
+    Attributes:
+        signal: the signal that was received, or None.
     """
 
-    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
-        """`asked`: whether whoever runs the trial wants it to stop."""
-        self._asked = asked
-        self._before: list[signal.Signals] = []
-        self.signal: int | None = None  # the one that came
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Make a request that is not active yet; `should_stop`: whether the caller wants the trial to stop."""
+        self._should_stop = should_stop
+        self._handled: list[signal.Signals] = []  # the signals with our handler
+        self.signal: int | None = None
 
     def requested(self) -> bool:
-        """Whether the trial is to stop."""
-        return self.signal is not None or self._asked()
+        """Return whether a stop is requested."""
+        return self.signal is not None or self._should_stop()
 
     def raise_stop(self) -> NoReturn:
-        """End as the wish asks for: KeyboardInterrupt for Ctrl-C, else `Stopped` with the shell's exit code for the signal."""
+        """Raise KeyboardInterrupt for Ctrl-C, else `Stopped` with the shell's exit code for the signal (0: no signal)."""
         number, self.signal = self.signal, None
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise Stopped(0 if number is None else 128 + number)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT == self.signal:  # the second Ctrl-C: at once
             raise KeyboardInterrupt
         self.signal = number
@@ -47,16 +50,16 @@ class StopRequest:
     def __enter__(self) -> Self:
         """Set the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) == default]
-            for number in self._before:
-                signal.signal(number, self._heard)
+            self._handled = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) == default]
+            for number in self._handled:
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the handlers back."""
-        for number in self._before:
+        """Restore the default handlers; send a signal that has not been handled again."""
+        for number in self._handled:
             signal.signal(number, _DEFAULTS[number])
         if error is None and self.signal is not None:
             os.kill(os.getpid(), self.signal)

@@ -1,4 +1,4 @@
-"""The process's settings that a result depends on: the same for every trial, whatever was run before in its process."""
+"""Torch's process-wide settings that affect results: the same for every trial, independent of what ran before it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,26 +13,24 @@ from ..config.schema import Resources
 
 @contextmanager
 def torch_settings(resources: Resources) -> Iterator[None]:
-    """Within: torch's settings as a trial wants them. Afterwards they are as before, and so are the global generators."""
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # cuBLAS reads it once; without it, it is not deterministic
-    wanted = _table(resources)
-    before = [get() for get, _, _ in wanted]
+    """Set torch's process-wide settings for a trial; restore them and the global generators afterwards."""
+    # cuBLAS reads it once, and is not deterministic without it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    settings = _settings(resources)
+    before = [get() for get, _, _ in settings]
     generators = seeding.capture()
-    for _, put, value in wanted:
+    for _, put, value in settings:
         put(value)
     try:
         yield
     finally:
-        for (_, put, _), value in zip(wanted, before, strict=True):
+        for (_, put, _), value in zip(settings, before, strict=True):
             put(value)
         seeding.restore(generators)
 
 
-def _table(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
-    """How each setting is read and written, and what it is in a trial."""
-
+def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
+    """Return (getter, setter, value in a trial) of each setting."""
     deterministic = (resources.deterministic, False)
     return [
         (torch.get_num_threads, torch.set_num_threads, resources.threads),
@@ -46,12 +44,12 @@ def _table(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any]
 
 
 def _deterministic() -> tuple[bool, bool]:
-    """Whether only deterministic algorithms are used, and whether others only warn."""
+    """Return whether only deterministic algorithms are used, and whether others only warn."""
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def _cudnn() -> tuple[bool, bool, bool]:
-    """cuDNN's switches: picking algorithms by their speed in this very run, deterministic ones only, TF32."""
+    """Return cuDNN's switches: choose algorithms by a benchmark in this run, deterministic algorithms only, TF32."""
     cudnn = torch.backends.cudnn
     return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
 

@@ -1,4 +1,4 @@
-"""A small data set with domains, as a module of a user's own: `Config` and `build`, named by ``data: sets.domains``."""
+"""A small data set with domains, as a user's module: `Config` and `build`, named by ``data: sets.domains``."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ DOMAINS = ("photo", "paint", "pencil")
 class Config:
     """Six animals in three domains, noise of 2x4x5 pixels around a pattern of each class and domain.
 
-    sessions: the test part is of one other domain, "later", that the training part has not.
-    lacking: there is no fox in "pencil".
+    sessions: the test part has a single other domain, "later", which the training part lacks.
+    lacking: "pencil" has no fox.
     """
 
     sessions: bool = False

@@ -1,11 +1,11 @@
-"""Samples a second of each augmentation, from stored bytes to the network's input, against loaders that do it per sample.
+"""Samples per second of each augmentation, from stored bytes to the network's input, against loaders that work per sample.
 
     uv run python tests/speed/augmentation.py [--rounds 5] [--only crop cifar] [--sides 32 64] [--no-training]
 
 Ours gathers, normalises and augments a mini-batch of 128 colour pictures. The others: a DataLoader (no workers) with
-torchvision's transforms on PIL pictures, or its v2 transforms on tensors, each picture by itself; kornia on whole
-mini-batches, where it is installed. All in one thread, in turn within a round, by CPU time (whatever else runs takes none of
-it); a ratio is taken within its round. At the end: what augmentation costs the learner. Nothing is asserted.
+torchvision's transforms on PIL pictures, or its v2 transforms on tensors, picture by picture; kornia on whole mini-batches, if it
+is installed. All run in one thread and in turn within a round, by CPU time (other processes do not count); a ratio is taken
+within its round. At the end: what augmentation costs the learner. Nothing is asserted.
 """
 
 import argparse
@@ -42,7 +42,7 @@ BILINEAR = v2.InterpolationMode.BILINEAR
 
 
 def theirs(side: int, T: Any) -> dict[str, list[Any]]:
-    """torchvision's transforms (`T`: its first module of them or v2) for each of ours, with the same settings."""
+    """Return torchvision's transforms (`T`: `transforms` or `transforms.v2`) for each of ours, with the same settings."""
     single = {
         "crop": T.RandomCrop(side, padding=4),
         "flip": T.RandomHorizontalFlip(),
@@ -78,7 +78,7 @@ def theirs(side: int, T: Any) -> dict[str, list[Any]]:
 
 
 def kornias(side: int) -> dict[str, list[Any]]:
-    """kornia's, where it has the like."""
+    """Return kornia's transforms, where it has equivalent ones."""
     if K is None:
         return {}
     size = (side, side)
@@ -121,7 +121,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def loader(x: Tensor, name: str, as_pil: bool) -> Run:
-    """One pass over a shuffled loader."""
+    """Do one pass over a shuffled loader."""
     T: Any = v1 if as_pil else v2
     erase = [T.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))] if name == "cutout" else []
     to_float = v1.ToTensor() if as_pil else v2.ToDtype(torch.float32, scale=True)
@@ -131,7 +131,7 @@ def loader(x: Tensor, name: str, as_pil: bool) -> Run:
 
 
 def ours(stream: Stream, name: str) -> Run:
-    """One pass over shuffled indices of the resident bytes."""
+    """Do one pass over shuffled indices of the resident bytes."""
     x = stream.experiences[0].train.arrays.x
     augment = augmentation(stream, name)
 
@@ -143,7 +143,7 @@ def ours(stream: Stream, name: str) -> Run:
 
 
 def kornia_run(x: Tensor, name: str) -> Run | None:
-    """The same with kornia's transforms on each mini-batch."""
+    """Do the same with kornia's transforms on each mini-batch."""
     if name not in kornias(x.shape[2]):
         return None
     whole = nn.Sequential(*kornias(x.shape[2])[name], K.Normalize(torch.tensor(MEAN), torch.tensor(STD)))
@@ -156,7 +156,7 @@ def kornia_run(x: Tensor, name: str) -> Run | None:
 
 
 def augmentation(stream: Stream, name: str) -> Augmentation:
-    """A preset, or one transformation with its defaults."""
+    """Return a preset, or one transformation with its defaults."""
     chosen: Any = name if name in PRESET_NAMES else [name]
     config = from_dict({"name": "t", "benchmark": "split_digits", "model": "mlp", "training": {"augmentation": chosen}})
     return Augmentation(stream, [built for _, built in resolve_transformations(config)], seed=0)
@@ -166,7 +166,7 @@ PRESET_NAMES = ("cifar", "digits", "fashion", "natural", "emoji")
 
 
 def stream_of(side: int, size: int) -> Stream:
-    """One experience of smooth random colour pictures (noise would be unlike any picture, for histograms)."""
+    """Return one experience of smooth random colour pictures (the histogram of noise is unlike any picture's)."""
     coarse = torch.rand(size, 3, 8, 8, generator=generator(0, "pictures"))
     x = nn.functional.interpolate(coarse, (side, side), mode="bilinear").mul(255).to(torch.uint8)
     part = Part(Arrays(x, torch.arange(size) % 10), torch.arange(size))
@@ -178,14 +178,14 @@ def stream_of(side: int, size: int) -> Stream:
 
 
 def seconds(run: Run) -> float:
-    """CPU time of one pass."""
+    """Return the CPU time of one pass."""
     started = time.process_time()
     run()
     return time.process_time() - started
 
 
 def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> None:
-    """Print samples/s of each, and how many times as fast ours is."""
+    """Print samples/s of each, and the ratio of ours to theirs."""
     stream = stream_of(side, size)
     x = stream.experiences[0].train.arrays.x
     print(f"\n{side}x{side}x3: samples/s; in brackets: ours is so many times as fast (median of {rounds} rounds)")
@@ -195,13 +195,15 @@ def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> 
         batched = kornia_run(x, name)
         runs |= {"kornia": batched} if batched else {}
         for run in runs.values():
-            run()  # warm
-        found = [{way: seconds(run) for way, run in runs.items()} for _ in range(rounds)]
-        cells = [f"{size / statistics.median(one['ours'] for one in found):10,.0f}"]
+            run()  # warm-up
+        timings = [{way: seconds(run) for way, run in runs.items()} for _ in range(rounds)]
+        cells = [f"{size / statistics.median(times['ours'] for times in timings):10,.0f}"]
         for way in ("pil", "v2", "kornia"):
             if way in runs:
-                rate = size / statistics.median(one[way] for one in found)
-                cells.append(f"{rate:10,.0f} ({statistics.median(one[way] / one['ours'] for one in found):6.1f})")
+                rate = size / statistics.median(times[way] for times in timings)
+                cells.append(
+                    f"{rate:10,.0f} ({statistics.median(times[way] / times['ours'] for times in timings):6.1f})"
+                )
             else:
                 cells.append(f"{'-':>19}")
         print(f"{name:20} {' '.join(f'{cell:>20}' if i else cell for i, cell in enumerate(cells))}", flush=True)
@@ -219,11 +221,11 @@ def training(names: Sequence[str], rounds: int, size: int) -> None:
 
     ways = [None, *names]
     run(None)
-    found = [{name: seconds(lambda name=name: run(name)) for name in ways} for _ in range(rounds)]
-    rate = size / statistics.median(one[None] for one in found)
+    measured = [{name: seconds(lambda name=name: run(name)) for name in ways} for _ in range(rounds)]
+    rate = size / statistics.median(times[None] for times in measured)
     print(f"\nthe learner with small_cnn on 32x32x3, batch {BATCH}: {rate:,.0f} samples/s")
     for name in names:
-        ratios = sorted(one[name] / one[None] for one in found)
+        ratios = sorted(times[name] / times[None] for times in measured)
         print(
             f"with {name:15} takes {statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f}) of the time without"
         )

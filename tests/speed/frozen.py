@@ -1,10 +1,10 @@
-"""Training the head on a frozen trunk: its features computed once, computed in each iteration, and the whole network trained.
+"""Training the head on a frozen trunk: features computed once, features computed in each iteration, the whole network trained.
 
     uv run python tests/speed/frozen.py [--epochs 10] [--rounds 3] [--only mlp cnn]
 
-CPU seconds an epoch of the work of loops.py (MLP 784-256-256-10, CNN of 16/32 channels and 128 hidden), one thread, as ratios
-of the whole network's; the three run in turn and ratios are taken within a round. The one pass in which the features are computed
-is spread over the epochs. Features computed once and in each iteration must end in the same bits.
+CPU seconds per epoch of the work of loops.py (MLP 784-256-256-10, CNN of 16/32 channels and 128 hidden), one thread, as ratios
+of the whole network's; the three run in turn and ratios are taken within a round. The single pass that computes the features is
+divided among the epochs. Features computed once and in each iteration must end in the same bits.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from retain.strategies import freezing
 
 
 def learner(work: Work, epochs: int, frozen: bool) -> Learner:
-    """A learner that has had a few iterations on the first experience."""
+    """Return a learner that has trained a few iterations on the first experience."""
     second = -(-len(work.stream.experiences[1].train) // BATCH) * epochs
     lists = (WARM_UP, second, *[1] * (len(work.stream.experiences) - 2))
     optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
@@ -33,7 +33,7 @@ def learner(work: Work, epochs: int, frozen: bool) -> Learner:
 
 
 def seconds(work: Work, epochs: int, way: str) -> tuple[float, torch.Tensor]:
-    """Of an epoch; and the head's weights at the end."""
+    """Return the CPU seconds of an epoch, and the head's weights at the end."""
     made = learner(work, epochs, way != "whole")
     if way == "each time":
         made._frozen_features.of = lambda learner: None
@@ -55,10 +55,10 @@ def main() -> None:
     for work in works(stream_of(arguments.quick), arguments.only, arguments.quick):
         ratios: dict[str, list[float]] = {"each time": [], "once": []}
         for _ in range(arguments.rounds):
-            found = {way: seconds(work, arguments.epochs, way) for way in ("whole", *ratios)}
-            assert torch.equal(found["once"][1], found["each time"][1]), f"{work.name}: the weights differ"
+            results = {way: seconds(work, arguments.epochs, way) for way in ("whole", *ratios)}
+            assert torch.equal(results["once"][1], results["each time"][1]), f"{work.name}: the weights differ"
             for way, each in ratios.items():
-                each.append(found["whole"][0] / found[way][0])
+                each.append(results["whole"][0] / results[way][0])
         for way, each in ratios.items():
             print(
                 f"{work.name}, features computed {way}: x{statistics.median(each):.1f} ({min(each):.1f}-{max(each):.1f})"

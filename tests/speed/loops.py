@@ -2,9 +2,9 @@
 
     uv run python tests/speed/loops.py [--pairs 7] [--only mlp cnn] [--no-stock] [--quick]
 
-The two run in turn (A B A B ...), so that whatever else the machine does falls on both, and the ratio is taken pair by
-pair. They must end in the same bits: that is asserted; times are only printed. The bare loop has the experience's samples
-as float tensors before its clock starts; the learner's clock includes gathering and normalising them.
+The two run in turn (A B A B ...), so that other load on the machine affects both, and the ratio is taken pair by pair. They must
+end in the same bits, which is asserted; times are only printed. The bare loop has the experience's samples as float tensors
+before its clock starts; the learner's clock includes gathering and normalising them.
 
 Shapes: n samples of the experience, B batch, C classes, K old classes.
 """
@@ -68,7 +68,7 @@ def bare_cnn(num_classes: int) -> nn.Module:
 
 
 def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, epochs: int, seed: int) -> float:
-    """Train on x (n, 1, 28, 28) and y (n,) in the learner's order; the last epoch's mean loss.
+    """Train on x (n, 1, 28, 28) and y (n,) in the learner's order; return the last epoch's mean loss.
 
     The teacher's logits (n, K) are computed once.
     """
@@ -97,7 +97,7 @@ def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tenso
 
 @torch.no_grad()
 def bare_evaluation(net: nn.Module, x: Tensor, y: Tensor, sizes: list[int]) -> list[float]:
-    """Accuracy on each experience's test samples, which lie side by side in x and y."""
+    """Return the accuracy on each experience's test samples, which are concatenated in x and y."""
     net.eval()
     correct = torch.cat([net(part).argmax(1) for part in x.split(BATCH)]) == y
     return [part.sum().item() / len(part) for part in correct.split(sizes)]
@@ -108,7 +108,7 @@ def bare_evaluation(net: nn.Module, x: Tensor, y: Tensor, sizes: list[int]) -> l
 
 @dataclass(frozen=True)
 class Work:
-    """A network on the second experience of a stream; `epochs` and `passes` (of evaluation) make up about a second."""
+    """A network on the second experience of a stream; `epochs` and `passes` (of evaluation) take about a second."""
 
     name: str
     stream: Stream
@@ -118,18 +118,18 @@ class Work:
     passes: int
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        """The second experience's training samples as the network takes them."""
+        """Return the second experience's training samples as the network's input."""
         part = self.stream.experiences[1].train
         return self.stream.normalise(part.arrays.x[part.indices]), part.y
 
     def tests(self) -> tuple[Tensor, Tensor, list[int]]:
-        """All test samples side by side, and how many each experience has."""
+        """Return all test samples, concatenated, and how many each experience has."""
         parts = [experience.test for experience in self.stream.experiences]
         x = torch.cat([self.stream.normalise(part.arrays.x[part.indices]) for part in parts])
         return x, torch.cat([part.y for part in parts]), [len(part) for part in parts]
 
     def learner(self, strategy: str) -> Learner:
-        """A learner that has had a few iterations on the first experience."""
+        """Return a learner that has trained a few iterations on the first experience."""
         iterations = -(-len(self.stream.experiences[1].train) // BATCH) * self.epochs
         lists = (WARM_UP, iterations, *[1] * (len(self.stream.experiences) - 2))
         optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
@@ -142,7 +142,7 @@ class Work:
         return learner
 
     def filled(self, model: nn.Module) -> nn.Module:
-        """The bare network with a model's weights."""
+        """Return the bare network with a model's weights."""
         weights = list(model.parameters())
         net = self.bare(len(weights[-1]))
         with torch.no_grad():
@@ -152,7 +152,7 @@ class Work:
 
 
 def same(ours: nn.Module, bare: nn.Module) -> bool:
-    """Whether two networks have the same weights, bit for bit."""
+    """Return whether two networks have the same weights, bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(ours.parameters(), bare.parameters(), strict=True))
 
 
@@ -181,9 +181,9 @@ def evaluation(work: Work, pairs: int) -> None:
     rows = []
     for _ in range(pairs):
         results: dict[str, Any] = {}
-        ours = clocked(lambda found=results: found.update(ours=[learner.evaluate() for _ in range(work.passes)]))
+        ours = clocked(lambda store=results: store.update(ours=[learner.evaluate() for _ in range(work.passes)]))
         bare = clocked(
-            lambda found=results: found.update(bare=[bare_evaluation(net, x, y, sizes) for _ in range(work.passes)])
+            lambda store=results: store.update(bare=[bare_evaluation(net, x, y, sizes) for _ in range(work.passes)])
         )
         row = results["ours"][0].task_agnostic
         known = [(a, b) for a, b in zip(row, results["bare"][0], strict=True) if a == a]  # NaN: classes not seen yet
@@ -229,7 +229,7 @@ def stock_benchmark(stream: Stream) -> Any:
 
 
 def stock(work: Work, strategy: str) -> None:
-    """One measurement each of training (an epoch) and evaluation, against the bare loop on the same samples."""
+    """Measure training (an epoch) and evaluation once, against the bare loop on the same samples."""
     from avalanche.evaluation.metrics import accuracy_metrics
     from avalanche.training import LwF, Naive
     from avalanche.training.plugins import EvaluationPlugin
@@ -263,7 +263,7 @@ def stock(work: Work, strategy: str) -> None:
 
 # --- clock, table, data ---
 
-Seconds = tuple[float, float]  # on the wall, of this process's CPU time
+Seconds = tuple[float, float]  # wall time, CPU time of this process
 
 
 def clocked(action: Callable[[], Any]) -> Seconds:
@@ -274,7 +274,7 @@ def clocked(action: Callable[[], Any]) -> Seconds:
 
 
 def show(name: str, rows: list[tuple[Seconds, Seconds]], goal: float | None) -> None:
-    """A line: medians of both times, median and range of the ratio by the wall's clock and by CPU time."""
+    """Print a line: medians of both times, median and range of the ratio by wall time and by CPU time."""
     ours, bare = (statistics.median(row[side][0] for row in rows) for side in (0, 1))
     text = f"{name:<34} {ours:7.2f} s {bare:7.2f} s"
     for clock in (0, 1):
@@ -284,7 +284,7 @@ def show(name: str, rows: list[tuple[Seconds, Seconds]], goal: float | None) -> 
 
 
 def stream_of(quick: bool) -> Stream:
-    """Split Fashion-MNIST or Split MNIST where RETAIN_DATA has them, else random pictures of that shape and number."""
+    """Return Split Fashion-MNIST or Split MNIST if RETAIN_DATA has them, else random pictures of that shape and number."""
     if os.environ.get("RETAIN_DATA") and not quick:
         for module in (split_fashion_mnist, split_mnist):
             try:

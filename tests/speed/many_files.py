@@ -1,10 +1,10 @@
-"""How long a sweep's folder with thousands of trials keeps its readers busy; figures are printed, nothing is asserted.
+"""How long readers need for a sweep's folder with thousands of trials; figures are printed, nothing is asserted.
 
     uv run python tests/speed/many_files.py                   5,000 and 10,000 trials, all done but four
     uv run python tests/speed/many_files.py --trials 1000
 
-`build` is also what tests/test_many_files.py reads. A trial has the files that a real one has: config, environment, identity,
-status, metrics, matrix, summary.
+tests/test_many_files.py uses `build` too. A trial has the files of a real one: config, environment, identity, status, metrics,
+matrix, summary.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXPERIENCES, EPOCHS, SEEDS, RUNNING = 5, 3, 10, 4
 
 
 def build(folder: Path, num_trials: int, running: int = RUNNING) -> None:
-    """Write a sweep of so many trials, the last ones running: with the real writers, without waiting for the disk."""
+    """Write a sweep of `num_trials` trials, the last ones running, with the real writers, without waiting for the disk."""
     identities: list[dict[str, Any]] = [
         {"id": f"variant{i // SEEDS:04d}-{i % SEEDS}", "variant": f"variant{i // SEEDS:04d}", "stream": "digits"}
         | {"seed": i % SEEDS, "overrides": {"training.optimizer.lr": 0.001 * (1 + i // SEEDS)}}
@@ -56,7 +56,7 @@ def build(folder: Path, num_trials: int, running: int = RUNNING) -> None:
 
 
 def write(folder: Path, config: str, identity: dict[str, Any], done: bool) -> None:
-    """One trial: its events, and its results when it is done."""
+    """Write one trial: its events, and its results if it is done."""
     seed = identity["seed"]
     with TrialLedger.create(folder, config, identity) as writer:
         writer.write("environment", {"retain": "0", "packages": {"torch": "2"}, "device": "cpu"})
@@ -80,14 +80,14 @@ def write(folder: Path, config: str, identity: dict[str, Any], done: bool) -> No
 
 
 def watch_of(folder: Path) -> ProgressDisplay:
-    """The display of a terminal that is not there."""
+    """Return a progress display without a terminal."""
     watch = ProgressDisplay(folder, Console(file=io.StringIO(), force_terminal=True))
     watch._begin()
     return watch
 
 
 def projector_of(folder: Path) -> _Projector:
-    """A projector that need not send the trials that are done: the book says that they are."""
+    """Return a projector whose state says that all completed trials have been sent."""
     book, trials = ProjectorState(folder), trials_of(folder)
     return _Projector(trials, [WandbRuns(folder, ProjectorSettings(mode="offline"), "offline", book)], book)
 
@@ -112,7 +112,7 @@ def measure(num_trials: int) -> None:
         timed("display, 20 looks (10 s of watching)", lambda: [watch._look() for _ in range(20)])
         timed("display, 20 pictures", lambda: [watch._render() for _ in range(20)])
         projector = projector_of(folder)
-        projector._sinks = []  # what W&B itself takes is not ours
+        projector._sinks = []  # leave out the time that W&B itself needs
         timed("projector, looks until all were seen", lambda: [projector.look() for _ in range(num_trials // 400 + 1)])
         timed("projector, 10 looks (10 s of following)", lambda: [projector.look() for _ in range(10)])
         timed("results_of", lambda: results_of([folder]))

@@ -1,11 +1,11 @@
-"""What preparing pictures takes, against a bare loop, and what processes that map an entry share; nothing is asserted.
+"""What preparing pictures costs, against a bare loop, and how much memory processes that map an entry share; nothing is asserted.
 
     uv run python tests/speed/prepare.py
 
-Time: emoji (where `make data` has put them, else small PNGs made here) and photographs (JPEGs made here), with one thread and
-with all, beside a bare loop that opens, converts, resizes and stacks them in memory; in turns, the best of each counts.
-Memory: N processes open the same entry and read all of it; their proportional set sizes (PSS: a page shared by N counts 1/N in
-each) without what they had before, summed, against N private copies. Linux only.
+Time: emoji (from `make data`, else small PNGs made here) and photographs (JPEGs made here), with one thread and with all, against
+a bare loop that opens, converts, resizes and stacks them in memory; in turns, the best of each counts.
+Memory: N processes open the same entry and read all of it; the increase of their proportional set sizes (PSS: a page shared by N
+counts 1/N in each), summed, against N private copies. Linux only.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def emoji_files() -> list[Path]:
 
 
 def made_files(folder: Path, num: int, size: tuple[int, int], suffix: str) -> list[Path]:
-    """Smooth pictures with some noise, as photographs have."""
+    """Write smooth pictures with some noise, like photographs."""
     paths = []
     for i in range(num):
         generator = np.random.default_rng(i)
@@ -75,12 +75,12 @@ def made_files(folder: Path, num: int, size: tuple[int, int], suffix: str) -> li
 
 
 def bare(paths: list[Path], size: int) -> None:
-    """As little as can be done: no threads, no cache, no check."""
-    found = []
+    """Do the minimum: no threads, no cache, no checks."""
+    images = []
     for path in paths:
         with Image.open(path) as image:
-            found.append(np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)))
-    np.stack(found).transpose(0, 3, 1, 2).copy()
+            images.append(np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)))
+    np.stack(images).transpose(0, 3, 1, 2).copy()
 
 
 def prepare(paths: list[Path], size: int, threads: int) -> None:
@@ -96,14 +96,14 @@ def prepare(paths: list[Path], size: int, threads: int) -> None:
 
 
 def seconds(action: Callable[[], object]) -> tuple[float, float]:
-    """Wall time and CPU time of all threads: the second tells less of what else the machine does."""
+    """Return wall time and CPU time of all threads; other load on the machine affects the second less."""
     started = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
 def times(title: str, paths: list[Path], size: int, repeats: int) -> None:
-    """Print the best of the repeats, each way in turn."""
+    """Print the best of the repeats; the ways run in turn."""
     ways: dict[str, Callable[[], object]] = {"bare loop": lambda: bare(paths, size)}
     for threads in sorted({1, image_cache.num_workers()}):
         ways[f"prepared, {threads} threads"] = lambda threads=threads: prepare(paths, size, threads)
@@ -119,11 +119,11 @@ def times(title: str, paths: list[Path], size: int, repeats: int) -> None:
 
 
 def pss_of(way: str, folder: Path, num: int) -> float:
-    """MB that `num` processes hold more than before, when each has read everything."""
+    """Return by how many MB the memory of `num` processes grows when each has read everything."""
     command = [sys.executable, "-c", CHILD, way, str(folder)]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(num)]
     answers: list[list[str]] = []
-    for _ in range(3):  # each step ends in all before the next begins in one
+    for _ in range(3):  # all processes finish a step before the next one starts
         step = []
         for child in children:
             assert child.stdout is not None

@@ -1,9 +1,9 @@
-"""What each probe costs a trial: its wall and CPU time as a ratio of one without any, and the probe's own share of the wall time.
+"""What each probe costs a trial: wall and CPU time relative to a trial without probes, and the probe's share of the wall time.
 
     uv run python tests/speed/probes.py [--rounds 5] [--only tiny mlp small_cnn] [--probes curves cka ...]
 
-The ways run in turn, and each ratio is taken within its round. All must end with the same accuracy. The share is that of the
-seconds in the probe's own events, so that it is steadier than the ratios on a machine with other work.
+The trials run in turn, and each ratio is taken within its round. All must end with the same accuracy. The share is taken from the
+seconds in the probe's events, so it varies less than the ratios on a machine with other load.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from retain.platform.ledger.reader import Trial
 
 MNIST = ["benchmark={split_mnist: {num_experiences: 5}}", "training={epochs: 3, batch_size: 64}"]
 TRIALS = {
-    "tiny": [],  # a trial of the quickstart
+    "tiny": [],  # a quickstart trial
     "mlp": [*MNIST, "model={mlp: {hidden: [256, 256]}}"],
     "small_cnn": [*MNIST, "model={small_cnn: {}}"],
 }
@@ -33,13 +33,13 @@ OTHER_SHAPE: dict[str, dict[str, Any]] = {"evaluate_on": {"streams": [{"rotated_
 
 
 def timed(config: Experiment) -> tuple[float, float, float, float]:
-    """Wall and CPU seconds of a trial, its accuracy at the end, and the share of its probes in the wall time."""
+    """Return wall and CPU seconds of a trial, its accuracy at the end, and the share of its probes in the wall time."""
     folder = Path(tempfile.mkdtemp(prefix="retain-speed-", dir=os.environ.get("RETAIN_SPEED_FOLDER")))
     started, cpu = time.perf_counter(), time.process_time()
     result = run(config, folder / "trial")
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     events = [event for _, event in Trial(folder / "trial").events()]
-    own = sum(one["seconds"] if one["kind"] == "probe" else one.get("probe_seconds", 0.0) for one in events)
+    own = sum(entry["seconds"] if entry["kind"] == "probe" else entry.get("probe_seconds", 0.0) for entry in events)
     shutil.rmtree(folder)
     return wall, cpu, result.summary["task_agnostic"]["average_accuracy"], own / wall
 
@@ -57,14 +57,14 @@ def main() -> None:
         settings = SETTINGS if name == "tiny" else OTHER_SHAPE
         ways = {"without": OFF} | {probe: {**OFF, probe: settings.get(probe, {})} for probe in arguments.probes}
         trials = {way: replace(config, probes=probes) for way, probes in ways.items()}
-        timed(trials["without"])  # the first has more to import
+        timed(trials["without"])  # the first one imports more
         rounds = [{way: timed(trial) for way, trial in trials.items()} for _ in range(arguments.rounds)]
-        assert len({accuracy for one in rounds for _, _, accuracy, _ in one.values()}) == 1
-        seconds = statistics.median(one["without"][0] for one in rounds)
+        assert len({accuracy for timings in rounds for _, _, accuracy, _ in timings.values()}) == 1
+        seconds = statistics.median(timings["without"][0] for timings in rounds)
         for probe in arguments.probes:
-            wall = sorted(one[probe][0] / one["without"][0] for one in rounds)
-            cpu = statistics.median(one[probe][1] / one["without"][1] for one in rounds)
-            own = statistics.median(one[probe][3] for one in rounds)
+            wall = sorted(timings[probe][0] / timings["without"][0] for timings in rounds)
+            cpu = statistics.median(timings[probe][1] / timings["without"][1] for timings in rounds)
+            own = statistics.median(timings[probe][3] for timings in rounds)
             print(
                 f"{name:9} {seconds:6.2f} s without, {probe:13}: wall {statistics.median(wall):.3f} "
                 f"({wall[0]:.3f}-{wall[-1]:.3f}), cpu {cpu:.3f}, own {own:.1%}"

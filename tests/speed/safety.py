@@ -1,10 +1,10 @@
-"""What safety costs a trial: checkpoints (by a thread, as they are; or before training goes on), deterministic algorithms.
+"""What safety costs a trial: checkpoints (written by a thread, the default, or by the training loop), deterministic algorithms.
 
     uv run python tests/speed/safety.py [--rounds 5] [--only tiny small large] [--every 5s]
 
-The ways run in turn, and each ratio is taken within its round: wall time of the whole trial, against the one without. For
-`large`, 4 million parameters with Adam's moments are some 50 MB a checkpoint. Nothing is asserted but that all end with
-the same accuracy.
+The trials run in turn, and each ratio is taken within its round: wall time of the whole trial, against the one without. For
+`large`, 4 million parameters with Adam's moments are about 50 MB a checkpoint. Only one thing is asserted: all end with the same
+accuracy.
 """
 
 import argparse
@@ -36,11 +36,11 @@ _save = CheckpointWriter.save
 
 
 def nothing(writer: CheckpointWriter, name: str, state: dict[str, Any]) -> None:
-    """No checkpoint."""
+    """Write no checkpoint."""
 
 
 def at_once(writer: CheckpointWriter, name: str, state: dict[str, Any]) -> None:
-    """Training waits until it is on the disk."""
+    """Write a checkpoint while training waits."""
     _save(writer, name, state)
     writer.wait()
 
@@ -54,14 +54,14 @@ WAYS: dict[str, tuple[Save, bool]] = {
 
 
 def timed(config: Experiment, save: Save, deterministic: bool) -> tuple[float, float, Any, float]:
-    """Wall and CPU seconds of a trial, its accuracy at the end, MB of its largest checkpoint."""
+    """Return wall and CPU seconds of a trial, its accuracy at the end, MB of its largest checkpoint."""
     folder = Path(tempfile.mkdtemp(prefix="retain-speed-", dir=os.environ.get("RETAIN_SPEED_FOLDER")))
     config = replace(config, resources=replace(config.resources, deterministic=deterministic))
     setattr(CheckpointWriter, "save", save)  # noqa: B010 - mypy refuses the assignment
     started, cpu = time.perf_counter(), time.process_time()
     result = run(config, folder / "trial")
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    sizes = [sum(f.stat().st_size for f in one.iterdir()) for one in (folder / "trial" / "checkpoints").glob("0*")]
+    sizes = [sum(f.stat().st_size for f in entry.iterdir()) for entry in (folder / "trial" / "checkpoints").glob("0*")]
     shutil.rmtree(folder)
     return wall, cpu, result.summary["task_agnostic"]["average_accuracy"], max(sizes, default=0) / 2**20
 
@@ -79,11 +79,11 @@ def main() -> None:
         config = replace(config, checkpoint=Checkpoint(every=arguments.every))
         timed(config, *WAYS["without"])
         rounds = [{way: timed(config, *how) for way, how in WAYS.items()} for _ in range(arguments.rounds)]
-        assert len({accuracy for one in rounds for _, _, accuracy, _ in one.values()}) == 1
-        seconds = statistics.median(one["without"][0] for one in rounds)
+        assert len({accuracy for timings in rounds for _, _, accuracy, _ in timings.values()}) == 1
+        seconds = statistics.median(timings["without"][0] for timings in rounds)
         for way in list(WAYS)[1:]:
-            wall = sorted(one[way][0] / one["without"][0] for one in rounds)
-            cpu = statistics.median(one[way][1] / one["without"][1] for one in rounds)
+            wall = sorted(timings[way][0] / timings["without"][0] for timings in rounds)
+            cpu = statistics.median(timings[way][1] / timings["without"][1] for timings in rounds)
             print(
                 f"{name:5} {seconds:6.2f} s without, {rounds[0][way][3]:7.2f} MB, {way:13}: wall {statistics.median(wall):.3f} "
                 f"({wall[0]:.3f}-{wall[-1]:.3f}), cpu {cpu:.3f}"

@@ -4,9 +4,9 @@
     uv run python tests/speed/sweep.py --streams new_classes --variants naive replay lwf
     uv run python tests/speed/sweep.py --only stock
 
-Each side is a process of its own, timed from start to end: imports, Ray, data, training, evaluation and (on our side)
-ledger, checkpoints, W&B offline and the report. Both must finish every trial: that is asserted; times are only printed.
-The random numbers differ, so accuracies are alike, not equal: they are printed side by side.
+Each side is a separate process, timed from start to end: imports, Ray, data, training, evaluation and (on our side) ledger,
+checkpoints, W&B offline and the report. Both must finish every trial, which is asserted; times are only printed. The random
+numbers differ, so accuracies are similar, not equal: both are printed.
 """
 
 from __future__ import annotations  # Ray's pickling does not carry the names in a nested class's annotations
@@ -34,7 +34,7 @@ Results = dict[tuple[str, str, int], float]  # (stream, variant, seed) -> accura
 
 
 def digits_parts(seed: int) -> Any:
-    """scikit-learn's digits (n, 1, 8, 8) as float tensors, a fifth for testing."""
+    """Return scikit-learn's digits (n, 1, 8, 8) as float tensors, a fifth for testing."""
     import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -82,7 +82,7 @@ def network() -> Any:
             super().__init__()
             self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
             self.head = IncrementalClassifier(128, initial_out_features=2, masking=False)
-            for layer in (self.trunk[1], self.trunk[3]):  # as retain's: the frozen variants depend on it
+            for layer in (self.trunk[1], self.trunk[3]):  # like retain's: the frozen variants depend on it
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 
@@ -100,7 +100,7 @@ def strategy_of(chosen: dict[str, Any], model: Any, training: dict[str, Any]) ->
 
     plugins: list[Any] = []
     if lwf := chosen.get("lwf"):
-        alpha = lwf["weight"] * lwf["temperature"] ** 2  # retain's loss has T^2, Avalanche's has not
+        alpha = lwf["weight"] * lwf["temperature"] ** 2  # retain's loss has the factor T^2, Avalanche's has not
         plugins.append(LwFPlugin(alpha=alpha, temperature=lwf["temperature"]))
     if stopping := chosen.get("early_stopping"):
         plugins.append(EarlyStoppingPlugin(patience=stopping["patience"], val_stream_name="valid_stream"))
@@ -121,7 +121,7 @@ def strategy_of(chosen: dict[str, Any], model: Any, training: dict[str, Any]) ->
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """A trial: train on one experience after another, evaluate on the whole test stream after each."""
+    """Run a trial: train on one experience after another, evaluate on the whole test stream after each."""
     import torch
     from avalanche.benchmarks import benchmark_with_validation_stream, with_classes_timeline
     from ray import tune
@@ -149,7 +149,7 @@ def trainable(config: dict[str, Any]) -> None:
 
 
 def stock(config: dict[str, Any], folder: Path) -> Results:
-    """Tune's own defaults: a new worker for each trial."""
+    """Run the plain script's trials with Tune's defaults: a new worker for each trial."""
     from ray import tune
 
     trials = list(trials_of(config))
@@ -167,15 +167,15 @@ def stock(config: dict[str, Any], folder: Path) -> Results:
 
 
 def retain(config: dict[str, Any], folder: Path) -> Results:
-    """`retain sweep` as a user runs it, then what is in the ledger."""
+    """Run `retain sweep` as a user does, then read the results from the ledger."""
     (folder / "quickstart.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [str(Path(sys.executable).with_name("retain")), "sweep", "quickstart.yaml", f"output={folder / 'output'}"]
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-    found: Results = {}
+    results: Results = {}
     for file in folder.glob("output/*/trials/*/trial.json"):
         trial, summary = (json.loads(path.read_text()) for path in (file, file.with_name("summary.json")))
-        found[trial["stream"], trial["variant"], trial["seed"]] = summary["task_agnostic"]["average_accuracy"]
-    return found
+        results[trial["stream"], trial["variant"], trial["seed"]] = summary["task_agnostic"]["average_accuracy"]
+    return results
 
 
 # --- both ---
@@ -190,7 +190,7 @@ def trials_of(config: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 
 def chosen_config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The quickstart, or a part of it."""
+    """Return the quickstart config, or a part of it."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     sweep = config["sweep"]
     sweep["seeds"] = list(range(arguments.seeds))
@@ -200,7 +200,7 @@ def chosen_config(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(side: str) -> tuple[float, Results]:
-    """Run a side in a process of its own, with the arguments of this one."""
+    """Run a side in a separate process, with the arguments of this one."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--results", file.name]
         started = time.perf_counter()
@@ -216,12 +216,13 @@ def one_side(arguments: argparse.Namespace, config: dict[str, Any]) -> None:
 
 
 def show_accuracies(results: dict[str, Results]) -> None:
-    """Mean final accuracy of each variant, per side."""
+    """Print the mean final accuracy of each variant, per side."""
     some = next(iter(results.values()))
     print(f"{'accuracy over all classes, last':<50}" + "".join(f"{side:>10}" for side in results))
     for stream, variant in dict.fromkeys((stream, variant) for stream, variant, _ in some):
         means = [
-            statistics.mean(a for t, a in found.items() if t[:2] == (stream, variant)) for found in results.values()
+            statistics.mean(a for t, a in accuracies.items() if t[:2] == (stream, variant))
+            for accuracies in results.values()
         ]
         print(f"{stream + ' ' + variant:<50}" + "".join(f"{mean:10.3f}" for mean in means))
 

@@ -1,1 +1,1 @@
-"""Transformations of mini-batches of pictures: on the device, each sample with random numbers of its own."""
+"""Augment mini-batches of pictures on the device, with separate random parameters for each sample."""

@@ -1,6 +1,7 @@
-"""Transformations that resample: rotation, scale, translation (together one resampling), elastic. Shapes: see base.py.
+"""Transformations that resample: rotation, scale, translation (combined into one resampling) and elastic.
 
-Positions are (column, row) in pixels from the picture's centre, rows going down; what comes from outside is black.
+Shapes: see `augmentation.base`. Positions are (column, row) in pixels from the picture's centre, with rows going down. Pixels
+from outside the picture are black.
 """
 
 import math
@@ -14,24 +15,24 @@ from .base import Transformation, check_within, uniform
 
 
 class Affine(Transformation):
-    """A transformation that is a matrix."""
+    """A transformation given by a matrix."""
 
     __slots__ = ()
 
     def matrix(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Matrices (B, 3, 3) float64 that take a position (x, y, 1) to its new one; `size` is (H, W)."""
+        """Return matrices (B, 3, 3) float64 that map a position (x, y, 1) to its new one; `size` is (H, W)."""
         raise NotImplementedError
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """This one alone."""
+        """Apply this transformation alone."""
         return warp(x, self.matrix(u, (x.shape[2], x.shape[3])))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rotation(Affine):
-    """Turn about the centre.
+    """Rotate about the centre.
 
-    degrees: at most so far, either way.
+    degrees: maximum angle in either direction.
     """
 
     degrees: float = 15.0
@@ -40,7 +41,7 @@ class Rotation(Affine):
         check_within("degrees", self.degrees, 0, 180)
 
     def matrix(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Of an angle."""
+        """Return rotations by random angles."""
         return rotation(uniform(u[:, 0], -self.degrees, self.degrees))
 
 
@@ -48,8 +49,8 @@ class Rotation(Affine):
 class Scale(Affine):
     """Enlarge or shrink about the centre.
 
-    low: the smallest factor.
-    high: the largest.
+    low: smallest factor.
+    high: largest factor.
     """
 
     low: float = 0.9
@@ -61,16 +62,16 @@ class Scale(Affine):
             raise ValueError(f"low={self.low!r}: must be in [0.1, high={self.high!r}]")
 
     def matrix(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Of a factor."""
+        """Return scalings by random factors."""
         factor = uniform(u[:, 0], self.low, self.high)
         return matrices(factor, 0, 0, 0, factor, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Translation(Affine):
-    """Move, by fractions of a pixel too.
+    """Shift the picture, also by fractions of a pixel.
 
-    amount: at most so far, up or down and left or right, as a fraction of the side.
+    amount: maximum shift up, down, left or right, as a fraction of the side.
     """
 
     amount: float = 0.1
@@ -80,22 +81,22 @@ class Translation(Affine):
 
     @property
     def num_draws(self) -> int:
-        """Columns and rows."""
+        """Return 2: columns and rows."""
         return 2
 
     def matrix(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Of two lengths."""
+        """Return shifts by random lengths."""
         height, width = size
-        way = uniform(u, -self.amount, self.amount)
-        return matrices(1, 0, way[:, 0] * width, 0, 1, way[:, 1] * height)
+        shift = uniform(u, -self.amount, self.amount)
+        return matrices(1, 0, shift[:, 0] * width, 0, 1, shift[:, 1] * height)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Elastic(Transformation):
-    """Bend: points of a coarse grid move at random, what lies between them smoothly with them (Ronneberger et al. 2015, 3.1).
+    """Deform smoothly: points of a coarse grid move at random, the rest is interpolated (Ronneberger et al. 2015, 3.1).
 
-    amount: a point moves at most so far, as a fraction of the side.
-    points: of the grid, along each side.
+    amount: maximum shift of a point, as a fraction of the side.
+    points: number of grid points along each side.
     """
 
     amount: float = 0.06
@@ -107,11 +108,11 @@ class Elastic(Transformation):
 
     @property
     def num_draws(self) -> int:
-        """Two for each point."""
+        """Return two for each point."""
         return 2 * self.points**2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Bicubic between the points."""
+        """Displace the pixels, with bicubic interpolation between the points."""
         moved = (
             uniform(u, -2 * self.amount, 2 * self.amount).to(x, non_blocking=True).view(-1, 2, self.points, self.points)
         )
@@ -120,38 +121,37 @@ class Elastic(Transformation):
 
 
 def matrices(*rows: Tensor | float) -> Tensor:
-    """Matrices (B, 3, 3) float64 of their first two rows' six values, each a number or one for each sample (B,)."""
+    """Return matrices (B, 3, 3) float64 from the six values of their first two rows, each a number or a tensor (B,)."""
     size = next(len(value) for value in rows if isinstance(value, Tensor))
     values = [torch.as_tensor(value, dtype=torch.float64).expand(size) for value in (*rows, 0.0, 0.0, 1.0)]
     return torch.stack(values, 1).view(-1, 3, 3)
 
 
 def rotation(degrees: Tensor) -> Tensor:
-    """Counter-clockwise turns (B,) as matrices (B, 3, 3)."""
+    """Return matrices (B, 3, 3) of counter-clockwise rotations by `degrees` (B,)."""
     turn = degrees * (math.pi / 180)
     return matrices(turn.cos(), turn.sin(), 0, -turn.sin(), turn.cos(), 0)
 
 
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """Move the pixels by matrices (B, 3, 3) of pixels, bilinearly."""
+    """Transform the pictures by matrices (B, 3, 3) in pixels, bilinearly."""
     height, width = x.shape[2:]
-    half = torch.tensor([width / 2, height / 2], dtype=torch.float64)  # torch's own positions are -1 .. 1
+    half = torch.tensor([width / 2, height / 2], dtype=torch.float64)  # torch's positions are -1 .. 1
     source = torch.linalg.inv(matrix)[:, :2] * torch.cat([half, torch.ones(1, dtype=torch.float64)]) / half[:, None]
-    by_column, by_row, constant = source.to(x, non_blocking=True)[:, None, None].unbind(
-        4
-    )  # (B, 1, 1, 2) each; faster than affine_grid
+    # (B, 1, 1, 2) each; faster than affine_grid
+    by_column, by_row, constant = source.to(x, non_blocking=True)[:, None, None].unbind(4)
     columns, rows = _centres(width, x).view(1, 1, -1, 1), _centres(height, x).view(1, -1, 1, 1)
     return _sampled(x, by_column * columns + (by_row * rows + constant))
 
 
 def displace(x: Tensor, displacement: Tensor) -> Tensor:
-    """Fetch each pixel from where `displacement` (B, H, W, 2) says: columns and rows away, where the side is 2 long."""
+    """Fetch each pixel from `displacement` (B, H, W, 2) away, in (columns, rows), in units of half a side."""
     rows, columns = torch.meshgrid(_centres(x.shape[2], x), _centres(x.shape[3], x), indexing="ij")
     return _sampled(x, displacement + torch.stack([columns, rows], 2))
 
 
 def _centres(side: int, x: Tensor) -> Tensor:
-    """Where torch has the centres of pixels: -1 .. 1 is the whole side."""
+    """Return torch's coordinates of pixel centres: -1 .. 1 is the whole side."""
     return (torch.arange(side, device=x.device) + 0.5) * (2 / side) - 1
 
 
@@ -160,5 +160,5 @@ def _sampled(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _bicubic(points: int, side: int) -> Tensor:
-    """Weights (side, points) that put `side` values between the points, the first and last of each at one place."""
+    """Return weights (side, points) that interpolate `side` values between the points; the ends coincide."""
     return F.interpolate(torch.eye(points)[None, None], (side, points), mode="bicubic", align_corners=True)[0, 0]

@@ -1,4 +1,4 @@
-"""Transformations of brightness, contrast and colour, and blur. Shapes: see base.py."""
+"""Transformations of brightness, contrast and colour, and blur. Shapes: see `augmentation.base`."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Transformation, check_colours, check_within, per_sample, picked, positions, replaced, uniform
+from .base import Transformation, check_colours, check_within, per_sample, replace_at, select, true_indices, uniform
 from .spatial import separable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Factor(Transformation):
-    """A factor around 1."""
+    """A transformation by a factor around 1."""
 
     amount: float = 0.4
 
@@ -20,7 +20,7 @@ class _Factor(Transformation):
         check_within("amount", self.amount, 0, 1)
 
     def factors(self, u: Tensor) -> Tensor:
-        """Factors (B,) in [1 - amount, 1 + amount)."""
+        """Return factors (B,) in [1 - amount, 1 + amount)."""
         return uniform(u[:, 0], 1 - self.amount, 1 + self.amount)
 
 
@@ -32,7 +32,7 @@ class Brightness(_Factor):
     """
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Brighter or darker."""
+        """Change the brightness."""
         return brightness(x, self.factors(u))
 
 
@@ -44,31 +44,31 @@ class Contrast(_Factor):
     """
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """More or less."""
+        """Change the contrast."""
         return contrast(x, self.factors(u))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Colour(_Factor):
-    """Multiply each pixel's distance from its own grey (its saturation) by a factor.
+    """Multiply each pixel's distance from its grey value (its saturation) by a factor.
 
     amount: the factor is in 1 - amount .. 1 + amount.
     """
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """More or less."""
+        """Change the saturation."""
         return colour(x, self.factors(u))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Grey pictures have no colour."""
+        """Raise ValueError for grey pictures, which have no colour."""
         check_colours(shape, "changing the colour")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hue(Transformation):
-    """Turn all colours around the circle of hues.
+    """Shift all hues around the colour circle.
 
-    amount: at most so far, either way, as a fraction of the circle.
+    amount: maximum shift in either direction, as a fraction of the circle.
     """
 
     amount: float = 0.1
@@ -77,19 +77,19 @@ class Hue(Transformation):
         check_within("amount", self.amount, 0, 0.5)
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Grey stays grey."""
+        """Shift the hues; grey stays grey."""
         return hue(x, uniform(u[:, 0], -self.amount, self.amount))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Grey pictures have no colour."""
+        """Raise ValueError for grey pictures, which have no colour."""
         check_colours(shape, "changing the hue")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Greyscale(Transformation):
-    """Take all colour away, of some pictures.
+    """Remove all colour from some pictures.
 
-    p: the probability.
+    p: probability.
     """
 
     p: float = 0.2
@@ -98,22 +98,22 @@ class Greyscale(Transformation):
         check_within("p", self.p, 0, 1)
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Three equal channels."""
-        chosen = positions(u[:, 0] < self.p)
-        return replaced(x, chosen, luminance(picked(x, chosen)).expand(-1, 3, -1, -1))
+        """Replace some pictures by their grey version, in three equal channels."""
+        chosen = true_indices(u[:, 0] < self.p)
+        return replace_at(x, chosen, luminance(select(x, chosen)).expand(-1, 3, -1, -1))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Grey pictures have no colour."""
+        """Raise ValueError for grey pictures, which have no colour."""
         check_colours(shape, "greyscale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blur(Transformation):
-    """Gaussian blur, of some pictures (Chen et al. 2020, SimCLR).
+    """Blur some pictures with a Gaussian (Chen et al. 2020, SimCLR).
 
-    p: the probability.
-    low: the smallest standard deviation, in pixels.
-    high: the largest.
+    p: probability.
+    low: smallest standard deviation, in pixels.
+    high: largest standard deviation, in pixels.
     """
 
     p: float = 0.5
@@ -128,17 +128,17 @@ class Blur(Transformation):
 
     @property
     def num_draws(self) -> int:
-        """Whether, and how much."""
+        """Return 2: whether and how much."""
         return 2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Beyond the edges pictures are mirrored."""
-        chosen = positions(u[:, 0] < self.p)
-        return replaced(x, chosen, blur(picked(x, chosen), uniform(u[chosen, 1], self.low, self.high)))
+        """Blur some pictures; they are mirrored beyond the edges."""
+        chosen = true_indices(u[:, 0] < self.p)
+        return replace_at(x, chosen, blur(select(x, chosen), uniform(u[chosen, 1], self.low, self.high)))
 
 
 def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """`factor` (B,) times the pictures, and 1 - factor times `other` (B, 1 or C, ...), within [0, 1]."""
+    """Return factor * x + (1 - factor) * other, clamped to [0, 1]; `factor` (B,), `other` (B, 1 or C, ...)."""
     return torch.lerp(other, x, per_sample(factor, x)).clamp_(0, 1)
 
 
@@ -153,12 +153,12 @@ def contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def colour(x: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey picture; one that is grey stays as it is."""
+    """Blend with the grey version; grey pictures stay the same."""
     return blend(x, luminance(x), factor)
 
 
 def luminance(x: Tensor) -> Tensor:
-    """Grey pictures (B, 1, H, W), colours weighted as ITU-R BT.601 does; others than three channels by their mean."""
+    """Return grey pictures (B, 1, H, W): colours weighted as in ITU-R BT.601, the mean unless there are three channels."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     red, green, blue = x.split(1, 1)
@@ -167,7 +167,7 @@ def luminance(x: Tensor) -> Tensor:
 
 
 def hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn hues by `turn` (B,), in circles; value and saturation of HSV stay."""
+    """Shift hues by `turn` (B,), in full circles; HSV's value and saturation stay the same."""
     red, green, blue = (channel.contiguous() for channel in x.unbind(1))
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -176,15 +176,15 @@ def hue(x: Tensor, turn: Tensor) -> Tensor:
     sixths = angle.div_(chroma.clamp(min=1e-12)).add_(per_sample(6 * turn, x)[:, 0])
     turned = []
     for offset in (5, 3, 1):
-        place = (sixths + offset).div_(6)
-        place.sub_(place.floor()).mul_(6)
-        # a channel is at `value` within a sixth of its own hue, and below by all of `chroma` beyond two
-        turned.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+        sector = (sixths + offset).div_(6)
+        sector.sub_(sector.floor()).mul_(6)
+        # a channel equals `value` within a sixth of its hue, and `value - chroma` beyond two sixths
+        turned.append(value - chroma * torch.minimum(sector, 4 - sector).clamp_(0, 1))
     return torch.stack(turned, 1)
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Convolve with Gaussians of `sigma` (B,) pixels, cut off at four of them, mirrored beyond the edges."""
+    """Convolve with Gaussians of `sigma` (B,) pixels, cut off at four sigma; pictures are mirrored beyond the edges."""
     if not len(x):
         return x
     radius = min(math.ceil(4 * float(sigma.max())), min(x.shape[2:]) - 1)
@@ -196,7 +196,7 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _mirrored(weights: Tensor, steps: Tensor, side: int) -> Tensor:
-    """Weights (B, side, side) of a filter (B, n) over a line whose ends are mirrors."""
+    """Return the weights (B, side, side) of a filter (B, n) over a line that is mirrored at its ends."""
     source = (torch.arange(side)[:, None] + steps).abs()
     source = torch.where(source >= side, 2 * (side - 1) - source, source)
     taken = (source[:, :, None] == torch.arange(side)).to(weights)  # (side, n, side): which pixel a weight is for

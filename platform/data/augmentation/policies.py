@@ -1,4 +1,4 @@
-"""Policies that choose among many operations, for each sample its own: RandAugment and AugMix. Shapes: see base.py."""
+"""Policies that choose among many operations for each sample: RandAugment and AugMix. Shapes: see `augmentation.base`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from .affine import matrices, rotation, warp
-from .base import Transformation, check_within, per_sample, picked, positions, replaced, uniform
+from .base import Transformation, check_within, per_sample, replace_at, select, true_indices, uniform
 from .colour import brightness, colour, contrast
 from .tones import autocontrast, equalize, posterize, sharpness, solarize
 
 Operation = Callable[[Tensor, Tensor], Tensor]  # pictures (n, C, H, W), strengths (n,) in [-1, 1]
-_WIDTH, _DEPTH = 3, 3  # AugMix: chains, and operations of one at most
+_WIDTH, _DEPTH = 3, 3  # AugMix: number of chains, and maximum length of a chain
 
 
-def _shear_x(x: Tensor, by: Tensor) -> Tensor:
-    return warp(x, matrices(1, by, 0, 0, 1, 0))
+def _shear_x(x: Tensor, amount: Tensor) -> Tensor:
+    return warp(x, matrices(1, amount, 0, 0, 1, 0))
 
 
-def _shear_y(x: Tensor, by: Tensor) -> Tensor:
-    return warp(x, matrices(1, 0, 0, by, 1, 0))
+def _shear_y(x: Tensor, amount: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, 0, amount, 1, 0))
 
 
-def _move_x(x: Tensor, by: Tensor) -> Tensor:
-    return warp(x, matrices(1, 0, by * x.shape[3], 0, 1, 0))
+def _move_x(x: Tensor, amount: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, amount * x.shape[3], 0, 1, 0))
 
 
-def _move_y(x: Tensor, by: Tensor) -> Tensor:
-    return warp(x, matrices(1, 0, 0, 0, 1, by * x.shape[2]))
+def _move_y(x: Tensor, amount: Tensor) -> Tensor:
+    return warp(x, matrices(1, 0, 0, 0, 1, amount * x.shape[2]))
 
 
 RANDAUGMENT: Mapping[str, Operation] = {
@@ -62,11 +62,11 @@ AUGMIX: Mapping[str, Operation] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandAugment(Transformation):
-    """Operations chosen at random among fourteen, each of one strength (Cubuk et al. 2020); torchvision's ranges.
+    """Random operations out of fourteen, all of one strength (Cubuk et al. 2020), with torchvision's ranges.
 
-    Shears are about the picture's centre and resampling is bilinear; on grey pictures `colour` changes nothing.
-    num_ops: how many, one after another.
-    magnitude: the strength, 0..30.
+    Shears are about the picture's centre and resampling is bilinear. `colour` has no effect on grey pictures.
+    num_ops: number of operations, applied in sequence.
+    magnitude: strength, 0..30.
     """
 
     num_ops: int = 2
@@ -78,11 +78,11 @@ class RandAugment(Transformation):
 
     @property
     def num_draws(self) -> int:
-        """Which, and either way, for each."""
+        """Return two per operation: which one, and its sign."""
         return 2 * self.num_ops
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """One operation after another."""
+        """Apply the operations in sequence."""
         for draw in u.view(len(u), -1, 2).unbind(1):
             strength = _either_way(draw[:, 1], torch.full((len(u),), self.magnitude / 30))
             x = by_choice(x, RANDAUGMENT, draw[:, 0], strength)
@@ -91,10 +91,10 @@ class RandAugment(Transformation):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugMix(Transformation):
-    """Three chains of one to three operations, mixed with one another and with the picture (Hendrycks et al. 2020).
+    """Three chains of one to three operations, mixed with each other and with the picture (Hendrycks et al. 2020).
 
     Without the paper's consistency loss. The mixing weights are uniform (the paper's alpha = 1).
-    severity: an operation's strength is drawn from 0.1..severity, of 10.
+    severity: an operation's strength is sampled from 0.1..severity, out of 10.
     """
 
     severity: float = 3.0
@@ -104,13 +104,13 @@ class AugMix(Transformation):
 
     @property
     def num_draws(self) -> int:
-        """For each operation which, how strong and either way; the length of a chain; weights of chains and picture."""
+        """Return k: per operation its choice, strength and sign; per chain its length and weight; the picture's weight."""
         return _WIDTH * (3 * _DEPTH + 2) + 1
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
-        """Mix chain by chain."""
+        """Mix the chains, then mix the result with the picture."""
         chains = u[:, 1:].view(len(u), _WIDTH, -1)
-        weights = -torch.log1p(-chains[:, :, 0])  # exponential: over their sum, a uniform Dirichlet distribution
+        weights = -torch.log1p(-chains[:, :, 0])  # exponential; divided by their sum: uniform Dirichlet
         weights = weights / weights.sum(1, keepdim=True)
         mixed = torch.zeros_like(x)
         for weight, chain in zip(weights.unbind(1), chains.unbind(1), strict=True):
@@ -118,23 +118,23 @@ class AugMix(Transformation):
         return torch.lerp(x, mixed, per_sample(u[:, 0], x))
 
     def _chain(self, x: Tensor, length: Tensor, draws: Tensor) -> Tensor:
-        """As many operations, one after another, as each sample's `length` (B,) in [0, 1) says."""
+        """Apply one to three operations in sequence, as each sample's `length` (B,) in [0, 1) determines."""
         for number, draw in enumerate(draws.unbind(1)):
-            chosen = positions((length * _DEPTH).long() >= number)
+            chosen = true_indices((length * _DEPTH).long() >= number)
             which, level, sign = draw[chosen].unbind(1)
             strength = _either_way(sign, uniform(level, 0.1, self.severity) / 10)
-            x = replaced(x, chosen, by_choice(picked(x, chosen), AUGMIX, which, strength))
+            x = replace_at(x, chosen, by_choice(select(x, chosen), AUGMIX, which, strength))
         return x
 
 
 def by_choice(x: Tensor, operations: Mapping[str, Operation], which: Tensor, strength: Tensor) -> Tensor:
-    """Apply to each sample one of the operations, by its number `which` (B,) in [0, 1), with its `strength` (B,)."""
+    """Apply one operation to each sample: `which` (B,) in [0, 1) selects it, `strength` (B,) is its strength."""
     numbers = (which * len(operations)).long()
     out = x.clone()
     for number, operation in enumerate(operations.values()):
-        chosen = positions(numbers == number)
+        chosen = true_indices(numbers == number)
         if len(chosen):
-            out.index_copy_(0, chosen.to(x.device, non_blocking=True), operation(picked(x, chosen), strength[chosen]))
+            out.index_copy_(0, chosen.to(x.device, non_blocking=True), operation(select(x, chosen), strength[chosen]))
     return out
 
 

@@ -1,4 +1,4 @@
-"""The transformations that `training.augmentation` can name, and presets of them."""
+"""The transformations and presets that `training.augmentation` can name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,33 +8,6 @@ from ...config.schema import Experiment, Settings
 from ...errors import UserError, listed, nearest
 from . import affine, colour, policies, spatial
 from .base import Transformation
-
-
-def resolve_transformations(experiment: Experiment) -> list[tuple[str, Any]]:
-    """The transformations of `training.augmentation` with their names, in their order; none for null."""
-
-    path, chosen = "training.augmentation", experiment.training.augmentation or ()
-    if isinstance(chosen, str):
-        if chosen not in PRESETS:
-            raise UserError(
-                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
-                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
-            )
-        chosen = PRESETS[chosen]
-    found = []
-    for number, item in enumerate(chosen):
-        named: Settings = {item: {}} if isinstance(item, str) else item
-        if len(named) != 1:
-            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
-        ((name, settings),) = named.items()
-        if name not in TRANSFORMATIONS:
-            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
-            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
-        if not isinstance(settings, Mapping | None):
-            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
-        found.append((name, build_config(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
-    return found
-
 
 TRANSFORMATIONS: Mapping[str, type[Transformation]] = {
     "crop": spatial.Crop,
@@ -57,15 +30,15 @@ TRANSFORMATIONS: Mapping[str, type[Transformation]] = {
 PRESETS: Mapping[str, tuple[Settings, ...]] = {
     # He et al. 2016, 4.2
     "cifar": ({"crop": {"padding": 4}}, {"flip": {}}),
-    # nothing is mirrored; turns as far as 1 and 7, and scales, allow: Ciresan et al. 2010; 2 pixels of 28
+    # Ciresan et al. 2010: no mirroring, rotations small enough to tell 1 from 7, scaling; shifts of 2 pixels of 28
     "digits": (
         {"rotation": {"degrees": 7.5}},
         {"scale": {"low": 0.85, "high": 1.15}},
         {"translation": {"amount": 0.07}},
     ),
-    # as for CIFAR (so Zhong et al. 2020), but with half of the padding: the clothes fill their 28 pixels
+    # as for CIFAR (like Zhong et al. 2020), but with half the padding, because the clothes fill their 28 pixels
     "fashion": ({"crop": {"padding": 2}}, {"flip": {}}),
-    # Szegedy et al. 2015 and the colours of Facebook's ResNet recipe; parts from a quarter on, for small pictures
+    # Szegedy et al. 2015 and the colours of Facebook's ResNet recipe; crops of at least a quarter, for small pictures
     "natural": (
         {"random_resized_crop": {"low": 0.25}},
         {"flip": {}},
@@ -73,7 +46,7 @@ PRESETS: Mapping[str, tuple[Settings, ...]] = {
         {"contrast": {"amount": 0.4}},
         {"colour": {"amount": 0.4}},
     ),
-    # our own: drawings on white, so nothing that brings black edges, and colours that stay what they mean
+    # ours: drawings on white, so no black edges, and colours that keep their meaning
     "emoji": (
         {"random_resized_crop": {"low": 0.5}},
         {"flip": {}},
@@ -81,3 +54,32 @@ PRESETS: Mapping[str, tuple[Settings, ...]] = {
         {"colour": {"amount": 0.2}},
     ),
 }
+
+
+def resolve_transformations(experiment: Experiment) -> list[tuple[str, Any]]:
+    """Return the transformations of `training.augmentation` as (name, transformation), in order; [] for null.
+
+    Raises:
+        UserError: an unknown preset or transformation, or settings that it refuses.
+    """
+    path, chosen = "training.augmentation", experiment.training.augmentation or ()
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise UserError(
+                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
+                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
+            )
+        chosen = PRESETS[chosen]
+    resolved = []
+    for number, item in enumerate(chosen):
+        named: Settings = {item: {}} if isinstance(item, str) else item
+        if len(named) != 1:
+            raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
+        ((name, settings),) = named.items()
+        if name not in TRANSFORMATIONS:
+            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
+            raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
+        if not isinstance(settings, Mapping | None):
+            raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")
+        resolved.append((name, build_config(TRANSFORMATIONS[name], settings or {}, f"{path}[{number}].{name}")))
+    return resolved

@@ -1,4 +1,5 @@
-"""Data sets: one file is one set, with `Config` and ``build(config, folders) -> DataSet``.
+"""Data sets: one file per data set, with `Config` and ``build(config, folders) -> DataSet``.
 
-Each is opened from the cache (see cache.py); what reads the source is imported and run only when the cache has no entry.
+Each is opened from the cache (`data.cache`). Code that reads the original files is imported and run only if the cache has no
+entry.
 """

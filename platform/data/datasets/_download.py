@@ -1,6 +1,6 @@
-"""Downloads by torchvision's data sets, which know the addresses and check md5 sums before they read anything.
+"""Download data sets with torchvision, whose classes know the addresses and check md5 sums before they read.
 
-They open a data set in parts, mostly train and test; a part is the keywords that its class takes for it.
+A data set is opened in parts, usually train and test. A part is given by the keyword arguments of torchvision's class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from ...errors import UserError
-from ._locate import searched
+from ._locate import folders_text
 
 Keywords = Mapping[str, Any]
 
@@ -21,10 +21,12 @@ def fetch(
     """Download a data set into `downloads`, once, and return each part as torchvision's object.
 
     Args:
-        title: how people call it.
-        torchvision: how torchvision's class is called.
-        tried: where it was looked for, and
-        advice: how else to get it, for the error message.
+        title: the data set's display name.
+        torchvision: name of torchvision's class.
+        downloads: folder of the download.
+        tried: folders searched before, for the error message.
+        advice: other ways to get the files, for the error message.
+        parts: keyword arguments of torchvision's class for each part.
 
     Raises:
         UserError: there is no network, or a mirror sent a wrong file.
@@ -35,7 +37,7 @@ def fetch(
             return _parts(torchvision, downloads, parts, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{title} was not found in {searched(tried)}, nor could it be downloaded ({_reason(error)}). "
+            f"{title} was not found in {folders_text(tried)}, nor could it be downloaded ({_reason(error)}). "
             f"Do one of these: {advice}"
         ) from error
 
@@ -44,7 +46,7 @@ def verified(torchvision: str, root: Path, parts: Sequence[Keywords], again: boo
     """Read the parts of a data set that lies in `root` in torchvision's form.
 
     Args:
-        again: download what is damaged again, as a download that was killed leaves it.
+        again: download damaged files again; a killed download leaves some.
 
     Raises:
         UserError: a file's md5 sum is not the official one.
@@ -59,12 +61,12 @@ def verified(torchvision: str, root: Path, parts: Sequence[Keywords], again: boo
 
 
 def _parts(torchvision: str, root: Path, parts: Sequence[Keywords], download: bool) -> list[Any]:
-    """Let torchvision open each part."""
+    """Open each part with torchvision."""
     from torchvision import datasets
 
     return [getattr(datasets, torchvision)(root, download=download, **part) for part in parts]
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line."""
+    """Return the error on one line."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Data sets in idx files, MNIST's format (http://yann.lecun.com/exdb/mnist): a big-endian header, then bytes."""
+"""Read data sets in idx files, MNIST's format (http://yann.lecun.com/exdb/mnist): a big-endian header, then bytes."""
 
 import gzip
 import hashlib
@@ -14,14 +14,14 @@ from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 from ._download import fetch
-from ._locate import identity, places
+from ._locate import candidate_folders, identity
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class IdxSet:
-    """Where a data set of four idx files lies, how torchvision calls it, how else to get it."""
+    """A data set of four idx files: torchvision's class name, the usual folders, other ways to get it."""
 
     title: str
     torchvision: str
@@ -45,18 +45,18 @@ _FILES = {
 def idx_set(
     name: str, files: IdxSet, class_names: tuple[str, ...], mean: float, std: float, folders: DataFolders
 ) -> DataSet:
-    """Open a set of idx files, prepared.
+    """Open the prepared data set of four idx files.
 
     Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
+        UserError: the files are not found, or one is damaged.
     """
-    found = find(files, folders)
-    key = f"{name}-{identity(found.values())}"
-    return make_data_set(key, load_or_make(key, lambda: read_set(found), folders.cache), class_names, (mean,), (std,))
+    paths = find(files, folders)
+    key = f"{name}-{identity(paths.values())}"
+    return make_data_set(key, load_or_make(key, lambda: read_set(paths), folders.cache), class_names, (mean,), (std,))
 
 
 def read_idx(path: Path, dimensions: int) -> _Array:
-    """Read an idx file of bytes, gzipped or plain, as uint8 with that many dimensions.
+    """Read an idx file of bytes, gzipped or plain, as uint8 with `dimensions` dimensions.
 
     Raises:
         UserError: the file is truncated, damaged or of another kind.
@@ -69,15 +69,15 @@ def read_idx(path: Path, dimensions: int) -> _Array:
         raise UserError(f"{path}: is not {kind}: it starts with {raw[:4].hex()}, not {magic.hex()}.")
     if len(raw) < head:
         raise UserError(f"{path}: is truncated: its header alone has {head} bytes, the file {len(raw)}.")
-    shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", dimensions, 4))
-    wanted = head + math.prod(shape)
-    if len(raw) != wanted:
-        raise UserError(f"{path}: is truncated or damaged: its shape {shape} needs {wanted} bytes, it has {len(raw)}.")
+    shape = tuple(int(length) for length in np.frombuffer(raw, ">u4", dimensions, 4))
+    size = head + math.prod(shape)
+    if len(raw) != size:
+        raise UserError(f"{path}: is truncated or damaged: its shape {shape} needs {size} bytes, it has {len(raw)}.")
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
 
 def _raw(path: Path) -> bytes:
-    """Return a file's content, unpacked where its name says so."""
+    """Return a file's content, unpacked if its name ends in .gz."""
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if path.suffix == ".gz" else data
@@ -86,7 +86,7 @@ def _raw(path: Path) -> bytes:
 
 
 def read_set(files: dict[str, Path]) -> dict[str, _Array]:
-    """Read the four files of a data set and check that they belong together."""
+    """Read the four files of a data set and check that they match."""
     arrays: dict[str, _Array] = {}
     for part in ("train", "test"):
         pictures, labels = files[f"{part}_x"], files[f"{part}_y"]
@@ -101,43 +101,46 @@ def read_set(files: dict[str, Path]) -> dict[str, _Array]:
     return arrays
 
 
-def find(wanted: IdxSet, folders: DataFolders) -> dict[str, Path]:
-    """Return the four files: from the data folder, a package, an earlier download, or a download now.
+def find(idx: IdxSet, folders: DataFolders) -> dict[str, Path]:
+    """Return the four files: from the data folder, a Debian package, an earlier download, or a download now.
 
-    A folder with some of the four is refused, not passed over: the user meant it.
+    A folder with only some of the four is refused, not skipped, because the user meant it.
+
+    Raises:
+        UserError: files are missing, or they cannot be downloaded.
     """
-    tried = [*places(folders, wanted.folders), DEBIAN / wanted.folders[0]]
+    tried = [*candidate_folders(folders, idx.folders), DEBIAN / idx.folders[0]]
     for folder in tried:
         files = files_in(folder)
-        if len(files) == len(_FILES) and not _is_another(wanted, files["train_y"]):
+        if len(files) == len(_FILES) and not _is_another(idx, files["train_y"]):
             return files
         if 0 < len(files) < len(_FILES):
-            lacking = next(f"{a}-{b}.gz" for part, (a, b) in _FILES.items() if part not in files)
-            raise UserError(f"{folder}: has {len(files)} of the four files of {wanted.title}; {lacking} is missing.")
+            missing = next(f"{a}-{b}.gz" for part, (a, b) in _FILES.items() if part not in files)
+            raise UserError(f"{folder}: has {len(files)} of the four files of {idx.title}; {missing} is missing.")
     downloads = folders.cache / "downloads"
-    downloaded = downloads / wanted.torchvision / "raw"
+    downloaded = downloads / idx.torchvision / "raw"
     if len(files_in(downloaded)) < len(_FILES):
-        fetch(wanted.title, wanted.torchvision, downloads, tried, _advice(wanted))
+        fetch(idx.title, idx.torchvision, downloads, tried, _advice(idx))
     return files_in(downloaded)
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Those of the four files that a folder has, under any of their usual names."""
+    """Return those of the four files that a folder has, under any of their usual names."""
     names = {part: [f"{a}{dot}{b}{end}" for end in (".gz", "") for dot in "-."] for part, (a, b) in _FILES.items()}
-    found = {part: next((folder / n for n in known if (folder / n).is_file()), None) for part, known in names.items()}
-    return {part: path for part, path in found.items() if path is not None}
+    present = {part: next((folder / n for n in known if (folder / n).is_file()), None) for part, known in names.items()}
+    return {part: path for part, path in present.items() if path is not None}
 
 
-def _is_another(wanted: IdxSet, labels: Path) -> bool:
-    """Whether these are the labels of the other set: both use the same file names."""
-    found = hashlib.md5(_raw(labels), usedforsecurity=False).hexdigest()
-    return found in _LABELS_MD5.values() and found != _LABELS_MD5[wanted.torchvision]
+def _is_another(idx: IdxSet, labels: Path) -> bool:
+    """Return whether these are the labels of the other set; both use the same file names."""
+    md5 = hashlib.md5(_raw(labels), usedforsecurity=False).hexdigest()
+    return md5 in _LABELS_MD5.values() and md5 != _LABELS_MD5[idx.torchvision]
 
 
-def _advice(wanted: IdxSet) -> str:
+def _advice(idx: IdxSet) -> str:
     """How else to get the files."""
     names = ", ".join(f"{a}-{b}.gz" for a, b in _FILES.values())
     return (
-        f"{wanted.install}put {names} into a folder {wanted.folders[0]} and set data.root or RETAIN_DATA to the folder "
+        f"{idx.install}put {names} into a folder {idx.folders[0]} and set data.root or RETAIN_DATA to the folder "
         f"that holds it."
     )

@@ -1,4 +1,4 @@
-"""Where a data set's files lie, and what their content is called."""
+"""Find a data set's files, and identify their content."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 from ...errors import UserError
 from ..cache import DataFolders
 
-_SAMPLE = 65536  # bytes at either end of a file that go into its identity; a .gz file's end holds its content's CRC
+_SAMPLE = 65536  # bytes read at each end of a file for its identity; a .gz file ends with the CRC of its content
 
 
 def identity(files: Iterable[Path]) -> str:
-    """Name the content of the files cheaply: sizes, times and both ends of each."""
+    """Hash the files cheaply, for a cache key: the size, the time and both ends of each."""
     digest = hashlib.sha256()
     for path in files:
         status = path.stat()
@@ -22,23 +22,23 @@ def identity(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def places(folders: DataFolders, names: Sequence[str]) -> list[Path]:
-    """The folders of these names in the data folder, whether they exist or not; none without a data folder."""
+def candidate_folders(folders: DataFolders, names: Sequence[str]) -> list[Path]:
+    """Return the folders with these names in the data folder, existing or not; [] without a data folder."""
     return [] if folders.root is None else [folders.root / name for name in names]
 
 
-def searched(tried: Sequence[Path]) -> str:
-    """The places that were tried, for an error message."""
+def folders_text(tried: Sequence[Path]) -> str:
+    """Return the searched folders as text, for an error message."""
     return ", ".join(map(str, tried)) or "data.root, which is not set"
 
 
 def folder_with(marker: str, title: str, tried: Sequence[Path], advice: str) -> Path:
-    """The first of the folders that holds a file or folder called `marker`.
+    """Return the first of the folders that holds a file or folder called `marker`.
 
     Raises:
-        UserError: none does; `title` and `advice` (how to get the data set) are said.
+        UserError: none does; the message has `title` and `advice` (how to get the data set).
     """
-    found = next((folder for folder in tried if (folder / marker).exists()), None)
-    if found is None:
-        raise UserError(f"{title} was not found in {searched(tried)}: none has {marker}. {advice}")
-    return found
+    match = next((folder for folder in tried if (folder / marker).exists()), None)
+    if match is None:
+        raise UserError(f"{title} was not found in {folders_text(tried)}: none has {marker}. {advice}")
+    return match

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures of which class, domain and split: a pattern with placeholders on their paths."""
+"""Match picture files in a folder by a path pattern with placeholders for class, domain and split."""
 
 import os
 import re
@@ -9,22 +9,23 @@ from ...errors import UserError, listed, nearest
 from ..image_decoding import EXTENSIONS, printable
 
 PLACEHOLDERS = ("class", "domain", "split")
-_SHOWN = 5  # examples of what was found instead
+_SHOWN = 5  # pictures shown if none fits
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern as an expression on paths below the folder: ``{class}`` and the like stand within one name, as ``*`` and ``?``
-    do, a part ``**`` for any number of folders.
+    """Compile a pattern to a regular expression on paths below the folder.
+
+    Placeholders such as ``{class}``, ``*`` and ``?`` match within one name; a part ``**`` matches any number of folders.
 
     Raises:
-        ValueError: it has no {class}, a placeholder twice or one that is not known, or leads out of the folder.
+        ValueError: it has no {class}, a placeholder twice or an unknown one, or leads out of the folder.
     """
-    found = re.findall(r"\{([^}]*)\}", pattern)
-    unknown = [name for name in found if name not in PLACEHOLDERS]
+    placeholders = re.findall(r"\{([^}]*)\}", pattern)
+    unknown = [name for name in placeholders if name not in PLACEHOLDERS]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise ValueError(f"pattern={pattern!r}: must hold no other than {known}.{nearest(unknown[0], PLACEHOLDERS)}")
-    if "class" not in found or len(found) != len(set(found)):
+    if "class" not in placeholders or len(placeholders) != len(set(placeholders)):
         raise ValueError(f"pattern={pattern!r}: must hold {{class}}, and each placeholder once")
     if not pattern or pattern.startswith(("/", "~")) or ".." in PurePosixPath(pattern).parts:
         raise ValueError(f"pattern={pattern!r}: must be below path: no leading / or ~, no ..")
@@ -33,7 +34,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _part(part: str) -> str:
-    """One name of a pattern as an expression; ``**`` takes its slash with it."""
+    """Convert one part of a pattern to a regular expression; that of ``**`` includes the slash."""
     if part == "**":
         return "(?:[^/]+/)*"
     pieces = re.split(r"(\{\w+\}|\*|\?)", part)
@@ -42,32 +43,32 @@ def _part(part: str) -> str:
 
 
 def matches(root: Path, pattern: str) -> list[tuple[str, dict[str, str]]]:
-    """The pictures that fit: path below `root` and the placeholders' values, sorted by path; hidden files are passed over.
+    """Return the matching pictures, sorted: (path below `root`, values of the placeholders). Hidden files are skipped.
 
-    Links to folders are followed where the pattern says how deep to go.
+    Links to folders are followed, unless the pattern has ``**`` and therefore no depth limit.
     """
     expression = compiled(pattern)
-    found = [(path, expression.fullmatch(path)) for path in files(root, _depth(pattern)) if _is_picture(path)]
-    return sorted((path, _values(match)) for path, match in found if match is not None)
+    candidates = [(path, expression.fullmatch(path)) for path in files(root, _depth(pattern)) if _is_picture(path)]
+    return sorted((path, _values(match)) for path, match in candidates if match is not None)
 
 
 def _values(match: re.Match[str]) -> dict[str, str]:
-    """The placeholders' values, as names that can be shown."""
+    """Return the placeholders' values as printable names."""
     return {name: printable(value) for name, value in match.groupdict().items()}
 
 
 def files(root: Path, depth: int | None) -> Iterator[str]:
-    """The files below a folder, `depth` names deep at most (None: all), as paths below it.
+    """Yield the files below a folder as relative paths, at most `depth` names deep (None: all).
 
     Raises:
         UserError: a folder cannot be listed.
     """
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=depth is not None):
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        if depth is not None and len(below.parts) >= depth - 1:
+        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        if depth is not None and len(relative.parts) >= depth - 1:
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (str(below / name) for name in names if not name.startswith("."))
+        yield from (str(relative / name) for name in names if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
@@ -75,13 +76,13 @@ def _refuse(error: OSError) -> None:
 
 
 def examples(root: Path) -> str:
-    """What there is in a folder in which nothing fits, for an error message."""
-    found = sorted(files(root, None))
-    if not found:
+    """Describe the content of a folder in which no file matches, for an error message."""
+    paths = sorted(files(root, None))
+    if not paths:
         return "the folder has no files"
-    pictures = [printable(path) for path in found if _is_picture(path)]
+    pictures = [printable(picture) for picture in paths if _is_picture(picture)]
     if not pictures:
-        return f"of its {len(found)} files none ends in {listed(EXTENSIONS)}"
+        return f"of its {len(paths)} files none ends in {listed(EXTENSIONS)}"
     return f"its {len(pictures)} pictures are like {', '.join(pictures[:: max(1, len(pictures) // _SHOWN)][:_SHOWN])}"
 
 

@@ -24,15 +24,15 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 class Config:
     """CIFAR-10: ten kinds of animals and vehicles, 32x32 colour, 50,000 for training and 10,000 for testing (Krizhevsky 2009).
 
-    The data folder's cifar-10-batches-bin or cifar-10-batches-py, else it is downloaded.
+    Read from cifar-10-batches-bin or cifar-10-batches-py in the data folder; downloaded if absent.
     """
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
+        UserError: the files are not found, or one is damaged.
     """
     key, arrays = open_cifar(FILES, folders)
     return make_data_set(key, arrays, CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

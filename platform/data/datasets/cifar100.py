@@ -9,7 +9,7 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ._cifar import CifarSet, open_cifar
 
-_GROUPS = {  # coarse class -> fine classes; labels of both kinds are numbered alphabetically
+_GROUPS = {  # coarse class -> fine classes; both kinds are numbered alphabetically
     "aquatic_mammals": "beaver dolphin otter seal whale",
     "fish": "aquarium_fish flatfish ray shark trout",
     "flowers": "orchid poppy rose sunflower tulip",
@@ -52,7 +52,7 @@ FILES = CifarSet(
 class Config:
     """CIFAR-100: 32x32 colour, 50,000 for training and 10,000 for testing, 100 classes in 20 groups (Krizhevsky 2009).
 
-    The data folder's cifar-100-binary or cifar-100-python, else it is downloaded.
+    Read from cifar-100-binary or cifar-100-python in the data folder; downloaded if absent.
 
     labels: "fine" (default): 100 classes; "coarse": the 20 groups of five.
     """
@@ -65,10 +65,10 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared; one cache entry serves both kinds of labels.
+    """Open the prepared data set; one cache entry serves both kinds of labels.
 
     Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
+        UserError: the files are not found, or one is damaged.
     """
     key, arrays = open_cifar(FILES, folders)
     if config.labels == "coarse":

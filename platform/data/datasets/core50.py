@@ -10,7 +10,7 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
-from ._locate import folder_with, places
+from ._locate import candidate_folders, folder_with
 
 HAS_DOMAINS = True
 SESSIONS = tuple(f"s{number}" for number in range(1, 12))
@@ -27,7 +27,7 @@ CATEGORIES = (
     "cup",
     "remote_control",
 )
-CLASSES = {  # objects o1..o5 are of the first category
+CLASSES = {  # objects o1..o5 belong to the first category
     "object": tuple(f"{category}{number}" for category in CATEGORIES for number in range(1, 6)),
     "category": CATEGORIES,
 }
@@ -36,13 +36,13 @@ _ADVICE = "Unpack core50_128x128.zip of https://vlomonaco.github.io/core50 into 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """CORe50: 50 household objects of 10 categories, in the hand, filmed in 11 sessions, the domains (Lomonaco & Maltoni 2017).
+    """CORe50: 50 handheld household objects of 10 categories, filmed in 11 sessions, the domains (Lomonaco & Maltoni 2017).
 
-    The data folder's core50_128x128: 164,866 colour pictures. As in the paper, sessions 3, 7 and 10 are the test part and the
-    other eight the training part: no domain is in both. A stream over its domains trains on the eight, s1, s2, s4, s5, s6, s8,
-    s9, s11, and tests on all of the three, which is the one fixed test set of the paper.
+    Read from core50_128x128 in the data folder: 164,866 colour pictures. As in the paper, sessions 3, 7 and 10 are the test part
+    and the other eight the training part, so no domain is in both. A stream over the domains trains on s1, s2, s4, s5, s6, s8,
+    s9 and s11, and tests each experience on all three test sessions, the paper's fixed test set.
 
-    size: side of the pictures in pixels (default 32; the files have 128, which take 8 GB prepared).
+    size: side of the pictures in pixels (default 32; the files have 128, which takes 8 GB when prepared).
     level: "object" (default): 50 classes; "category": 10.
     """
 
@@ -57,13 +57,13 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared; one cache entry serves both levels.
+    """Open the prepared data set; one cache entry serves both levels.
 
     Raises:
-        UserError: it is nowhere to be found, or one of its files is missing or damaged.
+        UserError: the data set is not found, or one of its files is missing or damaged.
     """
     root = folder_with(
-        "s1", "CORe50", places(folders, ("core50_128x128", "core50/core50_128x128", "core50", ".")), _ADVICE
+        "s1", "CORe50", candidate_folders(folders, ("core50_128x128", "core50/core50_128x128", "core50", ".")), _ADVICE
     )
     key = f"core50-{config.size}-{VERSION}-{_identity(root)}"
     arrays = cached_images(key, lambda: _listed(root), config.size, folders)
@@ -74,27 +74,27 @@ def build(config: Config, folders: DataFolders) -> DataSet:
 
 
 def _cells(root: Path) -> list[tuple[Path, int, int]]:
-    """(folder, object, session) of each object in each session, from 0."""
+    """Return (folder, object, session) of each object in each session, numbered from 0."""
     return [
         (root / name / f"o{item + 1}", item, session) for session, name in enumerate(SESSIONS) for item in range(50)
     ]
 
 
 def _identity(root: Path) -> str:
-    """Name the files by their folders' times, which change when a file comes or goes: there are too many for more.
+    """Hash the times of the folders, which change when a file is added or removed; there are too many files for more.
 
-    A file that is mended in its place is not noticed: delete the cache's entry then.
+    A file that is repaired in place goes unnoticed: delete the cache entry then.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for folder, _, _ in _cells(root):
         if not folder.is_dir():
             raise UserError(f"{folder}: is missing. {_ADVICE}")
-        found.update(f"{folder.relative_to(root)} {folder.stat().st_mtime_ns}\n".encode())
-    return found.hexdigest()[:16]
+        digest.update(f"{folder.relative_to(root)} {folder.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _listed(root: Path) -> dict[str, Listing]:
-    """The pictures of both parts, in the order of session, object and time."""
+    """List the pictures of both parts, ordered by session, object and time."""
     rows: dict[str, list[tuple[Path, int, int]]] = {"train": [], "test": []}
     for folder, item, session in _cells(root):
         paths = sorted(folder.glob("C_*.png"))
@@ -102,4 +102,4 @@ def _listed(root: Path) -> dict[str, Listing]:
             raise UserError(f"{folder}: holds no picture C_*.png. {_ADVICE}")
         part = "test" if SESSIONS[session] in TEST_SESSIONS else "train"
         rows[part] += [(path, item, session) for path in paths]
-    return {part: Listing(*zip(*some, strict=True)) for part, some in rows.items()}
+    return {part: Listing(*zip(*part_rows, strict=True)) for part, part_rows in rows.items()}

@@ -1,4 +1,4 @@
-"""Digits of three sources as one set with three domains. N samples, H height, W width, S side."""
+"""Digits of three sources as one data set with three domains. N samples, H height, W width, S side."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ DOMAINS = ("mnist", "optdigits", "mfeat")
 class Config:
     """Handwritten digits of three real sources, the domains: MNIST, optdigits (the set `digits`) and mfeat; grey, light on dark.
 
-    MNIST's digits lie in the middle 20 of 28 pixels; the pictures of the others, which their digits fill, are scaled into
-    that frame. Without it a classifier trained on the one would be at chance on the other by the size of the writing alone.
+    MNIST's digits fill the middle 20 of 28 pixels. Those of the other sources fill the whole picture, so they are scaled into
+    the same frame. Otherwise a classifier trained on one would be at chance on another because of the digits' size alone.
 
-    size: side of the pictures in pixels (default 28, as MNIST has).
-    balance: take of MNIST as many as the largest other domain has, 160 a class for training and 40 for testing, evenly spaced
+    size: side of the pictures in pixels (default 28, as in MNIST).
+    balance: reduce MNIST to the size of the largest other domain, 160 per class for training and 40 for testing, evenly spaced
         in the file's order; false: all 70,000.
     """
 
@@ -40,10 +40,10 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: the files of MNIST or mfeat are nowhere to be found, or one is damaged.
+        UserError: the files of MNIST or mfeat are not found, or one is damaged.
     """
     built = (
         mnist.build(mnist.Config(), folders),
@@ -58,7 +58,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
 
 
 def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:
-    """Resize the domains and put them one after the other."""
+    """Resize the domains and concatenate them."""
     arrays: dict[str, _Array] = {}
     for part in ("train", "test"):
         domains = [source.train if part == "train" else source.test for source in sources.values()]
@@ -72,31 +72,31 @@ def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:
 
 
 def _reduced(domain: Arrays, total: int) -> Arrays:
-    """`total` samples, the same number of each class, evenly spaced: MNIST's writers differ along its files."""
-    kept = []
+    """Choose `total` samples, the same number per class, evenly spaced because MNIST's writers differ along its files."""
+    chosen = []
     for label in range(10):
         members = torch.nonzero(domain.y == label).flatten()
         count = min(total // 10, len(members))
-        kept.append(members[torch.arange(count) * len(members) // count])
-    rows = torch.cat(kept).sort().values
+        chosen.append(members[torch.arange(count) * len(members) // count])
+    rows = torch.cat(chosen).sort().values
     return Arrays(domain.x[rows], domain.y[rows])
 
 
 def _framed(domains: Sequence[_Array], size: int) -> list[_Array]:
-    """Bring each domain, the first is MNIST, to (N, 1, S, S)."""
+    """Bring each domain to (N, 1, S, S); the first is MNIST."""
     margin = round(size * 4 / 28)
-    around = ((0, 0), (0, 0), (margin, margin), (margin, margin))
-    others = [np.pad(_resized(pictures, size - 2 * margin), around) for pictures in domains[1:]]
+    padding = ((0, 0), (0, 0), (margin, margin), (margin, margin))
+    others = [np.pad(_resized(pictures, size - 2 * margin), padding) for pictures in domains[1:]]
     return [_resized(domains[0], size), *others]
 
 
 def _resized(pictures: _Array, size: int) -> _Array:
-    """Resize (N, 1, H, W) uint8 to (N, 1, S, S), bilinear with antialiasing; PIL does it in whole numbers."""
+    """Resize (N, 1, H, W) uint8 to (N, 1, S, S), bilinear with antialiasing, which PIL does in integer arithmetic."""
     from PIL import Image
 
     if pictures.shape[2:] == (size, size):
         return pictures
     bilinear = Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(one).resize((size, size), bilinear)) for one in pictures[:, 0]])[
-        :, None
-    ]
+    return np.stack(
+        [np.asarray(Image.fromarray(picture).resize((size, size), bilinear)) for picture in pictures[:, 0]]
+    )[:, None]

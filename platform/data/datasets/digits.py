@@ -13,13 +13,13 @@ from ..dataset import DataSet, make_data_set
 class Config:
     """Handwritten digits, 8x8 grey, 1,442 for training and 355 for testing; bundled with scikit-learn.
 
-    Grey values 0..16 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing: the
-    split is always the same. Source: Alpaydin & Kaynak 1998 (UCI optdigits, its test file).
+    Grey values 0..16 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing, so the split
+    never changes. Source: Alpaydin & Kaynak 1998 (UCI optdigits, its test file).
     """
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared."""
+    """Open the prepared data set."""
     arrays = load_or_make("digits", _read, folders.cache)
     return make_data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,))
 

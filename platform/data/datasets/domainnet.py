@@ -9,13 +9,13 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
-from ._locate import folder_with, identity, places
+from ._locate import candidate_folders, folder_with, identity
 
 HAS_DOMAINS = True
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 _ADVICE = (
-    "Unpack the six .zip files of http://ai.bu.edu/M3SDA into a folder domainnet, put the twelve lists, as clipart_train.txt, "
-    "beside them, and set data.root or RETAIN_DATA to the folder that holds it."
+    "Unpack the six .zip files of http://ai.bu.edu/M3SDA into a folder domainnet, put the twelve lists (clipart_train.txt "
+    "and so on) next to them, and set data.root or RETAIN_DATA to the folder that holds it."
 )
 
 
@@ -23,11 +23,11 @@ _ADVICE = (
 class Config:
     """DomainNet: 345 classes in six styles, the domains, colour, about 409,000 for training and 176,000 for testing (Peng 2019).
 
-    The data folder's domainnet with clipart/ and so on, and the official lists, as clipart_train.txt and clipart_test.txt. A
-    file's class is the folder that it is in; classes are numbered as in the lists. Other lists of that form work too.
+    Read from domainnet in the data folder, with clipart/ and so on, and the official lists, such as clipart_train.txt and
+    clipart_test.txt. A file's folder is its class; classes are numbered as in the lists. Other lists of that form work too.
 
-    size: side of the prepared pictures in pixels (default 64, which take 7 GB): the shorter side is resized to it, the centre
-        kept.
+    size: side of the prepared pictures in pixels (default 64, which takes 7 GB): the shorter side is resized to it and the centre
+        is kept.
     """
 
     size: int = 64
@@ -38,16 +38,18 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: it is nowhere to be found, or one of its files is missing or damaged.
+        UserError: the data set is not found, or one of its files is missing or damaged.
     """
-    root = folder_with("clipart_train.txt", "DomainNet", places(folders, ("domainnet", "DomainNet", ".")), _ADVICE)
+    root = folder_with(
+        "clipart_train.txt", "DomainNet", candidate_folders(folders, ("domainnet", "DomainNet", ".")), _ADVICE
+    )
     lists = [root / f"{domain}_{part}.txt" for domain in DOMAINS for part in ("train", "test")]
-    lacking = [path for path in lists if not path.is_file()]
-    if lacking:
-        raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
+    missing = [path for path in lists if not path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: is missing. {_ADVICE}")
     key = f"domainnet{config.size}-{VERSION}-{identity(lists)}"
     classes = _classes(lists[0])
     arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
@@ -55,7 +57,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(picture's path below the root, class, label) for each line, as ``clipart/anvil/x.jpg 7``."""
+    """Yield (path below the root, class, label) for each line, such as ``clipart/anvil/x.jpg 7``."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, _, label = line.rpartition(" ")
         folders = name.split("/")
@@ -65,7 +67,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _classes(path: Path) -> tuple[str, ...]:
-    """The classes' names in the order of their labels; the first list has them all."""
+    """Return the class names in the order of their labels; the first list has them all."""
     names = {label: name for _, name, label in _lines(path)}
     if not names or sorted(names) != list(range(len(names))):
         raise UserError(f"{path}: its labels must be 0 to {max(names, default=0)} without a gap; truncated or damaged?")
@@ -73,14 +75,14 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 def _listed(root: Path, classes: tuple[str, ...]) -> dict[str, Listing]:
-    """The pictures of both parts, domain after domain."""
+    """List the pictures of both parts, domain by domain."""
     parts = {}
     for part in ("train", "test"):
         rows: list[tuple[Path, int, int]] = []
         for domain, style in enumerate(DOMAINS):
             path = root / f"{style}_{part}.txt"
-            for name, found, label in _lines(path):
-                if label >= len(classes) or classes[label] != found:
+            for name, class_name, label in _lines(path):
+                if label >= len(classes) or classes[label] != class_name:
                     raise UserError(
                         f"{path}: label {label} of {name} is not that of its class in {DOMAINS[0]}_train.txt."
                     )

@@ -1,4 +1,4 @@
-"""Emoji as three houses draw them."""
+"""Emoji as three vendors draw them."""
 
 import json
 import os
@@ -20,8 +20,8 @@ _TEST = 5  # every fifth emoji of a category is for testing
 class Config:
     """Emoji in three styles, the domains (google: Noto, twitter: Twemoji, fluent: Fluent 3D), in Unicode's nine categories.
 
-    The 1,852 emoji that all three draw, on white, in RGB; every fifth of a category, in Unicode's order, is for testing in all
-    styles: training and testing never share one. `make data` fetches the files, which lie in data.root/emoji.
+    The 1,852 emoji that all three draw, on white, in RGB. Every fifth of a category, in Unicode's order, is for testing in all
+    styles, so training and testing never share an emoji. `make data` fetches the files to data.root/emoji.
 
     size: side of the pictures in pixels (default 64); the files have 64 (google, twitter) and 256 (fluent).
     """
@@ -34,10 +34,10 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: its files are not there.
+        UserError: its files are not found.
     """
     root = _find(folders)
     parts, categories = _listed(root)
@@ -47,51 +47,54 @@ def build(config: Config, folders: DataFolders) -> DataSet:
 
 
 def _find(folders: DataFolders) -> Path:
-    """The folder with the table and the three styles."""
+    """Return the folder with the table and the three styles."""
     if folders.root is None:
         raise UserError(
             "emoji: is fetched by `make data`; then set data.root or RETAIN_DATA to the folder that it names."
         )
     root = folders.root / "emoji"
-    lacking = [name for name in ("emoji.json", *STYLES) if not (root / name).exists()]
-    if lacking:
+    missing = [name for name in ("emoji.json", *STYLES) if not (root / name).exists()]
+    if missing:
         raise UserError(
-            f"{root}: has no {', '.join(lacking)}; `make data` fetches the emoji (into RETAIN_DATA, else data/)."
+            f"{root}: has no {', '.join(missing)}; `make data` fetches the emoji (into RETAIN_DATA, else data/)."
         )
     return root
 
 
 def _listed(root: Path) -> tuple[dict[str, Listing], tuple[str, ...]]:
-    """The two parts, style by style, and the categories' names: only emoji that all styles have."""
+    """List both parts, style by style, and the category names; only emoji that all styles have."""
     try:
         table: list[dict[str, Any]] = json.loads((root / "emoji.json").read_text(encoding="utf-8"))
-        known = sorted((one for one in table if one["category"] != "Component"), key=lambda one: int(one["sort_order"]))
-        there = {style: set(os.listdir(root / style)) for style in STYLES}
-        drawn = [(one["category"], found) for one in known if (found := _drawn(root, one, there)) is not None]
+        rows = sorted((row for row in table if row["category"] != "Component"), key=lambda row: int(row["sort_order"]))
+        files = {style: set(os.listdir(root / style)) for style in STYLES}
+        drawn = [(row["category"], paths) for row in rows if (paths := _style_paths(root, row, files)) is not None]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{root / 'emoji.json'}: is no table of emoji ({error!r}); fetch it again with `make data`."
         ) from error
     categories = tuple(sorted({category for category, _ in drawn}))
-    rows: dict[str, list[tuple[Path, int, int]]] = {"train": [], "test": []}
+    parts: dict[str, list[tuple[Path, int, int]]] = {"train": [], "test": []}
     for label, category in enumerate(categories):
-        for number, found in enumerate(found for one, found in drawn if one == category):
+        for number, paths in enumerate(paths for name, paths in drawn if name == category):
             part = "test" if number % _TEST == _TEST - 1 else "train"
-            rows[part] += [(path, label, domain) for domain, path in enumerate(found)]
-    return {part: Listing(*zip(*sorted(some, key=_by_domain), strict=True)) for part, some in rows.items()}, categories
+            parts[part] += [(path, label, domain) for domain, path in enumerate(paths)]
+    return {part: Listing(*zip(*sorted(rows, key=_by_domain), strict=True)) for part, rows in parts.items()}, categories
 
 
 def _by_domain(row: tuple[Path, int, int]) -> tuple[int, int]:
-    """Sorts by domain, then by label; what is equal stays in its order."""
+    """Return the sort key: domain, then label; equal rows keep their order."""
     return row[2], row[1]
 
 
-def _drawn(root: Path, emoji: dict[str, Any], there: dict[str, set[str]]) -> list[Path] | None:
-    """An emoji's picture in each style; None where one lacks it. Fluent's names may lack the variation selector fe0f."""
+def _style_paths(root: Path, emoji: dict[str, Any], files: dict[str, set[str]]) -> list[Path] | None:
+    """Return an emoji's picture in each style, or None if a style lacks it.
+
+    Fluent's names may lack the variation selector fe0f.
+    """
     name = str(emoji["image"]).removesuffix(".png")
     plain = str(emoji["non_qualified"] or "").lower()
-    found = []
+    paths = []
     for style, suffix in STYLES.items():
         names = [name, name.replace("-fe0f", ""), plain] if style == "fluent" else [name]
-        found += [root / style / f"{one}{suffix}" for one in names if f"{one}{suffix}" in there[style]][:1]
-    return found if len(found) == len(STYLES) else None
+        paths += [root / style / f"{stem}{suffix}" for stem in names if f"{stem}{suffix}" in files[style]][:1]
+    return paths if len(paths) == len(STYLES) else None

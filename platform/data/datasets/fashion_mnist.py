@@ -32,9 +32,9 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
+        UserError: the files are not found, or one is damaged.
     """
     return idx_set("fashion_mnist", FILES, _CLOTHES, 0.2860, 0.3530, folders)

@@ -1,4 +1,4 @@
-"""The user's own pictures, whose folders say what they are of."""
+"""Your own pictures, with classes and domains given by the names of their folders."""
 
 import hashlib
 from collections import defaultdict
@@ -13,11 +13,11 @@ from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images, identity
 from ._path_pattern import compiled, examples, matches
 
-HAS_DOMAINS = True  # where the pattern has {domain}
-_SPLITS = {  # what a folder {split} may be called
+HAS_DOMAINS = True  # if the pattern has {domain}
+_SPLITS = {  # accepted names of a folder {split}
     "train": ("train", "training"),
     "test": ("test", "testing"),
-    "validation": ("val", "valid", "validation"),  # the test part where there is no other, as with ImageNet
+    "validation": ("val", "valid", "validation"),  # used as the test part if there is none, as with ImageNet
 }
 _TEST = 0.2
 _KEY = "data.image_folder"
@@ -26,16 +26,16 @@ _Row = tuple[str, dict[str, str]]  # path below the folder, values of the placeh
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Your own pictures: their folders' names are the classes and, where there are some, the domains, sorted by name.
+    """Your own pictures: folder names are the classes and, optionally, the domains; both are sorted by name.
 
     path: the folder; ~ and paths relative to the working folder are made absolute.
-    pattern: where pictures lie below it (default "{class}/*"), with {class}, {domain}, {split}, * and ? for a part of a name and
+    pattern: where pictures are below it (default "{class}/*"), with {class}, {domain}, {split}, * and ? for a part of a name and
         ** for any number of folders: "{domain}/{class}/*.jpg" (PACS, OfficeHome), "{split}/{class}/*" (ImageNet).
-        {split} is train and test or, where there is no test, val; a val beside a test is left out.
-    size: side of the prepared pictures in pixels (default 64): the shorter side is resized to it, the centre kept.
-    test: without {split}, the fraction of each class (in each domain) that is for testing; null: 0.2. Which pictures, their
-        paths decide, never the seed.
-    unreadable: "refuse" (default) files that are no pictures, or "skip" them; `retain prepare` lists them.
+        {split} is train and test or, if there is no test, val. If there are both, val is left out.
+    size: side of the prepared pictures in pixels (default 64): the shorter side is resized to it and the centre is kept.
+    test: without {split}, the fraction of each class (in each domain) that is for testing; null: 0.2. The choice depends on the
+        paths, never on the seed.
+    unreadable: "refuse" (default) files that cannot be decoded, or "skip" them; `retain prepare` lists them.
     colour: "rgb" (default) or "grey".
     """
 
@@ -62,30 +62,30 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: no such folder, nothing fits the pattern, a class that one part lacks, or unreadable files.
+        UserError: no such folder, no picture matches the pattern, a part lacks a class, or files are unreadable.
     """
     root = Path(config.path)
     rows = _found(root, config.pattern)
     parts = _by_split(root, rows) if "{split}" in config.pattern else _by_hash(rows, config.test or _TEST)
     classes = tuple(sorted({values["class"] for _, values in rows}))
     domains = tuple(sorted({values["domain"] for _, values in rows if "domain" in values}))
-    for part, some in parts.items():
-        _check_classes(root, part, {values["class"] for _, values in some}, classes)
-    listings = {part: _listing(root, some, classes, domains) for part, some in parts.items()}
+    for part, part_rows in parts.items():
+        _check_classes(root, part, {values["class"] for _, values in part_rows}, classes)
+    listings = {part: _listing(root, part_rows, classes, domains) for part, part_rows in parts.items()}
     channels = 3 if config.colour == "rgb" else 1
     key = f"image_folder{config.size}-{identity(listings, root, config.size, channels, config.unreadable)}"
     arrays = cached_images(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
     for part in parts:
-        left = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
-        _check_classes(root, part, left, classes)  # what was skipped may have been all of a class
+        present = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
+        _check_classes(root, part, present, classes)  # a class may have been skipped as a whole
     return make_data_set(key, arrays, classes, domain_names=domains)
 
 
 def _found(root: Path, pattern: str) -> list[_Row]:
-    """The pictures that fit the pattern, sorted by path."""
+    """Return the pictures that match the pattern, sorted by path."""
     if not root.is_dir():
         raise UserError(f"{_KEY}.path={root}: there is no such folder.")
     run = run_folder_of(root)
@@ -98,8 +98,8 @@ def _found(root: Path, pattern: str) -> list[_Row]:
 
 
 def _by_split(root: Path, rows: list[_Row]) -> dict[str, list[_Row]]:
-    """The parts that the folders' names say."""
-    names = {name: part for part, some in _SPLITS.items() for name in some}
+    """Split by the folder names in {split}."""
+    names = {name: part for part, aliases in _SPLITS.items() for name in aliases}
     parts: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         split = row[1]["split"].lower()
@@ -110,20 +110,22 @@ def _by_split(root: Path, rows: list[_Row]) -> dict[str, list[_Row]]:
         parts[names[split]].append(row)
     test = parts["test"] or parts["validation"]
     if not parts["train"] or not test:
-        found = listed({row[1]["split"] for row in rows})
-        raise UserError(f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {found}.")
+        splits = listed({row[1]["split"] for row in rows})
+        raise UserError(
+            f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {splits}."
+        )
     return {"train": parts["train"], "test": test}
 
 
 def _by_hash(rows: list[_Row], fraction: float) -> dict[str, list[_Row]]:
-    """The parts drawn by the paths' hashes from each class in each domain; one of two or more is for testing at least."""
+    """Split each class in each domain by the hashes of the paths; of two or more pictures at least one is for testing."""
     groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
     for row in rows:
         groups[row[1]["class"], row[1].get("domain", "")].append(row)
     chosen = set()
-    for some in groups.values():
-        num = min(max(round(fraction * len(some)), 1), len(some) - 1)
-        chosen |= {path for path, _ in sorted(some, key=_hash)[:num]}
+    for group in groups.values():
+        num = min(max(round(fraction * len(group)), 1), len(group) - 1)
+        chosen |= {path for path, _ in sorted(group, key=_hash)[:num]}
     return {
         "train": [row for row in rows if row[0] not in chosen],
         "test": [row for row in rows if row[0] in chosen],
@@ -134,19 +136,19 @@ def _hash(row: _Row) -> str:
     return hashlib.sha256(row[0].encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _check_classes(root: Path, part: str, found: set[str], classes: tuple[str, ...]) -> None:
-    """Refuse a part that lacks classes."""
-    lacking = [name for name in classes if name not in found]
-    if lacking:
-        shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+def _check_classes(root: Path, part: str, present: set[str], classes: tuple[str, ...]) -> None:
+    """Raise a UserError if a part lacks classes."""
+    missing = [name for name in classes if name not in present]
+    if missing:
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         purpose = "training" if part == "train" else "testing"
         raise UserError(
-            f"{_KEY}.path={root}: {len(lacking)} of {len(classes)} classes have no picture for {purpose}: {shown}."
+            f"{_KEY}.path={root}: {len(missing)} of {len(classes)} classes have no picture for {purpose}: {shown}."
         )
 
 
 def _listing(root: Path, rows: list[_Row], classes: tuple[str, ...], domains: tuple[str, ...]) -> Listing:
-    """The rows with the numbers of their classes and domains."""
+    """Convert rows to a listing with numbered classes and domains."""
     label = {name: number for number, name in enumerate(classes)}
     domain = {name: number for number, name in enumerate(domains)}
     return Listing(

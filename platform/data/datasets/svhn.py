@@ -10,7 +10,7 @@ from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 from ._download import fetch, verified
-from ._locate import identity, places
+from ._locate import candidate_folders, identity
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
@@ -25,16 +25,16 @@ _ADVICE = (
 class Config:
     """SVHN: digits of house numbers, cropped, 32x32 colour, 73,257 for training and 26,032 for testing (Netzer et al. 2011).
 
-    The data folder's svhn/train_32x32.mat and test_32x32.mat, else they are downloaded. The 531,131 extra pictures are not
-    used.
+    Read from svhn/train_32x32.mat and test_32x32.mat in the data folder; downloaded if absent. The 531,131 extra pictures are
+    not used.
     """
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared; a label is the digit.
+    """Open the prepared data set; a label is the digit.
 
     Raises:
-        UserError: the files are nowhere to be found, or one is damaged.
+        UserError: the files are not found, or one is damaged.
     """
     root = _find(folders)
     key = f"svhn-{identity(root / name for name in _FILES.values())}"
@@ -47,21 +47,24 @@ def _downloads(folders: DataFolders) -> Path:
 
 
 def _find(folders: DataFolders) -> Path:
-    """The folder with the two files: of the data folder, of an earlier download, or of a download now."""
-    tried = places(folders, ("svhn", "SVHN", "."))
+    """Return the folder with the two files: in the data folder, of an earlier download, or of a download now."""
+    tried = candidate_folders(folders, ("svhn", "SVHN", "."))
     downloads = _downloads(folders)
     for folder in [*tried, downloads]:
-        lacking = [folder / name for name in _FILES.values() if not (folder / name).is_file()]
-        if not lacking:
+        missing = [folder / name for name in _FILES.values() if not (folder / name).is_file()]
+        if not missing:
             return folder
-        if len(lacking) < len(_FILES) and folder != downloads:
-            raise UserError(f"{lacking[0]}: is missing; SVHN has two files, {' and '.join(_FILES.values())}.")
+        if len(missing) < len(_FILES) and folder != downloads:
+            raise UserError(f"{missing[0]}: is missing; SVHN has two files, {' and '.join(_FILES.values())}.")
     fetch("SVHN", "SVHN", downloads, tried, _ADVICE, _PARTS)
     return downloads
 
 
 def _read(root: Path, again: bool) -> dict[str, _Array]:
-    """Let torchvision read Matlab's files, in which 10 is the digit 0: it verifies them, and a damaged one crashes scipy."""
+    """Read the Matlab files with torchvision, which verifies them first: a damaged one would crash scipy.
+
+    In the files the digit 0 has label 10; torchvision maps it to 0.
+    """
     arrays: dict[str, _Array] = {}
     for part, source in zip(_FILES, verified("SVHN", root, _PARTS, again), strict=True):
         arrays |= {f"{part}_x": source.data, f"{part}_y": source.labels}

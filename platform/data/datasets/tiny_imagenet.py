@@ -9,7 +9,7 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
-from ._locate import folder_with, identity, places
+from ._locate import candidate_folders, folder_with, identity
 
 _LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
 _ADVICE = (
@@ -22,10 +22,10 @@ _ADVICE = (
 class Config:
     """Tiny ImageNet: 200 classes of ImageNet, 64x64 colour, 100,000 for training and 10,000 for testing (Le & Yang 2015).
 
-    The data folder's tiny-imagenet-200. The test part is the official validation part, since the test part has no labels.
-    Classes are numbered as in wnids.txt and named by their first word in words.txt.
+    Read from tiny-imagenet-200 in the data folder. The test part is the official validation part, because the official test
+    part has no labels. Classes are numbered as in wnids.txt and named by their first word in words.txt.
 
-    size: side of the pictures in pixels (default 64, as the files have).
+    size: side of the pictures in pixels (default 64, as in the files).
     """
 
     size: int = 64
@@ -36,16 +36,16 @@ class Config:
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:
-    """Open the set, prepared.
+    """Open the prepared data set.
 
     Raises:
-        UserError: it is nowhere to be found, or one of its files is missing or damaged.
+        UserError: the data set is not found, or one of its files is missing or damaged.
     """
-    tried = places(folders, ("tiny-imagenet-200", "tiny_imagenet", "."))
+    tried = candidate_folders(folders, ("tiny-imagenet-200", "tiny_imagenet", "."))
     root = folder_with("wnids.txt", "Tiny ImageNet", tried, _ADVICE)
-    lacking = [root / name for name in _LISTS if not (root / name).is_file()]
-    if lacking:
-        raise UserError(f"{lacking[0]}: is missing. {_ADVICE}")
+    missing = [root / name for name in _LISTS if not (root / name).is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: is missing. {_ADVICE}")
     key = f"tiny_imagenet{config.size}-{VERSION}-{identity(root / name for name in _LISTS)}"
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
@@ -54,27 +54,27 @@ def build(config: Config, folders: DataFolders) -> DataSet:
 
 
 def _names(path: Path, classes: list[str]) -> tuple[str, ...]:
-    """The first word for each class, and all of its words where two classes share the first."""
+    """Return the first word of each class, or all of its words if two classes share the first."""
     lines = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
     words = {line[0]: line[1] for line in lines if len(line) == 2}
-    lacking = [name for name in classes if name not in words]
-    if lacking:
-        raise UserError(f"{path}: has no line for the class {lacking[0]}; truncated or damaged? {_ADVICE}")
+    missing = [name for name in classes if name not in words]
+    if missing:
+        raise UserError(f"{path}: has no line for the class {missing[0]}; truncated or damaged? {_ADVICE}")
     first = {name: words[name].split(",")[0] for name in classes}
     shared = Counter(first.values())
     return tuple(first[name] if shared[first[name]] == 1 else words[name] for name in classes)
 
 
 def _listed(root: Path, classes: list[str]) -> dict[str, Listing]:
-    """The pictures of both parts."""
+    """List the pictures of both parts."""
     label_of = {name: label for label, name in enumerate(classes)}
     train = [
         (path, label_of[name]) for name in classes for path in sorted((root / "train" / name / "images").glob("*.JPEG"))
     ]
-    found = {label for _, label in train}
-    lacking = [name for name, label in label_of.items() if label not in found]
-    if lacking:
-        raise UserError(f"{root / 'train' / lacking[0] / 'images'}: holds no .JPEG file. {_ADVICE}")
+    present = {label for _, label in train}
+    empty = [name for name, label in label_of.items() if label not in present]
+    if empty:
+        raise UserError(f"{root / 'train' / empty[0] / 'images'}: holds no .JPEG file. {_ADVICE}")
     annotations = root / "val" / "val_annotations.txt"
     test = []
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):

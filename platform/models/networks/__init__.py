@@ -1,1 +1,1 @@
-"""Networks: one file is one architecture, with `Config` and ``build(config, shape, num_classes, generator)``."""
+"""Networks: one architecture per file, with `Config` and ``build(config, shape, num_classes, generator)``."""

@@ -23,12 +23,12 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation of that name."""
+    """Return an activation layer by name."""
     return _ACTIVATIONS[name]()
 
 
 def norm2d(kind: Norm | None, channels: int) -> nn.Module:
-    """Normalisation of maps (B, C, H, W): batch (Ioffe 2015), group (Wu 2018), layer over C, H, W (Ba 2016), or none."""
+    """Return a normalisation of maps (B, C, H, W): batch (Ioffe 2015), group (Wu 2018), layer over C, H, W (Ba 2016), or none."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
@@ -37,24 +37,24 @@ def norm2d(kind: Norm | None, channels: int) -> nn.Module:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm in 32 groups as in the paper, fewer where C is not their multiple or a group would be one channel."""
+    """Return a GroupNorm of 32 groups as in the paper, or fewer where C is no multiple of 32 or a group would be one channel."""
     groups = math.gcd(32, channels)
     return nn.GroupNorm(max(1, groups // 2) if groups == channels else groups, channels)
 
 
 class MeanPool(nn.Module):
-    """Maps (B, C, H, W) -> their means over height and width (B, C)."""
+    """Averages maps (B, C, H, W) over height and width to (B, C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The means: the same bits each time on a GPU too, which adaptive pooling does not promise."""
+        """Return the means. They are bit-identical each time, also on a GPU, which adaptive pooling does not guarantee."""
         return x.mean((2, 3))
 
 
-def check_pictures(name: str, shape: tuple[int, ...], smallest: int) -> None:
-    """Refuse samples that are no pictures (C, H, W), or have a side of fewer pixels than `smallest`.
+def check_image_shape(name: str, shape: tuple[int, ...], smallest: int) -> None:
+    """Refuse samples that are not pictures (C, H, W), or have a side of fewer pixels than `smallest`.
 
     Raises:
-        UserError: with the network's name, the least size and the shape that there is.
+        UserError: names the network, the smallest size and the actual shape.
     """
     if len(shape) != 3 or min(shape[1:]) < smallest:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Files of pretrained weights: where they are, how they are read, and how they come into a network."""
+"""Find files of pretrained weights, read them, and load them into a network."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,33 +10,35 @@ from torch import nn
 from ...errors import UserError
 
 State = Mapping[str, torch.Tensor]
-_WRAPPERS = ("state_dict", "model")  # under which training scripts save the weights beside other things
+_WRAPPERS = ("state_dict", "model")  # keys of the weights in files that hold other things too
 
 
-def located(key: str, path: str, root: Path | None) -> Path:
-    """The file of that path: absolute, in the working folder, or in the data folder `root`.
+def find_weight_file(key: str, path: str, root: Path | None) -> Path:
+    """Return the file at that path: absolute, in the working folder, or in the data folder `root`.
 
     Raises:
-        UserError: there is none; `key` is what names it.
+        UserError: there is no such file; `key` is the setting's path in the YAML.
     """
-    given = Path(path).expanduser()
-    places = [given] if given.is_absolute() else [Path.cwd() / given, *([root / given] if root else [])]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    expanded = Path(path).expanduser()
+    candidates = [expanded] if expanded.is_absolute() else [Path.cwd() / expanded, *([root / expanded] if root else [])]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
         hint = (
             ""
-            if root or given.is_absolute()
+            if root or expanded.is_absolute()
             else "; data.root (or RETAIN_DATA), where it is looked for too, is not set"
         )
-        raise UserError(f"{key}={path!r}: there is no such file; looked for {' and '.join(map(str, places))}{hint}.")
-    return found
+        raise UserError(
+            f"{key}={path!r}: there is no such file; looked for {' and '.join(map(str, candidates))}{hint}."
+        )
+    return file
 
 
-def read(key: str, path: Path) -> State:
-    """The tensors by name of a .safetensors file, or of a .pth file that `torch.save` wrote (read without unpickling).
+def read_weights(key: str, path: Path) -> State:
+    """Read tensors by name from a .safetensors file, or from a .pth file that `torch.save` wrote (without unpickling).
 
     Raises:
-        UserError: it cannot be read, or holds something else.
+        UserError: the file cannot be read, or holds something else.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -59,16 +61,18 @@ def read(key: str, path: Path) -> State:
     return state
 
 
-def load(key: str, network: nn.Module, state: State, without: tuple[str, ...]) -> None:
-    """Put weights into a network, all but those whose names start with one of `without`: its classifier's.
+def load_weights(key: str, network: nn.Module, state: State, without: tuple[str, ...]) -> None:
+    """Load weights into a network, except those with a prefix in `without`: its classifier's.
 
     Raises:
-        UserError: they are of another architecture; the first names that differ are shown.
+        UserError: the weights belong to another architecture; the message shows the first names that differ.
     """
     known = network.state_dict()
-    versions = getattr(state, "_metadata", None) or getattr(known, "_metadata", None)  # of layers; some networks ask
+    versions = getattr(state, "_metadata", None) or getattr(
+        known, "_metadata", None
+    )  # of layers; some networks check them
     state = OrderedDict((name, value) for name, value in state.items() if not name.startswith(without))
-    for name in known.keys() - state.keys():  # files from before torch 0.4.1 have no such counter
+    for name in known.keys() - state.keys():  # files written before torch 0.4.1 lack this counter
         if name.endswith(".num_batches_tracked"):
             state[name] = known[name]
     shapes = [
@@ -81,13 +85,13 @@ def load(key: str, network: nn.Module, state: State, without: tuple[str, ...]) -
         "unexpected": sorted(state.keys() - known.keys()),
         "of another shape": sorted(shapes),
     }
-    said = [f"{what}: {_first(names)}" for what, names in differences.items() if names]
-    if said:
-        raise UserError(f"{key}: these weights are of another architecture; {'; '.join(said)}.")
+    problems = [f"{kind}: {_first_three(names)}" for kind, names in differences.items() if names]
+    if problems:
+        raise UserError(f"{key}: these weights are of another architecture; {'; '.join(problems)}.")
     state._metadata = versions  # type: ignore[attr-defined]
     network.load_state_dict(state)
 
 
-def _first(names: list[str]) -> str:
-    """The first three, and how many more there are."""
+def _first_three(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,7 +1,7 @@
-"""LeNet-5 (LeCun 1998) as it is used today: max-pooling, a linear head in the place of its radial basis functions.
+"""LeNet-5 (LeCun 1998) in its usual modern form: max-pooling, and a linear head instead of radial basis functions.
 
-Two blocks of 5x5 convolution (6 and 16 channels) and 2x2 pooling, hidden layers of 120 and 84; 61,706 parameters for
-grey pictures of 28 pixels and ten classes.
+Two blocks of 5x5 convolution (6 and 16 channels) and 2x2 pooling, then hidden layers of 120 and 84. It has 61,706 parameters
+for grey pictures of 28 pixels and ten classes.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..heads import Classifier, Init, initialise
-from ._layers import Activation, Norm, activation, check_pictures, norm2d
+from ._layers import Activation, Norm, activation, check_image_shape, norm2d
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +19,7 @@ class Config:
 
     activation: relu, tanh (as in the paper), gelu or leaky_relu.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch's own default.
+    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch (PyTorch's default).
     """
 
     activation: Activation = "relu"
@@ -27,14 +27,14 @@ class Config:
     init: Init = "kaiming"
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for pictures of `shape` (C, H, W).
 
     Raises:
-        UserError: the samples are no pictures, or have fewer than 12 pixels a side.
+        UserError: the samples are not pictures, or have fewer than 12 pixels a side.
     """
-    check_pictures("lenet", shape, 12)
+    check_image_shape("lenet", shape, 12)
     channels, height, width = shape
     layers: list[nn.Module] = []
     for num_in, num_out, padding in ((channels, 6, 2), (6, 16, 0)):

@@ -16,11 +16,11 @@ from ._layers import Activation, activation
 class Config:
     """Multilayer perceptron.
 
-    hidden: the widths of its hidden layers.
+    hidden: widths of the hidden layers.
     activation: relu, tanh, gelu or leaky_relu.
     norm: batch or layer normalisation before each activation; null: none.
-    dropout: after each activation.
-    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch's own default.
+    dropout: rate of dropout after each activation.
+    init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch (PyTorch's default).
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -36,9 +36,9 @@ class Config:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """Build the network for samples of `shape` (channels first) with `num_classes` outputs to begin with."""
+    """Build the network for samples of `shape` (channels first), with `num_classes` initial outputs."""
     layers: list[nn.Module] = [nn.Flatten()]
     for num_in, num_out in pairwise((prod(shape), *config.hidden)):
         layers.append(nn.Linear(num_in, num_out))

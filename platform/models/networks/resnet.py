@@ -1,8 +1,8 @@
 """Residual networks (He 2016, 1512.03385): those for CIFAR of depth 6n + 2, and ResNet-18, -34 and -50.
 
-The former have three stages of 16, 32 and 64 channels and shortcuts without parameters (option A: every second pixel,
-new channels are zeros); the latter four stages of 64 to 512 and 1x1 convolutions where the shape changes. Names of layers:
-trunk.stem.*, trunk.stage1.0.conv1.*, ... for `freezing` and parameter groups.
+The networks for CIFAR have three stages of 16, 32 and 64 channels, and shortcuts without parameters (option A: every second
+pixel, zeros for new channels). The others have four stages of 64 to 512 channels, and 1x1 convolutions where the shape
+changes. Layers are named trunk.stem.*, trunk.stage1.0.conv1.*, ...; `freezing` and parameter groups use these names.
 
 Shapes: B batch, C channels, H height, W width, D features.
 """
@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from ..heads import Classifier, Init, initialise
-from ._layers import MeanPool, Norm, check_pictures, norm2d
+from ._layers import MeanPool, Norm, check_image_shape, norm2d
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # of each stage; other depths are 6n + 2
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # blocks of each stage; other depths are 6n + 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Config:
     stem: "cifar", a 3x3 convolution, or "imagenet", a 7x7 one of stride 2 and max-pooling, for large pictures.
     width: channels of the first stage; null: 16 with three stages, 64 with four.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch (PyTorch's default).
     """
 
     depth: Literal[18, 20, 32, 34, 44, 50, 56, 110] = 18
@@ -44,24 +44,24 @@ class Config:
 
 
 class _Shortcut(nn.Module):
-    """Option A: every `stride`-th pixel, zeros for the channels that are new."""
+    """Option A: every `stride`-th pixel, zeros for new channels."""
 
     def __init__(self, stride: int, added: int) -> None:
         super().__init__()
         self.stride, self.added = stride, added
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, H, W) -> (B, C + added, H / stride, W / stride)."""
+        """Map (B, C, H, W) to (B, C + added, H / stride, W / stride)."""
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
 
 def _convolution(num_in: int, num_out: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps height and width but for its stride, without a bias."""
+    """A convolution without a bias, which changes height and width only by its stride."""
     return nn.Conv2d(num_in, num_out, size, stride, padding=size // 2, bias=False)
 
 
 class _Block(nn.Module):
-    """Convolutions with normalisation and a shortcut past them: two 3x3 ones, or 1x1, 3x3, 1x1 with a bottleneck."""
+    """Convolutions with normalisation, and a shortcut past them: two 3x3 ones, or 1x1, 3x3, 1x1 with a bottleneck."""
 
     def __init__(
         self, num_in: int, num_out: int, stride: int, config: Config, *, bottleneck: bool, option_a: bool
@@ -82,7 +82,7 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(_convolution(num_in, num_out, 1, stride), norm2d(config.norm, num_out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, H, W) -> (B, C', H', W')."""
+        """Map (B, C, H, W) to (B, C', H', W')."""
         out = x
         for number in range(1, self.depth + 1):
             out = getattr(self, f"norm{number}")(getattr(self, f"conv{number}")(out))
@@ -97,14 +97,14 @@ def _stem(config: Config, channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(first, norm2d(config.norm, width), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1))
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for pictures of `shape` (C, H, W).
 
     Raises:
-        UserError: the samples are no pictures, or have fewer than 8 pixels a side (32 with the ImageNet stem).
+        UserError: the samples are not pictures, or have fewer than 8 pixels a side (32 with the ImageNet stem).
     """
-    check_pictures("resnet", shape, 8 if config.stem == "cifar" else 32)
+    check_image_shape("resnet", shape, 8 if config.stem == "cifar" else 32)
     small = config.depth not in _BLOCKS
     numbers = (((config.depth - 2) // 6,) * 3) if small else _BLOCKS[config.depth]
     bottleneck = config.depth == 50

@@ -14,10 +14,10 @@ from ._layers import Norm, norm2d
 class Config:
     """Small CNN: blocks of convolution and max-pooling, then a hidden layer.
 
-    channels: of the blocks; each block halves height and width.
+    channels: channels of each block; each block halves height and width.
     hidden: width of the hidden layer.
     norm: batch, group or layer normalisation after each convolution; null: none.
-    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch (PyTorch's default).
     """
 
     channels: tuple[int, ...] = (16, 32)
@@ -32,12 +32,12 @@ class Config:
             raise ValueError(f"hidden={self.hidden}: must be at least 1")
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """Build the network for pictures of `shape` (C, H, W); each block halves them.
+    """Build the network for pictures of `shape` (C, H, W); each block halves height and width.
 
     Raises:
-        UserError: the samples are no pictures, or smaller than the blocks need.
+        UserError: the samples are not pictures, or are smaller than the blocks need.
     """
     if len(shape) != 3 or min(shape[1:]) < 2 ** len(config.channels):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The networks of timm, ``timm:NAME`` in the YAML, with a head that grows; an optional package: pip install "retain[timm]".
+"""The networks of timm, ``timm:NAME`` in the YAML, with a growing head; an optional package: pip install "retain[timm]".
 
 model: {"timm:convnext_atto": {pretrained: true, resize: 96}}
 """
@@ -22,10 +22,10 @@ class Config(PretrainedConfig):
 
 
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """Build the network for pictures of `shape` (C, H, W), normalised as its weights expect them.
+    """Build the network for pictures of `shape` (C, H, W) that are normalised as its weights expect.
 
     Raises:
-        UserError: timm is not installed, the samples are no pictures that it takes, or its weights are not there.
+        UserError: timm is not installed, the network does not take such samples, or its weights are missing.
     """
     return _pretrained.build(f"model.timm:{config.name}", _make, config, shape, num_classes, generator)
 
@@ -33,7 +33,7 @@ def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: t
 def build_for(
     config: Config, stream: Stream, folders: DataFolders, num_classes: int, generator: torch.Generator
 ) -> nn.Module:
-    """Build the network for the pictures of a stream as it normalises them; errors as `build`."""
+    """Build the network for the pictures of a stream and its normalisation; errors as in `build`."""
     return _pretrained.build_for(f"model.timm:{config.name}", _make, config, stream, folders, num_classes, generator)
 
 
@@ -52,10 +52,10 @@ def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
             config.name, pretrained=config.pretrained is True, num_classes=0, in_chans=channels, scriptable=False
         )
     except (OSError, RuntimeError) as error:
-        what = f"its weights cannot be had: {error}" if config.pretrained is True else str(error)
-        raise UserError(f"{key}.pretrained={config.pretrained}: {what}") from None
+        reason = f"its weights cannot be had: {error}" if config.pretrained is True else str(error)
+        raise UserError(f"{key}.pretrained={config.pretrained}: {reason}") from None
     expected = network.pretrained_cfg
     classifier = expected.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    starts = tuple(f"{name}." for name in names)
-    return Trunk(network, None, starts, tuple(expected["mean"]), tuple(expected["std"]))
+    prefixes = tuple(f"{name}." for name in names)
+    return Trunk(network, None, prefixes, tuple(expected["mean"]), tuple(expected["std"]))

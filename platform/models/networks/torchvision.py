@@ -1,4 +1,4 @@
-"""The classification networks of torchvision, ``torchvision:NAME`` in the YAML, with a head that grows.
+"""The classification networks of torchvision, ``torchvision:NAME`` in the YAML, with a growing head.
 
 model: {"torchvision:mobilenet_v2": {pretrained: weights/mobilenet_v2-b0353104.pth, resize: 96}}
 """
@@ -23,10 +23,10 @@ class Config(PretrainedConfig):
 
 
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """Build the network for pictures of `shape` (C, H, W), normalised as its weights expect them.
+    """Build the network for pictures of `shape` (C, H, W) that are normalised as its weights expect.
 
     Raises:
-        UserError: the samples are no pictures that it takes, or its weights are not there or of another network.
+        UserError: the network does not take such samples, or its weights are missing or belong to another network.
     """
     return _pretrained.build(f"model.torchvision:{config.name}", _make, config, shape, num_classes, generator)
 
@@ -34,13 +34,13 @@ def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: t
 def build_for(
     config: Config, stream: Stream, folders: DataFolders, num_classes: int, generator: torch.Generator
 ) -> nn.Module:
-    """Build the network for the pictures of a stream as it normalises them; errors as `build`."""
+    """Build the network for the pictures of a stream and its normalisation; errors as in `build`."""
     key = f"model.torchvision:{config.name}"
     return _pretrained.build_for(key, _make, config, stream, folders, num_classes, generator)
 
 
 def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
-    """The network without its last linear layer: what is before that, such as dropout, stays."""
+    """The network without its last linear layer; layers before it, such as dropout, stay."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -61,15 +61,15 @@ def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
 
 
 def _replace_first(network: nn.Module, channels: int) -> None:
-    """Give an untrained network a first convolution for `channels`, initialised as torch does it."""
-    name, first = next((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d))
+    """Replace an untrained network's first convolution by one for `channels`, initialised as PyTorch does it."""
+    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
     size, stride, padding = first.kernel_size, first.stride, first.padding
     bias = first.bias is not None
     network.set_submodule(name, nn.Conv2d(channels, first.out_channels, size, stride, padding, bias=bias))  # type: ignore[arg-type]
 
 
 def _downloaded(key: str, weights: Any) -> dict[str, torch.Tensor]:
-    """torchvision's weights from its cache or the internet, their hash checked."""
+    """torchvision's weights from its cache or the internet, with their hash checked."""
     try:
         state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
@@ -77,7 +77,7 @@ def _downloaded(key: str, weights: Any) -> dict[str, torch.Tensor]:
             f"{key}.pretrained=true: its weights cannot be downloaded from {weights.url}: {error}. Without a network: put the "
             f"file somewhere and give its path as `pretrained`."
         ) from None
-    # files of DenseNets are from when their layers had other names: norm.1 is norm1
+    # DenseNets' files are older than the names of their layers: norm.1 is now norm1
     return {
         re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name): value for name, value in state.items()
     }

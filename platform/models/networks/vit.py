@@ -1,7 +1,8 @@
 """The vision transformer (Dosovitskiy 2021, 2010.11929): patches, a class token, learned positions, pre-norm blocks.
 
-Sizes as in DeiT (Touvron 2021, 2012.12877). Weights start as there: truncated normal of 0.02, biases 0; so does the class
-token, which DeiT draws. Names of layers: trunk.patches.*, trunk.blocks.0.attention.*, ... for `freezing` and parameter groups.
+Sizes and initial weights are those of DeiT (Touvron 2021, 2012.12877): truncated normal of 0.02, biases 0. One difference:
+the class token starts at 0, while DeiT samples it. Layers are named trunk.patches.*, trunk.blocks.0.attention.*, ...;
+`freezing` and parameter groups use these names.
 
 Shapes: B batch, C channels, H height, W width, N tokens (the class token first), D width of a token, M heads.
 """
@@ -14,7 +15,7 @@ from torch import nn
 
 from ...errors import UserError
 from ..heads import Classifier
-from ._layers import check_pictures
+from ._layers import check_image_shape
 
 _SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6)}  # D, blocks, M
 _STD = 0.02
@@ -25,10 +26,10 @@ class Config:
     """Vision transformer.
 
     size: "tiny" (dim 192, depth 12, heads 3) or "small" (384, 12, 6), as in DeiT.
-    patch: pixels of a patch's side; must divide the pictures'. 4 for pictures of 32 pixels, 16 for 224.
-    dim, depth, heads: width of a token, number of blocks, heads of attention; null: those of `size`.
-    mlp_ratio: width of each block's hidden layer in multiples of `dim`.
-    dropout: after the positions, after attention and within each block's hidden layers.
+    patch: side of a patch in pixels; must divide the sides of the pictures. 4 for pictures of 32 pixels, 16 for 224.
+    dim, depth, heads: width of a token, number of blocks, number of attention heads; null: those of `size`.
+    mlp_ratio: width of each block's hidden layer, in multiples of `dim`.
+    dropout: rate of dropout after the positions, after attention and within each block's hidden layers.
     """
 
     size: Literal["tiny", "small"] = "tiny"
@@ -52,13 +53,13 @@ class Config:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Width of a token, number of blocks, number of heads."""
+        """Return the width of a token, the number of blocks and the number of heads."""
         dim, depth, heads = _SIZES[self.size]
         return self.dim or dim, self.depth or depth, self.heads or heads
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention, written out: the fused kernels' gradients may differ from run to run on a GPU."""
+    """Multi-head self-attention without fused kernels, since their gradients may differ from run to run on a GPU."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -67,14 +68,14 @@ class _Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, D) -> (B, N, D)."""
+        """Map tokens (B, N, D) to (B, N, D)."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, M, N, D / M)
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)).softmax(dim=3)
         return self.out((weights @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class _Block(nn.Module):
-    """Attention and two linear layers, each on normalised tokens and added to what came in."""
+    """Attention and two linear layers, each on normalised tokens and added to its input."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -93,13 +94,13 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, D) -> (B, N, D)."""
+        """Map tokens (B, N, D) to (B, N, D)."""
         x = x + self.dropout(self.attention(self.norm1(x)))
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
 class _Transformer(nn.Module):
-    """Pictures (B, C, H, W) -> the class token's features (B, D)."""
+    """Maps pictures (B, C, H, W) to the class token's features (B, D)."""
 
     def __init__(self, config: Config, shape: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
@@ -119,11 +120,11 @@ class _Transformer(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) -> all tokens behind the last block, normalised, (B, N, D); called as in timm."""
+        """Return all tokens after the last block, normalised, (B, N, D), of pictures (B, C, H, W); named as in timm."""
         return self.norm(self._tokens(x))  # type: ignore[no-any-return]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) -> features (B, D)."""
+        """Return features (B, D) of pictures (B, C, H, W)."""
         return self.norm(self._tokens(x)[:, 0])  # type: ignore[no-any-return]
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,14 +133,14 @@ class _Transformer(nn.Module):
         return self.blocks(self.dropout(tokens))  # type: ignore[no-any-return]
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for pictures of `shape` (C, H, W).
 
     Raises:
-        UserError: the samples are no pictures, or their sides no multiples of the patch.
+        UserError: the samples are not pictures, or their sides are not multiples of the patch.
     """
-    check_pictures("vit", shape, config.patch)
+    check_image_shape("vit", shape, config.patch)
     if shape[1] % config.patch or shape[2] % config.patch:
         raise UserError(f"model.vit.patch={config.patch}: must divide the sides of the pictures, {list(shape[1:])}.")
     return Classifier(_Transformer(config, shape, generator), config.sizes[0], num_classes, generator)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..heads import Classifier, Init, initialise
-from ._layers import MeanPool, Norm, check_pictures, norm2d
+from ._layers import MeanPool, Norm, check_image_shape, norm2d
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,10 +19,10 @@ class Config:
     """Wide residual network, WRN-depth-widen.
 
     depth: 6n + 4, at least 10: 16, 22, 28, 40.
-    widen: factor of its stages' 16, 32 and 64 channels.
-    dropout: between the two convolutions of each block.
+    widen: factor on the stages' 16, 32 and 64 channels.
+    dropout: rate of dropout between the two convolutions of each block.
     norm: batch, group or layer normalisation before each convolution; null: none.
-    init: kaiming (He 2015), xavier (Glorot 2010), or torch's own default.
+    init: kaiming (He 2015), xavier (Glorot 2010), or torch (PyTorch's default).
     """
 
     depth: int = 16
@@ -53,20 +53,20 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv2d(num_in, num_out, 1, stride, bias=False) if num_in != num_out else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, H, W) -> (B, C', H', W')."""
+        """Map (B, C, H, W) to (B, C', H', W')."""
         active = functional.relu(self.norm1(x))
         out = self.conv2(self.dropout(functional.relu(self.norm2(self.conv1(active)))))
         return out + (x if self.shortcut is None else self.shortcut(active))  # type: ignore[no-any-return]
 
 
-@torch.random.fork_rng(devices=[])  # torch's layers first draw weights from the global generator
+@torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator
 def build(config: Config, shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """Build the network for pictures of `shape` (C, H, W).
 
     Raises:
-        UserError: the samples are no pictures, or have fewer than 8 pixels a side.
+        UserError: the samples are not pictures, or have fewer than 8 pixels a side.
     """
-    check_pictures("wide_resnet", shape, 8)
+    check_image_shape("wide_resnet", shape, 8)
     stages = OrderedDict[str, nn.Module](stem=nn.Conv2d(shape[0], 16, 3, padding=1, bias=False))
     num_in = 16
     for stage in range(3):

@@ -1,1 +1,1 @@
-"""Probes: one file is one look at a network that learns, with `Config` and ``build(config, parts)``; see probe.py."""
+"""Probes: one file per probe, with `Config` and ``build(config, context)``; see `_base`."""

@@ -1,7 +1,8 @@
-"""Linear CKA: how alike each layer's representation is before and after an experience, on old and on new data.
+"""Linear CKA: how similar each layer's representation is before and after an experience, on old and on new data.
 
-1 is the same up to rotation and scale, 0 nothing in common. Values: <layer>/old and <layer>/new, on test samples of the earlier
-experiences and of the one that is learned. Kept amid an experience: the inner products of the samples' features before it.
+1 means the same up to rotation and scale, 0 nothing in common. Values: <layer>/old and <layer>/new, on test samples of the
+earlier experiences and of the current one. Mid-experience, the state holds the inner products of the samples' features before
+the experience.
 Shapes: n samples.
 
 Source: Kornblith et al. 2019 (1905.00414).
@@ -16,15 +17,15 @@ from torch import nn
 from ...models.features import select_layers
 from ._base import Probe, ProbeContext, Values, check_positive
 from ._representation import gram, layer_features, linear_cka
-from ._samples import batches, old_and_new
+from ._samples import input_batches, old_and_new
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Similarity (linear CKA) of each layer before and after an experience, on old and on new data.
 
-    layers: patterns on the names of modules, or "features" (what the head is given); null: the trunk's blocks and "features".
-    samples: test samples of the old data, and of the new.
+    layers: patterns of module names, or "features" (the head's input); null: the trunk's blocks and "features".
+    samples: number of test samples of the old data, and of the new data.
     """
 
     layers: tuple[str, ...] | None = None
@@ -35,18 +36,18 @@ class Config:
 
 
 class CKA(Probe):
-    """Looks before and after each experience."""
+    """Compares each layer before and after an experience."""
 
     def __init__(self, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
         self._before: dict[str, torch.Tensor] = {}  # "<layer>/<side>" -> (n, n)
 
     def before_experience(self, learner: Any, number: int) -> None:
-        """Keep what the samples look like."""
+        """Store the inner products of the samples' features."""
         self._before = self._grams(learner, number)
 
     def after_experience(self, learner: Any, number: int) -> Values:
-        """Compare with what was kept."""
+        """Return the similarity to the stored inner products, for each layer and side."""
         now, before = self._grams(learner, number), self._before
         self._before = {}
         return {name: linear_cka(before[name].to(now[name]), now[name]) for name in now}
@@ -56,23 +57,23 @@ class CKA(Probe):
         return {
             f"{layer}/{side}": gram(features)
             for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "cka").items()
-            for layer, features in layer_features(learner.model, layers, batches(learner, subset)).items()
+            for layer, features in layer_features(learner.model, layers, input_batches(learner, subset)).items()
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty between experiences."""
+        """Return the stored inner products; {} between experiences."""
         return {"before": dict(self._before)} if self._before else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what was kept."""
+        """Restore the stored inner products."""
         self._before = dict(state.get("before", {}))
 
 
 def check_model(config: Config, network: nn.Module) -> None:
-    """Refuse patterns that fit no layer."""
+    """Refuse patterns that match no layer."""
     select_layers(network, config.layers, "probes.cka.layers")
 
 
 def build(config: Config, context: ProbeContext) -> Probe:
-    """The probe."""
+    """Build the probe."""
     return CKA(config, context.seed)

@@ -2,8 +2,8 @@
 
     effective rank = exp(-sum_i p_i log p_i),  p_i = s_i / sum_j s_j,  s: singular values of the centred features (n, D)
 
-It falls where a representation collapses onto few directions; at most min(n - 1, D). Values: <layer>/old and <layer>/new, on
-test samples of the earlier experiences and of the one just learned.
+It falls when a representation collapses onto few directions, and is at most min(n - 1, D). Values: <layer>/old and <layer>/new,
+on test samples of the earlier experiences and of the one just learned.
 
 Source: Roy & Vetterli 2007.
 """
@@ -16,15 +16,15 @@ from torch import nn
 from ...models.features import select_layers
 from ._base import Probe, ProbeContext, Values, check_positive
 from ._representation import effective_rank, layer_features
-from ._samples import batches, old_and_new
+from ._samples import input_batches, old_and_new
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Effective rank of each layer's features on old and on new data.
 
-    layers: patterns on the names of modules, or "features" (what the head is given); null: the trunk's blocks and "features".
-    samples: test samples of the old data, and of the new.
+    layers: patterns of module names, or "features" (the head's input); null: the trunk's blocks and "features".
+    samples: number of test samples of the old data, and of the new data.
     """
 
     layers: tuple[str, ...] | None = None
@@ -35,26 +35,26 @@ class Config:
 
 
 class EffectiveRank(Probe):
-    """Looks after each experience."""
+    """Measures after each experience."""
 
     def __init__(self, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
 
     def after_experience(self, learner: Any, number: int) -> Values:
-        """One number for each layer and side."""
+        """Return the effective rank for each layer and side."""
         layers = select_layers(learner.model, self.config.layers, "layers")
-        found: dict[str, float] = {}
+        ranks: dict[str, float] = {}
         for side, subset in old_and_new(learner, number, self.config.samples, self.seed, "effective_rank").items():
-            for layer, features in layer_features(learner.model, layers, batches(learner, subset)).items():
-                found[f"{layer}/{side}"] = effective_rank(features - features.mean(0))
-        return found
+            for layer, features in layer_features(learner.model, layers, input_batches(learner, subset)).items():
+                ranks[f"{layer}/{side}"] = effective_rank(features - features.mean(0))
+        return ranks
 
 
 def check_model(config: Config, network: nn.Module) -> None:
-    """Refuse patterns that fit no layer."""
+    """Refuse patterns that match no layer."""
     select_layers(network, config.layers, "probes.effective_rank.layers")
 
 
 def build(config: Config, context: ProbeContext) -> Probe:
-    """The probe."""
+    """Build the probe."""
     return EffectiveRank(config, context.seed)

@@ -1,9 +1,9 @@
-"""Evaluation on other streams: how far what was learned carries over to other data sets, styles or corruptions.
+"""Evaluation on other streams: how well the network transfers to other data sets, styles or corruptions.
 
-After each experience, accuracy on the test set of every experience of each stream that is named. Their classes are those of the
-trial's stream that have the same names. As in the accuracy matrix, a class that the network has not learned yet, or that the
-trial's stream does not have, counts as wrong, and an experience without any learned class is undefined. The pictures are
-normalised as the trial's own. Values: <stream>/experience_01, ... (a second stream of one name is <name>_2).
+After each experience, it measures accuracy on the test set of every experience of each named stream. Classes are matched by
+name with those of the trial's stream. As in the accuracy matrix, a class that the network has not learned yet, or that the
+trial's stream lacks, counts as wrong, and an experience without any learned class is undefined. The pictures are normalised
+like the trial's. Values: <stream>/experience_01, ... (a second stream of the same name is <name>_2).
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Named = str | Mapping[str, Mapping[str, Any] | None]
 class Config:
     """Accuracy on the test sets of other streams after each experience.
 
-    streams: each the name of a benchmark, or a mapping of it to its settings, as under `benchmark`.
+    streams: each is the name of a benchmark, or a mapping from its name to its settings, as under `benchmark`.
     """
 
     streams: tuple[Named, ...]
@@ -35,23 +35,25 @@ class Config:
     def __post_init__(self) -> None:
         if not self.streams:
             raise ValueError("streams=[]: must name at least one benchmark")
-        object.__setattr__(self, "streams", tuple(_checked(i, one) for i, one in enumerate(self.streams)))
+        object.__setattr__(
+            self, "streams", tuple(_with_all_settings(i, stream) for i, stream in enumerate(self.streams))
+        )
 
 
-def _checked(number: int, named: Named) -> dict[str, dict[str, Any]]:
-    """One of the streams with all of its settings."""
-    name, _, config = _resolved(number, named)
+def _with_all_settings(number: int, named: Named) -> dict[str, dict[str, Any]]:
+    """The stream's name with all of its settings."""
+    name, _, config = _resolve(number, named)
     return {name: asdict(config)}
 
 
-def _resolved(number: int, named: Named) -> tuple[str, Any, Any]:
-    found = {named: None} if isinstance(named, str) else named
+def _resolve(number: int, named: Named) -> tuple[str, Any, Any]:
+    settings_by_name = {named: None} if isinstance(named, str) else named
     key = f"streams[{number}]"
-    if len(found) != 1:
+    if len(settings_by_name) != 1:
         raise ValueError(
-            f"{key}={list(found)}: must hold exactly one name, of {', '.join(registry.names('benchmarks'))}"
+            f"{key}={list(settings_by_name)}: must hold exactly one name, of {', '.join(registry.names('benchmarks'))}"
         )
-    ((name, settings),) = found.items()
+    ((name, settings),) = settings_by_name.items()
     try:
         module = registry.resolve("benchmarks", name)
     except UserError as error:
@@ -62,42 +64,47 @@ def _resolved(number: int, named: Named) -> tuple[str, Any, Any]:
 
 
 class EvaluateOn(Probe):
-    """Looks after each experience."""
+    """Evaluates the network on other streams after each experience."""
 
     def __init__(self, streams: dict[str, Stream]) -> None:
         self._streams = streams
         self._sets: dict[str, TestSet] = {}
 
     def after_experience(self, learner: Any, number: int) -> Values:
-        """Accuracy on each experience of each stream."""
+        """Return the accuracy on each experience of each stream."""
         if not self._sets:
             self._sets = {name: TestSet(stream, learner.device) for name, stream in self._streams.items()}
-        num_classes = len(learner.stream.class_names)  # of which the head may have fewer, or more that nothing is
-        found: dict[str, float] = {}
+        num_classes = len(learner.stream.class_names)  # the head may have fewer outputs, or more without a class
+        values: dict[str, float] = {}
         for name, test_set in self._sets.items():
             batches = test_set.batches(learner.training.evaluation_batch_size)
             row = test_set.row(logits_of(learner.model, batches)[:, :num_classes])
-            found |= {f"{name}/experience_{one:02d}": value for one, value in enumerate(row.task_agnostic, 1)}
-        return found
+            values |= {
+                f"{name}/experience_{index:02d}": accuracy for index, accuracy in enumerate(row.task_agnostic, 1)
+            }
+        return values
 
 
-def renamed(stream: Stream, own: Stream) -> Stream:
-    """`stream` with the labels that its classes' names have in `own`, and normalised as `own`; others' labels come after."""
+def match_classes(stream: Stream, own: Stream) -> Stream:
+    """Return `stream` with labels and normalisation of `own`.
+
+    Classes get the label of the class of the same name in `own`; the labels of other classes come after those.
+    """
     names = list(dict.fromkeys([*own.class_names, *stream.class_names]))
     new = torch.tensor([names.index(name) for name in stream.class_names])
 
-    def part(one: Part) -> Part:
-        return Part(Arrays(one.arrays.x, new[one.arrays.y]), one.indices)
+    def part(original: Part) -> Part:
+        return Part(Arrays(original.arrays.x, new[original.arrays.y]), original.indices)
 
     experiences = tuple(
         Experience(
-            one.name,
-            tuple(sorted(new[list(one.classes)].tolist())),
-            part(one.train),
-            part(one.validation),
-            part(one.test),
+            experience.name,
+            tuple(sorted(new[list(experience.classes)].tolist())),
+            part(experience.train),
+            part(experience.validation),
+            part(experience.test),
         )
-        for one in stream.experiences
+        for experience in stream.experiences
     )
     return replace(
         stream, scenario="domain", experiences=experiences, class_names=tuple(names), mean=own.mean, std=own.std
@@ -105,14 +112,14 @@ def renamed(stream: Stream, own: Stream) -> Stream:
 
 
 def build(config: Config, context: ProbeContext) -> Probe:
-    """Build the streams.
+    """Build the probe and its streams.
 
     Raises:
         UserError: a stream's samples have another shape than the trial's, or none of its classes.
     """
     streams: dict[str, Stream] = {}
     for number, named in enumerate(config.streams):
-        name, module, settings = _resolved(number, named)
+        name, module, settings = _resolve(number, named)
         key = f"probes.evaluate_on.streams[{number}].{name}"
         stream = module.build(settings, context.seed, context.data)
         if stream.shape != context.stream.shape:
@@ -124,6 +131,6 @@ def build(config: Config, context: ProbeContext) -> Probe:
                 f"{key}: has no class of the trial's stream: {', '.join(stream.class_names[:10])} and "
                 f"{', '.join(context.stream.class_names[:10])}."
             )
-        count = sum(one == name or one.startswith(f"{name}_") for one in streams)
-        streams[name if name not in streams else f"{name}_{count + 1}"] = renamed(stream, context.stream)
+        count = sum(other == name or other.startswith(f"{name}_") for other in streams)
+        streams[name if name not in streams else f"{name}_{count + 1}"] = match_classes(stream, context.stream)
     return EvaluateOn(streams)
