@@ -304,8 +304,8 @@ def test_bic_distils_and_corrects() -> None:
     assert torch.bincount(held["y"]).tolist() == [3, 3, 3, 3] and len(plugin) == 28
     validation = torch.cat([pair(0, 1)[0], pair(1, 1)[0]])
     assert all((validation == row).all(1).any() for row in held["x"])
-    classes, alpha, beta, amid = plugin.state_dict()["last"]
-    assert classes == [2, 3] and not amid and (alpha, beta) != (1.0, 0.0)
+    classes, alpha, beta, in_experience = plugin.state_dict()["last"]
+    assert classes == [2, 3] and not in_experience and (alpha, beta) != (1.0, 0.0)
     assert torch.allclose(outputs[0][0], outputs[0][1])
     plain, loss = outputs[1]
     torch.testing.assert_close(loss, torch.cat([plain[:, :2], alpha * plain[:, 2:] + beta], 1), atol=1e-4, rtol=1e-4)

@@ -429,8 +429,8 @@ def test_evaluation_changes_no_state_and_nothing_is_left_in_the_network(
 def stops_of(events: list[dict[str, Any]]) -> list[int]:
     """Return iterations to stop before: mid-experience in each, and the first of each but the first (a boundary)."""
     ends = [0, *(event["iteration"] for event in events if event["kind"] == "experience")]
-    amid = [(one + other) // 2 for one, other in zip(ends[:-1], ends[1:], strict=True)]
-    return sorted({*amid, *ends[1:-1]})
+    middles = [(one + other) // 2 for one, other in zip(ends[:-1], ends[1:], strict=True)]
+    return sorted({*middles, *ends[1:-1]})
 
 
 def run_with_stops(config: Experiment, folder: Path, stops: list[int], flag: Path, how: str) -> Outcome:

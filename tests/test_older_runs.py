@@ -20,6 +20,7 @@ from retain.platform.reporting.results import results_of
 from retain.platform.sweep.plan import plan
 
 RUNS = Path(__file__).parent / "runs"
+VERSIONS = ("before_renames", "present")  # that wrote a stopped trial, and the same one uninterrupted
 SWEEPS = sorted(path.relative_to(RUNS).as_posix() for path in RUNS.glob("*/sweep"))
 OLD_NAMES = ("drawn", "budget", "old_validation", "timeout")
 Copy = Callable[[str], Path]
@@ -82,10 +83,21 @@ def test_the_old_names_stand_in_the_files() -> None:
     assert not set(OLD_NAMES[:3]) & (keys(translate(raw)) - set(raw["sweep"]["variants"]))
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_finished_trial_is_read_and_reported(version: str, copy: Copy) -> None:
+    folder = copy(f"{version}/whole")
+    (result,) = results_of([folder])
+    assert result.problem == "" and result.config["model"] == {"mlp": result.config["model"]["mlp"]}
+    for view, matrix in matrices(folder).items():
+        np.testing.assert_array_equal(result.views[view], matrix)
+    assert "rotated_digits" in report([folder]).read_text()
+
+
 @pytest.mark.parametrize("how", ["resume", "run"])
-def test_a_stopped_trial_is_resumed_to_the_bit(how: str, copy: Copy) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_stopped_trial_is_resumed_to_the_bit(version: str, how: str, copy: Copy) -> None:
     """From a checkpoint in the middle of its second experience, by `retain resume` and by `run` with today's config."""
-    folder = copy("before_renames/stopped")
+    folder = copy(f"{version}/stopped")
     files = {name: (folder / name).read_bytes() for name in ("config.yaml", "trial.json")}
     assert Trial(folder).status().status == "stopped"
     if how == "resume":
@@ -94,7 +106,7 @@ def test_a_stopped_trial_is_resumed_to_the_bit(how: str, copy: Copy) -> None:
         run(from_dict(Trial(folder).config()), folder)
     assert Trial(folder).status().status == "done"
     assert {name: (folder / name).read_bytes() for name in files} == files
-    whole = RUNS / "before_renames/whole"
+    whole = RUNS / version / "whole"
     exact = json.loads((whole / "environment.json").read_text())["processor"] and _same_kind(folder, whole)
     for view, matrix in matrices(whole).items():
         np.testing.assert_allclose(matrices(folder)[view], matrix, rtol=0, atol=0 if exact else 0.02)

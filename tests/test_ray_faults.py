@@ -160,7 +160,7 @@ def test_killed_and_hung_trials_resume_and_one_that_always_dies_fails(
     assert len(starts(users_folder, "dies")) == 2
     for name in ("killed", "hangs"):
         first, second = starts(users_folder, name)
-        assert first == 0 < second, "it went on amid an experience"
+        assert first == 0 < second, "it resumed mid-experience"
     assert "Timeout (0:00:03)!" in (sweeps.of_variant(folder, "hangs").folder / "trial.log").read_text()
     monkeypatch.syspath_prepend(str(users_folder))
     assert_as_alone(folder, "killed", "hangs", "fine")
@@ -214,7 +214,7 @@ def test_a_worker_that_gets_sigterm_lets_its_trial_write_a_checkpoint(
     code, output = sweeps.ended(process)
     assert code == 0, output
     first, second = starts(users_folder, "one")
-    assert first == 0 < second < 90, "it went on amid the first experience"
+    assert first == 0 < second < 90, "it resumed mid-experience, in the first"
     monkeypatch.syspath_prepend(str(users_folder))
     assert_as_alone(folder, "one")
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..training.optimization import blocks_from_head, make_optimizer, num_iterations, value_at
 from ..trial.builder import TrialBuilder, build_trial
+from ..trial.torch_settings import torch_settings
 from .plan import PlannedTrial
 
 _START = 20.0  # seconds for Ray and the workers' imports, on 2 cores
@@ -36,7 +37,9 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     for trial in trials:
         key = repr((trial.config.benchmark, trial.config.model, trial.config.training))
         if key not in known:
-            known[key] = _trial_cost(build_trial(trial.config, planning=True))
+            builder = build_trial(trial.config, planning=True)
+            with torch_settings(trial.config.resources):  # as many threads as a trial has
+                known[key] = _trial_cost(builder)
         seconds, size = known[key]
         total += seconds
         disk += size * trial.config.checkpoint.keep + 200_000
