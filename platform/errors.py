@@ -15,6 +15,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{by_lower[matches[0]]}'?" if matches else ""
 
 
-def listed(names: Iterable[str]) -> str:
+def comma_separated(names: Iterable[str]) -> str:
     """Return the names sorted and separated by commas, for an error message."""
     return ", ".join(sorted(names))

@@ -24,7 +24,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    sync(path.parent)
+    fsync(path.parent)
 
 
 def digest(path: Path) -> str:
@@ -33,7 +33,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk, so that it survives a power cut.
 
     Does nothing for folders on Windows, which cannot open them.

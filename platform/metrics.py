@@ -32,7 +32,7 @@ TITLES: dict[str, str] = {
 }
 
 
-def checked(matrix: ArrayLike) -> Array:
+def validate_matrix(matrix: ArrayLike) -> Array:
     """Return `matrix` as float64 (T + 1, T); raise ValueError naming the shape if it is another."""
     array = np.asarray(matrix, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] < 1 or array.shape[0] != array.shape[1] + 1:
@@ -40,7 +40,7 @@ def checked(matrix: ArrayLike) -> Array:
     return array
 
 
-def checked_sizes(sizes: ArrayLike, num_experiences: int) -> Array:
+def validate_sizes(sizes: ArrayLike, num_experiences: int) -> Array:
     """Return `sizes` as float64 (T,); raise ValueError unless they are T positive numbers."""
     array = np.asarray(sizes, dtype=np.float64)
     if array.shape != (num_experiences,) or not bool((array > 0).all()):
@@ -57,7 +57,7 @@ def average_accuracy(matrix: ArrayLike) -> float:
 
     Source: Lopez-Paz and Ranzato 2017, Gradient Episodic Memory (1706.08840).
     """
-    return _mean(checked(matrix)[-1])
+    return _mean(validate_matrix(matrix)[-1])
 
 
 def running_average_accuracy(matrix: ArrayLike, sizes: ArrayLike | None = None) -> Array:
@@ -67,9 +67,9 @@ def running_average_accuracy(matrix: ArrayLike, sizes: ArrayLike | None = None) 
     every sample has (the incremental accuracy of Rebuffi 2017, iCaRL, 1611.07725). NaN where a cell of j <= i is
     missing.
     """
-    array = checked(matrix)
+    array = validate_matrix(matrix)
     num_experiences = array.shape[1]
-    weights = np.ones(num_experiences) if sizes is None else checked_sizes(sizes, num_experiences)
+    weights = np.ones(num_experiences) if sizes is None else validate_sizes(sizes, num_experiences)
     rows = range(1, num_experiences + 1)
     return np.array([array[i, :i] @ weights[:i] / weights[:i].sum() for i in rows])
 
@@ -87,7 +87,7 @@ def learning_accuracy(matrix: ArrayLike) -> float:
 
     Source: Riemer 2019, Meta-Experience Replay (1810.11910).
     """
-    return _mean(np.diagonal(checked(matrix)[1:]))
+    return _mean(np.diagonal(validate_matrix(matrix)[1:]))
 
 
 def backward_transfer(matrix: ArrayLike) -> float:
@@ -95,7 +95,7 @@ def backward_transfer(matrix: ArrayLike) -> float:
 
     Source: Lopez-Paz and Ranzato 2017 (1706.08840). Avalanche's stream forgetting is -BWT.
     """
-    array = checked(matrix)
+    array = validate_matrix(matrix)
     return _mean((array[-1] - np.diagonal(array[1:]))[:-1])
 
 
@@ -105,7 +105,7 @@ def forgetting_curve(matrix: ArrayLike, *, include_now: bool = False) -> Array:
     With `include_now` the maximum includes i = k, and F_k is never negative. Rows before j was learned are candidates
     (Chaudhry 2018, 1801.10112) where they exist. A missing cell from row j on makes F_k NaN.
     """
-    array = checked(matrix)
+    array = validate_matrix(matrix)
     num_experiences = array.shape[1]
     unlearned = np.tri(num_experiences + 1, num_experiences, -1) == 0  # [i, j - 1] is True where i < j
     candidates = np.where(unlearned & np.isnan(array), -np.inf, array)
@@ -153,7 +153,7 @@ def forward_transfer(matrix: ArrayLike) -> float:
 
     Source: Lopez-Paz and Ranzato 2017 (1706.08840); row 0 is their b, the network before training.
     """
-    array = checked(matrix)
+    array = validate_matrix(matrix)
     return _mean((np.diagonal(array) - array[0])[1:])
 
 
@@ -166,7 +166,7 @@ def intransigence(matrix: ArrayLike, cumulative: ArrayLike) -> float:
     Raises:
         ValueError: the matrices differ in shape.
     """
-    sequential, joint = checked(matrix), checked(cumulative)
+    sequential, joint = validate_matrix(matrix), validate_matrix(cumulative)
     if sequential.shape != joint.shape:
         raise ValueError(f"cumulative.shape={joint.shape}: must be that of the matrix, {sequential.shape}")
     return _mean(np.diagonal(joint[1:]) - np.diagonal(sequential[1:]))

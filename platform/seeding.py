@@ -32,7 +32,7 @@ def seed_globals(seed: int, *where: int | str) -> None:
     torch.manual_seed(value)
 
 
-def capture() -> dict[str, Any]:
+def capture_generators() -> dict[str, Any]:
     """Return the state of the global generators as plain data and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
@@ -52,7 +52,7 @@ def capture() -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any]) -> None:
+def restore_generators(state: dict[str, Any]) -> None:
     """Set the global generators to a state that `capture` returned."""
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))

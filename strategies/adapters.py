@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.errors import UserError, listed
+from ..platform.errors import UserError, comma_separated
 from ..platform.methods.freezing import AddedLayersPlugin, check_from_experience
 from ..platform.models.blocks import blocks_of, is_head
 
@@ -129,7 +129,7 @@ def check_model(config: Config, model: nn.Module) -> None:
         if not any(fnmatchcase(name, pattern) for name in adapted):
             known = [name for name, module in model.named_modules() if _num_features(module) and not is_head(name)]
             key = f"strategies.adapters.layers={None if config.layers is None else list(config.layers)}"
-            raise UserError(f"{key}: '{pattern}' fits no layer of the trunk. Known: {listed(known)}.")
+            raise UserError(f"{key}: '{pattern}' fits no layer of the trunk. Known: {comma_separated(known)}.")
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
-from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_sum
+from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -75,7 +75,7 @@ def label_weights(logits: Tensor, y: Tensor, fisher: Fisher, draw: torch.Generat
     return nn.functional.one_hot(labels, logits.shape[1]).to(p.dtype)
 
 
-def fisher_sums(model: nn.Module, x: Tensor, weights: Tensor, own: Tensor) -> Named:
+def fisher_sums(model: nn.Module, x: Tensor, weights: Tensor, own: Tensor) -> NamedTensors:
     """Return sum_b sum_c weights_bc (d log p(c | x_b) / d theta)^2 for each parameter.
 
     `own` (B, C) bool marks the classes of p.
@@ -109,12 +109,12 @@ class EWCPlugin(PenaltyPlugin):
         else:
             self.penalty.anchor(learner.model, decayed_sum(self.penalty.importances, importances, self.config.decay))
 
-    def fisher(self, learner: Any) -> Named:
+    def fisher(self, learner: Any) -> NamedTensors:
         """Return the network's diagonal Fisher information on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "ewc samples", number))[: self.config.num_samples]
         draw = generator(self.seed, "ewc labels", number)
-        total: Named = {}
+        total: NamedTensors = {}
         for x, y, t in training_samples(learner, order):
             logits = masked_predictions(learner, x, t)
             weights = label_weights(logits, y, self.config.fisher, draw)

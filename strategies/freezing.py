@@ -22,7 +22,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from ..platform.errors import UserError, listed
+from ..platform.errors import UserError, comma_separated
 from ..platform.methods.freezing import FreezingPlugin as Base
 from ..platform.methods.freezing import FrozenParts, check_from_experience, frozen_norms
 from ..platform.models.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
@@ -116,7 +116,7 @@ def check_model(config: Config, model: nn.Module) -> None:
     if norm and not any(isinstance(module, _NORMS if "affine" in norm else _BatchNorm) for module in model.modules()):
         raise UserError(f"strategies.freezing.norm={list(norm)}: the network has no such normalisation layers")
     if set(names) == frozen_names(config, model):
-        hint = f" A head is called one of {listed(HEADS)}; give patterns instead." if layers == "trunk" else ""
+        hint = f" A head is called one of {comma_separated(HEADS)}; give patterns instead." if layers == "trunk" else ""
         raise UserError(f"{key}: freezes every parameter, so nothing could be learned.{hint} Layers: {known}.")
 
 

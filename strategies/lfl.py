@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.methods.layer_distillation import LayerDistillation
-from ..platform.methods.quadratic_penalty import Named, leading_part, moved_to
+from ..platform.methods.quadratic_penalty import NamedTensors, leading_part, moved_to
 from ..platform.models.features import FEATURES, find_head
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0, "freeze_head": False}
@@ -54,7 +54,7 @@ class LFLPlugin(LayerDistillation):
     def __init__(self, config: Config) -> None:
         super().__init__(config.weight > 0)
         self.config = config
-        self._rows: Named = {}  # the head's parameters at the start of the experience
+        self._rows: NamedTensors = {}  # the head's parameters at the start of the experience
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the name of the features."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
-from ..platform.methods.quadratic_penalty import Named, PenaltyPlugin, decayed_sum
+from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
@@ -61,7 +61,7 @@ def squared_norm(logits: Tensor, own: Tensor) -> Tensor:
     return (logits * own).square().sum(1, keepdim=True)
 
 
-def mix_importances(old: Named, new: Named, alpha: float | None) -> Named:
+def mix_importances(old: NamedTensors, new: NamedTensors, alpha: float | None) -> NamedTensors:
     """Return Omega after an experience."""
     if alpha is None or not old:
         return decayed_sum(old, new)
@@ -82,12 +82,12 @@ class MASPlugin(PenaltyPlugin):
             bound = self.config.largest or math.inf
             self.penalty.anchor(learner.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
 
-    def importances(self, learner: Any) -> Named:
+    def importances(self, learner: Any) -> NamedTensors:
         """Return Omega_t of the network on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "mas samples", number))
         order = order[: self.config.num_samples]
-        total: Named = {}
+        total: NamedTensors = {}
         for x, _, t in training_samples(learner, order):
             own = (masked_predictions(learner, x, t) > -torch.inf).to(x.dtype)
             total = decayed_sum(total, gradient_sums(learner.model, x, own, squared_norm, 1))

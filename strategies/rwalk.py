@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import Named, moved_to, parameter_copies, zero_padded
+from ..platform.methods.quadratic_penalty import NamedTensors, moved_to, parameter_copies, zero_padded
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
@@ -54,13 +54,13 @@ class Config:
             raise ValueError(f"{damping=}: must be > 0 and finite")
 
 
-def scaled(named: Named) -> Named:
+def scaled(named: NamedTensors) -> NamedTensors:
     """Return the tensors without negative values, divided by the largest value of all: in [0, 1]."""
     largest = torch.stack([tensor.max() for tensor in named.values()]).max().clamp(min=torch.finfo(torch.float32).tiny)
     return {name: tensor.relu() / largest for name, tensor in named.items()}
 
 
-def importances(fisher: Named, scores: Named) -> Named:
+def importances(fisher: NamedTensors, scores: NamedTensors) -> NamedTensors:
     """Return F / max F + max(0, s) / max s."""
     f, s = scaled(fisher), scaled(scores)
     return {n: zero_padded(f[n], s[n].shape) + s[n] if n in s else f[n] for n in f}
@@ -73,7 +73,7 @@ class RWalkPlugin(PathPlugin):
         super().__init__(config.weight, with_penalty=False)
         self.config = config
         # F; s of the past experiences; of this one: s, dL since the interval began, and the parameters then
-        self._named: dict[str, Named] = {key: {} for key in ("fisher", "scores", "score", "gain", "start")}
+        self._named: dict[str, NamedTensors] = {key: {} for key in ("fisher", "scores", "score", "gain", "start")}
         self._count = 0  # iterations of the interval
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class RWalkPlugin(PathPlugin):
         self._named["start"], self._count = parameter_copies(learner.model), 0
         self._named["gain"] = {name: torch.zeros_like(p) for name, p in self._named["start"].items()}
 
-    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
         """Update F and the loss decrease; score the interval when it is over."""
         fisher, gain, alpha = self._named["fisher"], self._named["gain"], self.config.alpha
         for name, g in gradients.items():

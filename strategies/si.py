@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import Named, moved_to, parameter_copies, zero_padded
+from ..platform.methods.quadratic_penalty import NamedTensors, moved_to, parameter_copies, zero_padded
 
 NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
@@ -58,7 +58,7 @@ class Config:
             raise ValueError(f"{largest=}: must be > 0, or null for no bound")
 
 
-def importances(old: Named, path: Named, moved: Named, config: Config) -> Named:
+def importances(old: NamedTensors, path: NamedTensors, moved: NamedTensors, config: Config) -> NamedTensors:
     """Return Omega after an experience, by parameter name.
 
     Args:
@@ -81,8 +81,8 @@ class SIPlugin(PathPlugin):
     def __init__(self, config: Config) -> None:
         super().__init__(config.weight, with_penalty=config.gradient == "total")
         self.config = config
-        self._path: Named = {}  # w of the experience so far
-        self._start: Named = {}  # the parameters at its start
+        self._path: NamedTensors = {}  # w of the experience so far
+        self._start: NamedTensors = {}  # the parameters at its start
 
     def state_dict(self) -> dict[str, Any]:
         """Return anchors, importances and, inside an experience, its start and the path so far."""
@@ -105,7 +105,7 @@ class SIPlugin(PathPlugin):
             self._start = parameter_copies(learner.model)
             self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
 
-    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
         """Add one step to the path."""
         self._path = self._path | {name: self._path[name] - gradients[name] * step for name, step in steps.items()}
 

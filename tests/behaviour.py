@@ -26,7 +26,9 @@ CNN = {"small_cnn": {"channels": [16, 32], "hidden": 64, "norm": "batch"}}
 VIT = {"vit": {"dim": 32, "depth": 2, "heads": 4, "patch": 2, "mlp_ratio": 2}}
 TRAINING = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05}}
 STREAMS: dict[str, dict[str, Any]] = {
-    "split": {"class_incremental": {"data": "mnist", "num_experiences": 5}},  # the network chooses among all ten classes
+    "split": {
+        "class_incremental": {"data": "mnist", "num_experiences": 5}
+    },  # the network chooses among all ten classes
     "tasks": {"task_incremental": {"data": "mnist", "num_experiences": 5}},  # two classes, the task is given
     "permuted": {"permuted": {"data": "mnist", "num_experiences": 5}},
     "rotated": {"rotated": {"data": "mnist", "angles": [0, 30, 60, 90, 120]}},

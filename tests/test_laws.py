@@ -370,7 +370,7 @@ def snapshot(learner: Learner) -> dict[str, Any]:
         "plugins": [_copied(plugin.state_dict()) for plugin in own],
         "listed": [id(plugin) for plugin in learner.plugins],
         "clock": dict(vars(learner.clock)),
-        "random": seeding.capture(),
+        "random": seeding.capture_generators(),
         "learner": {key: id(vars(learner)[key]) for key in ("experience", "adapted_dataset", "dataloader")},
         "training": [learner.is_training, learner._stop_training, learner.train_mb_size, learner.samples],
     }

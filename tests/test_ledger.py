@@ -14,7 +14,7 @@ import pytest
 
 from retain.platform.errors import UserError
 from retain.platform.files import write_text
-from retain.platform.ledger.documents import SCHEMA, read_json, write_json
+from retain.platform.ledger.documents import DOCUMENT_SCHEMA, read_json, write_json
 from retain.platform.ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
 from retain.platform.ledger.writer import SweepLedger, TrialLedger, mark_for_repair
 
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_back(ledger: TrialLedger) -> None:
     ]
     assert (trial.id, trial.variant, trial.stream, trial.seed) == ("lwf-0", "lwf", "digits", 3)
     assert trial.identity["overrides"] == {"a.b": 1}
-    assert trial.read("matrix") == {"schema": SCHEMA, "task_agnostic": [[None, 0.5]]}
+    assert trial.read("matrix") == {"schema": DOCUMENT_SCHEMA, "task_agnostic": [[None, 0.5]]}
     assert trial.read("config") == {"schema": 1, "name": "demo", "lr": 0.001}
     assert trial.read("summary") is None and trial.read("environment") is None
     status = trial.status()
@@ -145,7 +145,7 @@ def test_a_missing_file_and_a_damaged_line_are_named(ledger: TrialLedger) -> Non
 def test_writing_is_atomic_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": [1, (2.5, math.nan)], "b": {"c": -math.inf}})
-    assert read_json(path) == {"schema": SCHEMA, "a": [1, [2.5, None]], "b": {"c": None}}
+    assert read_json(path) == {"schema": DOCUMENT_SCHEMA, "a": [1, [2.5, None]], "b": {"c": None}}
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     with pytest.raises(UnicodeEncodeError):

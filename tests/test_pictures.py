@@ -35,7 +35,7 @@ from retain.platform.data.cache_entry import new_entry
 from retain.platform.data.dataset import DataSet
 from retain.platform.data.datasets import emoji, image_folder
 from retain.platform.data.datasets._path_pattern import compiled
-from retain.platform.data.image_cache import Listing, identity, statistics
+from retain.platform.data.image_cache import Listing, files_identity, statistics
 from retain.platform.data.image_decoding import UnreadableError, decode
 from retain.platform.errors import UserError
 
@@ -335,7 +335,7 @@ def test_identity(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
 
     def of(folder: Path, y: tuple[int, ...] = (0, 1, 2), setting: int = 1) -> str:
-        return identity({"train": Listing(sorted(folder.iterdir()), y)}, folder, setting)
+        return files_identity({"train": Listing(sorted(folder.iterdir()), y)}, folder, setting)
 
     first = of(here)
     assert first == of(here) == of(there)

@@ -184,7 +184,7 @@ def test_all_probes_change_no_state_at_any_hook(make_experiment: Make, tmp_path:
             "requires_grad": [p.requires_grad for p in model.parameters()],
             "optimizer": json.dumps(learner.optimizer.state_dict(), default=lambda tensor: tensor.tolist()),
             "clock": dict(vars(learner.clock)),
-            "random": seeding.capture(),
+            "random": seeding.capture_generators(),
             "learner": [learner.is_training, learner.samples, id(learner.dataloader), dict(learner.measured)],
         }
 

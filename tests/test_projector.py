@@ -22,7 +22,14 @@ from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.reporting import projector, wandb_runs
 from retain.platform.reporting.polling import LedgerCursor
-from retain.platform.reporting.projector import STOP_FILE, ProjectorSettings, project, resolve_mode, start, stop
+from retain.platform.reporting.projector import (
+    PROJECTOR_STOP_FILE,
+    ProjectorSettings,
+    project,
+    resolve_mode,
+    start,
+    stop,
+)
 from retain.platform.reporting.rows import MetricsRow
 
 OFFLINE, ONLINE = (
@@ -240,7 +247,7 @@ def test_tensorboard_holds_the_ledgers_numbers(sweep: Path) -> None:
 def test_the_process_follows_the_ledgers_and_writes_everything_before_it_ends(sweep: Path, end: str) -> None:
     first, second = trials_of(sweep)
     write(first)
-    (sweep / STOP_FILE).write_text("")  # left by an earlier projector
+    (sweep / PROJECTOR_STOP_FILE).write_text("")  # left by an earlier projector
     if end == "parent":
         code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector import *\n"
         code += "process = start(Path(sys.argv[1]), ProjectorSettings(mode='offline'))\n"
@@ -260,8 +267,8 @@ def test_the_process_follows_the_ledgers_and_writes_everything_before_it_ends(sw
         parent.communicate()
         until(lambda: not psutil.pid_exists(pid))
     elif end == "file":
-        (sweep / STOP_FILE).write_text("")
-        assert process.wait(20) == 0 and not (sweep / STOP_FILE).exists()
+        (sweep / PROJECTOR_STOP_FILE).write_text("")
+        assert process.wait(20) == 0 and not (sweep / PROJECTOR_STOP_FILE).exists()
     else:
         assert stop(process, sweep, 20)
     for trial in (first, second):

@@ -16,7 +16,7 @@ from ..config.yaml_overrides import apply_overrides
 from ..data.cache import DataFolders, opened_entries
 from ..data.image_cache import SKIPPED
 from ..data.streams import Stream
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from ..sweep.plan import plan
 from ..trial.resolve import plugin_configs
 
@@ -76,7 +76,7 @@ def _check_name(name: str) -> None:
     known = registry.names("benchmarks")
     raise UserError(
         f"prepare {name}: there is no such benchmark, config or file.{nearest(name, [*known, *configs])} "
-        f"Benchmarks: {listed(known)}. Configs: {listed(configs)}."
+        f"Benchmarks: {comma_separated(known)}. Configs: {comma_separated(configs)}."
     )
 
 

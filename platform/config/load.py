@@ -13,13 +13,13 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from . import registry
 from .renamed import hint
 from .schema import Experiment, Settings
 from .yaml_overrides import apply_overrides, read_yaml
 
-SCHEMA = 1
+CONFIG_SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
             suggestion = hint(where) or nearest(str(key), known)
-            raise UserError(f"{where}: unknown key.{suggestion} Known here: {listed(known) or 'none'}.")
+            raise UserError(f"{where}: unknown key.{suggestion} Known here: {comma_separated(known) or 'none'}.")
         _check_keys(_section(hints[key]), value, where)
 
 
@@ -128,7 +128,7 @@ def config_path(name: str) -> Path:
         return path
     known = config_names()
     raise UserError(
-        f"config '{name}': neither a shipped name nor a file.{nearest(name, known)} Shipped: {listed(known)}."
+        f"config '{name}': neither a shipped name nor a file.{nearest(name, known)} Shipped: {comma_separated(known)}."
     )
 
 
@@ -148,9 +148,9 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 def from_dict(data: Mapping[str, Any]) -> Experiment:
     """Build and check an experiment from plain data, as `to_dict` returns it, without importing a plugin's module."""
     plain = dict(data)
-    schema = plain.pop("schema", SCHEMA)
-    if schema != SCHEMA:
-        raise UserError(f"schema={schema!r}: this version of retain reads schema {SCHEMA}.")
+    schema = plain.pop("schema", CONFIG_SCHEMA)
+    if schema != CONFIG_SCHEMA:
+        raise UserError(f"schema={schema!r}: this version of retain reads schema {CONFIG_SCHEMA}.")
     for key in ("benchmark", "model", "strategies", "probes"):
         if key in plain:
             plain[key] = _settings_by_name(key, plain[key])
@@ -179,13 +179,13 @@ def _settings_by_name(key: str, value: Any) -> Any:
 def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
     """Refuse more or fewer than one benchmark or model, and an unknown name."""
     if len(value) != 1:
-        raise UserError(f"{key}={list(value)}: must hold exactly one name, of {listed(registry.names(kind))}.")
+        raise UserError(f"{key}={list(value)}: must hold exactly one name, of {comma_separated(registry.names(kind))}.")
     registry.check_name(kind, next(iter(value)))
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment as plain data for YAML and JSON, with the schema version first; `from_dict` reads it."""
-    return {"schema": SCHEMA, **plain_data(experiment)}
+    return {"schema": CONFIG_SCHEMA, **plain_data(experiment)}
 
 
 def plain_data(instance: Any) -> dict[str, Any]:

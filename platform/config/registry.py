@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from .dotted_paths import import_path, split_colon
 from .renamed import hint
 
@@ -52,7 +52,7 @@ def check_name(kind: Kind, name: str) -> None:
         known = names(kind)
         raise UserError(
             f"{KEYS[kind]}.{name}: there is no such name.{hint(f'{KEYS[kind]}.{name}') or nearest(module, known)} "
-            f"Known: {listed(known)}; or give the dotted path of your own module."
+            f"Known: {comma_separated(known)}; or give the dotted path of your own module."
         )
 
 

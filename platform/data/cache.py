@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ..errors import UserError
 from ..files import digest
-from .cache_entry import FORMAT, EntryWriter, new_entry, reraise_write_errors
+from .cache_entry import ENTRY_FORMAT, EntryWriter, new_entry, reraise_write_errors
 
 HASHED_BELOW = 64 * 2**20  # bytes: smaller entries are hashed when a process first opens them, larger ones are not
 
@@ -74,7 +74,7 @@ def load_or_make(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path
 
 def load_or_fill(key: str, fill: Callable[[EntryWriter], None], cache: Path) -> dict[str, torch.Tensor]:
     """Do as `load_or_make`, for arrays too large for memory: `fill` creates them on the disk and fills them."""
-    folder = cache / f"{key}-v{FORMAT}"
+    folder = cache / f"{key}-v{ENTRY_FORMAT}"
     arrays, made = _open(folder), False
     if arrays is None:
         with reraise_write_errors(cache):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import digest, sync
+from ..files import digest, fsync
 
-FORMAT = 1
+ENTRY_FORMAT = 1
 _BLOCK = 2**24  # bytes copied at a time
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,10 +99,10 @@ class EntryWriter:
                 array.flush()
             entries = {path.stem: _line(path) for path in sorted(self._folder.glob("*.npy"))}
             with (self._folder / "manifest.json").open("w") as file:
-                json.dump({"format": FORMAT, "arrays": entries}, file, indent=1)
+                json.dump({"format": ENTRY_FORMAT, "arrays": entries}, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            sync(self._folder)
+            fsync(self._folder)
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def new_entry(folder: Path, cache: Path) -> Iterator[EntryWriter]:
         writer.finish()
         with reraise_write_errors(cache):
             os.rename(temporary, folder)
-            sync(folder.parent)
+            fsync(folder.parent)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def reraise_write_errors(cache: Path) -> Iterator[None]:
 
 def _line(path: Path) -> dict[str, Any]:
     """Sync one array to the disk and return its line of the manifest."""
-    sync(path)
+    fsync(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     size = path.stat().st_size
     return {"bytes": size, "sha256": digest(path), "shape": list(array.shape), "dtype": str(array.dtype)}

@@ -83,7 +83,7 @@ def cached_images(
     return load_or_fill(key, fill, folders.cache)
 
 
-def identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
+def files_identity(parts: Mapping[str, Listing], root: Path, *settings: object) -> str:
     """Hash files cheaply, for a cache key: their paths below `root`, sizes, times, labels, domains; and the settings."""
     digest = hashlib.sha256(repr((VERSION, *settings)).encode())
     for part, listing in parts.items():

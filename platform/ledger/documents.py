@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_text
 
-SCHEMA = 2  # of the JSON documents; those of schema 1 had no checksum
+DOCUMENT_SCHEMA = 2  # of the JSON documents; those of schema 1 had no checksum
 VIEWS = (
     "task_agnostic",
     "task_aware",
@@ -33,8 +33,10 @@ def read_json(path: Path) -> dict[str, Any]:
     recorded_sum, schema = data.pop("sha256", None), data.get("schema")
     if recorded_sum is not None and recorded_sum != actual_sum:
         raise DamagedError(f"{path} is damaged: it has changed since it was written")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"{path} has schema {schema!r}, written by a newer retain: this one reads up to {SCHEMA}")
+    if isinstance(schema, int) and schema > DOCUMENT_SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema!r}, written by a newer retain: this one reads up to {DOCUMENT_SCHEMA}"
+        )
     if recorded_sum is None and schema != 1:
         raise DamagedError(f"{path} is damaged: it has changed since it was written (it has no checksum)")
     return data
@@ -63,7 +65,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file atomically, with the schema number and a checksum; NaN and infinities become null."""
-    plain = {"schema": SCHEMA} | {key: value for key, value in _plain(data).items() if key not in ("schema", "sha256")}
+    plain = {"schema": DOCUMENT_SCHEMA} | {
+        key: value for key, value in _plain(data).items() if key not in ("schema", "sha256")
+    }
     write_text(path, json.dumps({**plain, "sha256": checksum(plain)}, indent=1, allow_nan=False) + "\n")
 
 

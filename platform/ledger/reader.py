@@ -18,7 +18,7 @@ from ..files import digest
 from ..run_folders import refuse_links
 from .documents import DamagedError, read_json, read_text
 
-State = Literal["pending", "running", "done", "failed", "stopped"]
+StatusName = Literal["pending", "running", "done", "failed", "stopped"]
 Document = Literal["matrix", "summary", "environment", "config"]
 _NAME_FIELDS = ("id", "variant", "stream")
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Status:
         updated: unix time in seconds.
     """
 
-    status: State
+    status: StatusName
     experience: int
     error: str | None
     updated: float
@@ -54,7 +54,7 @@ def status_of(folder: Path) -> Status:
     except DamagedError:
         data = {}
     state, experience, error, updated = (data.get(key) for key in ("status", "experience", "error", "updated"))
-    valid = state in get_args(State) and type(experience) is int and isinstance(error, str | None)
+    valid = state in get_args(StatusName) and type(experience) is int and isinstance(error, str | None)
     if valid and isinstance(updated, int | float) and 0 <= updated < 1e11:
         return Status(state, experience, error, float(updated))  # type: ignore[arg-type]  # `valid` has checked the types
     return Status("stopped", 0, "status.json is damaged", 0.0)

@@ -19,10 +19,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from ..files import digest, sync, whole_lines, write_text
+from ..files import digest, fsync, whole_lines, write_text
 from ..run_folders import refuse_links
 from .documents import DamagedError, read_json, to_json, write_json
-from .reader import State, Status, Trial, listed_trials, run_name, status_of, trials_of
+from .reader import Status, StatusName, Trial, listed_trials, run_name, status_of, trials_of
 
 # Files that a folder may hold and still be free: those that `create` writes before the first event, and logs.
 _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
@@ -91,7 +91,7 @@ class TrialLedger(_LockedFolder):
         """
         _refuse_occupied(folder, _FREE)
         folder.mkdir(parents=True, exist_ok=True)
-        sync(folder.parent)
+        fsync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
@@ -175,7 +175,7 @@ class TrialLedger(_LockedFolder):
         self.flush()
         self._sum = _sum_of(self.folder / "metrics.jsonl", length)
 
-    def status(self, status: State, *, experience: int = 0, error: str | None = None) -> None:
+    def status(self, status: StatusName, *, experience: int = 0, error: str | None = None) -> None:
         """Write status.json: the state, the last finished experience (0: none), and the reason of a failure."""
         write_status(self.folder, status, experience, error)
 
@@ -216,7 +216,7 @@ class SweepLedger(_LockedFolder):
         """
         _refuse_occupied(folder, _FREE_SWEEP)
         folder.mkdir(parents=True, exist_ok=True)
-        sync(folder.parent)
+        fsync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
@@ -263,7 +263,7 @@ def _refuse_occupied(folder: Path, free: set[str]) -> None:
         raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another")
 
 
-def write_status(folder: Path, status: State, experience: int, error: str | None) -> None:
+def write_status(folder: Path, status: StatusName, experience: int, error: str | None) -> None:
     """Write a trial's status.json without a `TrialLedger`, for a trial whose process has ended.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .quadratic_penalty import Named, PenaltyPlugin, leading_part, parameter_copies
+from .quadratic_penalty import NamedTensors, PenaltyPlugin, leading_part, parameter_copies
 
 
 class PathPlugin(PenaltyPlugin):
@@ -16,10 +16,10 @@ class PathPlugin(PenaltyPlugin):
     def __init__(self, weight: float, with_penalty: bool) -> None:
         super().__init__(weight)
         self.with_penalty = with_penalty
-        self._before: Named = {}  # the parameters before this iteration's step; below: their gradients
-        self._gradients: Named = {}
+        self._before: NamedTensors = {}  # the parameters before this iteration's step; below: their gradients
+        self._gradients: NamedTensors = {}
 
-    def follow(self, learner: Any, gradients: Named, steps: Named) -> None:
+    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
         """Use an iteration's gradients, before anything changed them, and the step of each parameter."""
         raise NotImplementedError
 

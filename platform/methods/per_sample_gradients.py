@@ -17,7 +17,7 @@ from ..data.streams import resident_samples
 from ..models.heads import Head
 from ..models.inference import evaluation_mode
 from ..training.plugin_api import mask_other_tasks
-from .quadratic_penalty import Named
+from .quadratic_penalty import NamedTensors
 from .replay_memory import stored_samples
 
 Power = Literal[1, 2]  # of a sample's gradient: its absolute value, or its square
@@ -49,7 +49,7 @@ def masked_predictions(learner: Any, x: Tensor, tasks: Tensor) -> Tensor:
         return mask_other_tasks(learner, logits, tasks)
 
 
-def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named:
+def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> NamedTensors:
     """Return sum over samples b and values m of |gradient of the m-th value of b|^power, for each parameter.
 
     The network runs in evaluation mode, on each sample separately. Parameters that are frozen now count too.
@@ -66,7 +66,7 @@ def gradient_sums(model: nn.Module, x: Tensor, rows: Tensor, objective: Objectiv
         return _one_by_one(model, x, rows, objective, power) if sums is None else sums
 
 
-def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named | None:
+def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> NamedTensors | None:
     """For a network of linear layers, each run once on (B, features); None for any other."""
     # not isinstance: subclasses, such as lora's, compute something else
     layers = {name: module for name, module in model.named_modules() if type(module) in _LINEAR}
@@ -105,12 +105,12 @@ def _watched(layers: Mapping[str, nn.Module]) -> Iterator[list[tuple[str, Tensor
             handle.remove()
 
 
-def _one_by_one(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> Named:
+def _one_by_one(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> NamedTensors:
     """For any network: each sample's gradients, a few samples at a time."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     buffers = dict(model.named_buffers())
 
-    def values(parameters: Named, x: Tensor, row: Tensor) -> Tensor:
+    def values(parameters: NamedTensors, x: Tensor, row: Tensor) -> Tensor:
         return objective(functional_call(model, (parameters, buffers), (x[None],)), row[None])[0]
 
     with torch.no_grad():
@@ -129,7 +129,9 @@ def _one_by_one(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective,
     return sums
 
 
-def _looped(values: Callable[[Named, Tensor, Tensor], Tensor], parameters: Named, x: Tensor, rows: Tensor) -> Named:
+def _looped(
+    values: Callable[[NamedTensors, Tensor, Tensor], Tensor], parameters: NamedTensors, x: Tensor, rows: Tensor
+) -> NamedTensors:
     """The same gradients, (B, M, *shape) by name, with a backward pass for each."""
     leaves = {name: parameter.clone().requires_grad_() for name, parameter in parameters.items()}
     collected: dict[str, list[Tensor]] = {name: [] for name in leaves}

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..training.plugin import Plugin
 
-Named = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
-def parameter_copies(model: nn.Module) -> Named:
+def parameter_copies(model: nn.Module) -> NamedTensors:
     """Return copies of the parameters, by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -34,7 +34,7 @@ def zero_padded(tensor: Tensor, shape: torch.Size) -> Tensor:
     return result
 
 
-def decayed_sum(old: Named, new: Named, decay: float = 1.0) -> Named:
+def decayed_sum(old: NamedTensors, new: NamedTensors, decay: float = 1.0) -> NamedTensors:
     """Return decay * old + new, by name and in the new shapes; a name without a new value keeps the decayed old one."""
     result = {name: decay * tensor for name, tensor in old.items()}
     for name, tensor in new.items():
@@ -42,7 +42,7 @@ def decayed_sum(old: Named, new: Named, decay: float = 1.0) -> Named:
     return result
 
 
-def penalty(parameters: Named, anchors: Named, importances: Named) -> Tensor:
+def penalty(parameters: NamedTensors, anchors: NamedTensors, importances: NamedTensors) -> Tensor:
     """Return sum_i omega_i (theta_i - theta*_i)^2, a scalar; of parameters that grew, over the part with an importance."""
     terms = [
         (
@@ -58,8 +58,8 @@ class QuadraticPenalty:
     """The penalty with its anchors and importances; false until it has importances."""
 
     def __init__(self) -> None:
-        self.anchors: Named = {}
-        self.importances: Named = {}
+        self.anchors: NamedTensors = {}
+        self.importances: NamedTensors = {}
 
     def __bool__(self) -> bool:
         return bool(self.importances)
@@ -68,11 +68,11 @@ class QuadraticPenalty:
         """Return the penalty of the current network, a scalar with a gradient."""
         return penalty(dict(model.named_parameters()), self.anchors, self.importances)
 
-    def anchor(self, model: nn.Module, importances: Named) -> None:
+    def anchor(self, model: nn.Module, importances: NamedTensors) -> None:
         """Set these importances, with the current network as the anchor, instead of the old ones."""
         self.anchors, self.importances = parameter_copies(model), importances
 
-    def add(self, model: nn.Module, importances: Named) -> None:
+    def add(self, model: nn.Module, importances: NamedTensors) -> None:
         """Add a second penalty, with the current network as its anchor, to the existing one.
 
         The sum of two quadratics is a quadratic: omega = omega_1 + omega_2, around the mean of both anchors weighted by omega.
@@ -130,6 +130,6 @@ class PenaltyPlugin(Plugin):
             learner.loss = learner.loss + self.weight * self.penalty.loss(learner.model)
 
 
-def moved_to(named: Named, device: torch.device) -> Named:
+def moved_to(named: NamedTensors, device: torch.device) -> NamedTensors:
     """Return the tensors on a device."""
     return {name: tensor.to(device) for name, tensor in named.items()}

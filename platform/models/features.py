@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from .blocks import outer_blocks
 
 FEATURES = "features"  # the input of the head, or of the last linear layer
@@ -36,7 +36,7 @@ def select_layers(model: nn.Module, patterns: Sequence[str] | None, key: str) ->
         if pattern != FEATURES and not any(fnmatchcase(name, pattern) for name in known):
             raise UserError(
                 f"{key}={list(patterns)}: '{pattern}' fits no layer of the network.{nearest(pattern, known)} "
-                f"Known: {listed([FEATURES, *known])}."
+                f"Known: {comma_separated([FEATURES, *known])}."
             )
     weighty = {name for name, module in model.named_modules() if next(module.parameters(), None) is not None}
     names = [

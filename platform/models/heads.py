@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..errors import listed
+from ..errors import comma_separated
 
 Init = Literal["kaiming", "xavier", "torch"]
 _MAX_LISTED = 30  # layers in an error message
@@ -79,7 +79,7 @@ def summarise_layers(names: Iterable[str]) -> str:
     for depth in range(max(map(len, layers), default=0), 0, -1):
         shown = {".".join(parts[:depth]) + (".*" if len(parts) > depth else "") for parts in layers}
         if len(shown) <= _MAX_LISTED or depth == 1:
-            return listed(shown)
+            return comma_separated(shown)
     return ""
 
 

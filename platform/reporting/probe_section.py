@@ -34,15 +34,15 @@ _NOTES = {
     "worst_errors": "errors: share of wrong test samples so far; confidence: mean probability of the worst errors.",
 }
 _ACCURACIES = ("linear_probe", "evaluate_on", "stability_gap", "worst_errors")  # shown in per cent
-Values = dict[tuple[str, str], dict[int, float]]  # (probe, name) -> step on the axis -> value
+ProbeSeries = dict[tuple[str, str], dict[int, float]]  # (probe, name) -> step on the axis -> value
 
 
 @dataclass(frozen=True, slots=True)
 class _ProbeValues:
     """The results of one trial's probes: `after` each experience, and `during` training by iteration."""
 
-    after: Values
-    during: Values
+    after: ProbeSeries
+    during: ProbeSeries
 
 
 def probe_section(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
@@ -94,7 +94,7 @@ def _card(probe: str, values: Mapping[str, Sequence[_ProbeValues]], style: Mappi
     return card(f"Probe: {escape(probe.replace('_', ' '))}", body, _NOTES.get(probe, "") + more)
 
 
-def _names(probe: str, by_trial: Iterator[Values]) -> list[str]:
+def _names(probe: str, by_trial: Iterator[ProbeSeries]) -> list[str]:
     """The names of a probe's values in order of appearance; those of one group (a layer's old and new data) are adjacent."""
     names = list(dict.fromkeys(name for values in by_trial for owner, name in values if owner == probe))
     groups = list(dict.fromkeys(name.rpartition("/")[0] for name in names))

@@ -30,7 +30,7 @@ from .rows import Mode, ProjectorSettings
 from .tensorboard_files import TensorBoardFiles
 from .wandb_runs import ENDED, WandbRuns, failures, resolve_mode
 
-STOP_FILE = ".projector-stop"  # a file of this name in the folder ends its projector
+PROJECTOR_STOP_FILE = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two polls of the ledgers
 _RETRY = 10.0  # seconds until the next attempt after a failure, doubled for a trial up to _RETRY_MAX
 _RETRY_MAX = 300.0
@@ -177,7 +177,7 @@ def _working(folder: Path, impatient: Callable[[], bool]) -> Iterator[None]:
         except Timeout:
             if impatient():
                 raise UserError(
-                    f"{folder} has a projector already: stop it (touch {folder / STOP_FILE}) or wait"
+                    f"{folder} has a projector already: stop it (touch {folder / PROJECTOR_STOP_FILE}) or wait"
                 ) from None
             time.sleep(0.2)
     handler = logging.FileHandler(folder / "projector.log")
@@ -229,7 +229,7 @@ def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
 def start(folder: Path, settings: ProjectorSettings) -> "subprocess.Popen[bytes]":
     """Start a projector that follows a folder, in a separate process that ends when this one does; see `stop`."""
     folder = folder.absolute()
-    (folder / STOP_FILE).unlink(missing_ok=True)
+    (folder / PROJECTOR_STOP_FILE).unlink(missing_ok=True)
     options = {"--mode": settings.mode, "--project": settings.project, "--entity": settings.entity}
     options |= {"--group": settings.group, "--parent": str(os.getpid())}
     command = [sys.executable, "-m", "retain.platform.reporting.projector", str(folder), "--follow"]
@@ -256,7 +256,7 @@ def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = 120.
         False if the projector failed or had to be killed.
     """
     if process.poll() is None:
-        (folder / STOP_FILE).touch()  # not a signal: it would kill a process that has not set its handler yet
+        (folder / PROJECTOR_STOP_FILE).touch()  # not a signal: it would kill a process that has not set its handler yet
     try:
         return process.wait(timeout) == 0
     except subprocess.TimeoutExpired:
@@ -299,7 +299,7 @@ def _run(folder: Path, settings: ProjectorSettings, follow: bool, parent: int | 
 
     def stopped() -> bool:
         is_orphan = parent is not None and os.getppid() != parent
-        return bool(signals) or is_orphan or (folder / STOP_FILE).exists()
+        return bool(signals) or is_orphan or (folder / PROJECTOR_STOP_FILE).exists()
 
     signal.signal(signal.SIGTERM, on_signal)
     os.nice(10)  # the trials have priority
@@ -309,7 +309,7 @@ def _run(folder: Path, settings: ProjectorSettings, follow: bool, parent: int | 
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         code = 2
-    (folder / STOP_FILE).unlink(missing_ok=True)
+    (folder / PROJECTOR_STOP_FILE).unlink(missing_ok=True)
     sys.stderr.flush()
     os._exit(code)  # skip wandb's exit hook, which would wait forever for runs whose upload has failed
 

@@ -125,8 +125,8 @@ def _result(trial: Trial) -> ComparedTrial:
 def _with_matrix(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
     if matrix["scenario"] not in ("class", "task", "domain", "mixed"):
         raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
-    views = {view: metrics.checked(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
-    sizes = metrics.checked_sizes(matrix["sizes"], int(matrix["num_experiences"]))
+    views = {view: metrics.validate_matrix(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
+    sizes = metrics.validate_sizes(matrix["sizes"], int(matrix["num_experiences"]))
     names = tuple(str(name) for name in matrix["experiences"])
     config = empty.trial.read("config") or {}
     last_row_only = bool(np.isnan(views["task_agnostic"][1:-1]).all()) and len(names) > 1

@@ -14,7 +14,7 @@ from ..config.load import from_dict, to_dict
 from ..config.schema import Experiment, Settings, Sweep
 from ..config.yaml_overrides import merge, nest_key, resolve_interpolations
 from ..data.streams import Stream
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from ..trial.builder import build_trial
 from ..trial.resolve import check_plugins
 
@@ -111,7 +111,9 @@ def _kind(key: str, domain: Settings) -> str:
         raise UserError(f"{path}: belongs to the whole sweep: set it at the top (seeds: sweep.seeds).")
     if len(domain) != 1 or next(iter(domain)) not in _KINDS:
         suggestion = nearest(str(next(iter(domain), "")), _KINDS)
-        raise UserError(f"{path}={dict(domain)}: must be one of {listed(_KINDS)}, with its values.{suggestion}")
+        raise UserError(
+            f"{path}={dict(domain)}: must be one of {comma_separated(_KINDS)}, with its values.{suggestion}"
+        )
     kind, values = next(iter(domain.items()))
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise UserError(f"{path}.{kind}={values!r}: must be a list of values.")

@@ -18,7 +18,7 @@ from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial
 from ..trial.stop_request import StopRequest
-from .ray_worker import DISK_FULL, GRACE_SECONDS, STOP_FILE, CheckpointOnSigterm, run_trial
+from .ray_worker import DISK_FULL, GRACE_SECONDS, SWEEP_STOP_FILE, CheckpointOnSigterm, run_trial
 
 
 def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper: "SweepStopper") -> dict[str, str]:
@@ -153,7 +153,7 @@ class SweepStopper:
         if self._deadline is None:
             self._deadline = time.monotonic() + GRACE_SECONDS
             with suppress(OSError):
-                (self.folder / STOP_FILE).touch()
+                (self.folder / SWEEP_STOP_FILE).touch()
         awaited = (trial for trial in self.trials if str(trial.folder) not in self._unwritable)
         return time.monotonic() > self._deadline or all(trial.status().status != "running" for trial in awaited)
 

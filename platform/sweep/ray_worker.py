@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from ..config.load import from_dict
 from ..config.schema import seconds
 from ..disk_errors import unwritable_reason
-from ..ledger.reader import State, Trial, status_of
+from ..ledger.reader import StatusName, Trial, status_of
 from ..ledger.writer import InUseError, write_status
 from ..trial.stop_request import Stopped
 
-STOP_FILE = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
+SWEEP_STOP_FILE = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
 DISK_FULL = "retain_disk"  # key of a report to the driver: why nothing can be written any more
 GRACE_SECONDS = 20.0  # time for a running trial to write its last checkpoint
 _sigterm_received = threading.Event()
@@ -37,7 +37,7 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
     for path in settings["path"]:  # the user's modules must be importable here too
         if path not in sys.path:
             sys.path.append(path)
-    folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / STOP_FILE
+    folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / SWEEP_STOP_FILE
     with _trial_running, failures_to_ledger(folder, report):
         _wait_for_previous_process(folder)
         if stop.exists():
@@ -115,7 +115,9 @@ def failures_to_ledger(folder: Path, report: Report) -> Iterator[None]:
             report({DISK_FULL: reason, "folder": str(folder)})
 
 
-def set_status_unless_final(folder: Path, status: State, error: str | None, *, even_if_failed: bool = False) -> None:
+def set_status_unless_final(
+    folder: Path, status: StatusName, error: str | None, *, even_if_failed: bool = False
+) -> None:
     """Set a trial's state unless it is "done", or "failed" without `even_if_failed`."""
     before = status_of(folder)
     if before.status != "done" and (even_if_failed or before.status != "failed"):

@@ -28,7 +28,7 @@ from ..trial.stop_request import StopRequest
 from .plan import PlannedTrial, check_trials, plan
 from .ray_cluster import RayCluster, check_shared_folder
 from .ray_tune import SweepStopper, run_tuner, without_ray_sigterm_handler
-from .ray_worker import STOP_FILE, set_status_unless_final
+from .ray_worker import SWEEP_STOP_FILE, set_status_unless_final
 
 Watch = AbstractContextManager[Any]  # a progress display
 
@@ -173,7 +173,7 @@ def _run(config: Experiment, folder: Path) -> SweepResult:
 
 def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
     """Run the trials. SIGTERM, Ctrl-C and a full disk let the running ones write a checkpoint, then end the sweep."""
-    (folder / STOP_FILE).unlink(missing_ok=True)
+    (folder / SWEEP_STOP_FILE).unlink(missing_ok=True)
     with without_ray_sigterm_handler(), StopRequest() as stop_request:
         stopper = SweepStopper(folder, trials, stop_request)
         try:
@@ -184,7 +184,7 @@ def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
         finally:
             _mark_interrupted(trials)
             with suppress(OSError):
-                (folder / STOP_FILE).unlink(missing_ok=True)
+                (folder / SWEEP_STOP_FILE).unlink(missing_ok=True)
         if stop_request.requested():
             stop_request.raise_stop()
     if stopper.full is not None:

@@ -38,7 +38,7 @@ def _position(learner: "Learner") -> dict[str, Any]:
         "experience": learner.experience.current_experience,
         "total": learner.total,
         "measured": dict(learner.measured),
-        "random": seeding.capture(),
+        "random": seeding.capture_generators(),
     }
 
 
@@ -61,7 +61,7 @@ def restore(learner: "Learner", state: dict[str, Any]) -> None:
         learner.resume_from(inside["total"], inside["measured"])
         for plugin in learner.strategies:
             plugin.on_resume(learner)
-        seeding.restore(inside["random"])
+        seeding.restore_generators(inside["random"])
 
 
 def _load_network(learner: "Learner", state: dict[str, Any]) -> None:

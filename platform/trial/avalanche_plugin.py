@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from ..errors import UserError, listed, nearest
+from ..errors import UserError, comma_separated, nearest
 from ..training.plugin import EVENTS
 
 
@@ -32,9 +32,9 @@ def _check_arguments(cls: type, arguments: Any) -> str:
     known = inspect.signature(cls).parameters
     for name in arguments:
         if name not in known:
-            raise UserError(f"{key}.{name}: no such argument.{nearest(name, known)} Known: {listed(known)}.")
+            raise UserError(f"{key}.{name}: no such argument.{nearest(name, known)} Known: {comma_separated(known)}.")
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
-        raise UserError(f"{key}: {error}; known arguments: {listed(known)}.") from None
+        raise UserError(f"{key}: {error}; known arguments: {comma_separated(known)}.") from None
     return key

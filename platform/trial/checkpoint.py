@@ -24,11 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import UserError
-from ..files import digest, sync
+from ..files import digest, fsync
 from ..ledger.documents import checksum
 from .state_codec import flatten, unflatten
 
-FORMAT = 2
+CHECKPOINT_FORMAT = 2
 _KIND = "retain checkpoint"
 _FILES = ("tensors.safetensors", "state.json")
 _DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -135,18 +135,18 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)  # on a full disk, free the space again
         temporary.mkdir(parents=True)
-        sync(folder.parent)
+        fsync(folder.parent)
         _save_tensors(tensors, temporary / "tensors.safetensors")
         (temporary / "state.json").write_text(json.dumps(plain))
         digests = {name: digest(temporary / name) for name in _FILES}
-        about: dict[str, Any] = {"kind": _KIND, "format": FORMAT, "config": config, "files": digests}
+        about: dict[str, Any] = {"kind": _KIND, "format": CHECKPOINT_FORMAT, "config": config, "files": digests}
         (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": checksum(about)}))
         for path in (*temporary.iterdir(), temporary):
-            sync(path)
+            fsync(path)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-    sync(folder)
+    fsync(folder)
     _remove_old(final, keep)
     return final
 
@@ -195,9 +195,9 @@ def _problem(path: Path, config: str | None) -> str | None:
     if changed or not manifest_valid:
         return f"{changed[0] if manifest_valid else 'manifest.json'} has changed since it was written"
     number = manifest["format"]
-    if manifest["kind"] != _KIND or number != FORMAT:
+    if manifest["kind"] != _KIND or number != CHECKPOINT_FORMAT:
         raise UserError(
-            f"{path} is a '{manifest['kind']}' of format {number}: this version of retain reads format {FORMAT}."
+            f"{path} is a '{manifest['kind']}' of format {number}: this version of retain reads format {CHECKPOINT_FORMAT}."
         )
     if config is not None and manifest["config"] != config:
         raise UserError(

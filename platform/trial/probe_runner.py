@@ -87,8 +87,8 @@ def _overrides(probe: Probe, method: str) -> bool:
 @contextlib.contextmanager
 def _global_generators_restored() -> Iterator[None]:
     """Restore the global generators after a user's probe, which may sample from them (a test checks that ours do not)."""
-    before = seeding.capture()
+    before = seeding.capture_generators()
     try:
         yield
     finally:
-        seeding.restore(before)
+        seeding.restore_generators(before)

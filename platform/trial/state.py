@@ -12,7 +12,7 @@ import torch
 
 from .. import metrics
 from ..config.schema import Experiment, seconds
-from ..errors import UserError, listed
+from ..errors import UserError, comma_separated
 from ..ledger.documents import VIEWS
 from ..ledger.writer import TrialLedger
 from ..seeding import seed_globals
@@ -95,7 +95,7 @@ class TrialState:
             return int(state["experience"])
         self.ledger.truncate(0)
         if not self._resumable:
-            names = listed(self.learner.not_resumable)
+            names = comma_separated(self.learner.not_resumable)
             self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
         self.add_row(0)
         return 0

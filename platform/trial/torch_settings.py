@@ -18,7 +18,7 @@ def torch_settings(resources: Resources) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     settings = _settings(resources)
     before = [get() for get, _, _ in settings]
-    generators = seeding.capture()
+    generators = seeding.capture_generators()
     for _, put, value in settings:
         put(value)
     try:
@@ -26,7 +26,7 @@ def torch_settings(resources: Resources) -> Iterator[None]:
     finally:
         for (_, put, _), value in zip(settings, before, strict=True):
             put(value)
-        seeding.restore(generators)
+        seeding.restore_generators(generators)
 
 
 def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...config.load import build_config
 from ...config.schema import Experiment, Settings
-from ...errors import UserError, listed, nearest
+from ...errors import UserError, comma_separated, nearest
 from . import affine, colour, policies, spatial
 from .base import Transformation
 
@@ -66,8 +66,8 @@ def resolve_transformations(experiment: Experiment) -> list[tuple[str, Any]]:
     if isinstance(chosen, str):
         if chosen not in PRESETS:
             raise UserError(
-                f"{path}={chosen!r}: must be a preset ({listed(PRESETS)}) or a list of transformations "
-                f"({listed(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
+                f"{path}={chosen!r}: must be a preset ({comma_separated(PRESETS)}) or a list of transformations "
+                f"({comma_separated(TRANSFORMATIONS)}).{nearest(chosen, PRESETS)}"
             )
         chosen = PRESETS[chosen]
     resolved = []
@@ -77,7 +77,7 @@ def resolve_transformations(experiment: Experiment) -> list[tuple[str, Any]]:
             raise UserError(f"{path}[{number}]={list(named)}: must hold exactly one name with its settings.")
         ((name, settings),) = named.items()
         if name not in TRANSFORMATIONS:
-            known = f"{nearest(name, TRANSFORMATIONS)} Known: {listed(TRANSFORMATIONS)}."
+            known = f"{nearest(name, TRANSFORMATIONS)} Known: {comma_separated(TRANSFORMATIONS)}."
             raise UserError(f"{path}[{number}].{name}: there is no such transformation.{known}")
         if not isinstance(settings, Mapping | None):
             raise UserError(f"{path}[{number}].{name}={settings!r}: must be a mapping of settings.")

@@ -14,7 +14,7 @@ import torch
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ._download import fetch, verified
-from ._locate import candidate_folders, identity
+from ._locate import candidate_folders, content_identity
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _SHAPE = (3, 32, 32)
@@ -78,7 +78,7 @@ def _open(
         _check_classes(cifar, arrays, files[0].parent)
         return arrays
 
-    key = f"{cifar.name}-{identity(files)}"
+    key = f"{cifar.name}-{content_identity(files)}"
     return key, load_or_make(key, read, folders.cache)
 
 

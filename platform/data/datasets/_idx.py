@@ -14,7 +14,7 @@ from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 from ._download import fetch
-from ._locate import candidate_folders, identity
+from ._locate import candidate_folders, content_identity
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,7 +51,7 @@ def idx_set(
         UserError: the files are not found, or one is damaged.
     """
     paths = find(files, folders)
-    key = f"{name}-{identity(paths.values())}"
+    key = f"{name}-{content_identity(paths.values())}"
     return make_data_set(key, load_or_make(key, lambda: read_set(paths), folders.cache), class_names, (mean,), (std,))
 
 

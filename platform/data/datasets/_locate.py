@@ -10,7 +10,7 @@ from ..cache import DataFolders
 _SAMPLE = 65536  # bytes read at each end of a file for its identity; a .gz file ends with the CRC of its content
 
 
-def identity(files: Iterable[Path]) -> str:
+def content_identity(files: Iterable[Path]) -> str:
     """Hash the files cheaply, for a cache key: the size, the time and both ends of each."""
     digest = hashlib.sha256()
     for path in files:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ...errors import UserError, listed, nearest
+from ...errors import UserError, comma_separated, nearest
 from ..image_decoding import EXTENSIONS, printable
 
 PLACEHOLDERS = ("class", "domain", "split")
@@ -82,7 +82,7 @@ def examples(root: Path) -> str:
         return "the folder has no files"
     pictures = [printable(picture) for picture in paths if _is_picture(picture)]
     if not pictures:
-        return f"of its {len(paths)} files none ends in {listed(EXTENSIONS)}"
+        return f"of its {len(paths)} files none ends in {comma_separated(EXTENSIONS)}"
     return f"its {len(pictures)} pictures are like {', '.join(pictures[:: max(1, len(pictures) // _SHOWN)][:_SHOWN])}"
 
 

@@ -9,7 +9,7 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
-from ._locate import candidate_folders, folder_with, identity
+from ._locate import candidate_folders, content_identity, folder_with
 
 HAS_DOMAINS = True
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -50,7 +50,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     missing = [path for path in lists if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: is missing. {_ADVICE}")
-    key = f"domainnet{config.size}-{VERSION}-{identity(lists)}"
+    key = f"domainnet{config.size}-{VERSION}-{content_identity(lists)}"
     classes = _classes(lists[0])
     arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
     return make_data_set(key, arrays, classes, domain_names=DOMAINS)

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import UserError
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
-from ..image_cache import Listing, cached_images, identity
+from ..image_cache import Listing, cached_images, files_identity
 
 HAS_DOMAINS = True
 STYLES = {"google": ".png", "twitter": ".png", "fluent": ".webp"}  # in the order of the domains
@@ -41,7 +41,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     """
     root = _find(folders)
     parts, categories = _listed(root)
-    key = f"emoji{config.size}-{identity(parts, root, config.size)}"
+    key = f"emoji{config.size}-{files_identity(parts, root, config.size)}"
     arrays = cached_images(key, parts, config.size, folders)
     return make_data_set(key, arrays, categories, domain_names=tuple(STYLES))
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...errors import UserError, listed
+from ...errors import UserError, comma_separated
 from ...run_folders import run_folder_of
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
-from ..image_cache import Listing, cached_images, identity
+from ..image_cache import Listing, cached_images, files_identity
 from ._path_pattern import compiled, examples, matches
 
 HAS_DOMAINS = True  # if the pattern has {domain}
@@ -76,7 +76,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         _check_classes(root, part, {values["class"] for _, values in part_rows}, classes)
     listings = {part: _listing(root, part_rows, classes, domains) for part, part_rows in parts.items()}
     channels = 3 if config.colour == "rgb" else 1
-    key = f"image_folder{config.size}-{identity(listings, root, config.size, channels, config.unreadable)}"
+    key = f"image_folder{config.size}-{files_identity(listings, root, config.size, channels, config.unreadable)}"
     arrays = cached_images(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
     for part in parts:
         present = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
@@ -105,12 +105,12 @@ def _by_split(root: Path, rows: list[_Row]) -> dict[str, list[_Row]]:
         split = row[1]["split"].lower()
         if split not in names:
             raise UserError(
-                f"{_KEY}.path={root}: {row[0]} is of the split {split!r}, which is none of {listed(names)}."
+                f"{_KEY}.path={root}: {row[0]} is of the split {split!r}, which is none of {comma_separated(names)}."
             )
         parts[names[split]].append(row)
     test = parts["test"] or parts["validation"]
     if not parts["train"] or not test:
-        splits = listed({row[1]["split"] for row in rows})
+        splits = comma_separated({row[1]["split"] for row in rows})
         raise UserError(
             f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {splits}."
         )

@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
-from ._locate import candidate_folders, folders_text, identity
+from ._locate import candidate_folders, content_identity, folders_text
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _NAMES = ("mfeat-pix", "mfeat-pix.csv")
@@ -33,7 +33,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: the file is not found, or it is damaged.
     """
     path = _find(folders)
-    key = f"mfeat-{identity([path])}"
+    key = f"mfeat-{content_identity([path])}"
     return make_data_set(
         key, load_or_make(key, lambda: _read(path), folders.cache), tuple("0123456789"), (0.5043,), (0.4543,)
     )

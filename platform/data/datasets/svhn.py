@@ -10,7 +10,7 @@ from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 from ._download import fetch, verified
-from ._locate import candidate_folders, identity
+from ._locate import candidate_folders, content_identity
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
@@ -37,7 +37,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: the files are not found, or one is damaged.
     """
     root = _find(folders)
-    key = f"svhn-{identity(root / name for name in _FILES.values())}"
+    key = f"svhn-{content_identity(root / name for name in _FILES.values())}"
     arrays = load_or_make(key, lambda: _read(root, again=root == _downloads(folders)), folders.cache)
     return make_data_set(key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 

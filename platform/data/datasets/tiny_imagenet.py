@@ -9,7 +9,7 @@ from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
-from ._locate import candidate_folders, folder_with, identity
+from ._locate import candidate_folders, content_identity, folder_with
 
 _LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
 _ADVICE = (
@@ -46,7 +46,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     missing = [root / name for name in _LISTS if not (root / name).is_file()]
     if missing:
         raise UserError(f"{missing[0]}: is missing. {_ADVICE}")
-    key = f"tiny_imagenet{config.size}-{VERSION}-{identity(root / name for name in _LISTS)}"
+    key = f"tiny_imagenet{config.size}-{VERSION}-{content_identity(root / name for name in _LISTS)}"
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
     arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)

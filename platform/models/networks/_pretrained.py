@@ -21,7 +21,7 @@ from ...data.streams import Stream
 from ...errors import UserError
 from ..heads import Classifier
 from ._layers import group_norm
-from ._weight_files import State, find_weight_file, load_weights, read_weights
+from ._weight_files import StateDict, find_weight_file, load_weights, read_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Trunk:
     """
 
     network: nn.Module
-    state: State | None
+    state: StateDict | None
     classifier: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]

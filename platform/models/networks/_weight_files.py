@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import UserError
 
-State = Mapping[str, torch.Tensor]
+StateDict = Mapping[str, torch.Tensor]
 _WRAPPERS = ("state_dict", "model")  # keys of the weights in files that hold other things too
 
 
@@ -34,7 +34,7 @@ def find_weight_file(key: str, path: str, root: Path | None) -> Path:
     return file
 
 
-def read_weights(key: str, path: Path) -> State:
+def read_weights(key: str, path: Path) -> StateDict:
     """Read tensors by name from a .safetensors file, or from a .pth file that `torch.save` wrote (without unpickling).
 
     Raises:
@@ -61,7 +61,7 @@ def read_weights(key: str, path: Path) -> State:
     return state
 
 
-def load_weights(key: str, network: nn.Module, state: State, without: tuple[str, ...]) -> None:
+def load_weights(key: str, network: nn.Module, state: StateDict, without: tuple[str, ...]) -> None:
     """Load weights into a network, except those with a prefix in `without`: its classifier's.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...data.cache import DataFolders
 from ...data.streams import Stream
-from ...errors import UserError, listed, nearest
+from ...errors import UserError, comma_separated, nearest
 from . import _pretrained
 from ._pretrained import PretrainedConfig, Trunk
 
@@ -45,7 +45,9 @@ def _make(key: str, config: PretrainedConfig, channels: int) -> Trunk:
 
     known = models.list_models(module=models)
     if config.name not in known:
-        raise UserError(f"{key}: torchvision has no such network.{nearest(config.name, known)} Known: {listed(known)}.")
+        raise UserError(
+            f"{key}: torchvision has no such network.{nearest(config.name, known)} Known: {comma_separated(known)}."
+        )
     network = models.get_model(config.name)
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear or hasattr(network, "aux_logits"):

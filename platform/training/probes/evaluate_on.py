@@ -20,7 +20,7 @@ from ...models.inference import logits_of
 from ..evaluation import TestSet
 from ._base import Probe, ProbeContext, Values
 
-Named = str | Mapping[str, Mapping[str, Any] | None]
+NamedSettings = str | Mapping[str, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class Config:
     streams: each is the name of a benchmark, or a mapping from its name to its settings, as under `benchmark`.
     """
 
-    streams: tuple[Named, ...]
+    streams: tuple[NamedSettings, ...]
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -40,13 +40,13 @@ class Config:
         )
 
 
-def _with_all_settings(number: int, named: Named) -> dict[str, dict[str, Any]]:
+def _with_all_settings(number: int, named: NamedSettings) -> dict[str, dict[str, Any]]:
     """The stream's name with all of its settings."""
     name, _, config = _resolve(number, named)
     return {name: asdict(config)}
 
 
-def _resolve(number: int, named: Named) -> tuple[str, Any, Any]:
+def _resolve(number: int, named: NamedSettings) -> tuple[str, Any, Any]:
     settings_by_name = {named: None} if isinstance(named, str) else named
     key = f"streams[{number}]"
     if len(settings_by_name) != 1:
