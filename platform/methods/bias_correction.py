@@ -17,7 +17,7 @@ def correct_logits(logits: Tensor, classes: Sequence[int], alpha: Tensor | float
 
 
 def fit_correction(logits: Tensor, y: Tensor, classes: Sequence[int]) -> tuple[float, float]:
-    """Return alpha and beta for which the `corrected` logits of held-out samples fit their labels best.
+    """Return alpha and beta for which the `correct_logits` logits of held-out samples fit their labels best.
 
     They are the minimum of  cross-entropy + 0.05 (alpha - 1)^2 + 0.05 beta^2,  a convex problem, solved to convergence.
     Without the penalty there is no minimum if all samples are separated without an error.
