@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from retain import run, sweep
 from retain.platform.config.load import config_names, from_dict, load_config, to_dict
@@ -509,3 +512,76 @@ def test_trial_ids_are_legal_names_and_sort_in_order() -> None:
     ids = [trial.identity["id"] for trial in trials]
     assert ids == sorted(ids) and len(set(ids)) == 4
     assert all(os.path.basename(name) == name and name.isascii() and len(name) < 130 for name in ids)
+
+
+# A config from Python: a dict, or a DictConfig as Hydra passes it.
+
+PLAIN = {
+    "name": "plain",
+    "seed": 3,
+    "benchmark": "split_digits",
+    "model": {"mlp": {"hidden": [8]}},
+    "training": {"epochs": 1, "optimizer": {"lr": 0.02}},
+    "strategies": {"replay": {"memory": 20}},
+}
+
+
+def test_a_dict_and_a_dictconfig_are_what_the_file_is(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(PLAIN, sort_keys=False))
+    expected = load_config(tmp_path / "plain.yaml", ["training.epochs=2"])
+    assert load_config(PLAIN, ["training.epochs=2"]) == expected
+    assert load_config(OmegaConf.create(PLAIN), ["training.epochs=2"]) == expected
+    assert PLAIN["training"] == {"epochs": 1, "optimizer": {"lr": 0.02}}
+
+
+def test_a_dictconfig_is_resolved_by_its_own_program() -> None:
+    config = OmegaConf.create({**PLAIN, "training": {"epochs": "${seed}", "batch_size": "${twice:8}"}})
+    OmegaConf.register_resolver("twice", lambda value: 2 * value, replace=True)
+    assert load_config(config).training.epochs == 3
+    assert load_config(config).training.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**PLAIN, "training": {"epochs": "???"}}, "training.epochs=???: has no value yet"),
+        (OmegaConf.create({**PLAIN, "seed": "???"}), "seed=???: has no value yet"),
+        (OmegaConf.create({**PLAIN, "seed": "${sed}"}), "seed: Interpolation key 'sed' not found"),
+        ({**PLAIN, "trainig": {}}, "trainig: unknown key. Did you mean 'training'?"),
+        ({**PLAIN, "output": Path("runs")}, "holds something that is no plain YAML value"),
+        ({**PLAIN, "seed": "${oc.env:HOME}"}, "only ${key} interpolations are allowed"),
+    ],
+)
+def test_a_wrong_config_from_python_is_refused(config: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(config)
+
+
+HYDRA = """
+import sys
+import hydra
+from omegaconf import DictConfig
+from retain import run
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    result = run(config, config.output)
+    print("ACC", result.summary["task_agnostic"]["average_accuracy"])
+
+main()
+"""
+
+
+def test_a_program_of_hydra_s_runs_a_trial(tmp_path: Path) -> None:
+    """A @hydra.main function with config groups and overrides passes its config on as it is."""
+    (tmp_path / "conf/model").mkdir(parents=True)
+    rest = {key: value for key, value in PLAIN.items() if key != "model"}
+    defaults = {"defaults": ["_self_", {"model": "small"}], "output": "out", "wandb": {"mode": "disabled"}}
+    (tmp_path / "conf/config.yaml").write_text(yaml.safe_dump({**defaults, **rest}, sort_keys=False))
+    (tmp_path / "conf/model/small.yaml").write_text("mlp: {hidden: [8]}\n")
+    (tmp_path / "main.py").write_text(HYDRA)
+    command = [sys.executable, "main.py", "training.epochs=2", "hydra.run.dir=.", "hydra.output_subdir=null"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and "ACC 0." in ended.stdout, ended.stderr
+    written = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    assert written["training"]["epochs"] == 2 and written["strategies"]["replay"]["memory"] == 20

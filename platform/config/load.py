@@ -17,7 +17,7 @@ from ..errors import UserError, comma_separated, nearest
 from . import registry
 from .renamed import hint
 from .schema import Experiment, Settings
-from .yaml_overrides import apply_overrides, read_yaml
+from .yaml_overrides import apply_overrides, plain_mapping, read_yaml
 
 CONFIG_SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -132,17 +132,24 @@ def config_path(name: str) -> Path:
     )
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_config(config: str | Path | Mapping[Any, Any], overrides: Sequence[str] = ()) -> Experiment:
     """Read a config, apply overrides, and check names and the platform's keys.
 
     Args:
-        name: a shipped config's name, or the path of a YAML file.
+        config: a shipped config's name, the path of a YAML file, or the config itself: a dict, or OmegaConf's DictConfig as Hydra
+            passes it.
         overrides: ``key=value`` with dotted keys and YAML values, e.g. ``training.epochs=5``.
 
     Raises:
         UserError: with the key's full path, the value, and what is allowed.
     """
-    return from_dict(apply_overrides(read_yaml(config_path(str(name))), overrides))
+    data = plain_mapping(config) if isinstance(config, Mapping) else read_yaml(config_path(str(config)))
+    return from_dict(apply_overrides(data, overrides))
+
+
+def as_experiment(config: Experiment | Mapping[Any, Any]) -> Experiment:
+    """Return a loaded experiment as it is; load a dict or DictConfig."""
+    return config if isinstance(config, Experiment) else load_config(config)
 
 
 def from_dict(data: Mapping[str, Any]) -> Experiment:

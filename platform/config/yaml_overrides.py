@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ..errors import UserError
 from . import registry
@@ -108,6 +108,28 @@ for _loader in (_Loader, _FastLoader):
     _loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
 
 
+def plain_mapping(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a dict of plain values; OmegaConf's DictConfig is resolved, with whatever resolvers its program registered.
+
+    Raises:
+        UserError: a value of a DictConfig is missing (``???``) or cannot be resolved.
+    """
+    return _resolved(config) if OmegaConf.is_config(config) else {str(key): value for key, value in config.items()}
+
+
+def _resolved(config: Any) -> dict[str, Any]:
+    """Resolve the interpolations of a dict or DictConfig; UserError names the key that cannot be resolved or has no value."""
+    try:
+        made = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
+        plain = OmegaConf.to_container(made, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}=???: has no value yet; set it.") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Merge ``key.path=value`` overrides into plain data and resolve interpolations. Values are YAML.
 
@@ -191,12 +213,7 @@ def _replace_or_merge(base: Any, over: Any) -> Any:
 def resolve_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve ``${key}`` interpolations with OmegaConf; its resolvers, which can read the environment, are refused."""
     _refuse_resolvers(data, "")
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(dict(data)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return _resolved(data)
 
 
 def _refuse_resolvers(value: Any, path: str) -> None:

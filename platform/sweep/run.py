@@ -6,7 +6,7 @@ unfinished trials go to a new Tuner; each resumes from its newest valid checkpoi
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..config.load import from_dict, to_dict
+from ..config.load import as_experiment, from_dict, to_dict
 from ..config.schema import Data, Experiment
 from ..data.cache import DataFolders
 from ..disk_errors import reraise_disk_errors, unwritable_folder_error
@@ -45,13 +45,15 @@ class SweepResult:
         return [trial for trial in self.trials if trial.status().status == status]
 
 
-def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch | None = None) -> SweepResult:
+def sweep(
+    config: Experiment | Mapping[Any, Any], folder: Path | str | None = None, *, watch: Watch | None = None
+) -> SweepResult:
     """Run all trials of an experiment on Ray.
 
     In the main thread, SIGTERM and the first Ctrl-C let the running trials write a checkpoint and end. `resume` continues.
 
     Args:
-        config: the experiment.
+        config: the experiment, or a dict or DictConfig of one.
         folder: a new folder for the sweep (default: ``output/name-time``).
         watch: a context that is entered while the trials run (the CLI's progress display).
 
@@ -60,6 +62,7 @@ def sweep(config: Experiment, folder: Path | str | None = None, *, watch: Watch 
         Stopped: SIGTERM arrived (a SystemExit).
         KeyboardInterrupt: Ctrl-C.
     """
+    config = as_experiment(config)
     config = replace(config, data=_absolute(config.data))
     trials = plan(config)
     check_trials(trials)

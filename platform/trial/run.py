@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..config.load import from_dict, to_dict
+from ..config.load import as_experiment, from_dict, to_dict
 from ..config.schema import Experiment
 from ..disk_errors import reraise_disk_errors
 from ..errors import UserError
@@ -30,7 +30,7 @@ from .watchdog import Watchdog
 
 
 def run(
-    config: Experiment,
+    config: Experiment | Mapping[Any, Any],
     folder: Path | str | None = None,
     *,
     identity: Mapping[str, Any] | None = None,
@@ -43,7 +43,7 @@ def run(
     On SIGTERM or Ctrl-C it writes a checkpoint and stops before the next iteration; a second Ctrl-C stops it at once.
 
     Args:
-        config: the experiment; its `sweep` section is ignored.
+        config: the experiment, or a dict or DictConfig of one; its `sweep` section is ignored.
         folder: a new folder for the trial (default: ``output/name-time``), or that of an unfinished trial with the same config.
         identity: the names for trial.json (id, variant, stream, seed, overrides); by default from the config.
         report: called after each experience with its number and the metrics so far (for a scheduler).
@@ -57,7 +57,7 @@ def run(
         UserError: the config does not fit its data or modules, or the folder is occupied or damaged.
         Stopped: a stop was requested (a SystemExit).
     """
-    config = check_plugins(config)
+    config = check_plugins(as_experiment(config))
     folder = (
         Path(folder) if folder is not None else Path(config.output) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
