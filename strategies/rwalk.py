@@ -124,7 +124,7 @@ class RWalkPlugin(PathPlugin):
         self._begin(learner)
 
     def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Turn the scores into importances, and anchor the penalty at the present parameters."""
+        """Turn the scores into importances, and anchor the penalty at the current parameters."""
         if self._named["fisher"] and self.weight > 0:
             if self._count:
                 self._score(learner)

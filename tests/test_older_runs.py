@@ -149,6 +149,10 @@ def test_a_pending_trial_of_an_old_sweep_is_written_as_it_was_listed(copy: Copy)
         ("benchmark={rotated_digits: {drawn: 3}}", "benchmark.rotated_digits.num_random_angles"),
         ("benchmark={rotated: {data: digits, drawn: 3}}", "benchmark.rotated.num_random_angles"),
         ("model={small_cnn: {batch_norm: true}}", "model.small_cnn.norm"),
+        (
+            "probes={evaluate_on: {streams: [{permuted_digits: {}}, {rotated_digits: {drawn: 3}}]}}",
+            r"streams\[1\].rotated_digits.num_random_angles",
+        ),
         ("sweep.variants={old: {strategies: {budget: {}}}}", "strategies.stop_at_budget"),
         ("sweep.space={strategies.budget.accuracy: {grid: [0.5]}}", "strategies.stop_at_budget"),
     ],
@@ -164,10 +168,15 @@ def test_translation_keeps_the_order_and_everything_else() -> None:
         "benchmark": {"rotated_mnist": {"drawn": 3, "validation": 0.1}},
         "ray": {"timeout": "5m", "address": None},
         "model": {"small_cnn": {"batch_norm": True, "hidden": 8}},
+        "probes": {"evaluate_on": {"streams": [{"rotated_digits": {"drawn": None}}, {"permuted_digits": {}}]}},
         "sweep": {
             "variants": {"budget": {"strategies": {"old_validation": {}}}},
             "streams": {"drawn": {"benchmark": {"rotated": {"drawn": 2}}}},
-            "space": {"strategies.budget.accuracy": {"grid": [0.5]}, "benchmark.rotated.drawn": {"grid": [2]}},
+            "space": {
+                "strategies.budget.accuracy": {"grid": [0.5]},
+                "benchmark.rotated.drawn": {"grid": [2]},
+                "strategies": {"choice": [{"budget": {}}, {"ewc": {}}]},
+            },
             "samples": 1,
         },
     }
@@ -177,6 +186,10 @@ def test_translation_keeps_the_order_and_everything_else() -> None:
     assert new["benchmark"] == {"rotated_mnist": {"num_random_angles": 3, "validation": 0.1}}
     assert new["model"] == {"small_cnn": {"norm": "batch", "hidden": 8}}
     assert translate({"model": {"small_cnn": {"batch_norm": False}}}) == {"model": {"small_cnn": {"norm": None}}}
+    assert new["probes"]["evaluate_on"]["streams"] == [
+        {"rotated_digits": {"num_random_angles": None}},
+        {"permuted_digits": {}},
+    ]
     assert new["ray"] == {"hang_timeout": "5m", "address": None}
     assert new["sweep"] == {
         "variants": {"budget": {"strategies": {"forgetting_stop": {}}}},
@@ -184,6 +197,7 @@ def test_translation_keeps_the_order_and_everything_else() -> None:
         "space": {
             "strategies.stop_at_budget.accuracy": {"grid": [0.5]},
             "benchmark.rotated.num_random_angles": {"grid": [2]},
+            "strategies": {"choice": [{"stop_at_budget": {}}, {"ewc": {}}]},
         },
         "samples": 1,
     }

@@ -75,6 +75,6 @@ def resolve(kind: Kind, name: str) -> Any:
     if kind == "benchmarks" and callable(imported) and defined_in.startswith(_BENCHMARKS):
         return imported
     raise UserError(
-        f"{KEYS[kind]}.{name}: is no module with a dataclass `Config` and a function `build` (see README.md), no plugin class "
-        f"and no function of {_BENCHMARKS}*."
+        f"{KEYS[kind]}.{name}: is no module with a dataclass `Config` and a function `build` (see docs/extending.md), no plugin "
+        f"class and no function of {_BENCHMARKS}*."
     )

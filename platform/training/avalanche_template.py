@@ -184,6 +184,11 @@ class AvalancheTemplate(SupervisedTemplate):  # type: ignore[misc]
         loss: torch.Tensor = self._criterion(output, y)
         return loss
 
+    @property
+    def own_outputs(self) -> Any:
+        """Refuse the old name of `mask_other_tasks`: code that asks for it with hasattr would silently leave the mask out."""
+        raise TypeError("own_outputs was renamed to mask_other_tasks")
+
     def mask_other_tasks(self, logits: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
         """Return logits (n, K) with -inf for the classes of other tasks, if the task is given.
 

@@ -8,7 +8,7 @@ import torch
 
 from ..config.schema import Experiment
 from ..data.streams import Stream
-from ..errors import UserError
+from ..errors import UserError, comma_separated
 from ..training.optimization import num_iterations, value_at
 from .resolve import plugin_configs
 
@@ -23,12 +23,20 @@ _ROLES = {  # what only one strategy of a trial can do; a module lists its roles
 }
 
 
+_RENAMED_ROLES = {"loss of its own": "second loss"}
+
+
 def check_combination(config: Experiment) -> None:
     """Raise UserError for strategies that cannot run together or with the training settings, with the reason."""
     modules = [
         (name, module)
         for name, (module, _) in zip(config.strategies, plugin_configs(config, "strategies"), strict=True)
     ]
+    for name, module in modules:
+        for role in set(getattr(module, "ROLES", ())) - set(_ROLES):
+            new = _RENAMED_ROLES.get(role)
+            advice = f"it was renamed to '{new}'" if new else f"must be one of {comma_separated(_ROLES)}"
+            raise UserError(f"strategies.{name}: ROLES has '{role}': {advice}")
     for (first, first_module), (second, second_module) in combinations(modules, 2):
         for role in sorted(set(getattr(first_module, "ROLES", ())) & set(getattr(second_module, "ROLES", ()))):
             raise UserError(f"strategies: {first} and {second} cannot run together: both {_ROLES[role]}; choose one")

@@ -35,8 +35,8 @@ class ProbeContext:
 class Probe:
     """Base class of all probes: observes the trial and leaves it unchanged.
 
-    A probe must not change a parameter, buffer, gradient, hook, flag, memory or clock. Its random numbers come from separate
-    generators (``seeding.generator(context.seed, "probe", name, ...)``), so a trial is bit-identical with and without it. The
+    A probe must not change a parameter, buffer, gradient, hook, flag, memory or clock. Its random numbers come from a separate
+    ``torch.Generator``, seeded from ``context.seed``, so a trial is bit-identical with and without it. The
     network is in evaluation mode, without gradients, whenever a probe is called. Only the methods that a subclass overrides are
     called. They return numbers by name, NaN or None where undefined; ``a/b`` in a name groups them.
 
