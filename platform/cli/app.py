@@ -1,4 +1,4 @@
-"""The command `retain`: its subcommands, options and exit codes (0 done, 1 a trial failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM).
+"""The command `retain`: subcommands, options, exit codes (0 done, 1 a trial failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM).
 
 Nothing heavy is imported at the top, so ``--help`` and a wrong key answer at once.
 """
