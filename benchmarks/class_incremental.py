@@ -21,10 +21,9 @@ class Config(class_streams.ClassSplit):
     def __post_init__(self) -> None:
         class_streams.ClassSplit.__post_init__(self)
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
+        self.check_classes(dataset_key.num_classes(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "class_incremental") -> Stream:
     """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
-    return class_streams.class_stream(
-        "class_incremental", dataset_key.load_data_set(config.data, folders), config, seed
-    )
+    return class_streams.class_stream(name, dataset_key.load_data_set(config.data, folders), config, seed)

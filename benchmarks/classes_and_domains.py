@@ -23,8 +23,6 @@ class Config(domain_streams.MixedSplit):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "classes_and_domains") -> Stream:
     """Build the stream; `seed` determines the order of classes and pairs, the validation pictures and the subsets."""
-    return domain_streams.by_class_and_domain(
-        "classes_and_domains", dataset_key.load_data_set(config.data, folders), config, seed
-    )
+    return domain_streams.by_class_and_domain(name, dataset_key.load_data_set(config.data, folders), config, seed)

@@ -21,8 +21,8 @@ class Config(synthetic_domain_streams.Corrupted):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "corrupted") -> Stream:
     """Build the stream; `seed` determines the validation pictures and the subsets."""
     return synthetic_domain_streams.corrupted(
-        "corrupted", dataset_key.load_data_set(config.data, folders), config, seed, folders
+        name, dataset_key.load_data_set(config.data, folders), config, seed, folders
     )

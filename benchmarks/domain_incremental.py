@@ -23,6 +23,6 @@ class Config(domain_streams.DomainSplit):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "domain_incremental") -> Stream:
     """Build the stream; `seed` determines the validation pictures and the subsets."""
-    return domain_streams.by_domain("domain_incremental", dataset_key.load_data_set(config.data, folders), config, seed)
+    return domain_streams.by_domain(name, dataset_key.load_data_set(config.data, folders), config, seed)

@@ -21,6 +21,6 @@ class Config(synthetic_domain_streams.Permuted):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "permuted") -> Stream:
     """Build the stream; `seed` determines the permutations, the validation pictures and the subsets."""
-    return synthetic_domain_streams.permuted("permuted", dataset_key.load_data_set(config.data, folders), config, seed)
+    return synthetic_domain_streams.permuted(name, dataset_key.load_data_set(config.data, folders), config, seed)

@@ -21,8 +21,8 @@ class Config(synthetic_domain_streams.Rotated):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "rotated") -> Stream:
     """Build the stream; `seed` determines random angles, the validation pictures and the subsets."""
     return synthetic_domain_streams.rotated(
-        "rotated", dataset_key.load_data_set(config.data, folders), config, seed, folders
+        name, dataset_key.load_data_set(config.data, folders), config, seed, folders
     )

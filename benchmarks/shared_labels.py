@@ -24,10 +24,9 @@ class Config(class_streams.TaskSplit):
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
         if self.first is not None:
             raise ValueError(f"first={self.first}: all groups must be of one size: leave it out")
+        self.check_classes(dataset_key.num_classes(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "shared_labels") -> Stream:
     """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
-    return class_streams.shared_labels_stream(
-        "shared_labels", dataset_key.load_data_set(config.data, folders), config, seed
-    )
+    return class_streams.shared_labels_stream(name, dataset_key.load_data_set(config.data, folders), config, seed)

@@ -21,10 +21,9 @@ class Config(class_streams.TaskSplit):
     def __post_init__(self) -> None:
         class_streams.TaskSplit.__post_init__(self)
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
+        self.check_classes(dataset_key.num_classes(self.data))
 
 
-def build(config: Config, seed: int, folders: DataFolders) -> Stream:
+def build(config: Config, seed: int, folders: DataFolders, name: str = "task_incremental") -> Stream:
     """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
-    return class_streams.class_stream(
-        "task_incremental", dataset_key.load_data_set(config.data, folders), config, seed, "task"
-    )
+    return class_streams.class_stream(name, dataset_key.load_data_set(config.data, folders), config, seed, "task")

@@ -21,19 +21,19 @@ import torch
 from idx_sets import REAL_ROOT, is_real, write_set
 
 from retain.platform.config import registry
+from retain.platform.config.load import load_config
 from retain.platform.data import synthetic_domain_streams
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.datasets import mnist
 from retain.platform.data.image_rotation import rotate
 from retain.platform.data.streams import Part, Stream
 from retain.platform.errors import UserError
+from retain.platform.trial.resolve import check_plugins
 
 BENCHMARKS = registry.names("benchmarks")
 GOLDEN = Path(__file__).parent / "golden" / "benchmarks.json"
 SPLIT = [n for n in BENCHMARKS if n.startswith("split_")] + ["class_incremental", "task_incremental"]
-GENERIC = [
-    n for n in BENCHMARKS if "data" in {f.name for f in dataclasses.fields(registry.resolve("benchmarks", n).Config)}
-]
+GENERIC = [name for name in BENCHMARKS if name not in registry.aliases()]  # over any data set
 OWN_DOMAINS = ["domain_incremental", "classes_and_domains"]
 DOMAIN = [n for n in BENCHMARKS if n not in SPLIT + OWN_DOMAINS + ["shared_labels"]]  # domains of changed pictures
 
@@ -311,8 +311,10 @@ def test_groups_share_their_labels(tiny: DataFolders) -> None:
 def test_groups_have_equal_size(tiny: DataFolders) -> None:
     with pytest.raises(ValueError, match=r"^first=4: all groups must be of one size"):
         config_of("shared_labels", first=4)
-    with pytest.raises(UserError, match=r"^benchmark.shared_labels.num_experiences=3: must divide"):
-        build("shared_labels", tiny, num_experiences=3)
+    with pytest.raises(ValueError, match=r"^num_experiences=3: must divide the number of classes, 10"):
+        config_of("shared_labels", num_experiences=3)
+    with pytest.raises(UserError, match=r"^benchmark.shared_labels.num_experiences=5: must divide"):
+        build("shared_labels", tiny, data="sets.domains", num_experiences=5)  # known only with the data
 
 
 def test_random_angles(tiny: DataFolders) -> None:
@@ -366,3 +368,37 @@ def test_rotation_equals_torch(angle: float, shape: tuple[int, ...]) -> None:
     assert np.abs(rotate(x, angle) - expected).max() < 1
     if angle == 90 and height == width:
         assert np.array_equal(rotate(x, angle), np.rot90(x, axes=(2, 3)))
+
+
+# Aliases: names for a kind of benchmark on a data set.
+
+
+@pytest.mark.parametrize("name", registry.aliases())
+def test_an_alias_is_its_kind_with_settings(name: str, tiny: DataFolders) -> None:
+    ((kind, settings),) = registry.aliases()[name]["is"].items()
+    ours, base = build(name, tiny), build(kind, tiny, **settings)
+    assert (ours.name, base.name) == (name, kind)
+    assert dataclasses.replace(ours, name=kind).class_names == base.class_names
+    for one, other in zip(ours.experiences, base.experiences, strict=True):
+        assert one.name == other.name
+        for mine, theirs in zip(_parts(one), _parts(other), strict=True):
+            assert torch.equal(mine.indices, theirs.indices) and torch.equal(mine.y, theirs.y)
+
+
+def test_settings_are_added_to_an_alias(tiny: DataFolders) -> None:
+    assert len(build("split_mnist", tiny, num_experiences=2).experiences) == 2
+    config = check_plugins(load_config("quickstart", ["benchmark={split_digits: {num_experiences: 2}}"]))
+    assert config.benchmark["split_digits"]["num_experiences"] == 2
+    assert "data" not in config.benchmark["split_digits"], "the name says it"
+    other = check_plugins(load_config("quickstart", ["benchmark={split_digits: {data: fashion_mnist}}"]))
+    assert list(other.benchmark["split_digits"]["data"]) == ["fashion_mnist"]
+
+
+def test_an_alias_is_imported_like_a_module() -> None:
+    from retain.benchmarks import split_mnist
+
+    assert split_mnist is registry.resolve("benchmarks", "split_mnist")
+    config = split_mnist.Config(num_experiences=2)
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(ImportError):
+        from retain.benchmarks import split_nothing  # noqa: F401

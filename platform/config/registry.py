@@ -11,9 +11,14 @@ Imports no torch at the top: names are checked before anything heavy is loaded.
 """
 
 import importlib
+import inspect
+from dataclasses import field, make_dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
+
+import yaml
 
 from ..errors import UserError, comma_separated, nearest
 from .dotted_paths import import_path, split_colon
@@ -40,9 +45,46 @@ KEYS: dict[Kind, str] = {  # the key of each kind in the YAML; `data` is a key i
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of the shipped modules of a kind, sorted: the files in its folder."""
+    """Return the names of the shipped modules of a kind, sorted: the files in its folder, and the aliases of benchmarks."""
     folder = _ROOT / _FOLDERS[kind]
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    files = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    return sorted([*files, *(aliases() if kind == "benchmarks" else ())])
+
+
+@cache
+def aliases() -> dict[str, dict[str, Any]]:
+    """Return the benchmarks of benchmarks/aliases.yaml: name -> one line about it, the kind, and settings of the kind."""
+    read: dict[str, dict[str, Any]] = yaml.safe_load(
+        (_ROOT / "benchmarks" / "aliases.yaml").read_text(encoding="utf-8")
+    )
+    return read
+
+
+def alias_settings(name: str) -> dict[str, Any]:
+    """Return the settings of its kind that an alias stands for; {} for any other benchmark."""
+    if name not in aliases():
+        return {}
+    ((_, settings),) = aliases()[name]["is"].items()
+    return dict(settings)
+
+
+@cache
+def alias(name: str) -> ModuleType:
+    """Return a module for an alias: `Config` is the kind's with the alias's settings as defaults, `build` keeps its name."""
+    about = aliases()[name]
+    ((kind, settings),) = about["is"].items()
+    base = resolve("benchmarks", kind)
+    hints = get_type_hints(base.Config)
+    fields = [(key, hints[key], field(default=value)) for key, value in settings.items()]
+    settings_text = (inspect.getdoc(base.Config) or "").partition("\n")[2]
+    namespace = {"__doc__": f"{about['line']}\n{settings_text}"}
+    config = make_dataclass(
+        "Config", fields, bases=(base.Config,), namespace=namespace, frozen=True, kw_only=True, slots=True
+    )
+    config.__module__, config.__qualname__ = f"{_PACKAGE}.benchmarks", f"{name}.Config"  # where pickle finds it
+    module = ModuleType(f"{_PACKAGE}.benchmarks.{name}", about["line"])
+    module.__dict__.update(Config=config, build=partial(base.build, name=name))
+    return module
 
 
 def check_name(kind: Kind, name: str) -> None:
@@ -64,6 +106,8 @@ def resolve(kind: Kind, name: str) -> Any:
     """
     check_name(kind, name)
     name, _ = split_colon(name)
+    if kind == "benchmarks" and name in aliases():
+        return alias(name)
     if "." not in name:
         return importlib.import_module(f"{_PACKAGE}.{_FOLDERS[kind].replace('/', '.')}.{name}")
     imported = import_path(f"{KEYS[kind]}.{name}", name)

@@ -5,7 +5,6 @@ Shapes: N samples of a part of the data set, n of them chosen. Labels are number
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -27,7 +26,6 @@ class TaskSplit(SubsetOptions):
     class_order: the classes, by number or by name, in order of appearance; null: shuffled by the seed.
     """
 
-    NUM_CLASSES: ClassVar[int | None] = None  # set where it is known before the data set is opened
     num_experiences: int = 5
     first: int | None = None
     class_order: tuple[int | str, ...] | None = None
@@ -38,10 +36,17 @@ class TaskSplit(SubsetOptions):
             raise ValueError(f"num_experiences={self.num_experiences!r}: must be at least 1")
         if self.first is not None and self.first < 1:
             raise ValueError(f"first={self.first!r}: must be at least 1, or null")
-        if self.NUM_CLASSES is not None:
-            experience_sizes(self.NUM_CLASSES, self.num_experiences, self.first)
+
+    def check_classes(self, num_classes: int | None) -> None:
+        """Refuse settings that do not fit the number of classes; None: it is known only when the data set is open.
+
+        Raises:
+            ValueError: the classes cannot be divided or ordered so.
+        """
+        if num_classes is not None:
+            experience_sizes(num_classes, self.num_experiences, self.first)
             if all(isinstance(label, int) for label in self.class_order or ()):  # names are known only with the data
-                ordered_classes(self.class_order, tuple(str(label) for label in range(self.NUM_CLASSES)))
+                ordered_classes(self.class_order, tuple(str(label) for label in range(num_classes)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

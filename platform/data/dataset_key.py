@@ -47,3 +47,10 @@ def _resolved(source: DataKey) -> tuple[str, Any, Any]:
     ((name, settings),) = named.items()
     module = registry.resolve("datasets", name)
     return name, module, build_config(module.Config, settings or {}, f"data.{name}")
+
+
+def num_classes(source: DataKey) -> int | None:
+    """Return the number of classes where the data set's module states it (NUM_CLASSES), so before it is opened; else None."""
+    _, module, _ = _resolved(source)
+    number: int | None = getattr(module, "NUM_CLASSES", None)
+    return number

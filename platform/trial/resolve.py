@@ -35,7 +35,9 @@ def _filled(kind: registry.Kind, name: str, settings: Settings) -> Settings:
     if not hasattr(module, "Config"):
         return settings
     _, colon_settings = split_colon(name)
-    return {key: value for key, value in plain_data(config).items() if key not in colon_settings}
+    alias_settings = registry.alias_settings(name) if kind == "benchmarks" else {}
+    implied = colon_settings.keys() | (alias_settings.keys() - settings.keys())  # what the name says is not repeated
+    return {key: value for key, value in plain_data(config).items() if key not in implied}
 
 
 def _module_and_config(kind: registry.Kind, name: str, settings: Settings) -> tuple[Any, Any]:

@@ -8,6 +8,8 @@ import numpy as np
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 
+NUM_CLASSES = 10
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:

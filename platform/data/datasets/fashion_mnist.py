@@ -26,6 +26,9 @@ _CLOTHES = (
 )
 
 
+NUM_CLASSES = 10
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Fashion-MNIST: clothes, 28x28 grey, 60,000 for training and 10,000 for testing (Xiao, Rasul, Vollgraf 2017)."""

@@ -9,6 +9,9 @@ from ._idx import IdxSet, idx_set
 FILES = IdxSet("MNIST", "MNIST", ("mnist", "MNIST/raw", "MNIST", "."), "")
 
 
+NUM_CLASSES = 10
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """MNIST: handwritten digits, 28x28 grey, 60,000 for training and 10,000 for testing (LeCun, Cortes, Burges).
