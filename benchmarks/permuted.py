@@ -2,25 +2,46 @@
 
 from dataclasses import dataclass
 
-from ..platform.data import dataset_key, synthetic_domain_streams
+import numpy as np
+import torch
+
 from ..platform.data.cache import DataFolders
+from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
 from ..platform.data.streams import Stream
+from ..platform.data.subsampling import PIXELS, SubsetOptions, numpy_generator
+from ..platform.data.synthetic_domain_streams import Pictures, stream_of_domains
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(synthetic_domain_streams.Permuted):
+class Config(SubsetOptions):
     """The same classes with a different permutation of the pixels in each domain, on any data set.
 
+    num_experiences: number of domains. The first is unpermuted; the seed samples the permutations of the others.
     data: the data set, as a name or as one name with its settings.
     """
 
-    data: dataset_key.DataKey
+    num_experiences: int = 5
+    data: DataKey
 
     def __post_init__(self) -> None:
-        synthetic_domain_streams.Permuted.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
+        SubsetOptions.__post_init__(self)
+        object.__setattr__(self, "data", with_defaults(self.data))
+        if self.num_experiences < 1:
+            raise ValueError(f"num_experiences={self.num_experiences}: must be at least 1")
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "permuted") -> Stream:
     """Build the stream; `seed` determines the permutations, the validation pictures and the subsets."""
-    return synthetic_domain_streams.permuted(name, dataset_key.load_data_set(config.data, folders), config, seed)
+    source = load_data_set(config.data, folders)
+    domains = [("permutation 0", source.train.x, source.test.x)]
+    height, width = source.shape[1:]
+    for experience in range(1, config.num_experiences):
+        pixels = numpy_generator(seed, PIXELS, experience).permutation(height * width)
+        domains.append((f"permutation {experience}", _permute(source.train.x, pixels), _permute(source.test.x, pixels)))
+    return stream_of_domains(name, source, domains, config, seed)
+
+
+def _permute(pictures: torch.Tensor, pixels: Pictures) -> torch.Tensor:
+    """Permute the pixels of pictures (N, C, H, W), the same way in each channel."""
+    moved = np.take(pictures.flatten(2).numpy(), pixels, axis=2)  # 3 times as fast as indexing in torch
+    return torch.from_numpy(moved).view(pictures.shape)

@@ -1,14 +1,15 @@
 """Groups of classes that share labels, one group per experience (domain-incremental), on any data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..platform.data import class_streams, dataset_key
+from ..platform.data import dataset_key
 from ..platform.data.cache import DataFolders
-from ..platform.data.streams import Stream
+from ..platform.data.class_streams import TaskSplit, class_stream, joined_class_names, make_stream
+from ..platform.data.streams import Arrays, Experience, Part, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(class_streams.TaskSplit):
+class Config(TaskSplit):
     """Groups of classes that share labels: the label is a class's position in its group (domain-incremental).
 
     MNIST with five experiences is the domain-incremental Split MNIST of van de Ven et al. (2022), with two outputs; with
@@ -20,7 +21,7 @@ class Config(class_streams.TaskSplit):
     data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
-        class_streams.TaskSplit.__post_init__(self)
+        TaskSplit.__post_init__(self)
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
         if self.first is not None:
             raise ValueError(f"first={self.first}: all groups must be of one size: leave it out")
@@ -28,5 +29,23 @@ class Config(class_streams.TaskSplit):
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "shared_labels") -> Stream:
-    """Build the stream; `seed` determines the class order, the validation pictures and the subsets."""
-    return class_streams.shared_labels_stream(name, dataset_key.load_data_set(config.data, folders), config, seed)
+    """Build the stream; `seed` determines the class order, the validation pictures and the subsets.
+
+    The first class of each group is 0, the second is 1, ...
+
+    Raises:
+        UserError: the data set's classes cannot be divided or ordered as the settings require.
+    """
+    source = dataset_key.load_data_set(config.data, folders)
+    stream = class_stream(name, source, config, seed)
+    size = len(stream.experiences[0].classes)
+    labels = tuple(range(size))
+    first = stream.experiences[0]
+    train, test = (Arrays(part.arrays.x, part.arrays.y % size) for part in (first.train, first.test))
+    experiences = []
+    for old in stream.experiences:
+        parts = Part(train, old.train.indices), Part(train, old.validation.indices), Part(test, old.test.indices)
+        experiences.append(Experience(old.name, labels, *parts))
+    grouped = replace(source, class_names=stream.class_names)
+    names = tuple(joined_class_names(grouped, range(label, len(grouped.class_names), size)) for label in labels)
+    return make_stream(name, "domain", replace(source, class_names=names), experiences)

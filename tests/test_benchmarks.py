@@ -22,7 +22,6 @@ from idx_sets import REAL_ROOT, is_real, write_set
 
 from retain.platform.config import registry
 from retain.platform.config.load import load_config
-from retain.platform.data import synthetic_domain_streams
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.datasets import mnist
 from retain.platform.data.image_rotation import rotate
@@ -261,8 +260,8 @@ def test_real_data_is_here_in_ci() -> None:
 
 _CLASS, _PERMUTED, _ROTATED = (
     registry.resolve("benchmarks", "split_digits").Config,
-    synthetic_domain_streams.Permuted,
-    synthetic_domain_streams.Rotated,
+    registry.resolve("benchmarks", "permuted_digits").Config,
+    registry.resolve("benchmarks", "rotated_digits").Config,
 )
 
 

@@ -154,26 +154,6 @@ def class_stream(name: str, source: DataSet, config: TaskSplit, seed: int, scena
     return make_stream(name, scenario, relabelled, experiences)
 
 
-def shared_labels_stream(name: str, source: DataSet, config: TaskSplit, seed: int) -> Stream:
-    """Build a stream of groups of classes that share labels: the first class of each group is 0, the second is 1, ...
-
-    Raises:
-        UserError: the data set's classes cannot be divided or ordered as the settings require.
-    """
-    stream = class_stream(name, source, config, seed)
-    size = len(stream.experiences[0].classes)
-    labels = tuple(range(size))
-    first = stream.experiences[0]
-    train, test = (Arrays(part.arrays.x, part.arrays.y % size) for part in (first.train, first.test))
-    experiences = []
-    for old in stream.experiences:
-        parts = Part(train, old.train.indices), Part(train, old.validation.indices), Part(test, old.test.indices)
-        experiences.append(Experience(old.name, labels, *parts))
-    grouped = replace(source, class_names=stream.class_names)
-    names = tuple(joined_class_names(grouped, range(label, len(grouped.class_names), size)) for label in labels)
-    return make_stream(name, "domain", replace(source, class_names=names), experiences)
-
-
 def setting_error(name: str, error: ValueError) -> UserError:
     """Turn a refused setting into a UserError with the key's full path."""
     text = f"benchmark.{name}.{error}"
