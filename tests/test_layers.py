@@ -59,8 +59,6 @@ class Import:
     importer: str
     imported: str
     ours: bool
-    at_top: bool
-    typing_only: bool
     line: int
 
 
@@ -88,17 +86,12 @@ def imports() -> tuple[Import, ...]:
 def _imports_of(path: Path) -> Iterator[Import]:
     """A file's imports."""
     importer = name_of(path)
-    waiting: list[tuple[ast.AST, bool, bool]] = [(node, True, False) for node in tree_of(path).body]
-    while waiting:
-        node, at_top, typing_only = waiting.pop()
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             for imported, ours in _targets(node, path):
-                yield Import(importer, imported, ours, at_top, typing_only, node.lineno)
+                yield Import(importer, imported, ours, node.lineno)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield Import(importer, _literal_start(node.args[0]), False, at_top, typing_only, node.lineno)
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        guard = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        waiting += [(child, at_top and not inside, typing_only or guard) for child in ast.iter_child_nodes(node)]
+            yield Import(importer, _literal_start(node.args[0]), False, node.lineno)
 
 
 def _targets(node: ast.Import | ast.ImportFrom, path: Path) -> Iterator[tuple[str, bool]]:

@@ -60,29 +60,31 @@ def aliases() -> dict[str, dict[str, Any]]:
     return read
 
 
+def _kind_and_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """Return what an alias stands for."""
+    ((kind, settings),) = aliases()[name]["is"].items()
+    return kind, settings
+
+
 def alias_settings(name: str) -> dict[str, Any]:
     """Return the settings of its kind that an alias stands for; {} for any other benchmark."""
-    if name not in aliases():
-        return {}
-    ((_, settings),) = aliases()[name]["is"].items()
-    return dict(settings)
+    return _kind_and_settings(name)[1] if name in aliases() else {}
 
 
 @cache
 def alias(name: str) -> ModuleType:
     """Return a module for an alias: `Config` is the kind's with the alias's settings as defaults, `build` keeps its name."""
-    about = aliases()[name]
-    ((kind, settings),) = about["is"].items()
+    line, (kind, settings) = aliases()[name]["line"], _kind_and_settings(name)
     base = resolve("benchmarks", kind)
     hints = get_type_hints(base.Config)
     fields = [(key, hints[key], field(default=value)) for key, value in settings.items()]
     settings_text = (inspect.getdoc(base.Config) or "").partition("\n")[2]
-    namespace = {"__doc__": f"{about['line']}\n{settings_text}"}
+    namespace = {"__doc__": f"{line}\n{settings_text}"}
     config = make_dataclass(
         "Config", fields, bases=(base.Config,), namespace=namespace, frozen=True, kw_only=True, slots=True
     )
     config.__module__, config.__qualname__ = f"{_PACKAGE}.benchmarks", f"{name}.Config"  # where pickle finds it
-    module = ModuleType(f"{_PACKAGE}.benchmarks.{name}", about["line"])
+    module = ModuleType(f"{_PACKAGE}.benchmarks.{name}", line)
     module.__dict__.update(Config=config, build=partial(base.build, name=name))
     return module
 

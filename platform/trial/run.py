@@ -95,7 +95,10 @@ def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> Tria
     text = _config_text(config)
     if (folder / "trial.json").is_file():
         trial = Trial(folder)
-        if trial.status().status != "done" and _current_config_text(trial.config()) == text:
+        # the same text is the usual case, and spares resolving every plugin again
+        if trial.status().status != "done" and (
+            trial.config_text() == text or _current_config_text(trial.config()) == text
+        ):
             return TrialLedger.open(folder)
     return TrialLedger.create(folder, text, identity)
 
