@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from helpers.processes import DEADLINE
 
 from retain.platform.errors import UserError
 from retain.platform.ledger.documents import write_json
@@ -103,7 +104,9 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
         self.scripts: list[str] = []
+        self.hidden_plots = 0  # charts of the view that is hidden at first
         self._open: list[str] = []
+        self._hidden: list[bool] = []  # whether each open element hides its content
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -111,6 +114,8 @@ class Page(HTMLParser):
         attributes = dict(attrs)
         self.tags.append((tag, attributes))
         self._open.append(tag)
+        self._hidden.append("hidden" in attributes)
+        self.hidden_plots += attributes.get("class") == "plot" and any(self._hidden)
         if tag == "table":
             self.tables.append((attributes.get("data-table") or "", [], []))
         elif tag == "tr":
@@ -124,6 +129,7 @@ class Page(HTMLParser):
         """Close up to this element."""
         while self._open and self._open.pop() != tag:
             pass
+        del self._hidden[len(self._open) :]
 
     def handle_data(self, data: str) -> None:
         """Record the text of a cell, of a script, or of the page."""
@@ -231,6 +237,92 @@ def test_an_error_text_is_escaped(tmp_path: Path) -> None:
     page = Page(report([folder]))
     assert EVIL in "".join(page.text)
     assert not any(tag == "img" for tag, _ in page.tags)
+
+
+RUN = "document.documentElement.dataset.ran=1"  # what each hostile name tries to run
+HOSTILE = [
+    f"<script>{RUN}</script>",
+    f"</script><script>{RUN}</script>",
+    f"</SCRIPT ><img src=x onerror={RUN}>",
+    f"<img src=x onerror={RUN}>",
+    f'"><img src=x onerror={RUN}>',
+    f"'><img src=x onerror={RUN}>",
+    f'" autofocus tabindex=1 onfocus="{RUN}',
+    f"' autofocus tabindex=1 onfocus='{RUN}",
+    f"</title><script>{RUN}</script>",
+    f"</style><script>{RUN}</script>",
+    f"</td></table></details><svg onload={RUN}>",
+    f"<!--<script>{RUN}</script>",
+    f"--><script>{RUN}</script>",
+    f"]]><svg><script>{RUN}</script></svg>",
+    f'<a href="javascript:{RUN}">x</a>',
+    f"javascript:{RUN}",
+    f"&lt;img src=x onerror={RUN}&gt;",
+    f"&#60;img src=x onerror={RUN}&#62;",
+    f"\\u003cimg src=x onerror={RUN}\\u003e",
+    f'\\"}}]}}</script><script>{RUN}</script>',
+    "{{ 7 * 7 }}{% raw %}{# #}",
+    "{{ cycler() }}{{ title.upper() }}",
+    "$title ${title} %(title)s {title}",
+    "%{customdata} %{fullData.name} <b>x</b>",
+]
+
+
+def write_named(folder: Path, name: str) -> Path:
+    """Write a sweep with a done and a failed trial that have this name wherever one is shown."""
+    who = identity(name, stream=name)
+    trials = [
+        (who | {"id": "done"}, {"aware": AWARE}),
+        (who | {"id": "failed", "seed": 1}, {"status": "failed", "error": name}),
+    ]
+    trial = write_sweep(folder, trials, name=name) / "trials" / "done"
+    for file, changes in (
+        ("matrix", {"experiences": [name] * 2, "class_names": [name] * 4}),
+        ("environment", {"retain": name, "packages": {"torch": name}, "git": {"commit": name}, "device": name}),
+    ):
+        path = trial / f"{file}.json"
+        write_json(path, json.loads(path.read_text()) | changes)
+    probe = {"kind": "probe", "experience": 2, "iteration": 3, "probe": name}
+    with (trial / "metrics.jsonl").open("a") as ledger:
+        for after, values in ((True, {name: 0.5}), (False, {f"{name} during": 0.5})):
+            ledger.write(json.dumps({**probe, "after": after, "values": values}) + "\n")
+    (trial / "probes").mkdir()
+    (trial / "probes" / "worst_errors-002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    errors = [{"true": name, "predicted": name, "probability": 0.9}]
+    write_json(trial / "probes" / "worst_errors-002.json", {"experience": 2, "errors": errors})
+    return folder
+
+
+def skeleton(page: Page) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the elements of a page and the names of their attributes."""
+    return [(tag, tuple(sorted(attrs))) for tag, attrs in page.tags]
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Write the page of trials that have a harmless name everywhere."""
+    return Page(report([write_named(tmp_path_factory.mktemp("harmless") / "s", "a harmless name")]))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_text_and_adds_no_element(harmless: Page, tmp_path: Path, name: str) -> None:
+    page = Page(report([write_named(tmp_path / "s", name)]))
+    assert skeleton(page) == skeleton(harmless)
+    shown = [text.replace("a harmless name", name) for text in harmless.text]
+    places = sum(name in text for text in shown)
+    assert sum(name in text for text in page.text) == places > 15
+    assert list(page.summary()[0][1]) == [name]
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
+def test_no_hostile_name_runs_in_a_browser(tmp_path: Path) -> None:
+    folders = [write_trial(tmp_path / str(i), identity(name), aware=AWARE) for i, name in enumerate(HOSTILE)]
+    folders += [write_named(tmp_path / "s", HOSTILE[1])]
+    dom = drawn_in_a_browser(report(folders[:12] + folders[24:], tmp_path / "page.html"), tmp_path)
+    dom += drawn_in_a_browser(report(folders[12:], tmp_path / "page.html"), tmp_path)  # charts show 12 variants
+    roots = re.findall("<html[^>]*>", dom)
+    assert len(roots) == 2 and "data-ran" not in "".join(roots)
+    assert len(re.findall('class="[^"]*svg-container[^"]*"', dom)) > 20
 
 
 def test_every_metric_can_be_downloaded(sweep: Path) -> None:
@@ -386,23 +478,24 @@ def test_the_command_line_can_have_the_table_without_plotly() -> None:
     assert ended.stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
-def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
-    path = report([sweep])
+def drawn_in_a_browser(path: Path, tmp_path: Path) -> str:
+    """Return a page's DOM after its scripts have run."""
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync --virtual-time-budget=10000 --window-size=1280,2000"
     profile = tmp_path / "profile"
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
     shutil.rmtree(profile, ignore_errors=True)
-    expected = path.read_text().count('class="plot"') - _hidden_plots(path)
+    return dom
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
+def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
+    path = report([sweep])
+    dom = drawn_in_a_browser(path, tmp_path)
+    page = Page(path)
+    expected = sum("plot" in (attrs.get("class") or "").split() for _, attrs in page.tags) - page.hidden_plots
     # every visible chart has become a drawing
     assert len(re.findall('class="[^"]*svg-container[^"]*"', dom)) == expected > 0
     assert dom.count('class="main-svg"') >= expected
     assert ">naive<" in dom
-
-
-def _hidden_plots(path: Path) -> int:
-    """Return the charts of the view that is hidden at first."""
-    hidden = re.findall(r'<div data-view="[a-z_]+" hidden>(.*?)\n', path.read_text(), flags=re.DOTALL)
-    return sum(part.count('class="plot"') for part in hidden)

@@ -32,6 +32,15 @@ _ON_TRAINING = ("loss", "train_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A figure with a title and a note, all as plain data."""
+
+    title: str
+    figure: Figure
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class VariantStyle:
     """How a variant looks in every chart. Symbols repeat later than colours."""
 
@@ -134,7 +143,7 @@ def training(variants: TrialsByVariant, style: Mapping[str, VariantStyle], key: 
             side = ", training" if name in _ON_TRAINING else ""
             dash = "dot" if side and len(names) > 1 else style[label].dash
             line = {"color": style[label].colour, "width": 1.5, "dash": dash}
-            legend = {"name": escape(label + side, quote=False), "legendgroup": label, "showlegend": name == names[-1]}
+            legend = {"name": as_plotly_text(label + side), "legendgroup": label, "showlegend": name == names[-1]}
             figure.add_scatter(x=curves[name][0], y=curves[name][1], mode="lines", line=line, **legend)
     if not figure.data:
         return None
@@ -205,7 +214,7 @@ def add_mean(
     figure.add_scatter(
         x=x.tolist(),
         y=_numbers(mean),
-        name=escape(label, quote=False),
+        name=as_plotly_text(label),
         legendgroup=label,
         mode="lines" if look.bound and len(x) > 1 else "lines+markers",
         line={"color": look.colour, "dash": look.dash, "width": 1.5 if look.bound else 2.25},
@@ -220,7 +229,7 @@ def _add_point(
         return None if math.isnan(half) else {"type": "data", "array": [half], "thickness": 1.2, "width": 4}
 
     (x, x_half, _), (y, y_half, _) = at
-    name = escape(label, quote=False)
+    name = as_plotly_text(label)
     faint = {"color": look.colour, "size": 6, "opacity": 0.4, "symbol": look.symbol}
     xs, ys = zip(*seeds, strict=True)
     figure.add_scatter(x=xs, y=ys, mode="markers", marker=faint, legendgroup=label, showlegend=False, hoverinfo="skip")
@@ -255,6 +264,15 @@ def _numbers(values: Array) -> list[float | None]:
 
 def _plus_minus(half: Array) -> list[str]:
     return [f" ± {value:.1%}" if math.isfinite(value) else "" for value in half]
+
+
+def as_plotly_text(name: str) -> str:
+    """Return a name as Plotly shows it literally.
+
+    Plotly reads tags and entities in the names of traces and in hover texts. It gets them from JSON, where the templates
+    escape nothing, so this is done here.
+    """
+    return escape(name, quote=False)
 
 
 def plain(figure: Any, x: str, y: str, hovermode: str = "x unified", tickformat: str = ".0%") -> Figure:

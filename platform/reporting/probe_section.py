@@ -1,7 +1,7 @@
 """The report's section on probes: their results after each experience and mid-experience, and the sheets of worst errors.
 
-Trial folders may come from somebody else. Names are escaped. A sheet is shown only if it is a PNG of limited size; it is
-embedded in the page as data, so it cannot run anything.
+Trial folders may come from somebody else. A sheet is shown only if it is a PNG of limited size; it is embedded in the page as
+data, so it cannot run anything. The template probes.html.jinja shows all this and escapes names.
 """
 
 import base64
@@ -9,7 +9,6 @@ import math
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ import plotly.graph_objects as go
 from ..errors import UserError
 from ..ledger.documents import read_json
 from ..metrics import interval
-from .charts import Figure, TrialsByVariant, VariantStyle, add_mean, plain
-from .html_parts import card, legend_key, plot
+from .charts import Chart, Figure, TrialsByVariant, VariantStyle, add_mean, as_plotly_text, plain
 from .results import ComparedTrial
 
 _MAX_CHARTS = 24  # of one probe
@@ -45,20 +43,39 @@ class _ProbeValues:
     during: ProbeSeries
 
 
-def probe_section(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> str:
-    """Return the section with all probe results of one stream's trials, "" if there are none."""
+@dataclass(frozen=True, slots=True)
+class ProbeCard:
+    """The charts of one probe, with a line per variant in each."""
+
+    title: str
+    note: str
+    variants: list[str]
+    charts: list[Chart]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSheet:
+    """A trial's worst errors: a PNG in base64, and its content as text."""
+
+    variant: str
+    seed: int
+    png: str
+    text: str
+
+
+def probe_cards(variants: TrialsByVariant, style: Mapping[str, VariantStyle]) -> list[ProbeCard]:
+    """Return a card for each probe that recorded values in one stream's trials."""
     values = {label: [_probe_values(result) for result in results] for label, results in variants.items()}
-    probes = list(
-        dict.fromkeys(
-            probe for trials in values.values() for trial in trials for probe, _ in trial.after | trial.during
-        )
+    probes = dict.fromkeys(
+        probe for trials in values.values() for trial in trials for probe, _ in trial.after | trial.during
     )
-    cards = [_card(probe, values, style) for probe in probes]
-    sheets = "".join(_sheet(label, results[0]) for label, results in variants.items())
-    if sheets:
-        note = "Wrongly classified test pictures with the highest confidence: true class &gt; predicted class, probability."
-        cards.append(card("Worst errors", f'<div class="sheets">{sheets}</div>', note))
-    return "\n".join(["<h3>Probes</h3>", *cards]) if cards else ""
+    return [_card(probe, values, style) for probe in probes]
+
+
+def image_sheets(variants: TrialsByVariant) -> list[ImageSheet]:
+    """Return the newest valid sheet of worst errors of each variant's first seed."""
+    sheets = [_sheet(label, results[0]) for label, results in variants.items()]
+    return [sheet for sheet in sheets if sheet is not None]
 
 
 def _probe_values(result: ComparedTrial) -> _ProbeValues:
@@ -78,20 +95,18 @@ def _probe_values(result: ComparedTrial) -> _ProbeValues:
     return probed
 
 
-def _card(probe: str, values: Mapping[str, Sequence[_ProbeValues]], style: Mapping[str, VariantStyle]) -> str:
+def _card(probe: str, values: Mapping[str, Sequence[_ProbeValues]], style: Mapping[str, VariantStyle]) -> ProbeCard:
     """Small charts, one for each name, with a line per variant."""
     during = _names(probe, (trial.during for trials in values.values() for trial in trials))
     after = _names(probe, (trial.after for trials in values.values() for trial in trials))
     names = [name for name in after if name not in during]
-    panels = [_panel(name, _mean_curves((probe, name), values, style)) for name in names[:_MAX_CHARTS]]
+    panels = [Chart(name, _mean_curves((probe, name), values, style)) for name in names[:_MAX_CHARTS]]
     panels += [
-        _panel(f"{name}, first seed", _first_curves((probe, name), values, style)) for name in during[:_MAX_CHARTS]
+        Chart(f"{name}, first seed", _first_curves((probe, name), values, style)) for name in during[:_MAX_CHARTS]
     ]
-    keys = "".join(f"<span>{legend_key(style[label])}{escape(label)}</span>" for label in values)
     left = len(names[_MAX_CHARTS:]) + len(during[_MAX_CHARTS:])
     more = f" {left} more are in the trials' metrics.jsonl." if left else ""
-    body = f'<p class="keys">{keys}</p><div class="many">{"".join(panels)}</div>'
-    return card(f"Probe: {escape(probe.replace('_', ' '))}", body, _NOTES.get(probe, "") + more)
+    return ProbeCard(probe.replace("_", " "), _NOTES.get(probe, "") + more, list(values), panels)
 
 
 def _names(probe: str, by_trial: Iterator[ProbeSeries]) -> list[str]:
@@ -99,10 +114,6 @@ def _names(probe: str, by_trial: Iterator[ProbeSeries]) -> list[str]:
     names = list(dict.fromkeys(name for values in by_trial for owner, name in values if owner == probe))
     groups = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
     return sorted(names, key=lambda name: groups.index(name.rpartition("/")[0]))
-
-
-def _panel(name: str, figure: Figure) -> str:
-    return f"<figure><figcaption><b>{escape(name)}</b></figcaption>{plot(figure, 210)}</figure>"
 
 
 def _mean_curves(
@@ -130,7 +141,7 @@ def _first_curves(
             line = {"color": style[label].colour, "width": 1.2, "dash": style[label].dash}
             x, y = list(curve), [round(value, 5) for value in curve.values()]
             figure.add_scatter(
-                x=x, y=y, name=escape(label, quote=False), mode="lines+markers", line=line, marker={"size": 3}
+                x=x, y=y, name=as_plotly_text(label), mode="lines+markers", line=line, marker={"size": 3}
             )
     return _small(figure, key[0], "iteration")
 
@@ -150,18 +161,13 @@ def _lowest(lines: Sequence[Sequence[float | None]]) -> float:
     return min((value for line in lines for value in line if value is not None), default=0.0)
 
 
-def _sheet(label: str, result: ComparedTrial) -> str:
-    """The newest sheet of a trial as an embedded picture, with its content as text."""
+def _sheet(label: str, result: ComparedTrial) -> ImageSheet | None:
+    """The newest valid sheet of a trial."""
     for path in sorted(result.trial.folder.glob("probes/worst_errors-*.png"), reverse=True):
         data = _png_bytes(path)
         if data:
-            caption = f"<b>{escape(label)}</b> seed {result.seed}"
-            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            text = escape(_text(path))
-            # names as text too: the picture's font lacks some letters, and it cuts long names
-            details = f"<details><summary>as text</summary>{text}</details>"
-            return f'<figure><figcaption>{caption}</figcaption><img alt="{text}" src="{source}">{details}</figure>'
-    return ""
+            return ImageSheet(label, result.seed, base64.b64encode(data).decode(), _text(path))
+    return None
 
 
 def _png_bytes(path: Path) -> bytes:
