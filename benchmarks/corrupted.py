@@ -1,9 +1,11 @@
 """The same classes with a different corruption of ImageNet-C in each domain, on any data set."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import Annotated, get_args
 
+from annotated_types import Interval
+
+from ..platform.config.settings import settings
 from ..platform.data import corruptions
 from ..platform.data.cache import DataFolders
 from ..platform.data.corruptions import Corruption
@@ -20,7 +22,7 @@ from ..platform.data.synthetic_domain_streams import (
 from ..platform.errors import UserError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(SubsetOptions):
     """The same classes with a different corruption of ImageNet-C in each domain, on any data set.
 
@@ -30,15 +32,12 @@ class Config(SubsetOptions):
     """
 
     corruptions: tuple[Corruption, ...] = ("none", "gaussian_noise", "defocus_blur", "fog", "pixelate")
-    severity: int = 3
+    severity: Annotated[int, Interval(ge=1, le=5)] = 3
     data: DataKey
 
     def __post_init__(self) -> None:
-        SubsetOptions.__post_init__(self)
         object.__setattr__(self, "data", with_defaults(self.data))
         check_different("corruptions", self.corruptions, get_args(Corruption))
-        if not 1 <= self.severity <= 5:
-            raise ValueError(f"severity={self.severity}: must be from 1 to 5")
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "corrupted") -> Stream:

@@ -1,14 +1,16 @@
 """All classes in each experience, each in another domain of the data set (styles, sources, sessions)."""
 
-from dataclasses import dataclass
-
-from ..platform.data import dataset_key, domain_streams
+from ..platform.config.settings import settings
 from ..platform.data.cache import DataFolders
-from ..platform.data.streams import Stream
+from ..platform.data.class_streams import check_shots, make_stream
+from ..platform.data.dataset import DataSet
+from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
+from ..platform.data.domain_streams import DomainPool, DomainSplit, chosen_domains
+from ..platform.data.streams import Experience, Part, Stream
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config(domain_streams.DomainSplit):
+@settings
+class Config(DomainSplit):
     """All classes in each experience, each in another domain of the data set (styles, sources, sessions).
 
     If no domain has both training and test pictures (CORe50), each experience is tested on all test pictures.
@@ -16,13 +18,30 @@ class Config(domain_streams.DomainSplit):
     data: the data set, as a name or as one name with its settings.
     """
 
-    data: dataset_key.DataKey
+    data: DataKey
 
     def __post_init__(self) -> None:
-        domain_streams.DomainSplit.__post_init__(self)
-        object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
+        object.__setattr__(self, "data", with_defaults(self.data))
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "domain_incremental") -> Stream:
     """Build the stream; `seed` determines the validation pictures and the subsets."""
-    return domain_streams.by_domain(name, dataset_key.load_data_set(config.data, folders), config, seed)
+    return by_domain(name, load_data_set(config.data, folders), config, seed)
+
+
+def by_domain(name: str, source: DataSet, config: DomainSplit, seed: int) -> Stream:
+    """Build a stream over the data set's domains, with all classes in each.
+
+    Raises:
+        UserError: the data set has no domains, or lacks a domain of `config.domains`.
+    """
+    domains = chosen_domains(name, source, config)
+    check_shots(name, config, len(domains))
+    pool = DomainPool(name, source, config, seed)
+    classes = tuple(range(len(source.class_names)))
+    experiences = []
+    for number, domain in enumerate(domains):
+        train, validation, test = pool.indices(number, domain)
+        parts = Part(source.train, train), Part(source.train, validation), Part(source.test, test)
+        experiences.append(Experience(source.domain_names[domain], classes, *parts))
+    return make_stream(name, "domain", source, experiences)

@@ -1,10 +1,9 @@
 """The same classes with a different permutation of the pixels in each domain, on any data set."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from ..platform.config.settings import PositiveInt, settings
 from ..platform.data.cache import DataFolders
 from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
 from ..platform.data.streams import Stream
@@ -12,7 +11,7 @@ from ..platform.data.subsampling import PIXELS, SubsetOptions, numpy_generator
 from ..platform.data.synthetic_domain_streams import Pictures, stream_of_domains
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(SubsetOptions):
     """The same classes with a different permutation of the pixels in each domain, on any data set.
 
@@ -20,14 +19,11 @@ class Config(SubsetOptions):
     data: the data set, as a name or as one name with its settings.
     """
 
-    num_experiences: int = 5
+    num_experiences: PositiveInt = 5
     data: DataKey
 
     def __post_init__(self) -> None:
-        SubsetOptions.__post_init__(self)
         object.__setattr__(self, "data", with_defaults(self.data))
-        if self.num_experiences < 1:
-            raise ValueError(f"num_experiences={self.num_experiences}: must be at least 1")
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "permuted") -> Stream:

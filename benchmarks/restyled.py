@@ -1,9 +1,9 @@
 """The same classes with different colours or another style in each domain, on any data set."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
+from ..platform.config.settings import settings
 from ..platform.data import image_styles
 from ..platform.data.cache import DataFolders
 from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
@@ -20,7 +20,7 @@ from ..platform.data.synthetic_domain_streams import (
 from ..platform.errors import UserError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(SubsetOptions):
     """The same classes with different colours or another style in each domain, on any data set.
 
@@ -32,7 +32,6 @@ class Config(SubsetOptions):
     data: DataKey
 
     def __post_init__(self) -> None:
-        SubsetOptions.__post_init__(self)
         object.__setattr__(self, "data", with_defaults(self.data))
         check_different("styles", self.styles, get_args(Style))
 

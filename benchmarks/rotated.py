@@ -1,9 +1,11 @@
 """The same classes rotated by a different angle in each domain, on any data set."""
 
-import math
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
+from annotated_types import MinLen
+
+from ..platform.config.settings import Finite, OnlyWith, PositiveInt, settings
 from ..platform.data import image_rotation
 from ..platform.data.cache import DataFolders
 from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
@@ -11,10 +13,10 @@ from ..platform.data.streams import Stream
 from ..platform.data.subsampling import ANGLES, SubsetOptions, numpy_generator
 from ..platform.data.synthetic_domain_streams import Domain, Pictures, changed_pictures, stream_of_domains
 
-_ANGLES = (0.0, 30.0, 60.0, 90.0, 120.0)
+Angles = Annotated[tuple[Annotated[float, Finite], ...], MinLen(1)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(SubsetOptions):
     """The same classes rotated by a different angle in each domain, on any data set.
 
@@ -24,25 +26,14 @@ class Config(SubsetOptions):
     data: the data set, as a name or as one name with its settings.
     """
 
-    angles: tuple[float, ...] = _ANGLES
-    num_random_angles: int | None = None
+    angles: Annotated[Angles, OnlyWith(num_random_angles=None)] = (0.0, 30.0, 60.0, 90.0, 120.0)
+    num_random_angles: PositiveInt | None = None
     data: DataKey
 
     def __post_init__(self) -> None:
-        SubsetOptions.__post_init__(self)
         object.__setattr__(self, "data", with_defaults(self.data))
-        if not self.angles or not all(math.isfinite(angle) for angle in self.angles):
-            raise ValueError(f"angles={self.angles}: must be one or more finite numbers, in degrees")
         if len({angle % 360 for angle in self.angles}) < len(self.angles):
             raise ValueError(f"angles={self.angles}: must differ from each other (360 degrees is 0)")
-        if self.num_random_angles is not None and self.num_random_angles < 1:
-            raise ValueError(
-                f"num_random_angles={self.num_random_angles}: must be at least 1, or null for the angles given"
-            )
-        if self.num_random_angles is not None and self.angles != _ANGLES:
-            raise ValueError(
-                f"angles={self.angles}: are not used with num_random_angles={self.num_random_angles}: leave them out"
-            )
 
 
 def build(config: Config, seed: int, folders: DataFolders, name: str = "rotated") -> Stream:

@@ -1,15 +1,16 @@
 """Groups of classes that share labels, one group per experience (domain-incremental), on any data set."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..platform.config.settings import settings
 from ..platform.data import dataset_key
 from ..platform.data.cache import DataFolders
-from ..platform.data.class_streams import TaskSplit, class_stream, joined_class_names, make_stream
+from ..platform.data.class_streams import ClassSplit, class_stream, joined_class_names, make_stream
 from ..platform.data.streams import Arrays, Experience, Part, Stream
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TaskSplit):
+@settings
+class Config(ClassSplit):
     """Groups of classes that share labels: the label is a class's position in its group (domain-incremental).
 
     MNIST with five experiences is the domain-incremental Split MNIST of van de Ven et al. (2022), with two outputs; with
@@ -21,7 +22,6 @@ class Config(TaskSplit):
     data: dataset_key.DataKey
 
     def __post_init__(self) -> None:
-        TaskSplit.__post_init__(self)
         object.__setattr__(self, "data", dataset_key.with_defaults(self.data))
         if self.first is not None:
             raise ValueError(f"first={self.first}: all groups must be of one size: leave it out")

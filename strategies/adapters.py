@@ -15,23 +15,20 @@ on small_cnn these are the default positions. Theirs includes a BatchNorm, ours 
 is F / width. LAMDA-PILOT's ffn_num (64) is the width of an adapter parallel to the MLP instead of after the block.
 """
 
-import math
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from ..platform.errors import UserError, comma_separated
-from ..platform.methods.freezing import AddedLayersPlugin, check_from_experience
-from ..platform.models.blocks import blocks_of, is_head
+from ..platform.config.settings import FromExperience, NonNegativeInt, Patterns, settings
+from ..platform.methods import freezing
+from ..platform.models.adapter import Adapted, Adapter
+from ..platform.models.blocks import blocks_of, is_added, is_head
 
-NEUTRAL: dict[str, Any] | None = {"width": 0}
+NEUTRAL = {"width": 0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Freeze the network after the first experiences, and train small residual layers (adapters) after its blocks, and the head.
 
@@ -42,56 +39,9 @@ class Config:
         weights.
     """
 
-    width: int | None = 16
-    layers: tuple[str, ...] | None = None
-    from_experience: int = 1
-
-    def __post_init__(self) -> None:
-        width, from_experience = self.width, self.from_experience
-        if width is not None and width < 0:
-            raise ValueError(f"{width=}: must be >= 0, or null for a linear map")
-        if self.layers is not None and (not self.layers or not all(self.layers)):
-            raise ValueError(
-                f"layers={list(self.layers)}: must hold patterns on names of modules, or be null for the blocks"
-            )
-        if from_experience < 0:
-            raise ValueError(f"{from_experience=}: must be >= 0")
-
-
-class Adapter(nn.Module):
-    """The residual layer of this file's formula, on (B, F), (B, N, F) or (B, F, H, W)."""
-
-    def __init__(self, num_features: int, width: int | None, generator: torch.Generator) -> None:
-        super().__init__()
-        self.up = nn.Parameter(torch.zeros(num_features, num_features if width is None else width))
-        self.down: nn.Parameter | None = None
-        if width is not None:
-            uniform = torch.rand(width, num_features, generator=generator) * 2 - 1
-            self.down = nn.Parameter(uniform / math.sqrt(num_features))
-            self.down_bias, self.up_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(num_features))
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Return the adapted features, in the same shape."""
-        is_map = y.ndim == 4 and y.shape[1] == len(self.up)
-        rows = y.movedim(1, -1) if is_map else y
-        if self.down is None:
-            added = functional.linear(rows, self.up)
-        else:
-            hidden = functional.linear(rows, self.down, self.down_bias).relu()
-            added = functional.linear(hidden, self.up, self.up_bias)
-        return y + (added.movedim(-1, 1) if is_map else added)
-
-
-class Adapted(nn.Module):
-    """A module followed by an adapter."""
-
-    def __init__(self, layer: nn.Module, adapter: Adapter) -> None:
-        super().__init__()
-        self.layer, self.adapter = layer, adapter
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the module's output, adapted."""
-        return self.adapter(self.layer(x))  # type: ignore[no-any-return]
+    width: NonNegativeInt | None = 16
+    layers: Patterns | None = None
+    from_experience: FromExperience = 1
 
 
 def adapter_layers(layers: tuple[str, ...] | None, network: nn.Module) -> list[str]:
@@ -125,26 +75,17 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse patterns that match no module that can get an adapter."""
     adapted = [name for name, module in model.named_modules() if isinstance(module, Adapted)]
-    for pattern in (config.layers or ("*",)) if config.width != 0 else ():
-        if not any(fnmatchcase(name, pattern) for name in adapted):
-            known = [name for name, module in model.named_modules() if _num_features(module) and not is_head(name)]
-            key = f"strategies.adapters.layers={None if config.layers is None else list(config.layers)}"
-            raise UserError(f"{key}: '{pattern}' fits no layer of the trunk. Known: {comma_separated(known)}.")
+    known = [name for name, module in model.named_modules() if _num_features(module) and not is_head(name)]
+    freezing.check_added_layers("strategies.adapters.layers", config.layers, "layer", adapted, known)
 
 
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin after the last trained experience."""
-    if config.width != 0:
-        check_from_experience("adapters", config.from_experience, num_experiences)
-
-
-class AdaptersPlugin(AddedLayersPlugin):
+class AdaptersPlugin(freezing.FreezingPlugin[Config]):
     """Freezes the network; the adapters themselves are part of it."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.from_experience, config.width != 0)
+    def frozen_parts(self, model: nn.Module) -> freezing.FrozenParts:
+        """Return everything but the adapters and the head."""
+        return freezing.all_parts_except(model, is_added) if self.config.width != 0 else freezing.NOTHING
 
-
-def build(config: Config, seed: int) -> AdaptersPlugin:
-    """Return the plugin; the random numbers are sampled in `adapt`."""
-    return AdaptersPlugin(config)
+    def frozen_at_first(self, model: nn.Module) -> freezing.FrozenParts:
+        """Return the adapters, which have no effect yet."""
+        return freezing.added_parts(model) if self.config.width != 0 else freezing.NOTHING

@@ -14,21 +14,18 @@ sample_size = sample_size (sampled evenly from the experiences). Mammoth's has m
 buffer_size in all, that is memory = buffer_size / experiences.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..platform.config.settings import NonNegativeInt, PositiveInt, settings
 from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0}
+NEEDS_PAST = True
 ROLES = ("memory", "second loss")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Project each gradient so that no step opposes the gradient of remembered samples (A-GEM).
 
@@ -36,15 +33,8 @@ class Config:
     sample_size: remembered samples for the reference gradient in each iteration, >= 1.
     """
 
-    memory: int = 250
-    sample_size: int = 256
-
-    def __post_init__(self) -> None:
-        memory, sample_size = self.memory, self.sample_size
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples of each experience")
-        if sample_size < 1:
-            raise ValueError(f"{sample_size=}: must be >= 1 sample")
+    memory: NonNegativeInt = 250
+    sample_size: PositiveInt = 256
 
 
 def project_gradient(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -54,18 +44,14 @@ def project_gradient(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - against * reference
 
 
-class AGEMPlugin(GradientProjectionPlugin):
+class AGEMPlugin(GradientProjectionPlugin[Config]):
     """Uses one reference gradient, on samples from the whole memory."""
 
-    def reference(self, learner: Any) -> Tensor:
+    def reference(self, learner: LearnerView) -> Tensor:
         """Return the gradient (P,) that a step must not oppose."""
-        return gradient_of(learner, self.minibatch(learner, self.draw(learner)))
+        index = self.memory.sample(learner, self.config.sample_size)
+        return gradient_of(learner, self.memory.minibatch(learner, index))
 
     def project(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """Return the projected gradient (P,)."""
         return project_gradient(gradient, reference)
-
-
-def build(config: Config, seed: int) -> AGEMPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return AGEMPlugin(config.memory, config.sample_size, seed, "agem")

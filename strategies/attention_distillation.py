@@ -14,24 +14,22 @@ Selvaraju et al. 2017 for Grad-CAM). Peers: FACIL's lwm has gamma = weight, beta
 gradcam_layer = layers; but it detaches the maps, so its L_AD has no gradient.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import NonNegativeFloat, Patterns, settings
 from ..platform.methods.layer_distillation import LayerDistillation, check_maps, map_layers
 from ..platform.methods.teacher import LOGITS, Teacher
 from ..platform.models.activation_capture import layer_outputs
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
+NEEDS_PAST = True
 _KEY = "strategies.attention_distillation.layers"
-Kind = Literal["activation", "gradcam"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Hold attention maps of convolutional layers to those of the old network.
 
@@ -41,18 +39,9 @@ class Config:
         "gradcam" only the last of them.
     """
 
-    weight: float = 1.0
-    kind: Kind = "activation"
-    layers: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        weight, kind = self.weight, self.kind
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if kind not in ("activation", "gradcam"):
-            raise ValueError(f"{kind=}: must be 'activation' or 'gradcam'")
-        if self.layers is not None and not (self.layers and all(self.layers)):
-            raise ValueError(f"layers={list(self.layers)}: must hold at least one pattern, none empty, or be null")
+    weight: NonNegativeFloat = 1.0
+    kind: Literal["activation", "gradcam"] = "activation"
+    layers: Patterns | None = None
 
 
 def activation_map(maps: Tensor) -> Tensor:
@@ -95,22 +84,20 @@ class GradCAMTeacher(Teacher):
         assert self.model is not None, "there is no teacher"
         with torch.enable_grad():
             logits, maps = layer_outputs(self.model, x.detach().clone().requires_grad_(), self.layers)
-            _check(maps)
+            for layer, output in maps.items():
+                check_maps(layer, output, _KEY)
             attention = gradcam_maps(logits, logits.argmax(1), maps)
         return {LOGITS: logits.detach().float()} | {layer: each.detach() for layer, each in attention.items()}
 
 
-def _check(maps: dict[str, Tensor]) -> None:
-    for layer, output in maps.items():
-        check_maps(layer, output, _KEY)
-
-
-class AttentionDistillationPlugin(LayerDistillation):
+class AttentionDistillationPlugin(LayerDistillation[Config]):
     """Adds weight * the mean over the layers to the loss from the second trained experience on."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight > 0, GradCAMTeacher() if config.kind == "gradcam" else None)
-        self.config = config
+    def init_state(self) -> None:
+        """Set the initial state."""
+        super().init_state()
+        if self.config.kind == "gradcam":
+            self.teacher = GradCAMTeacher()
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the layers that match the patterns."""
@@ -121,7 +108,7 @@ class AttentionDistillationPlugin(LayerDistillation):
         check_maps(layer, output, _KEY)
         return activation_map(output) if self.config.kind == "activation" else output
 
-    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: LearnerView, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Return the weighted mean over the layers."""
         order = 2
         if self.config.kind == "gradcam":
@@ -135,8 +122,3 @@ def attention_distance(student: dict[str, Tensor], teacher: dict[str, Tensor], o
     """Return the mean over layers of L_layer, for maps q (B, H * W) by layer and the norm's order."""
     terms = [torch.linalg.vector_norm(q - teacher[layer], order, dim=1).mean() for layer, q in student.items()]
     return torch.stack(terms).mean()
-
-
-def build(config: Config, seed: int) -> AttentionDistillationPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return AttentionDistillationPlugin(config)

@@ -17,18 +17,18 @@ Sources: Bilen & Vedaldi 2017 (1701.07275), Chang et al. 2019 (1906.03950, domai
 between tasks. The choice by likelihood is ours; it is similar to AdaBN's (1603.04779) distances between statistics.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..platform.errors import UserError
-from ..platform.models.batchnorm import batch_norms
-from ..platform.training.plugin import Plugin
+from ..platform.config.settings import NonNegativeInt, settings
+from ..platform.models.activation_capture import ActivationCapture
+from ..platform.models.batchnorm import batch_norms, check_running_statistics
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"keep": 0}
+NEUTRAL = {"keep": 0}
 ROLES = ("predictions",)
 CONFLICTS = {
     "continual_norm": "its statistics are taken after its GroupNorm, so they cannot be compared with the layer's input"
@@ -36,7 +36,7 @@ CONFLICTS = {
 Bank = dict[str, Tensor]  # name of a tensor of the network -> its value after an experience
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Store the BatchNorm statistics of past experiences, and use them for their test samples.
 
@@ -44,13 +44,8 @@ class Config:
     affine: store weights and biases too, not only statistics.
     """
 
-    keep: int | None = None
+    keep: NonNegativeInt | None = None
     affine: bool = True
-
-    def __post_init__(self) -> None:
-        keep = self.keep
-        if keep is not None and keep < 0:
-            raise ValueError(f"{keep=}: must be >= 0, or null for all")
 
 
 def bank_of(model: nn.Module, affine: bool) -> Bank:
@@ -70,77 +65,16 @@ def surprise(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     return (distance + var.log()).sum(1)
 
 
-def check_model(config: Config, model: nn.Module) -> None:
-    """Refuse a network without BatchNorm layers."""
-    if config.keep != 0 and not batch_norms(model):
-        raise UserError(
-            "strategies.batchnorm_per_experience: the network has no BatchNorm layer with running statistics; leave it out, "
-            "or choose such a network (e.g. model.small_cnn.norm: batch)."
-        )
-
-
-class BatchNormPerExperiencePlugin(Plugin):
-    """Stores BatchNorm between experiences, and classifies with the one that fits."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._banks: dict[str, Bank] = {}  # by the number of the experience
-        self._classes: dict[str, list[int]] = {}  # of each experience so far
-        self._trained: str | None = None  # the experience that was trained last
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the banks, the classes, and the experience that the next bank belongs to."""
-        banks = {number: dict(bank) for number, bank in self._banks.items()}
-        return {"banks": banks, "classes": dict(self._classes), "trained": self._trained}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the banks."""
-        self._banks, self._classes, self._trained = dict(state["banks"]), dict(state["classes"]), state["trained"]
-
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
-        """Store the last experience's BatchNorm.
-
-        Only now, when the network includes what other strategies did at the end of that experience (recomputed statistics).
-        """
-        experience = learner.experience
-        self._classes[str(experience.current_experience)] = list(experience.classes_in_this_experience)
-        if self._trained is not None and self.config.keep != 0:
-            self._banks[self._trained] = bank_of(learner.model, self.config.affine)
-            latest = list(self._banks)[-(self.config.keep or len(self._banks)) :]
-            self._banks = {number: self._banks[number] for number in latest}
-            self._trained = None
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Remember that the network's BatchNorm belongs to this experience until the next one begins."""
-        self._trained = str(learner.experience.current_experience)
-
-    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
-        """Return logits (B, K) under the BatchNorm of each class's experience, or of the likeliest experience."""
-        if not self._banks:
-            return network(x)  # type: ignore[no-any-return]
-        banks = {number: {name: t.to(x.device) for name, t in bank.items()} for number, bank in self._banks.items()}
-        labels = [label for classes in self._classes.values() for label in classes]
-        if len(labels) > len(set(labels)):
-            return _by_likelihood(learner.model, x, list(banks.values()))
-        logits: Tensor = network(x)
-        for number, bank in banks.items():
-            columns = self._classes[number]
-            logits[:, columns] = functional_call(learner.model, bank, (x,))[:, columns]
-        return logits
-
-
-def _by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tensor:
-    """Each sample under the BatchNorm that fits it; the last choice is the network's current BatchNorm."""
+def select_by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tensor:
+    """Return logits (B, K), each sample's under the BatchNorm that fits it; the network's own is the last choice."""
     name, first = next(iter(batch_norms(model).items()))
-    first_inputs: list[Tensor] = []
-    handle = first.register_forward_pre_hook(lambda layer, inputs: first_inputs.append(inputs[0]))
-    logits: Tensor = model(x)
-    handle.remove()
+    capture = ActivationCapture([name], every_run=True)
+    with capture.attached(model):
+        logits: Tensor = model(x)
+    z = capture.runs[0].input
     choices = [*banks, bank_of(model, affine=False)]
-    surprises = [
-        surprise(first_inputs[0], c[f"{name}.running_mean"], c[f"{name}.running_var"] + first.eps) for c in choices
-    ]
-    choice = torch.stack(surprises).argmin(0)
+    statistics = [(bank[f"{name}.running_mean"], bank[f"{name}.running_var"] + first.eps) for bank in choices]
+    choice = torch.stack([surprise(z, mean, var) for mean, var in statistics]).argmin(0)
     for number, bank in enumerate(banks):
         rows = (choice == number).nonzero().flatten()
         if len(rows):
@@ -148,6 +82,48 @@ def _by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tensor:
     return logits
 
 
-def build(config: Config, seed: int) -> BatchNormPerExperiencePlugin:
-    """Return the plugin; it uses no random numbers."""
-    return BatchNormPerExperiencePlugin(config)
+def check_model(config: Config, model: nn.Module) -> None:
+    """Refuse a network without BatchNorm layers."""
+    check_running_statistics("strategies.batchnorm_per_experience", model)
+
+
+class BatchNormPerExperiencePlugin(Plugin[Config]):
+    """Stores BatchNorm between experiences, and classifies with the one that fits."""
+
+    STATE = ("banks", "classes", "trained")
+
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.banks: dict[str, Bank] = {}  # by the number of the experience
+        self.classes: dict[str, list[int]] = {}  # of each experience so far
+        self.trained: str | None = None  # the experience that the network's BatchNorm belongs to
+
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
+        """Store the last experience's BatchNorm.
+
+        Only now, when the network includes what other strategies did at the end of that experience (recomputed statistics).
+        """
+        experience, keep = learner.experience, self.config.keep
+        self.classes[str(experience.current_experience)] = list(experience.classes_in_this_experience)
+        if self.trained is not None and keep != 0:
+            self.banks[self.trained] = bank_of(learner.model, self.config.affine)
+            latest = list(self.banks.items())[-(keep or len(self.banks)) :]
+            self.banks, self.trained = dict(latest), None
+
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
+        """Remember that the network's BatchNorm belongs to this experience until the next one begins."""
+        self.trained = str(learner.experience.current_experience)
+
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return logits (B, K) under the BatchNorm of each class's experience, or of the likeliest experience."""
+        if not self.banks:
+            return network(x)
+        banks = {number: {name: t.to(x.device) for name, t in bank.items()} for number, bank in self.banks.items()}
+        labels = [label for classes in self.classes.values() for label in classes]
+        if len(labels) > len(set(labels)):
+            return select_by_likelihood(learner.model, x, list(banks.values()))
+        logits = network(x)
+        for number, bank in banks.items():
+            columns = self.classes[number]
+            logits[:, columns] = functional_call(learner.model, bank, (x,))[:, columns]
+        return logits

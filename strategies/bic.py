@@ -17,28 +17,29 @@ Avalanche's BiCPlugin (val_percentage = held_out, lamb = -1: weight null) and FA
 PyCIL keep applying the corrections of all experiences.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from torch import Tensor
 
+from ..platform.config.settings import Interval, NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, settings
 from ..platform.errors import UserError
 from ..platform.methods.bias_correction import correct_logits, fit_correction
-from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY
-from ..platform.methods.validation_samples import HeldOutMemory
+from ..platform.methods.replay_memory import ReplayMemory, keep_balanced
+from ..platform.methods.validation_samples import required_validation_dataset
 from ..platform.models.inference import logits_of
 from ..platform.training import plugin_api
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
+NEUTRAL = {"memory": 0, "weight": 0.0}
+NEEDS_PAST = True
 ROLES = ("predictions", "memory")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Distil, replay a herded memory, and correct the new classes' logits by means of held-out samples (BiC).
 
@@ -49,25 +50,11 @@ class Config:
     temperature: T > 0 of the distillation.
     """
 
-    memory: int = 200
-    held_out: float = 0.1
-    batch_size: int | None = None
-    weight: float | None = None
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        memory, held_out, batch_size, weight = self.memory, self.held_out, self.batch_size, self.weight
-        temperature = self.temperature
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if not 0 < held_out < 1:
-            raise ValueError(f"{held_out=}: must be > 0 and < 1")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
-        if weight is not None and not 0 <= weight <= 1:
-            raise ValueError(f"{weight=}: must be >= 0 and <= 1, or null for the share of absent classes")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{temperature=}: must be > 0 and finite")
+    memory: NonNegativeInt = 200
+    held_out: Annotated[float, Interval(gt=0, lt=1)] = 0.1
+    batch_size: PositiveInt | None = None
+    weight: UnitInterval | None = None
+    temperature: PositiveFloat = 2.0
 
     @property
     def num_held(self) -> int:
@@ -84,72 +71,72 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
     """Refuse a memory with a part that cannot hold one sample of each of the stream's classes."""
     held_out, replayed = config.num_held, config.memory - config.num_held
     if config.memory > 0 and min(held_out, replayed) < num_classes:
-        requirement = (
-            f"must be >= {num_classes}, one for each class, in both parts: {held_out} held out, {replayed} replayed"
-        )
-        raise UserError(f"strategies.bic.memory={config.memory}: {requirement}")
+        parts = f"{held_out} held out, {replayed} replayed"
+        raise UserError(f"strategies.bic.memory={config.memory}: must be >= {num_classes} in both parts: {parts}")
 
 
-class BiCPlugin(DistilledMemory):
+class BiCPlugin(DistilledReplay[Config]):
     """Distils while an experience is trained, and fits the correction afterwards."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory - config.num_held, config.batch_size, seed, "bic")
-        self.config, self._held = config, HeldOutMemory(config.num_held, seed, "bic")
-        self._correction: list[Any] = [[], 1.0, 0.0]  # of the last experience: classes, alpha, beta
-        self._in_experience = False
+    STATE = (*DistilledReplay.STATE, "held_out")
 
-    def has_teacher(self, learner: Any) -> bool:
+    def init_state(self) -> None:
+        """Set the initial state."""
+        super().init_state()
+        self.held_out = ReplayMemory(self.seed, "bic held out", key="held")
+        self.correction: list[Any] = [[], 1.0, 0.0]  # of the last experience: classes, alpha, beta
+        self.in_experience = False
+
+    def capacity(self, num_classes: int) -> int:
+        """Return how many samples are remembered to be replayed."""
+        return self.config.memory - self.config.num_held
+
+    def has_teacher(self, learner: LearnerView) -> bool:
         """Return whether there is a teacher; none if nothing is distilled."""
         return self.config.weight != 0 and super().has_teacher(learner)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base's state, the held-out samples and the correction."""
-        return super().state_dict() | {"held": self._held.columns, "last": [*self._correction, self._in_experience]}
+        """Return what `STATE` names, and the correction."""
+        return super().state_dict() | {"last": [*self.correction, self.in_experience]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state."""
         super().load_state_dict(state)
-        self._held.load_state_dict(state["held"])
-        *self._correction, self._in_experience = state["last"]
+        *self.correction, self.in_experience = state["last"]
 
-    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the corrected logits; mid-experience the network itself is trained towards corrected logits."""
-        return network(x) if self._in_experience else correct_logits(network(x), *self._correction)
+        return network(x) if self.in_experience else correct_logits(network(x), *self.correction)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Stop correcting the network: the last correction now belongs to the teacher."""
-        self._in_experience = True
+        self.in_experience = True
 
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Weight the loss so far against the distillation."""
         if self.teacher:
             absent = self.seen.absent_classes(learner)
             weight = self.config.weight
             if weight is None:
                 weight = len(absent) / (len(absent) + len(set(learner.experience.classes_in_this_experience)))
-            teacher = correct_logits(self.teacher.logits(learner), *self._correction)[:, absent]
+            teacher = correct_logits(self.teacher.logits(learner), *self.correction)[:, absent]
             student, temperature = learner.mb_output[:, absent].float(), self.config.temperature
             # the paper's, up to a constant
             term = distillation_loss(student, teacher, temperature, "kl") / temperature**2
             learner.loss = (1 - weight) * learner.loss + weight * term
 
-    def finish(self, learner: Any) -> None:
+    def finish(self, learner: LearnerView) -> None:
         """Update the held-out samples too, and fit the correction."""
         absent, new = self.seen.absent_classes(learner), self.seen.new_classes(learner)
-        self._correction, self._in_experience = [[], 1.0, 0.0], False
+        self.correction, self.in_experience = [[], 1.0, 0.0], False
         if self.config.memory == 0:
             return
-        self._held.after_training_exp(learner)
+        new_held_out = self.held_out.new_samples(learner, required_validation_dataset(learner, "bic"))
+        self.held_out.update(new_held_out, partial(keep_balanced, memory=self.config.num_held))
         if absent and new:
-            batches = iter(self._held.inputs(learner).split(learner.eval_mb_size))
-            alpha, beta = fit_correction(logits_of(learner.model, batches), self._held.columns["y"], new)
-            self._correction = [new, alpha, beta]
+            batches = iter(self.held_out.inputs(learner).split(learner.eval_mb_size))
+            alpha, beta = fit_correction(logits_of(learner.model, batches), self.held_out.columns["y"], new)
+            self.correction = [new, alpha, beta]
             plugin_api.note(
                 learner, f"bic: the new classes' logits are scaled by {alpha:.3f} and shifted by {beta:.3f}"
             )
-
-
-def build(config: Config, seed: int) -> BiCPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return BiCPlugin(config, seed)

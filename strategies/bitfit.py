@@ -8,23 +8,21 @@ followed by BatchNorm often have no bias: in a ResNet only the betas learn. Peer
 same parameters by name. In ours experience 1, which has nothing to preserve yet, is trained as a whole.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from torch import nn
 
+from ..platform.config.settings import FromExperience, settings
 from ..platform.errors import UserError
-from ..platform.methods.freezing import FreezingPlugin, FrozenParts, all_parts_except, check_from_experience
+from ..platform.methods.freezing import FreezingPlugin, FrozenParts, all_parts_except
 from ..platform.models.blocks import is_head
 
-NEUTRAL: dict[str, Any] | None = {"from_experience": None}
+NEUTRAL = {"from_experience": None}
 CONFLICTS = {
     "lora": "each freezes what the other lets learn, so only the head would be left",
     "adapters": "each freezes what the other lets learn, so only the head would be left",
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train only biases and the head after the first experiences (BitFit).
 
@@ -32,12 +30,7 @@ class Config:
         once; null: never.
     """
 
-    from_experience: int | None = 1
-
-    def __post_init__(self) -> None:
-        from_experience = self.from_experience
-        if from_experience is not None and from_experience < 0:
-            raise ValueError(f"{from_experience=}: must be >= 0, or null for never")
+    from_experience: FromExperience | None = 1
 
 
 def is_bias(name: str) -> bool:
@@ -55,26 +48,9 @@ def check_model(config: Config, model: nn.Module) -> None:
         )
 
 
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to begin after the last trained experience."""
-    if config.from_experience is not None:
-        check_from_experience("bitfit", config.from_experience, num_experiences)
-
-
-class BitFitPlugin(FreezingPlugin):
+class BitFitPlugin(FreezingPlugin[Config]):
     """Freezes everything but the biases and the head."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Return everything but the biases and the head; nothing in the first experiences."""
-        if self.config.from_experience is None or self.num_trained < self.config.from_experience:
-            return [], []
+        """Return everything but the biases and the head."""
         return all_parts_except(model, is_bias)
-
-
-def build(config: Config, seed: int) -> BitFitPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return BitFitPlugin(config)

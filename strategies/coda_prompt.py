@@ -14,23 +14,24 @@ Source: Smith et al. 2023 (2211.13218). Peers: the authors' code and LAMDA-PILOT
 weight (there R is scaled by 1e-6). Components start as rows of one orthogonal matrix; later versions' Gram-Schmidt is left out.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..platform.config.settings import FromExperience, NonNegativeFloat, NonNegativeInt, PositiveInt, settings
 from ..platform.errors import UserError
 from ..platform.methods import prompted_vit
-from ..platform.methods.freezing import FrozenParts, check_from_experience
+from ..platform.methods.freezing import FrozenParts
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"length": 0}
+NEUTRAL = {"length": 0}
 ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.PROMPT_CONFLICTS
 _KINDS = ("prompts", "prompt_keys", "prompt_attention")  # p, k and a, each of a part of the pool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train prompts of a frozen vision transformer as weighted sums of components that each experience adds (CODA-Prompt).
 
@@ -41,21 +42,17 @@ class Config:
     from_experience: how many experiences are trained as a whole before; 0 for a pretrained network.
     """
 
-    pool: int = 100
-    experiences: int = 10
-    length: int = 8
-    weight: float = 0.1
-    from_experience: int = 0
+    pool: PositiveInt = 100
+    experiences: PositiveInt = 10
+    length: NonNegativeInt = 8
+    weight: NonNegativeFloat = 0.1
+    from_experience: FromExperience = 0
 
     def __post_init__(self) -> None:
-        pool, experiences, length = self.pool, self.experiences, self.length
-        prompted_vit.check_settings(length, self.weight, self.from_experience)
-        if experiences < 1:
-            raise ValueError(f"{experiences=}: must be >= 1")
-        if pool < 1 or pool % experiences:
-            raise ValueError(f"{pool=}: must be a multiple of experiences={experiences}, >= 1")
-        if length % 2:
-            raise ValueError(f"{length=}: must be even, keys and values")
+        if self.pool % self.experiences:
+            raise ValueError(f"pool={self.pool}: must be a multiple of experiences={self.experiences}")
+        if self.length % 2:
+            raise ValueError(f"length={self.length}: must be even, keys and values")
 
 
 def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
@@ -110,20 +107,14 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse more experiences than the pool has parts, and to begin after the last trained experience."""
-    if config.length:
-        check_from_experience("coda_prompt", config.from_experience, num_experiences)
-        if num_experiences > config.experiences:
-            key = f"strategies.coda_prompt.experiences={config.experiences}"
-            raise UserError(f"{key}: must be at least {num_experiences}, the experiences trained on")
+    """Refuse more experiences than the pool has parts."""
+    if config.length and num_experiences > config.experiences:
+        key = f"strategies.coda_prompt.experiences={config.experiences}"
+        raise UserError(f"{key}: must be at least {num_experiences}, the experiences trained on")
 
 
-class CodaPromptPlugin(prompted_vit.PromptPlugin):
+class CodaPromptPlugin(prompted_vit.PromptPlugin[Config]):
     """Adds a part of the pool for each experience; the components themselves belong to the network."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("coda_prompt", config.from_experience, config.length > 0)
-        self.config = config
 
     def num_parts(self) -> int:
         """Return the number of parts that are weighted now."""
@@ -132,22 +123,17 @@ class CodaPromptPlugin(prompted_vit.PromptPlugin):
     def frozen_parts(self, model: Any) -> FrozenParts:
         """Return the trunk, and the components of all parts but this experience's."""
         parameters, norms = super().frozen_parts(model)
-        components = model.trunk.named_parameters(recurse=False) if self.is_there else ()
+        components = model.trunk.named_parameters(recurse=False) if self.config.length else ()
         now = f"_{self.num_parts() - 1}"
         return [*parameters, *(each for name, each in components if not name.endswith(now))], norms
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Weight one more part."""
-        super().before_training_exp(learner, **kwargs)
-        if self.is_there:
+        super().on_start(learner)
+        if self.config.length:
             learner.model.trunk.active[: self.num_parts()] = True
 
     def penalty(self, trunk: Any) -> Tensor:
         """Return the weighted R of the components so far, summed over layers and kinds."""
         each = [redundancy(rows) for kind in _KINDS for rows in trunk.components(kind, self.num_parts())]
         return self.config.weight * torch.stack(each).sum()
-
-
-def build(config: Config, seed: int) -> CodaPromptPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return CodaPromptPlugin(config)

@@ -13,34 +13,27 @@ Source: Pham et al. 2022 (2203.16102). Peers: the authors' code and Renate's Con
 (32), and fail if C is not a multiple of it; here the greatest common divisor is used.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..platform.config.settings import PositiveInt, settings
 from ..platform.models.batchnorm import num_groups, replace_batchnorm
 from ..platform.training.plugin import Plugin
 
-NEUTRAL: dict[str, Any] | None = {"groups": None}
+NEUTRAL = {"groups": None}
 ROLES = ("norms",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Add a GroupNorm before each BatchNorm when the network is built (Continual Normalisation).
 
     groups: of channels, fewer if C is not a multiple or a group would be one channel; null: BatchNorm alone.
     """
 
-    groups: int | None = 32
-
-    def __post_init__(self) -> None:
-        groups = self.groups
-        if groups is not None and groups < 1:
-            raise ValueError(f"{groups=}: must be >= 1, or null for BatchNorm alone")
+    groups: PositiveInt | None = 32
 
 
 class ContinualNorm(_BatchNorm):
@@ -69,14 +62,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return network
 
 
-class ContinualNormPlugin(Plugin):
+class ContinualNormPlugin(Plugin[Config]):
     """Does nothing: the layers are part of the network."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: the statistics belong to the network."""
-        return {}
-
-
-def build(config: Config, seed: int) -> ContinualNormPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return ContinualNormPlugin()
+    STATE = ()

@@ -11,22 +11,19 @@ Peers: FACIL's and PyCIL's CosineLinear (sigma) start a learned scale at 1; 160 
 starts at 10, as Gidaris & Komodakis'. PODNet's head, with several weights per class, is local_similarity.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import nn
 
+from ..platform.config.settings import PositiveFloat, settings
 from ..platform.models.cosine_head import with_cosine_head
 from ..platform.training.plugin import Plugin
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it replaces the head: at no scale are its outputs those of a linear head"
 ROLES = ("head",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Replace the linear head by one of scaled cosines.
 
@@ -34,13 +31,8 @@ class Config:
     learned: whether the scale is trained too.
     """
 
-    scale: float = 10.0
+    scale: PositiveFloat = 10.0
     learned: bool = True
-
-    def __post_init__(self) -> None:
-        scale = self.scale
-        if not 0 < scale < math.inf:
-            raise ValueError(f"{scale=}: must be > 0 and finite")
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -48,14 +40,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return with_cosine_head(network, config.scale, config.learned, "strategies.cosine_head")
 
 
-class CosineHeadPlugin(Plugin):
+class CosineHeadPlugin(Plugin[Config]):
     """Does nothing: `adapt` has replaced the head."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: the head belongs to the network."""
-        return {}
-
-
-def build(config: Config, seed: int) -> CosineHeadPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return CosineHeadPlugin()
+    STATE = ()

@@ -9,25 +9,18 @@ Peers: Avalanche's Cumulative (the same), FACIL's joint (the same: it is cumulat
 (ours: `joint`). There are no settings.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
+from ..platform.config.settings import settings
 from ..platform.methods.accumulated_data import AccumulatedDataPlugin
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it has no settings: with the data of all experiences it is no longer naive finetuning"
-CONFLICTS = {"replay": "cumulative trains on all old data already: a memory would only count some of them twice"}
+ROLES = ("data", "memory")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train each experience on the data of all experiences so far: an upper bound."""
 
 
 class CumulativePlugin(AccumulatedDataPlugin):
     """Trains each experience on the data of all experiences so far."""
-
-
-def build(config: Config, seed: int) -> CumulativePlugin:
-    """Return the plugin; it uses no random numbers."""
-    return CumulativePlugin()

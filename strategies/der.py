@@ -16,23 +16,22 @@ balanced memory that is filled between experiences, and one pass over both.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, separate_logits
+from ..platform.config.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, settings
+from ..platform.methods.replay_memory import Columns, separate_logits
 from ..platform.methods.reservoir_memory import ReservoirPlugin
 from ..platform.training import plugin_api
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0}
+NEEDS_PAST = True
 ROLES = ("memory", "second loss")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Replay samples, and hold them to the logits that were stored with them (dark experience replay: DER, DER++).
 
@@ -42,21 +41,10 @@ class Config:
     batch_size: remembered samples in each of the two mini-batches; null: as many as new ones.
     """
 
-    memory: int = 200
-    alpha: float = 0.5
-    beta: float = 0.5
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        memory, alpha, beta, batch_size = self.memory, self.alpha, self.beta, self.batch_size
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"{alpha=}: must be >= 0 and finite")
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"{beta=}: must be >= 0 and finite")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the training batch size")
+    memory: NonNegativeInt = 200
+    alpha: NonNegativeFloat = 0.5
+    beta: NonNegativeFloat = 0.5
+    batch_size: PositiveInt | None = None
 
 
 def stored_logit_loss(logits: Tensor, stored: Tensor) -> Tensor:
@@ -71,14 +59,10 @@ def pad_outputs(stored: Tensor, num_outputs: int) -> Tensor:
     return torch.nn.functional.pad(stored, (0, num_outputs - stored.shape[1]), value=math.nan)
 
 
-class DERPlugin(ReservoirPlugin):
+class DERPlugin(ReservoirPlugin[Config]):
     """Adds both terms on remembered samples to the loss."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "der")
-        self.config = config
-
-    def remembered(self, learner: Any) -> dict[str, Tensor]:
+    def remembered(self, learner: LearnerView) -> Columns:
         """Return the columns with this iteration's logits."""
         new = super().remembered(learner)
         logits = learner.mb_output.detach()[: len(new["y"])]
@@ -86,7 +70,7 @@ class DERPlugin(ReservoirPlugin):
             self.columns["logits"] = pad_outputs(self.columns["logits"], logits.shape[1])
         return new | {"logits": logits}
 
-    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the terms on two mini-batches of remembered samples, each in a separate forward pass."""
         if not len(self):
             return
@@ -100,8 +84,3 @@ class DERPlugin(ReservoirPlugin):
         if self.config.beta > 0:
             logits = separate_logits(learner, list(with_labels))
             learner.loss = learner.loss + self.config.beta * cross_entropy(logits, with_labels[1])
-
-
-def build(config: Config, seed: int) -> DERPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return DERPlugin(config, seed)

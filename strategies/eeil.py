@@ -16,29 +16,34 @@ Source: Castro et al. 2018 (1807.09536), without T^2, as there; without its nois
 before the finetuning. Peers: FACIL's eeil has lamb = weight, nepochs_finetuning = epochs, lr_finetuning_factor = lr_factor.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..platform.config.settings import (
+    MemorySize,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    settings,
+)
 from ..platform.methods.balanced_finetuning import Finetuning
-from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss_by_task
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_capacity
 from ..platform.methods.teacher import LOGITS
 from ..platform.models.inference import logits_of
+from ..platform.training.plugin import LearnerView
 from ..platform.training.plugin_api import mask_other_tasks
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0, "weight": 0.0}
+NEUTRAL = {"memory": 0, "weight": 0.0}
+NEEDS_PAST = True
 ROLES = ("memory", "second loss")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Distil each experience's classes, replay a herded memory, and finetune on balanced data (EEIL).
 
@@ -50,34 +55,12 @@ class Config:
     lr_factor: learning rate of the finetuning, relative to the experience's.
     """
 
-    memory: int = 200
-    batch_size: int | None = None
-    weight: float = 1.0
-    temperature: float = 2.0
-    epochs: int = 30
-    lr_factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        memory, batch_size, weight, temperature = self.memory, self.batch_size, self.weight, self.temperature
-        epochs, lr_factor = self.epochs, self.lr_factor
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{temperature=}: must be > 0 and finite")
-        if epochs < 0:
-            raise ValueError(f"{epochs=}: must be >= 0 epochs")
-        if not 0 < lr_factor < math.inf:
-            raise ValueError(f"{lr_factor=}: must be > 0 and finite")
-
-
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
-    if config.memory > 0:
-        check_capacity("strategies.eeil.memory", config.memory, num_classes)
+    memory: MemorySize = 200
+    batch_size: PositiveInt | None = None
+    weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 2.0
+    epochs: NonNegativeInt = 30
+    lr_factor: PositiveFloat = 0.1
 
 
 def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int]], temperature: float) -> Tensor:
@@ -86,47 +69,41 @@ def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int
     return distillation_loss_by_task(student, teacher, heads, temperature) / temperature**2
 
 
-class EEILPlugin(DistilledMemory):
+class EEILPlugin(DistilledReplay[Config]):
     """Distils while an experience is trained, and finetunes afterwards."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "eeil")
-        self.config, self._finetuning = config, Finetuning(seed, "eeil")
+    STATE = (*DistilledReplay.STATE, "finetuning")
 
-    def has_teacher(self, learner: Any) -> bool:
+    def init_state(self) -> None:
+        """Set the initial state."""
+        super().init_state()
+        self.finetuning = Finetuning(self.seed, "eeil")
+
+    def has_teacher(self, learner: LearnerView) -> bool:
         """Return whether there is a teacher: from the second experience on, unless nothing is distilled."""
         return self.config.weight > 0 and bool(self.seen.all)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base's state, and the learning rates that the experience began with."""
-        return super().state_dict() | {"rates": self._finetuning.rates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
-        super().load_state_dict(state)
-        self._finetuning.rates = state["rates"]
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Record the optimizer's learning rates."""
-        self._finetuning.record_learning_rates(learner)
+        self.finetuning.record_learning_rates(learner)
 
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the distillation of the seen classes."""
         if self.teacher:
             student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
             term = distillation(student, teacher, self.seen.groups, self.config.temperature)
             learner.loss = learner.loss + self.config.weight * term
 
-    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Record what is frozen."""
-        self._finetuning.record_frozen(learner)
+        self.finetuning.record_frozen(learner)
 
-    def finish(self, learner: Any) -> None:
+    def finish(self, learner: LearnerView) -> None:
         """Finetune on the memory."""
         config = self.config
-        if not len(self) or not self.seen.all or not config.epochs:
+        if not len(self.memory) or not self.seen.all or not config.epochs:
             return
-        x, y, tasks = self.inputs(learner), self.columns["y"], self.columns["t"]
+        x, y, tasks = self.memory.inputs(learner), self.memory.columns["y"], self.memory.columns["t"]
         soft = self._soft_targets(learner, x) if self.teacher else None
         groups = [*self.seen.groups, self.seen.new_classes(learner)]
 
@@ -136,16 +113,11 @@ class EEILPlugin(DistilledMemory):
                 return value
             return value + config.weight * distillation(logits, soft[index], groups, config.temperature)
 
-        self._finetuning.run(learner, x, loss, config.epochs, config.lr_factor)
+        self.finetuning.run(learner, x, loss, config.epochs, config.lr_factor)
 
-    def _soft_targets(self, learner: Any, x: Tensor) -> Tensor:
+    def _soft_targets(self, learner: LearnerView, x: Tensor) -> Tensor:
         """Logits (m, C): the teacher's for the seen classes, the current network's for the others."""
         soft = logits_of(learner.model, iter(x.split(learner.eval_mb_size)))
         old = torch.cat([self.teacher.outputs_for(each)[LOGITS] for each in x.split(learner.eval_mb_size)])
         soft[:, self.seen.all] = old[:, self.seen.all]
         return soft
-
-
-def build(config: Config, seed: int) -> EEILPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return EEILPlugin(config, seed)

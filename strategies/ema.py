@@ -17,32 +17,27 @@ with a = min(alpha, 1 - 1 / (t + 1)), updated in a random share of the iteration
 statistics out.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..platform.training.plugin import Plugin
+from ..platform.config.settings import Fraction, settings
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"decay": 0.0}
+NEUTRAL = {"decay": 0.0}
 ROLES = ("predictions",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Predict with an exponential moving average of the weights over all updates.
 
     decay: of the average at each update, in [0, 1); 0: the network itself.
     """
 
-    decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        decay = self.decay
-        if not 0 <= decay < 1:
-            raise ValueError(f"{decay=}: must be in [0, 1)")
+    decay: Fraction = 0.99
 
 
 @torch.no_grad()
@@ -55,57 +50,42 @@ def update(average: dict[str, Tensor], weights: dict[str, Tensor], share: float)
 
 
 def grown(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the average in the shapes of the weights: new rows and new tensors start as the network's."""
+    """Return the average in the shapes of the weights, on their device: new rows and tensors start as the network's."""
     result = {}
     for name, tensor in weights.items():
         old = average.get(name, tensor)
-        result[name] = old.detach().clone()
+        result[name] = old.detach().to(tensor.device, copy=True)
         if old.shape != tensor.shape:
             result[name] = torch.cat([result[name], tensor.detach()[len(old) :]])
     return result
 
 
-class EMAPlugin(Plugin):
+class EMAPlugin(Plugin[Config]):
     """Averages the weights after each update."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._average: dict[str, Tensor] = {}
-        self._num_updates = 0
+    STATE = ("average", "num_updates")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the average and the number of updates in it."""
-        return {"average": dict(self._average), "num_updates": self._num_updates}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.average: dict[str, Tensor] = {}
+        self.num_updates = 0
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the average."""
-        self._average, self._num_updates = dict(state["average"]), state["num_updates"]
-
-    def on_resume(self, learner: Any) -> None:
-        """Move the average to the device."""
-        self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Grow the average with the head."""
+    def on_start(self, learner: LearnerView) -> None:
+        """Move the average to the device, and grow it with the head."""
         if self.config.decay > 0:
-            self.on_resume(learner)
-            self._average = grown(self._average, learner.model.state_dict())
+            self.average = grown(self.average, learner.model.state_dict())
 
-    def after_update(self, learner: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: LearnerView, **kwargs: object) -> None:
         """Update the average."""
         if self.config.decay > 0:
-            self._num_updates += 1
-            share = 1 - min(self.config.decay, 1 - 1 / self._num_updates)
-            update(self._average, learner.model.state_dict(), share)
+            self.num_updates += 1
+            share = 1 - min(self.config.decay, 1 - 1 / self.num_updates)
+            update(self.average, learner.model.state_dict(), share)
 
-    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return logits (B, C) of the averaged weights, once they exist."""
-        if not self._average:
-            return network(x)  # type: ignore[no-any-return]
-        average = {name: tensor.to(x.device) for name, tensor in self._average.items()}
-        return functional_call(learner.model, average, (x,))  # type: ignore[no-any-return]
-
-
-def build(config: Config, seed: int) -> EMAPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return EMAPlugin(config)
+        if not self.average:
+            return network(x)
+        average = {name: tensor.to(x.device) for name, tensor in self.average.items()}
+        logits: Tensor = functional_call(learner.model, average, (x,))
+        return logits

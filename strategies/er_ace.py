@@ -14,23 +14,21 @@ sum, so it takes the same steps at half of the learning rate.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, separate_logits
+from ..platform.config.settings import NonNegativeInt, PositiveInt, settings
+from ..platform.methods.replay_memory import separate_logits
 from ..platform.methods.reservoir_memory import ReservoirPlugin
-from ..platform.training.plugin import replace_criterion
+from ..platform.training.plugin import LearnerView, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0}
+NEEDS_PAST = True
 ROLES = ("criterion", "memory")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Replay samples, with a softmax over only the present classes for new samples (ER-ACE).
 
@@ -38,15 +36,8 @@ class Config:
     batch_size: remembered samples in a mini-batch; null: as many as new ones.
     """
 
-    memory: int = 200
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        memory, batch_size = self.memory, self.batch_size
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the training batch size")
+    memory: NonNegativeInt = 200
+    batch_size: PositiveInt | None = None
 
 
 def asymmetric(logits: Tensor, y: Tensor) -> Tensor:
@@ -56,46 +47,27 @@ def asymmetric(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits.masked_fill(~present, -torch.inf), y)
 
 
-class ERACEPlugin(ReservoirPlugin):
+class ERACEPlugin(ReservoirPlugin[Config]):
     """Uses the asymmetric loss and adds that of a remembered mini-batch, from the second trained experience on."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "er_ace")
-        self._num_trained = 0
-        self._undo: Callable[[], None] | None = None
+    STATE = ("num_trained",)
+    num_trained = 0  # number of experiences
+    _restore_criterion: Callable[[], None] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base's state, and the number of trained experiences."""
-        return super().state_dict() | {"num_trained": self._num_trained}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state; `on_resume` replaces the criterion."""
-        super().load_state_dict(state)
-        self._num_trained = state["num_trained"]
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion if there are old classes."""
-        if self._num_trained and self.memory > 0:
-            self._undo = replace_criterion(learner, asymmetric)
+        if self.num_trained and self.config.memory > 0:
+            self._restore_criterion = replace_criterion(learner, asymmetric)
 
-    def on_resume(self, learner: Any) -> None:
-        """Replace the criterion again."""
-        self.before_training_exp(learner)
-
-    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the loss of the remembered mini-batch, in a separate forward pass."""
-        if self._num_trained and len(self):
+        if self.num_trained and len(self):
             remembered = self.minibatch(learner, self.draw(learner))
             learner.loss = learner.loss + cross_entropy(separate_logits(learner, remembered), remembered[1])
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Restore the criterion, and count the experience."""
-        self._num_trained += 1
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
-
-
-def build(config: Config, seed: int) -> ERACEPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return ERACEPlugin(config, seed)
+        self.num_trained += 1
+        if self._restore_criterion is not None:
+            self._restore_criterion()
+            self._restore_criterion = None

@@ -17,23 +17,21 @@ has it too. Avalanche's ewc_lambda = weight with fisher empirical, but it square
 makes F about B times smaller. Mammoth's ewc_on: e_lambda = weight, gamma = decay, empirical, each square times p(y | x).
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import NonNegativeFloat, OnlyWith, PositiveInt, UnitInterval, settings
 from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
 from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old parameters to protect"}
-Fisher = Literal["exact", "sampled", "empirical"]
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Penalise changes of parameters that old experiences depend on, by Fisher information (Elastic Weight Consolidation).
 
@@ -44,29 +42,14 @@ class Config:
     num_samples: of each experience, chosen at random, on which it is measured; null: all.
     """
 
-    weight: float = 10.0
+    weight: NonNegativeFloat = 10.0
     mode: Literal["separate", "online"] = "separate"
-    decay: float = 1.0
-    fisher: Fisher = "exact"
-    num_samples: int | None = 1000
-
-    def __post_init__(self) -> None:
-        weight, mode, decay, fisher, num_samples = self.weight, self.mode, self.decay, self.fisher, self.num_samples
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if mode not in ("separate", "online"):
-            raise ValueError(f"{mode=}: must be 'separate' or 'online'")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"{decay=}: must be in [0, 1]")
-        if mode == "separate" and decay != 1:
-            raise ValueError(f"{decay=}: is not used by mode 'separate': leave it out")
-        if fisher not in ("exact", "sampled", "empirical"):
-            raise ValueError(f"{fisher=}: must be 'exact', 'sampled' or 'empirical'")
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"{num_samples=}: must be >= 1, or null for all")
+    decay: Annotated[UnitInterval, OnlyWith(mode="online")] = 1.0
+    fisher: Literal["exact", "sampled", "empirical"] = "exact"
+    num_samples: PositiveInt | None = 1000
 
 
-def label_weights(logits: Tensor, y: Tensor, fisher: Fisher, draw: torch.Generator) -> Tensor:
+def label_weights(logits: Tensor, y: Tensor, fisher: str, draw: torch.Generator) -> Tensor:
     """Return the weight of each class in E_c, (B, C), for `logits` (B, C); -inf has weight 0."""
     p = logits.softmax(1)
     if fisher == "exact":
@@ -92,14 +75,10 @@ def fisher_sums(model: nn.Module, x: Tensor, weights: Tensor, own: Tensor) -> Na
     return gradient_sums(model, x, torch.stack([weights, own.to(weights.dtype)], 1), values, 2)
 
 
-class EWCPlugin(PenaltyPlugin):
+class EWCPlugin(PenaltyPlugin[Config]):
     """Adds weight * penalty to the loss, and measures the Fisher information when an experience ends."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.weight)
-        self.config, self.seed = config, seed
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the experience's penalty."""
         if self.config.weight == 0:
             return
@@ -109,7 +88,7 @@ class EWCPlugin(PenaltyPlugin):
         else:
             self.penalty.anchor(learner.model, decayed_sum(self.penalty.importances, importances, self.config.decay))
 
-    def fisher(self, learner: Any) -> NamedTensors:
+    def fisher(self, learner: LearnerView) -> NamedTensors:
         """Return the network's diagonal Fisher information on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "ewc samples", number))[: self.config.num_samples]
@@ -120,8 +99,3 @@ class EWCPlugin(PenaltyPlugin):
             weights = label_weights(logits, y, self.config.fisher, draw)
             total = decayed_sum(total, fisher_sums(learner.model, x, weights, logits > -torch.inf))
         return {name: tensor / len(order) for name, tensor in total.items()}
-
-
-def build(config: Config, seed: int) -> EWCPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return EWCPlugin(config, seed)

@@ -14,23 +14,22 @@ Peers: FACIL's lucir has lamb, PyCIL's ucir has lambda, Avalanche's FeatureDisti
 the features, where they do not scale it.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import NonNegativeFloat, Patterns, settings
 from ..platform.errors import UserError
 from ..platform.methods.layer_distillation import LayerDistillation, cosine_distance
 from ..platform.models.blocks import is_head
 from ..platform.models.features import FEATURES, select_layers
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Keep the features, or other layers' outputs, close to those of the old network.
 
@@ -39,18 +38,9 @@ class Config:
     loss: "cosine" (compares directions) or "mse" (compares values).
     """
 
-    weight: float = 1.0
-    layers: tuple[str, ...] = (FEATURES,)
+    weight: NonNegativeFloat = 1.0
+    layers: Patterns = (FEATURES,)
     loss: Literal["cosine", "mse"] = "cosine"
-
-    def __post_init__(self) -> None:
-        weight, loss = self.weight, self.loss
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if not self.layers or not all(self.layers):
-            raise ValueError(f"layers={list(self.layers)}: must hold at least one pattern, none of them empty")
-        if loss not in ("cosine", "mse"):
-            raise ValueError(f"{loss=}: must be 'cosine' or 'mse'")
 
 
 def feature_distillation(student: Tensor, teacher: Tensor, loss: Literal["cosine", "mse"]) -> Tensor:
@@ -68,23 +58,14 @@ def check_model(config: Config, model: nn.Module) -> None:
             )
 
 
-class FeatureDistillationPlugin(LayerDistillation):
+class FeatureDistillationPlugin(LayerDistillation[Config]):
     """Adds weight * the mean over the layers to the loss, from the second trained experience on."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight > 0)
-        self.config = config
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the names of the layers that match the patterns."""
         return select_layers(model, self.config.layers, "strategies.feature_distillation.layers")
 
-    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: LearnerView, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Return weight * the mean over the layers, a scalar."""
         terms = [feature_distillation(output, teacher[layer], self.config.loss) for layer, output in student.items()]
         return self.config.weight * torch.stack(terms).mean()
-
-
-def build(config: Config, seed: int) -> FeatureDistillationPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return FeatureDistillationPlugin(config)

@@ -18,23 +18,22 @@ features below 0 through (MLPs without ReLU, ViTs); theirs give NaN there, and t
 They classify by the head's weights in the first experience.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
+from ..platform.config.settings import Ge, UnitInterval, settings
+from ..platform.methods.feature_classifier import Classify, FeatureClassifier, add_statistics, class_means, class_sums
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it classifies instead of the head: no setting leaves the head's predictions"
 ROLES = ("predictions",)
 _MIN_VARIANCE = 1e-8  # for a class of identical samples
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Classify by the Mahalanobis distance to each class, with a covariance per class, instead of by the head (FeCAM).
 
@@ -42,18 +41,9 @@ class Config:
     gamma1, gamma2: shrinkage of a covariance, >= 0, in multiples of the mean of its diagonal and of its off-diagonal elements.
     """
 
-    tukey: float = 0.5
-    gamma1: float = 3.0
-    gamma2: float = 3.0
-
-    def __post_init__(self) -> None:
-        tukey, gamma1, gamma2 = self.tukey, self.gamma1, self.gamma2
-        if not 0 <= tukey <= 1:
-            raise ValueError(f"{tukey=}: must be in [0, 1]")
-        if not gamma1 >= 0:
-            raise ValueError(f"{gamma1=}: must be >= 0")
-        if not gamma2 >= 0:
-            raise ValueError(f"{gamma2=}: must be >= 0")
+    tukey: UnitInterval = 0.5
+    gamma1: Annotated[float, Ge(0)] = 3.0
+    gamma2: Annotated[float, Ge(0)] = 3.0
 
 
 def tukey_transform(features: Tensor, tukey: float) -> Tensor:
@@ -69,11 +59,8 @@ def shrink(covariance: Tensor, gamma1: float, gamma2: float) -> Tensor:
     off_diagonal = covariance * (1 - identity)
     diagonal_mean = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=_MIN_VARIANCE)
     off_diagonal_mean = off_diagonal.sum((1, 2)) / (off_diagonal != 0).sum((1, 2)).clamp(min=1)
-    return (
-        covariance
-        + gamma1 * diagonal_mean.view(-1, 1, 1) * identity
-        + gamma2 * off_diagonal_mean.view(-1, 1, 1) * (1 - identity)
-    )
+    v1, v2 = diagonal_mean.view(-1, 1, 1), off_diagonal_mean.view(-1, 1, 1)
+    return covariance + gamma1 * v1 * identity + gamma2 * v2 * (1 - identity)
 
 
 def correlation(covariance: Tensor) -> Tensor:
@@ -85,18 +72,12 @@ def correlation(covariance: Tensor) -> Tensor:
 def distances(transformed: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
     """Return d (B, C) of this file's formula for transformed features (B, D), means (C, D) and inverses of R (C, D, D)."""
     unit, centres = functional.normalize(transformed), functional.normalize(means)
-    per_class = [
-        ((unit - centre) @ inverse * (unit - centre)).sum(1) for centre, inverse in zip(centres, inverses, strict=True)
-    ]
-    return torch.stack(per_class, 1)
+    differences = [unit - centre for centre in centres]
+    return torch.stack([(d @ inverse * d).sum(1) for d, inverse in zip(differences, inverses, strict=True)], 1)
 
 
-class FeCAMPlugin(FeatureClassifier):
+class FeCAMPlugin(FeatureClassifier[Config]):
     """Keeps the number of samples, the sum of t and the sum of t t^T of each class."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
 
     def update(self, features: Tensor, y: Tensor, experience: int) -> None:
         """Add the samples to the sums."""
@@ -107,7 +88,7 @@ class FeCAMPlugin(FeatureClassifier):
             products[label] = t[y == label].T @ t[y == label]
         self.statistics = add_statistics(self.statistics, new | {"products": products})
 
-    def classifier(self) -> Callable[[Tensor], Tensor]:
+    def classifier(self) -> Classify:
         """Return the classifier; it inverts the matrices of all classes once."""
         config, statistics = self.config, self.statistics
         means, counts = class_means(statistics), statistics["counts"].view(-1, 1, 1)
@@ -116,8 +97,3 @@ class FeCAMPlugin(FeatureClassifier):
         matrices = correlation(shrink(covariance, config.gamma1, config.gamma2))
         inverses = torch.linalg.pinv(matrices, hermitian=True)
         return lambda features: -distances(tukey_transform(features.double(), config.tukey), means, inverses)
-
-
-def build(config: Config, seed: int) -> FeCAMPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return FeCAMPlugin(config)

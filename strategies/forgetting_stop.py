@@ -17,20 +17,19 @@ Source: our own. Chaudhry et al. 2018 (1801.10112) measure forgetting in this wa
 EarlyStoppingPlugin can watch any stream's metric by name, and restores nothing unless its patience runs out.
 """
 
-from dataclasses import dataclass
+import copy
 from statistics import mean
-from typing import Any
 
-from ..platform.errors import UserError
+from ..platform.config.settings import Fraction, PositiveInt, settings
 from ..platform.methods.validation_samples import ValidationSamples, accuracy, gather_validation_samples, masked_logits
 from ..platform.training import plugin_api
-from ..platform.training.plugin import Plugin
+from ..platform.training.plugin import LearnerView, Plugin
 
-CONFLICTS = {"joint": "joint trains once, so there are no older experiences that could lose"}
-NEUTRAL: dict[str, Any] | None = {"tolerance": None}
+NEEDS_PAST = True
+NEUTRAL = {"tolerance": None}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Stop an experience when an older one's validation accuracy drops too far (uses old validation data).
 
@@ -38,17 +37,12 @@ class Config:
     every: iterations between two checks; null: check after each epoch.
     """
 
-    tolerance: float | None = 0.1
-    every: int | None = None
+    tolerance: Fraction | None = 0.1
+    every: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        tolerance, every = self.tolerance, self.every
-        if tolerance is not None and not 0 <= tolerance < 1:
-            raise ValueError(f"{tolerance=}: must be in [0, 1), or null for none")
-        if every is not None and every < 1:
-            raise ValueError(f"{every=}: must be >= 1 iteration, or null for an epoch")
-        if tolerance is None and every is not None:
-            raise ValueError(f"{every=}: is not used without a tolerance: leave it out")
+        if self.tolerance is None and self.every is not None:
+            raise ValueError(f"every={self.every}: is not used without a tolerance: leave it out")
 
 
 def needs_validation(config: Config) -> bool:
@@ -64,95 +58,69 @@ def drop(start: list[float], now: list[float]) -> float:
     return max((before - after for before, after in zip(start[:-1], now[:-1], strict=True)), default=0.0)
 
 
-class ForgettingStopPlugin(Plugin):
+class ForgettingStopPlugin(Plugin[Config]):
     """Scores all experiences so far at each check, and keeps the best weights."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._reset()
+    STATE = ("start", "counts", "weights")
 
-    def _reset(self) -> None:
-        self._start: list[float] = []  # accuracies at the beginning; empty: no checks
-        self._best, self._iterations, self._stopped = 0.0, 0, False
-        self._weights: dict[str, Any] = {}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.start: list[float] = []  # accuracies at the beginning; empty: no checks
+        self.counts = (0.0, 0)  # the best mean accuracy; iterations
+        self.weights: dict[str, object] = {}  # where it was the best
+        self._stopped = False
         self._data: list[ValidationSamples] = []
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the accuracies at the start, the best so far and its weights.
-
-        It is empty between experiences.
-        """
-        if not self._start:
-            return {}
-        counts = [self._best, self._iterations]
-        return {"start": list(self._start), "counts": counts, "weights": dict(self._weights)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state; the validation data are gathered again at the next check."""
-        self._reset()
-        if state:
-            self._start, self._weights = list(state["start"]), state["weights"]
-            self._best, self._iterations = state["counts"]
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Do the first check, if there is an older experience."""
-        self._reset()
+        self.init_state()
         if self.config.tolerance is not None and learner.experience.current_experience > 0:
-            self._start = self._accuracies(learner)
-            self._keep(learner, mean(self._start))
+            self.start = self._accuracies(learner)
+            self._keep(learner, mean(self.start))
 
-    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: LearnerView, **kwargs: object) -> None:
         """Check after each `every` iterations."""
-        self._iterations += 1
-        if self._start and self.config.every is not None and self._iterations % self.config.every == 0:
+        best, iterations = self.counts
+        self.counts = (best, iterations + 1)
+        if self.config.every is not None and (iterations + 1) % self.config.every == 0:
             self._check(learner)
 
-    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Check, if `every` is null."""
-        if self._start and self.config.every is None and not self._stopped:
+        if self.config.every is None:
             self._check(learner)
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Check the iterations after the last check too, and restore the best weights after a stop."""
-        if self._start and not self._stopped and self.config.every and self._iterations % self.config.every:
+        if self.config.every is not None and self.counts[1] % self.config.every:
             self._check(learner)
         if self._stopped:
-            learner.model.load_state_dict(self._weights)
-        learner._stop_training = False  # Avalanche would carry a stop at the last iteration into the next experience
-        self._reset()
+            learner.model.load_state_dict(self.weights)
+        plugin_api.undo_stop(learner)
+        self.init_state()
 
-    def _check(self, learner: Any) -> None:
+    def _check(self, learner: LearnerView) -> None:
         """Keep the weights if they are the best so far, or stop."""
+        if not self.start or self._stopped or self.config.tolerance is None:
+            return
         now = self._accuracies(learner)
-        lost = drop(self._start, now)
-        assert self.config.tolerance is not None
+        lost, (best, iterations) = drop(self.start, now), self.counts
         if lost > self.config.tolerance:
             self._stopped = True
             learner.stop_training()
             text = f"forgetting_stop: an older experience lost {lost:.4f} of its validation accuracy by iteration "
-            plugin_api.note(learner, f"{text}{self._iterations}; the best weights until then were put back")
-        elif mean(now) > self._best:
+            plugin_api.note(learner, f"{text}{iterations}; the best weights until then were put back")
+        elif mean(now) > best:
             self._keep(learner, mean(now))
 
-    def _keep(self, learner: Any, value: float) -> None:
-        self._best = value
-        self._weights = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
+    def _keep(self, learner: LearnerView, value: float) -> None:
+        self.counts = (value, self.counts[1])
+        self.weights = copy.deepcopy(learner.model.state_dict())
 
-    def _accuracies(self, learner: Any) -> list[float]:
+    def _accuracies(self, learner: LearnerView) -> list[float]:
         """Return the validation accuracy of each experience so far."""
         if not self._data:
-            number = learner.experience.current_experience
-            per_experience = [
-                gather_validation_samples(learner, [experience])
-                for experience in learner.experience.origin_stream[: number + 1]
-            ]
-            self._data = [samples for samples in per_experience if samples is not None]
-            if len(self._data) <= number:
-                reason = "needs validation data of every experience: set the benchmark's `validation` above 0"
-                raise UserError(f"strategies.forgetting_stop.tolerance={self.config.tolerance}: {reason}")
+            key = f"strategies.forgetting_stop.tolerance={self.config.tolerance}"
+            experiences = learner.experience.origin_stream[: learner.experience.current_experience + 1]
+            self._data = [gather_validation_samples(learner, [experience], key) for experience in experiences]
         return [accuracy(masked_logits(learner, samples), samples[1]) for samples in self._data]
-
-
-def build(config: Config, seed: int) -> ForgettingStopPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return ForgettingStopPlugin(config)

@@ -15,25 +15,26 @@ as it was.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from ..platform.config.settings import FromExperience, MinLen, NonNegativeInt, settings
 from ..platform.errors import UserError, comma_separated
 from ..platform.methods.freezing import FreezingPlugin as Base
-from ..platform.methods.freezing import FrozenParts, check_from_experience, frozen_norms
+from ..platform.methods.freezing import FrozenParts, frozen_norms
 from ..platform.models.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
 from ..platform.models.heads import summarise_layers
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"layers": []}
-Layers = Literal["trunk"] | int | tuple[str, ...]
+NEUTRAL: dict[str, Any] = {"layers": [], "norm": None}
+Layers = Literal["trunk"] | NonNegativeInt | tuple[Annotated[str, MinLen(1)], ...]
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Freeze layers, and the statistics of their BatchNorms, after the first experiences.
 
@@ -47,20 +48,7 @@ class Config:
 
     layers: Layers = "trunk"
     norm: tuple[Literal["statistics", "affine"], ...] | None = None
-    from_experience: int = 1
-
-    def __post_init__(self) -> None:
-        layers, norm, from_experience = self.layers, self.norm, self.from_experience
-        if isinstance(layers, str) and layers != "trunk":
-            raise ValueError(f"{layers=}: must be 'trunk', a number of blocks or a list of patterns on parameter names")
-        if isinstance(layers, int) and layers < 0:
-            raise ValueError(f"{layers=}: must be >= 0 blocks")
-        if isinstance(layers, tuple) and not all(layers):
-            raise ValueError(f"layers={list(layers)}: holds an empty pattern")
-        if norm is not None and not set(norm) <= {"statistics", "affine"}:
-            raise ValueError(f"norm={list(norm)}: must hold 'statistics', 'affine', both or nothing; or be null")
-        if from_experience < 0:
-            raise ValueError(f"{from_experience=}: must be >= 0")
+    from_experience: FromExperience = 1
 
 
 def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callable[[str], bool]:
@@ -77,8 +65,8 @@ def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callab
 
 def names_of_norms(model: nn.Module) -> set[str]:
     """Return the names of the normalisation layers' parameters."""
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, _NORMS)]
-    return {f"{path}.{name}" if path else name for path, module in layers for name, _ in module.named_parameters()}
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _NORMS)]
+    return {name for path, module in norms for name, _ in module.named_parameters(prefix=path)}
 
 
 def frozen_names(config: Config, model: nn.Module) -> set[str]:
@@ -120,30 +108,15 @@ def check_model(config: Config, model: nn.Module) -> None:
         raise UserError(f"{key}: freezes every parameter, so nothing could be learned.{hint} Layers: {known}.")
 
 
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to start freezing only after the last experience that is trained on."""
-    if config.layers or config.norm:
-        check_from_experience("freezing", config.from_experience, num_experiences)
-
-
-class FreezingPlugin(Base):
+class FreezingPlugin(Base[Config]):
     """Freezes the selected parameters while an experience is trained."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Return the frozen parts; none in the first `from_experience` experiences."""
-        return parts_to_freeze(self.config, model) if self.num_trained >= self.config.from_experience else ([], [])
+        """Return the frozen parts."""
+        return parts_to_freeze(self.config, model)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Check the patterns against the network's final shape, and freeze."""
         if self.config.layers or self.config.norm:
             check_model(self.config, learner.model)
-        super().before_training_exp(learner)
-
-
-def build(config: Config, seed: int) -> FreezingPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return FreezingPlugin(config)
+        super().on_start(learner)

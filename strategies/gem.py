@@ -14,23 +14,20 @@ has patterns_per_experience = memory and memory_strength = strength. Mammoth's h
 memory * experiences.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..platform.config.settings import NonNegativeFloat, NonNegativeInt, settings
 from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY
+from ..platform.methods.replay_memory import Columns
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0}
+NEEDS_PAST = True
 ROLES = ("memory", "second loss")
-CONFLICTS = REDUNDANT_MEMORY
 _RIDGE = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Project each gradient so that no step opposes the gradient of any past experience (GEM).
 
@@ -38,15 +35,8 @@ class Config:
     strength: smallest weight of each past gradient where the step is corrected, >= 0.
     """
 
-    memory: int = 250
-    strength: float = 0.5
-
-    def __post_init__(self) -> None:
-        memory, strength = self.memory, self.strength
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples of each experience")
-        if not 0 <= strength < math.inf:
-            raise ValueError(f"{strength=}: must be >= 0 and finite")
+    memory: NonNegativeInt = 250
+    strength: NonNegativeFloat = 0.5
 
 
 def project_gradient(gradient: Tensor, references: Tensor, strength: float) -> Tensor:
@@ -88,30 +78,20 @@ def nonnegative_quadratic(matrix: Tensor, vector: Tensor) -> Tensor:
         solution = target
 
 
-class GEMPlugin(GradientProjectionPlugin):
+class GEMPlugin(GradientProjectionPlugin[Config]):
     """Computes a gradient per past experience before an iteration, and changes the gradient after the backward pass."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, None, seed, "gem")
-        self.config = config
+    def new_samples(self, learner: LearnerView) -> Columns:
+        """Return the columns of the experience's samples, with its number."""
+        new = super().new_samples(learner)
+        return new | {"experience": torch.full_like(new["y"], learner.experience.current_experience)}
 
-    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
-        """Remember the new samples together with the number of their experience."""
-        number = learner.experience.current_experience
-        super().remember(learner, new | {"experience": torch.full_like(new["y"], number)})
-
-    def reference(self, learner: Any) -> Tensor:
+    def reference(self, learner: LearnerView) -> Tensor:
         """Return one gradient per past experience: (E, P)."""
-        self.inputs(learner)  # moves the memory to the device
-        numbers = self.columns["experience"]
+        numbers = self.memory.columns["experience"]
         rows = [(numbers == number).nonzero().flatten() for number in numbers.unique()]
-        return torch.stack([gradient_of(learner, self.minibatch(learner, index)) for index in rows])
+        return torch.stack([gradient_of(learner, self.memory.minibatch(learner, index)) for index in rows])
 
     def project(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """Return the nearest gradient (P,) that opposes none of the references."""
         return project_gradient(gradient, reference, self.config.strength)
-
-
-def build(config: Config, seed: int) -> GEMPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return GEMPlugin(config, seed)

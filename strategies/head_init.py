@@ -16,38 +16,33 @@ Peers: LUCIR's code imprints at the mean length of old rows, as here. FACIL and 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..platform.config.settings import settings
+from ..platform.data.samples import stored_samples
 from ..platform.errors import UserError
 from ..platform.methods.dataset_features import dataset_features
-from ..platform.methods.replay_memory import stored_samples
 from ..platform.methods.seen_classes import SeenClassesPlugin
 from ..platform.models.cosine_head import CosineHead
 from ..platform.models.features import find_head
+from ..platform.training.plugin import LearnerView
 
-Rows = Literal["random", "zero", "mean", "imprinted"]
-NEUTRAL: dict[str, Any] | None = {"rows": "random"}
-CONFLICTS = {"joint": "joint trains once on all data, so no class is newer than another"}
+NEUTRAL = {"rows": "random"}
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Initialise the head's rows for new classes with zeros, the mean old row or mean features.
 
     rows: "random" (as the head does), "zero", "mean" (of the old rows) or "imprinted" (mean features of the new classes).
     """
 
-    rows: Rows = "imprinted"
-
-    def __post_init__(self) -> None:
-        rows = self.rows
-        if rows not in ("random", "zero", "mean", "imprinted"):
-            raise ValueError(f"{rows=}: must be 'random', 'zero', 'mean' or 'imprinted'")
+    rows: Literal["random", "zero", "mean", "imprinted"] = "imprinted"
 
 
 def imprinted_rows(features: Tensor, y: Tensor, classes: Sequence[int], length: Tensor) -> Tensor:
@@ -66,22 +61,18 @@ def check_model(config: Config, model: nn.Module) -> None:
         raise UserError(f"strategies.head_init.rows={config.rows}: needs a linear head with rows; this is a {kind}.")
 
 
-class HeadInitPlugin(SeenClassesPlugin):
+class HeadInitPlugin(SeenClassesPlugin[Config]):
     """Initialises the new rows once the head has them and before they are trained."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-
     @torch.no_grad()
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Write the new rows in place, so that the optimizer's parameters stay the same."""
         old, new = self.seen.all, self.seen.new_classes(learner)
         if self.config.rows == "random" or not old or not new:
             return
         head: Any = find_head(learner.model)
         if self.config.rows == "imprinted":
-            y = stored_samples(learner.experience.dataset)["y"].to(learner.device)
+            y = stored_samples(learner.experience.dataset).y.to(learner.device)
             new = [label for label in new if (y == label).any()]
             length = head.weight[old].norm(dim=1).mean()
             features = dataset_features(learner, learner.experience.dataset)
@@ -91,11 +82,6 @@ class HeadInitPlugin(SeenClassesPlugin):
         if getattr(head, "bias", None) is not None:
             head.bias[new] = 0.0 if self.config.rows == "zero" else head.bias[old].mean()
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Mark this experience's classes as old."""
         self.seen.add(learner)
-
-
-def build(config: Config, seed: int) -> HeadInitPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return HeadInitPlugin(config)

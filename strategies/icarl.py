@@ -17,31 +17,29 @@ Peers: Avalanche's ICaRL (memory_size = memory; fixed_memory=False: per_class) a
 "Three types of incremental learning" (van de Ven 2022) has memory 100, per_class, T = 2.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..platform.config.settings import OnePerClass, PositiveFloat, PositiveInt, settings
 from ..platform.methods.dataset_features import batched_features
-from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.herding import negative_distances, unit_class_means
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_capacity
 from ..platform.models.activation_capture import layer_outputs
 from ..platform.models.features import FEATURES
-from ..platform.training.plugin import replace_criterion
+from ..platform.training.plugin import LearnerView, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "its loss (binary) and its classifier (means) differ from those of naive finetuning with any settings"
+NEEDS_PAST = True
 ROLES = ("criterion", "predictions", "memory")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Distil by binary cross-entropy, replay a herded memory, and classify by the nearest mean of exemplars (iCaRL).
 
@@ -51,25 +49,10 @@ class Config:
     temperature: T > 0 of the distilled outputs.
     """
 
-    memory: int = 200
+    memory: Annotated[PositiveInt, OnePerClass(per_class=False)] = 200
     per_class: bool = False
-    batch_size: int | None = None
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        memory, batch_size, temperature = self.memory, self.batch_size, self.temperature
-        if memory < 1:
-            raise ValueError(f"{memory=}: must be >= 1 sample: without exemplars nothing could be classified")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{temperature=}: must be > 0 and finite")
-
-
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
-    if not config.per_class:
-        check_capacity("strategies.icarl.memory", config.memory, num_classes)
+    batch_size: PositiveInt | None = None
+    temperature: PositiveFloat = 1.0
 
 
 def targets(y: Tensor, num_outputs: int, teacher: Tensor | None, absent: Sequence[int], temperature: float) -> Tensor:
@@ -91,63 +74,41 @@ def binary_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.masked_fill(others, 0.0).sum(1).mean()
 
 
-class ICaRLPlugin(DistilledMemory):
+class ICaRLPlugin(DistilledReplay[Config]):
     """Replaces the criterion and the classifier."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "icarl", config.per_class)
-        self.config = config
-        self._means: Tensor | None = None  # (classes in memory, D); None while an experience is trained
-        self._undo: Callable[[], None] = lambda: None
+    STATE = (*DistilledReplay.STATE, "means")
+    means: Tensor | None = None  # (classes in memory, D), by rising label; None while an experience is trained
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the memory's state and, between experiences, the means."""
-        return super().state_dict() | ({} if self._means is None else {"means": self._means})
+    def capacity(self, num_classes: int) -> int:
+        """Return how many samples are remembered in all for `num_classes` classes."""
+        return self.config.memory * num_classes if self.config.per_class else self.config.memory
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the memory and the means."""
-        super().load_state_dict(state)
-        self._means = state.get("means")
-
-    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return minus the squared distances to the means as scores (B, C), or the network's logits where there are no means.
 
         A class without exemplars has -inf.
         """
-        if self._means is None:
+        if self.means is None:
             return network(x)
         logits, outputs = layer_outputs(learner.model, x)
         scores = torch.full_like(logits, -torch.inf)
-        scores[:, self.columns["y"].unique().to(x.device)] = negative_distances(
-            outputs[FEATURES], self._means.to(x.device)
-        )
+        classes = self.memory.columns["y"].unique().to(x.device)
+        scores[:, classes] = negative_distances(outputs[FEATURES], self.means.to(x.device))
         return scores
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion, and drop the means."""
-        self._means = None
-        self._replace(learner)
+        self.means = None
+        self._restore_criterion = replace_criterion(learner, partial(self._criterion, learner))
 
-    def on_resume(self, learner: Any) -> None:
-        """Rebuild the teacher, and replace the criterion again."""
-        super().on_resume(learner)
-        self._replace(learner)
-
-    def finish(self, learner: Any) -> None:
+    def finish(self, learner: LearnerView) -> None:
         """Restore the criterion, and compute the means of the exemplars."""
-        self._undo()
-        batches = self.inputs(learner).split(learner.eval_mb_size)
-        self._means = unit_class_means(batched_features(learner.model, batches), self.columns["y"])
+        self._restore_criterion()
+        batches = self.memory.inputs(learner).split(learner.eval_mb_size)
+        self.means = unit_class_means(batched_features(learner.model, batches), self.memory.columns["y"])
 
-    def _replace(self, learner: Any) -> None:
-        self._undo = replace_criterion(learner, partial(self._criterion, learner))
-
-    def _criterion(self, learner: Any, logits: Tensor, y: Tensor) -> Tensor:
+    def _criterion(self, learner: LearnerView, logits: Tensor, y: Tensor) -> Tensor:
         teacher = self.teacher.logits(learner) if self.teacher and learner.is_training else None
         target = targets(y, logits.shape[1], teacher, self.seen.absent_classes(learner), self.config.temperature)
         return binary_loss(logits, target)
-
-
-def build(config: Config, seed: int) -> ICaRLPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return ICaRLPlugin(config, seed)

@@ -7,21 +7,15 @@ Peers: Avalanche's JointTraining and Mammoth's joint are the same; FACIL's joint
 plain Avalanche script, call `train` on the last experience only.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
+from ..platform.config.settings import settings
 from ..platform.methods.accumulated_data import AccumulatedDataPlugin
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it has no settings: one training on all data is not a sequence of finetunings"
-CONFLICTS = {
-    "cumulative": "joint trains once on all data, cumulative once per experience: they are two different upper bounds",
-    "lwf": "joint trains once, so there is no old network to distil from",
-    "replay": "joint trains once on all data, so there is never a memory of old ones",
-}
+ROLES = ("data",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train once on the data of all experiences together: the upper bound of a stream."""
 
@@ -32,8 +26,3 @@ class JointPlugin(AccumulatedDataPlugin):
     def should_train(self, experience: int, num_experiences: int) -> bool:
         """Return whether this is the last experience."""
         return experience == num_experiences - 1
-
-
-def build(config: Config, seed: int) -> JointPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return JointPlugin()

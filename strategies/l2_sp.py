@@ -10,20 +10,18 @@ parameters, is plain weight decay: ``training.optimizer.groups``. With "experien
 with equal importances (FACIL's and Mammoth's codes have none of this name; van de Ven calls it L2).
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from ..platform.config.settings import NonNegativeFloat, settings
 from ..platform.errors import UserError
 from ..platform.methods.quadratic_penalty import PenaltyPlugin
 from ..platform.models.features import find_head
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Pull parameters back to their values at the start of the experience, or to pretrained weights (L2-SP).
 
@@ -31,15 +29,8 @@ class Config:
     reference: "experience" (the start of each experience) or "pretrained" (the start of the first one; the head is free).
     """
 
-    weight: float = 0.01
+    weight: NonNegativeFloat = 0.01
     reference: Literal["experience", "pretrained"] = "experience"
-
-    def __post_init__(self) -> None:
-        weight, reference = self.weight, self.reference
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if reference not in ("experience", "pretrained"):
-            raise ValueError(f"{reference=}: must be 'experience' or 'pretrained'")
 
 
 def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
@@ -49,37 +40,21 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
         raise UserError(f"{key}: acts from the second experience trained on, and there is one only; use 'pretrained'")
 
 
-class L2SPPlugin(PenaltyPlugin):
+class L2SPPlugin(PenaltyPlugin[Config]):
     """Adds weight * squared distance to the loss."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight)
-        self.config = config
-        self._num_trained = 0
+    STATE = ("penalty", "num_trained")
+    num_trained = 0  # number of experiences
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the reference and the number of trained experiences."""
-        return super().state_dict() | {"num_trained": self._num_trained}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the reference and the number of trained experiences."""
-        super().load_state_dict(state)
-        self._num_trained = state["num_trained"]
-
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
         """Make the present parameters the reference, before the head grows."""
         pretrained = self.config.reference == "pretrained"
-        if self.weight == 0 or pretrained != (self._num_trained == 0):
+        if self.config.weight == 0 or pretrained != (self.num_trained == 0):
             return
         head = {id(parameter) for parameter in find_head(learner.model).parameters()} if pretrained else set()
         named = learner.model.named_parameters()
         self.penalty.anchor(learner.model, {n: torch.ones_like(p) for n, p in named if id(p) not in head})
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Count the experience."""
-        self._num_trained += 1
-
-
-def build(config: Config, seed: int) -> L2SPPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return L2SPPlugin(config)
+        self.num_trained += 1

@@ -17,31 +17,20 @@ Prompts and keys are initialised uniformly in [-1, 1], as there. Use a learning 
 frozen trunk needs none.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..platform.methods.freezing import check_from_experience
-from ..platform.methods.prompted_vit import (
-    PROMPT_CONFLICTS,
-    PrependedBlocks,
-    PromptedTrunk,
-    PromptPlugin,
-    check_settings,
-    transformer_of,
-    width,
-)
+from ..platform.config.settings import FromExperience, NonNegativeFloat, NonNegativeInt, PositiveInt, settings
+from ..platform.methods import prompted_vit
 
-NEUTRAL: dict[str, Any] | None = {"length": 0}
-ROLES = ("criterion",)
-WRAPS_CRITERION = True
-CONFLICTS = PROMPT_CONFLICTS
+NEUTRAL = {"length": 0}
+ROLES, WRAPS_CRITERION, CONFLICTS = ("criterion",), True, prompted_vit.PROMPT_CONFLICTS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train a pool of prompts for a frozen vision transformer; each image uses those with the nearest keys (L2P).
 
@@ -53,22 +42,16 @@ class Config:
     from_experience: how many experiences are trained first with nothing frozen; 0 for a pretrained network.
     """
 
-    pool: int = 10
-    length: int = 5
-    top_k: int = 5
-    weight: float = 0.1
+    pool: PositiveInt = 10
+    length: NonNegativeInt = 5
+    top_k: PositiveInt = 5
+    weight: NonNegativeFloat = 0.1
     readout: Literal["prompts", "token"] = "prompts"
-    from_experience: int = 0
+    from_experience: FromExperience = 0
 
     def __post_init__(self) -> None:
-        top_k, pool, readout = self.top_k, self.pool, self.readout
-        check_settings(self.length, self.weight, self.from_experience)
-        if top_k < 1:
-            raise ValueError(f"{top_k=}: must be >= 1")
-        if pool < top_k:
-            raise ValueError(f"{pool=}: must be >= top_k={top_k}")
-        if readout not in ("prompts", "token"):
-            raise ValueError(f"{readout=}: must be 'prompts' or 'token'")
+        if self.pool < self.top_k:
+            raise ValueError(f"pool={self.pool}: must be at least top_k={self.top_k}")
 
 
 def cosines(query: Tensor, keys: Tensor) -> Tensor:
@@ -99,15 +82,16 @@ def key_pull(query: Tensor, keys: Tensor, top_k: int) -> Tensor:
     return (1 - cosines(query, keys).topk(top_k).values).sum(1).mean()
 
 
-class L2PTrunk(PromptedTrunk):
+class L2PTrunk(prompted_vit.PromptedTrunk):
     """A transformer with the pool of prompts."""
 
     def __init__(self, trunk: Any, config: Config, generator: torch.Generator) -> None:
         super().__init__(trunk)
-        trunk.blocks = PrependedBlocks(*trunk.blocks)
+        trunk.blocks = prompted_vit.PrependedBlocks(*trunk.blocks)
         self.config = config
-        self.prompts = nn.Parameter(torch.rand(config.pool, config.length, width(trunk), generator=generator) * 2 - 1)
-        self.prompt_keys = nn.Parameter(torch.rand(config.pool, width(trunk), generator=generator) * 2 - 1)
+        dim = prompted_vit.width(trunk)
+        self.prompts = nn.Parameter(torch.rand(config.pool, config.length, dim, generator=generator) * 2 - 1)
+        self.prompt_keys = nn.Parameter(torch.rand(config.pool, dim, generator=generator) * 2 - 1)
 
     def prompted(self, x: Tensor, query: Tensor) -> Tensor:
         """Return features (B, D) of images (B, C, H, W), with the prompts for the query (B, D)."""
@@ -126,30 +110,15 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     Raises:
         UserError: the network is not a vision transformer.
     """
-    trunk = transformer_of(network, "l2p")
+    trunk = prompted_vit.transformer_of(network, "l2p")
     if config.length:
         network.trunk = L2PTrunk(trunk, config, generator)
     return network
 
 
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to start only after the last experience that is trained on."""
-    if config.length:
-        check_from_experience("l2p", config.from_experience, num_experiences)
-
-
-class L2PPlugin(PromptPlugin):
+class L2PPlugin(prompted_vit.PromptPlugin[Config]):
     """Adds the pull of the chosen keys to the loss; the prompts themselves belong to the network."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__("l2p", config.from_experience, config.length > 0)
-        self.config = config
 
     def penalty(self, trunk: Any) -> Tensor:
         """Return the weighted pull for the queries of the last pass, a scalar."""
         return self.config.weight * key_pull(trunk.query, trunk.prompt_keys, self.config.top_k)
-
-
-def build(config: Config, seed: int) -> L2PPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return L2PPlugin(config)

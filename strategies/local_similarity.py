@@ -16,23 +16,22 @@ constant; and the squared distance replaces the cosine (2 cos - 2: our scale is 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..platform.models.cosine_head import linear_head
-from ..platform.training.plugin import Plugin, replace_criterion
+from ..platform.config.settings import Interval, PositiveFloat, PositiveInt, settings
+from ..platform.models.cosine_head import GrowingHead, linear_head
+from ..platform.training.plugin import LearnerView, Plugin, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it is another head with another loss, at any scale and margin"
 ROLES = ("criterion", "head")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Replace the head by PODNet's, with several cosines per class, and the cross-entropy by its NCA loss.
 
@@ -41,18 +40,9 @@ class Config:
     scale: initial factor of the similarities, > 0; it is learned.
     """
 
-    proxies: int = 10
-    margin: float = 0.6
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        proxies, margin, scale = self.proxies, self.margin, self.scale
-        if proxies < 1:
-            raise ValueError(f"{proxies=}: must be >= 1 for a class")
-        if not 0 <= margin <= 2:
-            raise ValueError(f"{margin=}: must be in [0, 2], the widest that cosines are apart")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"{scale=}: must be > 0 and finite")
+    proxies: PositiveInt = 10
+    margin: Annotated[float, Interval(ge=0, le=2)] = 0.6
+    scale: PositiveFloat = 10.0
 
 
 def similarity(features: Tensor, proxies: Tensor) -> Tensor:
@@ -70,34 +60,20 @@ def nca(logits: Tensor, y: Tensor, shift: Tensor) -> Tensor:
     return (others.logsumexp(1) - own.squeeze(1) + shift).relu().mean()
 
 
-class ProxyHead(nn.Module):
-    """A head: features (B, D) -> scale * similarities (B, C). C grows as in `models.heads.Head`: old proxies keep their bits."""
+class ProxyHead(GrowingHead):
+    """A head: features (B, D) -> scale * similarities (B, C)."""
+
+    ROWS = "proxies"
 
     def __init__(self, num_features: int, config: Config) -> None:
         super().__init__()
         self.proxies = nn.Parameter(torch.empty(0, config.proxies, num_features))
         self.scale = nn.Parameter(torch.tensor(config.scale))
 
-    @property
-    def num_classes(self) -> int:
-        """Return C."""
-        return self.proxies.shape[0]
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Add proxies up to `num_classes` classes; do nothing where there are as many already.
-
-        New proxies are normally distributed, so all directions are equally likely.
-        """
-        added = num_classes - self.num_classes
-        if added <= 0:
-            return
-        new = torch.randn(added, *self.proxies.shape[1:], generator=generator) / math.sqrt(self.proxies.shape[2])
-        new = new.to(self.proxies.device, self.proxies.dtype)
-        self.proxies = nn.Parameter(torch.cat([self.proxies.detach(), new]))
-
-    def shrink(self, num_classes: int) -> None:
-        """Keep the proxies of the first `num_classes` classes, to match a head that is loaded next."""
-        self.proxies = nn.Parameter(self.proxies.detach()[:num_classes].clone())
+    def new_rows(self, added: int, generator: torch.Generator) -> Tensor:
+        """Return proxies (added, K, D), normally distributed, so all directions are equally likely."""
+        shape = self.proxies.shape[1:]
+        return torch.randn(added, *shape, generator=generator) / math.sqrt(shape[1])
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, C) of features (B, D)."""
@@ -113,18 +89,12 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return network
 
 
-class LocalSimilarityPlugin(Plugin):
+class LocalSimilarityPlugin(Plugin[Config]):
     """Replaces the cross-entropy by the NCA loss; `adapt` replaces the head."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._undo: Callable[[], None] = lambda: None
+    STATE = ()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: the head belongs to the network."""
-        return {}
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion; it uses the head's scale at each step."""
 
         def criterion(logits: Tensor, y: Tensor) -> Tensor:
@@ -132,15 +102,6 @@ class LocalSimilarityPlugin(Plugin):
 
         self._undo = replace_criterion(learner, criterion)
 
-    def on_resume(self, learner: Any) -> None:
-        """Replace the criterion again."""
-        self.before_training_exp(learner)
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Restore the criterion."""
         self._undo()
-
-
-def build(config: Config, seed: int) -> LocalSimilarityPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return LocalSimilarityPlugin(config)

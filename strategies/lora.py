@@ -13,24 +13,21 @@ all linear and Conv2d layers of the trunk. A convolution adds B A to its filters
 MultiheadAttention reads its weights without calling its layers; in a network with it only the other layers are adapted.
 """
 
-import math
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from ..platform.errors import UserError, comma_separated
-from ..platform.methods.freezing import AddedLayersPlugin, check_from_experience
-from ..platform.models.blocks import is_head
+from ..platform.config.settings import FromExperience, NonNegativeInt, Patterns, PositiveFloat, settings
+from ..platform.methods import freezing
+from ..platform.models.blocks import is_added, is_head
+from ..platform.models.low_rank import LoRAConv2d, LoRALinear
 
-NEUTRAL: dict[str, Any] | None = {"rank": 0}
-_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+NEUTRAL = {"rank": 0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train only low-rank additions to frozen weights, and the head, after the first experiences (LoRA).
 
@@ -41,64 +38,10 @@ class Config:
         weights.
     """
 
-    rank: int = 8
-    alpha: float = 4.0
-    layers: tuple[str, ...] | None = None
-    from_experience: int = 1
-
-    def __post_init__(self) -> None:
-        rank, alpha, from_experience = self.rank, self.alpha, self.from_experience
-        if rank < 0:
-            raise ValueError(f"{rank=}: must be >= 0")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"{alpha=}: must be > 0 and finite")
-        if self.layers is not None and (not self.layers or not all(self.layers)):
-            raise ValueError(f"layers={list(self.layers)}: must hold patterns on names of layers, or be null for all")
-        if from_experience < 0:
-            raise ValueError(f"{from_experience=}: must be >= 0")
-
-
-def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Return W + scale * B A for a weight (O, ...) with I numbers per row, a (r, I) and b (O, r)."""
-    return weight + scale * (b @ a).view_as(weight)
-
-
-def init_factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return A (r, I), sampled, and B (O, r), zeros, for a weight (O, ...)."""
-    num_in = weight[0].numel()
-    initial = (torch.rand(rank, num_in, generator=generator) * 2 - 1) / math.sqrt(num_in)
-    return nn.Parameter(initial.to(weight)), nn.Parameter(weight.new_zeros(len(weight), rank))
-
-
-class LoRALinear(nn.Linear):
-    """A linear layer with a low-rank addition."""
-
-    def __init__(self, layer: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
-        super().__init__(layer.in_features, layer.out_features, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias
-        self.lora_a, self.lora_b = init_factors(layer.weight, rank, generator)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return outputs (..., O) of inputs (..., I); B and A are applied one after the other, which costs less."""
-        added = functional.linear(functional.linear(x, self.lora_a), self.lora_b)
-        return functional.linear(x, self.weight, self.bias) + self.scale * added
-
-
-class LoRAConv2d(nn.Conv2d):
-    """A convolution with a low-rank addition."""
-
-    def __init__(self, layer: nn.Conv2d, rank: int, scale: float, generator: torch.Generator) -> None:
-        arguments: Any = {name: getattr(layer, name) for name in _CONVOLUTION}
-        super().__init__(**arguments | {"device": "meta"})
-        self.weight, self.bias = layer.weight, layer.bias
-        self.lora_a, self.lora_b = init_factors(layer.weight, rank, generator)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return maps (B, O, H', W') of maps (B, C, H, W)."""
-        weight = merged_weight(self.weight, self.lora_a, self.lora_b, self.scale)
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
+    rank: NonNegativeInt = 8
+    alpha: PositiveFloat = 4.0
+    layers: Patterns | None = None
+    from_experience: FromExperience = 1
 
 
 def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -109,37 +52,25 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
             continue
         layer: Any = network.get_submodule(name)
         kind: Any = LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d
-        network.set_submodule(
-            name, kind(layer, config.rank, config.alpha / config.rank, generator).train(layer.training)
-        )
+        added = kind(layer, config.rank, config.alpha / config.rank, generator)
+        network.set_submodule(name, added.train(layer.training))
     return network
 
 
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse patterns that match no layer that can be adapted, and a network without such layers."""
     adapted = [name for name, layer in model.named_modules() if isinstance(layer, LoRALinear | LoRAConv2d)]
-    for pattern in (config.layers or ("*",)) if config.rank else ():
-        if not any(fnmatchcase(name, pattern) for name in adapted):
-            known = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-            key = f"strategies.lora.layers={None if config.layers is None else list(config.layers)}"
-            raise UserError(
-                f"{key}: '{pattern}' fits no linear or Conv2d layer of the trunk. Known: {comma_separated(known)}."
-            )
+    known = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    freezing.check_added_layers("strategies.lora.layers", config.layers, "linear or Conv2d layer", adapted, known)
 
 
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse to start only after the last experience that is trained on."""
-    if config.rank:
-        check_from_experience("lora", config.from_experience, num_experiences)
-
-
-class LoRAPlugin(AddedLayersPlugin):
+class LoRAPlugin(freezing.FreezingPlugin[Config]):
     """Freezes the weights; the additions themselves belong to the network."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.from_experience, config.rank > 0)
+    def frozen_parts(self, model: nn.Module) -> freezing.FrozenParts:
+        """Return everything but the additions and the head."""
+        return freezing.all_parts_except(model, is_added) if self.config.rank else freezing.NOTHING
 
-
-def build(config: Config, seed: int) -> LoRAPlugin:
-    """Return the plugin; `adapt` does the random initialisation."""
-    return LoRAPlugin(config)
+    def frozen_at_first(self, model: nn.Module) -> freezing.FrozenParts:
+        """Return the additions, which have no effect yet."""
+        return freezing.added_parts(model) if self.config.rank else freezing.NOTHING

@@ -15,25 +15,26 @@ lw_mr/lamb_mr = margin_weight, dist = margin, K = negatives, sigma = scale (thei
 the last ReLU of their ResNet and keep 20 herded samples per class: configure such a network and memory where it matters.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, settings
 from ..platform.methods.layer_distillation import LayerDistillation, cosine_distance, growth
 from ..platform.models.cosine_head import CosineHead, with_cosine_head
 from ..platform.models.features import FEATURES
+from ..platform.training.plugin import LearnerView
+from ..platform.training.plugin_api import mask_other_tasks
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "its head is one of cosines; with both weights 0 it is cosine_head, bit for bit"
+NEEDS_PAST = True
 ROLES = ("head",)
 NO_FULL_HEAD = "its margins are to the new classes, which would include those of later experiences"
-CONFLICTS = {"joint": "joint trains once, so there is no old network; cosine_head alone is what would be left"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Use a cosine head, keep the features' direction, and keep a margin between old and new classes (LUCIR).
 
@@ -45,23 +46,11 @@ class Config:
     scale: initial factor of the cosines, > 0.
     """
 
-    weight: float = 5.0
-    margin_weight: float = 1.0
-    margin: float = 0.5
-    negatives: int = 2
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        margin, negatives, scale = self.margin, self.negatives, self.scale
-        for name in ("weight", "margin_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be >= 0 and finite")
-        if not 0 < margin <= 2:
-            raise ValueError(f"{margin=}: must be in (0, 2], the widest that cosines are apart")
-        if negatives < 1:
-            raise ValueError(f"{negatives=}: must be >= 1 class")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"{scale=}: must be > 0 and finite")
+    weight: NonNegativeFloat = 5.0
+    margin_weight: NonNegativeFloat = 1.0
+    margin: Annotated[float, Interval(gt=0, le=2)] = 0.5
+    negatives: PositiveInt = 2
+    scale: PositiveFloat = 10.0
 
 
 def margin_ranking(cosines: Tensor, y: Tensor, num_old: int, margin: float, negatives: int) -> Tensor:
@@ -89,35 +78,27 @@ def cosine_head_of(network: nn.Module) -> CosineHead:
     return network.head
 
 
-class LucirPlugin(LayerDistillation):
+class LucirPlugin(LayerDistillation[Config]):
     """Adds both terms to the loss from the second trained experience on, and fixes the weights of old classes."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight > 0 or config.margin_weight > 0)
-        self.config = config
+    WEIGHTS = ("weight", "margin_weight")
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the name of the features."""
         return [FEATURES]
 
-    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: LearnerView, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Return the less-forget constraint plus the margin ranking, a scalar."""
         config, head = self.config, cosine_head_of(learner.model)
         weight = config.weight * growth(self.num_old, learner)
-        cosines = learner.mb_output / head.scale
-        if hasattr(learner, "mask_other_tasks"):  # a sample of an old task does not compete with new tasks' classes
-            cosines = learner.mask_other_tasks(cosines, learner.mb_task_id)
+        # a sample of an old task does not compete with new tasks' classes
+        cosines = mask_other_tasks(learner, learner.mb_output / head.scale, learner.mbatch[-1])
         margin = margin_ranking(cosines, learner.mb_y, self.num_old, config.margin, config.negatives)
         return weight * cosine_distance(student[FEATURES], teacher[FEATURES]) + config.margin_weight * margin
 
     @torch.no_grad()
-    def after_update(self, learner: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: LearnerView, **kwargs: object) -> None:
         """Restore the teacher's weights for old classes, which momentum and weight decay may have changed."""
         if self.teacher.model is not None and self.config.weight > 0:
             fixed = cosine_head_of(self.teacher.model).weight[: self.num_old]
             cosine_head_of(learner.model).weight[: self.num_old].copy_(fixed)
-
-
-def build(config: Config, seed: int) -> LucirPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return LucirPlugin(config)

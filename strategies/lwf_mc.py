@@ -14,37 +14,28 @@ ICaRLLossPlugin is weight = 1 (same scale), as the authors' code. FACIL's icarl 
 second sum, not divided by C (its lamb).
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import NonNegativeFloat, settings
 from ..platform.methods.teacher import Teacher
-from ..platform.training.plugin import Plugin, replace_criterion
+from ..platform.training.plugin import LearnerView, Plugin, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "its classification loss is binary cross-entropy: with weight 0 that is not naive finetuning either"
+NEEDS_PAST = True
 ROLES = ("criterion",)
 NO_FULL_HEAD = "it distils all outputs of the old network, which would include those of new classes"
-CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train by binary cross-entropy, with labels for new classes and the old network's outputs for old ones (LwF.MC).
 
     weight: weight of the term for old outputs, >= 0.
     """
 
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        weight = self.weight
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
+    weight: NonNegativeFloat = 1.0
 
 
 def binary(logits: Tensor, targets: Tensor) -> Tensor:
@@ -63,53 +54,33 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return binary(logits[:, : teacher.shape[1]], teacher.sigmoid()).sum() / logits.numel()
 
 
-class LwFMCPlugin(Plugin):
+class LwFMCPlugin(Plugin[Config]):
     """Replaces the criterion, and adds the term for old outputs from the second trained experience on."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._num_trained = 0
-        self._teacher = Teacher()
-        self._undo: Callable[[], None] | None = None
+    STATE = ("num_trained", "teacher")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of trained experiences and, inside one, the teacher's tensors."""
-        return {"num_trained": self._num_trained} | self._teacher.state_dict()
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.num_trained, self.teacher = 0, Teacher()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state; `on_resume` rebuilds the teacher."""
-        self._num_trained = state["num_trained"]
-        self._teacher.load_state_dict(state)
-
-    def on_resume(self, learner: Any) -> None:
-        """Rebuild the teacher from its tensors, and replace the criterion."""
-        self._teacher.on_resume(learner)
-        self.before_training_exp(learner)
-
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
         """Make the network the teacher, before it sees the new experience."""
-        if self._num_trained and self.config.weight > 0:
-            self._teacher.take(learner.model)
+        if self.num_trained and self.config.weight > 0:
+            self.teacher.take(learner.model)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion."""
         classes = torch.tensor(sorted(learner.experience.classes_in_this_experience), device=learner.device)
-        self._undo = replace_criterion(learner, lambda logits, y: classification(logits, y, classes))
+        self._restore_criterion = replace_criterion(learner, lambda logits, y: classification(logits, y, classes))
 
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the term for old outputs to the loss."""
-        if self._teacher:
-            term = distillation(learner.mb_output.float(), self._teacher.logits(learner))
+        if self.teacher:
+            term = distillation(learner.mb_output.float(), self.teacher.logits(learner))
             learner.loss = learner.loss + self.config.weight * term
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Restore the criterion, count the experience, and drop the teacher."""
-        assert self._undo is not None
-        self._undo()
-        self._num_trained, self._undo = self._num_trained + 1, None
-        self._teacher.drop()
-
-
-def build(config: Config, seed: int) -> LwFMCPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return LwFMCPlugin(config)
+        self._restore_criterion()
+        self.num_trained += 1
+        self.teacher.drop()

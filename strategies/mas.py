@@ -15,21 +15,21 @@ factor 1/2); its alpha is ours; it uses ||f|| instead of its square.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ..platform.config.settings import Gt, NonNegativeFloat, PositiveInt, UnitInterval, settings
 from ..platform.methods.per_sample_gradients import gradient_sums, masked_predictions, training_samples
 from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, decayed_sum
 from ..platform.seeding import generator
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Keep the parameters that the network's outputs depend on near their old values (Memory Aware Synapses).
 
@@ -39,21 +39,10 @@ class Config:
     largest: upper bound of an importance; null: no bound, as in the paper. SGD diverges where weight * Omega * lr > 1.
     """
 
-    weight: float = 1.0
-    alpha: float | None = None
-    num_samples: int | None = 1000
-    largest: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        weight, alpha, num_samples = self.weight, self.alpha, self.num_samples
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise ValueError(f"{alpha=}: must be in [0, 1], or null to add up")
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"{num_samples=}: must be >= 1, or null for all")
-        if self.largest is not None and not self.largest > 0:
-            raise ValueError(f"largest={self.largest}: must be > 0, or null for no bound")
+    weight: NonNegativeFloat = 1.0
+    alpha: UnitInterval | None = None
+    num_samples: PositiveInt | None = 1000
+    largest: Annotated[float, Gt(0)] | None = 1.0
 
 
 def squared_norm(logits: Tensor, own: Tensor) -> Tensor:
@@ -68,21 +57,17 @@ def mix_importances(old: NamedTensors, new: NamedTensors, alpha: float | None) -
     return decayed_sum(old, {name: (1 - alpha) * tensor for name, tensor in new.items()}, alpha)
 
 
-class MASPlugin(PenaltyPlugin):
+class MASPlugin(PenaltyPlugin[Config]):
     """Adds weight * penalty to the loss, and measures importances when an experience ends."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.weight)
-        self.config, self.seed = config, seed
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Update Omega, and anchor the penalty at the present parameters."""
-        if self.weight > 0:
+        if self.config.weight > 0:
             omega = mix_importances(self.penalty.importances, self.importances(learner), self.config.alpha)
             bound = self.config.largest or math.inf
             self.penalty.anchor(learner.model, {name: tensor.clamp(max=bound) for name, tensor in omega.items()})
 
-    def importances(self, learner: Any) -> NamedTensors:
+    def importances(self, learner: LearnerView) -> NamedTensors:
         """Return Omega_t of the network on the experience's training samples."""
         number, length = learner.experience.current_experience, len(learner.experience.dataset)
         order = torch.randperm(length, generator=generator(self.seed, "mas samples", number))
@@ -92,8 +77,3 @@ class MASPlugin(PenaltyPlugin):
             own = (masked_predictions(learner, x, t) > -torch.inf).to(x.dtype)
             total = decayed_sum(total, gradient_sums(learner.model, x, own, squared_norm, 1))
         return {name: tensor / len(order) for name, tensor in total.items()}
-
-
-def build(config: Config, seed: int) -> MASPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return MASPlugin(config, seed)

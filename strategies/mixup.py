@@ -16,24 +16,23 @@ mode "batch" and switch_prob 0.5; it flips the mini-batch where ours permutes it
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..platform.config.settings import NonNegativeFloat, settings
 from ..platform.errors import UserError
 from ..platform.seeding import generator
-from ..platform.training.plugin import Plugin, replace_criterion
+from ..platform.training.plugin import LearnerView, Plugin, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = {"alpha": 0.0, "cutmix_alpha": 0.0}
-ROLES = ("criterion",)
-WRAPS_CRITERION = True
+NEUTRAL = {"alpha": 0.0, "cutmix_alpha": 0.0}
+ROLES, WRAPS_CRITERION = ("criterion",), True
 CONFLICTS = {"der": "der stores the logits of each mini-batch, which would be those of mixed samples"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train on mixtures of a mini-batch's samples and labels (Mixup, CutMix).
 
@@ -41,14 +40,8 @@ class Config:
     cutmix_alpha: of CutMix's Beta distribution, >= 0; 0: no CutMix.
     """
 
-    alpha: float = 0.2
-    cutmix_alpha: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "cutmix_alpha"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value}: must be >= 0 and finite")
+    alpha: NonNegativeFloat = 0.2
+    cutmix_alpha: NonNegativeFloat = 0.0
 
 
 def sample_ratio(alpha: float, draw: torch.Generator) -> float:
@@ -75,69 +68,55 @@ def paste_box(x: Tensor, other: Tensor, rows: slice, columns: slice) -> tuple[Te
     return mixed, 1 - area / (x.shape[-2] * x.shape[-1])
 
 
-class MixupPlugin(Plugin):
+class MixupPlugin(Plugin[Config]):
     """Mixes before the forward pass, and evaluates the criterion for both labels."""
 
+    STATE = ()  # everything is derived from the position
     augments = True
 
-    def __init__(self, config: Config, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def init_state(self) -> None:
+        """Set the initial state."""
         self._partner: Tensor | None = None  # p (B,) of the present mini-batch
         self._share = 1.0
         self._undo: Callable[[], None] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: everything is derived from the position."""
-        return {}
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Wrap the criterion."""
         if max(self.config.alpha, self.config.cutmix_alpha) > 0:
-            self._undo = replace_criterion(learner, self._mixed(learner._criterion))
+            self._undo = replace_criterion(learner, partial(self._mixed_loss, learner._criterion))
 
-    def on_resume(self, learner: Any) -> None:
-        """Wrap the criterion again."""
-        self.before_training_exp(learner)
-
-    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: LearnerView, **kwargs: object) -> None:
         """Mix the samples."""
         if self._undo is None:
             return
         x, position = learner.mb_x, (learner.experience.current_experience, learner.clock.train_exp_iterations)
         draw = generator(self.seed, "mixup", *position)
-        partner = torch.randperm(len(x), generator=draw).to(x.device)
+        self._partner = torch.randperm(len(x), generator=draw).to(x.device)
         if len(learner.mbatch) > 2:
             tasks = learner.mbatch[2]
-            partner = torch.where(tasks[partner] == tasks, partner, torch.arange(len(x), device=x.device))
-        learner.mbatch[0], self._share = self._mix(x, x[partner], draw)
-        self._partner = partner
+            same_task = tasks[self._partner] == tasks
+            self._partner = torch.where(same_task, self._partner, torch.arange(len(x), device=x.device))
+        learner.mbatch[0], self._share = self._mix(x, x[self._partner], draw)
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Restore the criterion."""
         if self._undo is not None:
             self._undo()
         self._undo, self._partner = None, None
 
     def _mix(self, x: Tensor, other: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
+        """Return x' and r, by mixup or CutMix."""
         alpha, cutmix = self.config.alpha, self.config.cutmix_alpha
         if cutmix > 0 and (alpha == 0 or bool(torch.rand((), generator=draw) < 0.5)):
             if x.ndim != 4:
-                raise UserError(
-                    f"strategies.mixup.cutmix_alpha={cutmix}: needs pictures; samples are {list(x.shape[1:])}"
-                )
+                path = f"strategies.mixup.cutmix_alpha={cutmix}"
+                raise UserError(f"{path}: needs pictures; samples are {list(x.shape[1:])}")
             return paste_box(x, other, *box(x.shape[-2], x.shape[-1], sample_ratio(cutmix, draw), draw))
         r = sample_ratio(alpha, draw)
         return torch.lerp(other, x, r), r
 
-    def _mixed(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        def both(logits: Tensor, y: Tensor) -> Tensor:
-            if self._partner is None or len(y) != len(self._partner):  # called for other samples
-                return criterion(logits, y)
-            return self._share * criterion(logits, y) + (1 - self._share) * criterion(logits, y[self._partner])
-
-        return both
-
-
-def build(config: Config, seed: int) -> MixupPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return MixupPlugin(config, seed)
+    def _mixed_loss(self, criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss for both labels of each sample."""
+        if self._partner is None or len(y) != len(self._partner):  # called for other samples
+            return criterion(logits, y)
+        return self._share * criterion(logits, y) + (1 - self._share) * criterion(logits, y[self._partner])

@@ -14,22 +14,21 @@ Peers: Avalanche's NCMClassifier (normalize=False is our euclidean; with True it
 LAMDA-PILOT's SimpleCIL is metric: cosine with freezing: {from_experience: 0}. FACIL's NME needs stored samples.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
+from ..platform.config.settings import settings
+from ..platform.methods.feature_classifier import Classify, FeatureClassifier, add_statistics, class_means, class_sums
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it classifies instead of the head: no setting leaves the head's predictions"
 ROLES = ("predictions",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Classify by the nearest class mean of the features instead of by the head (NCM).
 
@@ -37,11 +36,6 @@ class Config:
     """
 
     metric: Literal["euclidean", "cosine"] = "euclidean"
-
-    def __post_init__(self) -> None:
-        metric = self.metric
-        if metric not in ("euclidean", "cosine"):
-            raise ValueError(f"{metric=}: must be 'euclidean' or 'cosine'")
 
 
 def similarity(features: Tensor, means: Tensor, metric: Literal["euclidean", "cosine"]) -> Tensor:
@@ -51,22 +45,13 @@ def similarity(features: Tensor, means: Tensor, metric: Literal["euclidean", "co
     return 2 * features @ means.T - features.square().sum(1, keepdim=True) - means.square().sum(1)
 
 
-class NCMPlugin(FeatureClassifier):
+class NCMPlugin(FeatureClassifier[Config]):
     """Keeps the sum of features and the number of samples of each class."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
 
     def update(self, features: Tensor, y: Tensor, experience: int) -> None:
         """Add the samples to the sums."""
         self.statistics = add_statistics(self.statistics, class_sums(features, y))
 
-    def classifier(self) -> Callable[[Tensor], Tensor]:
+    def classifier(self) -> Classify:
         """Return the similarity to the class means."""
         return partial(similarity, means=class_means(self.statistics).float(), metric=self.config.metric)
-
-
-def build(config: Config, seed: int) -> NCMPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return NCMPlugin(config)

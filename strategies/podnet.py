@@ -13,22 +13,20 @@ ImageNet). They take each stage's maps before its last ReLU, ours are the output
 cosines per class is local_similarity. Their finetuning on a balanced memory is not part of this: see eeil.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import NonNegativeFloat, Patterns, settings
 from ..platform.methods.layer_distillation import LayerDistillation, check_maps, cosine_distance, growth, map_layers
 from ..platform.models.features import FEATURES
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"spatial_weight": 0.0, "flat_weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there is no old network to distil from"}
+NEUTRAL = {"spatial_weight": 0.0, "flat_weight": 0.0}
+NEEDS_PAST = True
 _KEY = "strategies.podnet.layers"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Keep pooled maps of convolutional layers, and the features, close to the old network's (PODNet).
 
@@ -37,16 +35,9 @@ class Config:
     layers: patterns on names of layers that output maps; null: the trunk's blocks with convolutions.
     """
 
-    spatial_weight: float = 3.0
-    flat_weight: float = 1.0
-    layers: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("spatial_weight", "flat_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be >= 0 and finite")
-        if self.layers is not None and not (self.layers and all(self.layers)):
-            raise ValueError(f"layers={list(self.layers)}: must hold at least one pattern, none empty, or be null")
+    spatial_weight: NonNegativeFloat = 3.0
+    flat_weight: NonNegativeFloat = 1.0
+    layers: Patterns | None = None
 
 
 def pooled(maps: Tensor) -> Tensor:
@@ -61,12 +52,10 @@ def check_model(config: Config, model: nn.Module) -> None:
     map_layers(model, config.layers, _KEY)
 
 
-class PODNetPlugin(LayerDistillation):
+class PODNetPlugin(LayerDistillation[Config]):
     """Adds both terms to the loss from the second trained experience on."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.spatial_weight > 0 or config.flat_weight > 0)
-        self.config = config
+    WEIGHTS = ("spatial_weight", "flat_weight")
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the names of the layers that output maps, and of the features."""
@@ -79,15 +68,10 @@ class PODNetPlugin(LayerDistillation):
         check_maps(layer, output, _KEY)
         return pooled(output)
 
-    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: LearnerView, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Return the sum of both terms, a scalar."""
         config = self.config
         spatial = [(s - teacher[layer]).norm(dim=1).mean() for layer, s in student.items() if layer != FEATURES]
         flat = cosine_distance(student[FEATURES], teacher[FEATURES])
         both = config.spatial_weight * torch.stack(spatial).mean() + config.flat_weight * flat
         return growth(self.num_classes(learner), learner) * both
-
-
-def build(config: Config, seed: int) -> PODNetPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return PODNetPlugin(config)

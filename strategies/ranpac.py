@@ -14,23 +14,22 @@ Source: McDonnell et al. 2023 (2307.02251). Peers: in the authors' code, LAMDA-P
 M x M matrix of 800 MB in a checkpoint; a solve of O(M^3) after each experience), and the ridge is always searched.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics
+from ..platform.config.settings import PositiveFloat, PositiveInt, settings
+from ..platform.methods.feature_classifier import Classify, FeatureClassifier, add_statistics
 from ..platform.seeding import generator
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it classifies instead of the head: no setting leaves the head's predictions"
 ROLES = ("predictions",)
 RIDGES = tuple(10.0**power for power in range(-8, 9))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Classify by ridge regression on randomly projected features instead of by the head (RanPAC).
 
@@ -38,15 +37,8 @@ class Config:
     ridge: strength of the ridge, > 0; null: chosen after each experience on a fifth of its training data.
     """
 
-    projection: int = 1000
-    ridge: float | None = None
-
-    def __post_init__(self) -> None:
-        projection, ridge = self.projection, self.ridge
-        if projection < 1:
-            raise ValueError(f"{projection=}: must be >= 1")
-        if ridge is not None and not 0 < ridge < float("inf"):
-            raise ValueError(f"{ridge=}: must be > 0 and finite, or null to choose it on held-out training data")
+    projection: PositiveInt = 1000
+    ridge: PositiveFloat | None = None
 
 
 def ridge_weights(gram: Tensor, products: Tensor, ridge: float | Tensor) -> Tensor:
@@ -75,13 +67,10 @@ def held_out_errors(train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], r
     return torch.stack([((left / scale) @ right - other_y).square().mean() for scale in scales])
 
 
-class RanPACPlugin(FeatureClassifier):
+class RanPACPlugin(FeatureClassifier[Config]):
     """Keeps G, the transposed Q, the ridge and the number of samples of each class."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__()
-        self.config, self.seed = config, seed
-        self._weights: Tensor | None = None  # W, sampled from the seed when first needed
+    _weights: Tensor | None = None  # W, sampled from the seed when first needed
 
     def project(self, features: Tensor) -> Tensor:
         """Return h (n, M) float64 of features (n, D)."""
@@ -108,13 +97,8 @@ class RanPACPlugin(FeatureClassifier):
         errors = held_out_errors((h[train], y[train]), (h[held], y[held]), RIDGES)
         return RIDGES[int(errors.argmin())]
 
-    def classifier(self) -> Callable[[Tensor], Tensor]:
+    def classifier(self) -> Classify:
         """Solve for the weights, and return the classifier."""
         statistics = self.statistics
         weights = ridge_weights(statistics["gram"], statistics["products"].T, statistics["ridge"])
         return lambda features: self.project(features) @ weights
-
-
-def build(config: Config, seed: int) -> RanPACPlugin:
-    """Return the plugin; the projection and the held-out samples are derived from `seed`."""
-    return RanPACPlugin(config, seed)

@@ -16,24 +16,23 @@ Peers: torch.optim.swa_utils.update_bn and fvcore's update_bn_stats are the same
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..platform.errors import UserError
+from ..platform.config.settings import Ge, NonNegativeInt, settings
+from ..platform.data.samples import dataset_batches
+from ..platform.models.batchnorm import batch_norms, check_running_statistics
 from ..platform.models.inference import evaluation_mode
 from ..platform.seeding import generator
-from ..platform.training import plugin_api
-from ..platform.training.plugin import Plugin
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"batches": 0}
+NEUTRAL = {"batches": 0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Recompute BatchNorm's statistics on the experience's training data when its training ends.
 
@@ -41,21 +40,8 @@ class Config:
     batch_size: size of these mini-batches; null: the training batch size.
     """
 
-    batches: int | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        batches, batch_size = self.batches, self.batch_size
-        if batches is not None and batches < 0:
-            raise ValueError(f"{batches=}: must be >= 0, or null for all of the data")
-        if batch_size is not None and batch_size < 2:
-            raise ValueError(f"{batch_size=}: must be >= 2 (a variance), or null for that of training")
-
-
-def norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers that keep running statistics."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return [layer for layer in layers if layer.running_mean is not None]
+    batches: NonNegativeInt | None = None
+    batch_size: Annotated[int, Ge(2)] | None = None  # one sample has no variance
 
 
 def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
@@ -66,7 +52,7 @@ def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
     first = next(batches, None)
     if first is None:  # nothing to compute the statistics from
         return
-    layers = norms(model)
+    layers = batch_norms(model).values()
     momenta = [layer.momentum for layer in layers]
     with evaluation_mode(model):  # turns dropout off, and restores the modes
         for layer in layers:
@@ -81,40 +67,26 @@ def recompute(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
 
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse a network without BatchNorm layers."""
-    if config.batches != 0 and not norms(model):
-        raise UserError(
-            "strategies.recompute_batchnorm: the network has no BatchNorm layer with running statistics; leave it out, or "
-            "choose such a network (e.g. model.small_cnn.norm: batch)."
-        )
+    check_running_statistics("strategies.recompute_batchnorm", model)
 
 
-class RecomputeBatchNormPlugin(Plugin):
+class RecomputeBatchNormPlugin(Plugin[Config]):
     """Recomputes the statistics at the end of each experience."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        self.config, self.seed = config, seed
+    STATE = ()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: the statistics belong to the network."""
-        return {}
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Recompute the statistics under the final weights."""
         if self.config.batches != 0:
             recompute(learner.model, self._batches(learner))
 
-    def _batches(self, learner: Any) -> Iterator[torch.Tensor]:
+    def _batches(self, learner: LearnerView) -> Iterator[torch.Tensor]:
         """Yield shuffled mini-batches of the training data as network inputs, without augmentation."""
         dataset = learner.adapted_dataset.eval()
         draw = generator(self.seed, "recompute_batchnorm", learner.experience.current_experience)
-        size = self.config.batch_size or learner.train_mb_size
         order = torch.randperm(len(dataset), generator=draw)
-        order = order if self.config.batches is None else order[: self.config.batches * size]
-        for x, _ in plugin_api.dataset_batches(dataset, size, order):
+        size = self.config.batch_size or learner.train_mb_size
+        used = order if self.config.batches is None else order[: self.config.batches * size]
+        for x, _ in dataset_batches(dataset, size, used):
             if len(x) > 1:  # one sample has no variance
                 yield x.to(learner.device)
-
-
-def build(config: Config, seed: int) -> RecomputeBatchNormPlugin:
-    """Return the plugin; the order of the mini-batches is derived from `seed`."""
-    return RecomputeBatchNormPlugin(config, seed)

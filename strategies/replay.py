@@ -18,31 +18,27 @@ minibatch_size = batch_size, policy reservoir, but fills its buffer during train
 mem_size = memory and batch_size_mem = batch_size; its MIRPlugin has subsample = candidates.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
 
+from ..platform.config.settings import NonNegativeInt, OnlyWith, PositiveInt, settings
 from ..platform.errors import UserError
 from ..platform.methods.dataset_features import dataset_features
 from ..platform.methods.herding import herding_ranks
-from ..platform.methods.replay_memory import MemoryPlugin, check_capacity, select_kept, to_inputs
-from ..platform.methods.sample_selection import gss_greedy, interference
-from ..platform.models.activation_capture import layer_outputs
-from ..platform.models.features import FEATURES
-from ..platform.models.inference import evaluation_mode
+from ..platform.methods.replay_memory import Columns, ReplayMemory, check_capacity, keep_balanced, keep_reservoir
+from ..platform.methods.sample_selection import gss_greedy, head_gradients, most_harmed
 from ..platform.seeding import generator
-from ..platform.training import plugin_api
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"memory": 0}
+NEEDS_PAST = True
 ROLES = ("memory",)
-Policy = Literal["reservoir", "class_balanced", "herding", "gss"]
 _CANDIDATES_PER_SAMPLE = 5  # that MIR replays; its paper: 50 for 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Train on remembered old samples together with the new ones (experience replay).
 
@@ -54,25 +50,14 @@ class Config:
     candidates: number of samples that "mir" chooses from, more than are replayed; null: five times as many.
     """
 
-    memory: int = 200
-    policy: Policy = "class_balanced"
-    batch_size: int | None = None
+    memory: NonNegativeInt = 200
+    policy: Literal["class_balanced", "herding", "reservoir", "gss"] = "class_balanced"
+    batch_size: PositiveInt | None = None
     selection: Literal["random", "mir"] = "random"
-    candidates: int | None = None
+    candidates: Annotated[PositiveInt | None, OnlyWith(selection="mir")] = None
 
     def __post_init__(self) -> None:
-        memory, policy, batch_size = self.memory, self.policy, self.batch_size
-        selection, candidates = self.selection, self.candidates
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if policy not in ("reservoir", "class_balanced", "herding", "gss"):
-            raise ValueError(f"{policy=}: must be 'class_balanced', 'herding', 'reservoir' or 'gss'")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the training batch size")
-        if selection not in ("random", "mir"):
-            raise ValueError(f"{selection=}: must be 'random' or 'mir'")
-        if candidates is not None and selection == "random":
-            raise ValueError(f"{candidates=}: is not used by selection 'random': leave it out")
+        candidates, batch_size = self.candidates, self.batch_size
         if candidates is not None and candidates <= (batch_size or 0):
             raise ValueError(f"{candidates=}: must be more than are replayed (batch_size={batch_size})")
 
@@ -83,65 +68,50 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
         check_capacity("strategies.replay.memory", config.memory, num_classes, ", or policy: reservoir")
 
 
-class ReplayPlugin(MemoryPlugin):
+class ReplayPlugin(Plugin[Config]):
     """Appends remembered samples to each mini-batch."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "replay")
-        self.config = config
+    STATE = ("memory",)
 
-    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
-        """Rank the new samples for herding, or mark their scores as missing for GSS, before they compete."""
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.memory = ReplayMemory(self.seed, "replay")
+
+    def before_training_iteration(self, learner: LearnerView, **kwargs: object) -> None:
+        """Append remembered samples."""
+        if len(self.memory):
+            self.memory.append(learner, self.draw(learner))
+
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
+        """Let the experience's samples compete for the memory."""
+        if self.config.memory == 0:
+            return
+        dataset = learner.experience.dataset
+        new = self.memory.new_samples(learner, dataset)
         if self.config.policy == "herding":
-            features = dataset_features(learner, learner.experience.dataset)
-            new["key"] = herding_ranks(features, new["y"], self.memory)
+            new["key"] = herding_ranks(dataset_features(learner, dataset), new["y"], self.config.memory)
         if self.config.policy == "gss":
-            new["score"] = torch.full_like(new["key"], torch.nan)
-        super().remember(learner, new)
+            new["score"] = torch.full_like(new["key"], torch.nan)  # filled in when a sample is kept
+        self.memory.update(new, partial(self.keep, learner))
 
-    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """Return the positions of the candidates that the policy keeps."""
+    def keep(self, learner: LearnerView, candidates: Columns) -> Tensor:
+        """Return the positions, rising, of the candidates that the policy keeps."""
         if self.config.policy == "gss":
-            return self._greedy(learner, candidates)
+            residuals, features = head_gradients(learner, candidates)
+            draw = generator(self.seed, "replay gss", learner.experience.current_experience)
+            return gss_greedy(residuals, features, candidates["score"], self.config.memory, draw)
         if self.config.policy == "reservoir":
-            return select_kept(candidates["key"], candidates["y"], self.memory, "reservoir")
-        num_classes = len(candidates["y"].unique())
-        check_capacity("strategies.replay.memory", self.memory, num_classes, ", or policy: reservoir")
-        return select_kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
+            return keep_reservoir(candidates, self.config.memory)
+        check_stream(self.config, len(candidates["y"].unique()), 0)
+        return keep_balanced(candidates, self.config.memory)
 
-    def draw(self, learner: Any) -> Tensor:
+    def draw(self, learner: LearnerView) -> Tensor:
         """Return positions (M,) in memory: random ones, or those of random candidates that a step would harm most."""
+        size = self.config.batch_size or learner.train_mb_size
         if self.config.selection == "random":
-            return super().draw(learner)
-        size = self.batch_size or learner.train_mb_size
-        sampled = self.sample_positions(learner, self.config.candidates or _CANDIDATES_PER_SAMPLE * size)
+            return self.memory.sample(learner, size)
         if self.config.candidates is not None and self.config.candidates <= size:
             key = f"strategies.replay.candidates={self.config.candidates}"
             raise UserError(f"{key}: must be more than the {size} that are replayed")
-
-        def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
-            return cross_entropy(plugin_api.mask_other_tasks(learner, logits, t), y, reduction="none")
-
-        x, y, *rest = learner.mbatch
-        new = (x, y, rest[0] if rest else torch.zeros_like(y))
-        candidates = (self.inputs(learner)[sampled], self.columns["y"][sampled], self.columns["t"][sampled])
-        increases = interference(learner.model, losses, new, candidates, learner.optimizer.param_groups[0]["lr"])
-        return sampled[increases.argsort(descending=True, stable=True)[:size]]
-
-    def _greedy(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """Return the positions that GSS keeps, by the present network's outputs for old and new samples."""
-        batches = zip(*(candidates[name].split(learner.eval_mb_size) for name in ("x", "y", "t")), strict=True)
-        residuals, features, inputs = [], [], to_inputs(learner)
-        with evaluation_mode(learner.model):
-            for x, y, t in batches:
-                logits, outputs = layer_outputs(learner.model, inputs(x))
-                probabilities = plugin_api.mask_other_tasks(learner, logits, t).softmax(1)
-                residuals.append(probabilities - one_hot(y, logits.shape[1]))
-                features.append(outputs[FEATURES])
-        draw = generator(self.seed, "replay gss", learner.experience.current_experience)
-        return gss_greedy(torch.cat(residuals), torch.cat(features), candidates["score"], self.memory, draw)
-
-
-def build(config: Config, seed: int) -> ReplayPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return ReplayPlugin(config, seed)
+        sampled = self.memory.sample(learner, self.config.candidates or _CANDIDATES_PER_SAMPLE * size)
+        return sampled[most_harmed(learner, self.memory.samples(learner, sampled), size)]

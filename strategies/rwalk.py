@@ -14,20 +14,19 @@ FACIL's lamb = 2 * weight (it has a factor 1/2), its damping is ours, and its F 
 old samples in class-incremental streams: add `replay`.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 
-from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import NamedTensors, moved_to, parameter_copies, zero_padded
+from ..platform.config.settings import Interval, NonNegativeFloat, PositiveFloat, PositiveInt, settings
+from ..platform.methods.path_penalty import StepRecorder, zeros_like
+from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, moved_to, parameter_copies, zero_padded
+from ..platform.training.plugin import LearnerView
 
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Keep the parameters with large Fisher information, or that reduced the loss, near their old values (RWalk).
 
@@ -37,21 +36,10 @@ class Config:
     damping: epsilon, > 0, added to the squared movement.
     """
 
-    weight: float = 1.0
-    alpha: float = 0.9
-    interval: int = 10
-    damping: float = 0.1
-
-    def __post_init__(self) -> None:
-        weight, alpha, interval, damping = self.weight, self.alpha, self.interval, self.damping
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if not 0 < alpha <= 1:
-            raise ValueError(f"{alpha=}: must be in (0, 1]")
-        if interval < 1:
-            raise ValueError(f"{interval=}: must be >= 1 iteration")
-        if not 0 < damping < math.inf:
-            raise ValueError(f"{damping=}: must be > 0 and finite")
+    weight: NonNegativeFloat = 1.0
+    alpha: Annotated[float, Interval(gt=0, le=1)] = 0.9
+    interval: PositiveInt = 10
+    damping: PositiveFloat = 0.1
 
 
 def scaled(named: NamedTensors) -> NamedTensors:
@@ -66,77 +54,71 @@ def importances(fisher: NamedTensors, scores: NamedTensors) -> NamedTensors:
     return {n: zero_padded(f[n], s[n].shape) + s[n] if n in s else f[n] for n in f}
 
 
-class RWalkPlugin(PathPlugin):
+class RWalkPlugin(PenaltyPlugin[Config]):
     """Adds weight * penalty to the loss, and follows the parameters through each iteration."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight, with_penalty=False)
-        self.config = config
-        # F; s of the past experiences; of this one: s, dL since the interval began, and the parameters then
-        self._named: dict[str, NamedTensors] = {key: {} for key in ("fisher", "scores", "score", "gain", "start")}
-        self._count = 0  # iterations of the interval
+    STATE = ("penalty", "fisher", "scores", "score", "gain", "start", "count")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return anchors, importances, all values per parameter, and the position in the interval."""
-        return super().state_dict() | self._named | {"count": self._count}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        super().init_state()
+        self.fisher: NamedTensors = {}  # F
+        self.scores: NamedTensors = {}  # s of the past experiences
+        self.score: NamedTensors = {}  # s of this one
+        self.gain: NamedTensors = {}  # dL since the interval began
+        self.start: NamedTensors = {}  # the parameters then
+        self.count = 0  # iterations of the interval
+        self._steps = StepRecorder()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state."""
-        super().load_state_dict(state)
-        self._named = {key: dict(state[key]) for key in self._named}
-        self._count = state["count"]
-
-    def on_resume(self, learner: Any) -> None:
-        """Move all tensors to the device."""
-        super().on_resume(learner)
-        self._named = {key: moved_to(named, learner.device) for key, named in self._named.items()}
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Start the scores and the first interval of the experience."""
-        super().before_training_exp(learner, **kwargs)
-        if self.weight > 0:
-            self._named = {key: moved_to(named, learner.device) for key, named in self._named.items()}
-            self._named["score"] = {n: torch.zeros_like(p) for n, p in parameter_copies(learner.model).items()}
+    def on_start(self, learner: LearnerView) -> None:
+        """Start the scores and the first interval, or move those of a resumed experience to the device."""
+        super().on_start(learner)
+        for name in ("fisher", "scores", "score", "gain", "start"):
+            setattr(self, name, moved_to(getattr(self, name), learner.device))
+        if self.config.weight > 0 and not self.start:
+            self.score = zeros_like(parameter_copies(learner.model))
             self._begin(learner)
 
-    def _begin(self, learner: Any) -> None:
-        self._named["start"], self._count = parameter_copies(learner.model), 0
-        self._named["gain"] = {name: torch.zeros_like(p) for name, p in self._named["start"].items()}
+    def _begin(self, learner: LearnerView) -> None:
+        self.start, self.count = parameter_copies(learner.model), 0
+        self.gain = zeros_like(self.start)
 
-    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
+    def after_backward(self, learner: LearnerView, **kwargs: object) -> None:
+        """Record g."""
+        if self.config.weight > 0:
+            self._steps.record(learner.model, self.penalty, self.config.weight)
+
+    def after_update(self, learner: LearnerView, **kwargs: object) -> None:
         """Update F and the loss decrease; score the interval when it is over."""
-        fisher, gain, alpha = self._named["fisher"], self._named["gain"], self.config.alpha
+        alpha = self.config.alpha
+        gradients, steps = self._steps.take(learner.model)
+        if not gradients:
+            return
         for name, g in gradients.items():
-            new = g.square()
-            fisher[name] = alpha * new + (1 - alpha) * zero_padded(fisher[name], new.shape) if name in fisher else new
-            gain[name] = gain[name] - g * steps[name]
-        self._count += 1
-        if self._count == self.config.interval:
-            self._score(learner)
+            new, old = g.square(), self.fisher.get(name)
+            self.fisher[name] = new if old is None else alpha * new + (1 - alpha) * zero_padded(old, new.shape)
+            self.gain[name] = self.gain[name] - g * steps[name]
+        self.count += 1
+        if self.count == self.config.interval:
+            self._add_score(learner)
 
-    def _score(self, learner: Any) -> None:
-        score, fisher, gain = (self._named[key] for key in ("score", "fisher", "gain"))
+    def _add_score(self, learner: LearnerView) -> None:
         for name, parameter in parameter_copies(learner.model).items():
-            if name in fisher:
-                squared_change = (parameter - self._named["start"][name]).square()
-                f = zero_padded(fisher[name], squared_change.shape)
-                score[name] = score[name] + gain[name] / (0.5 * f * squared_change + self.config.damping)
+            if name in self.fisher:
+                squared_change = (parameter - self.start[name]).square()
+                f = zero_padded(self.fisher[name], squared_change.shape)
+                added = self.gain[name] / (0.5 * f * squared_change + self.config.damping)
+                self.score[name] = self.score[name] + added
         self._begin(learner)
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Turn the scores into importances, and anchor the penalty at the current parameters."""
-        if self._named["fisher"] and self.weight > 0:
-            if self._count:
-                self._score(learner)
-            old, new = self._named["scores"], self._named["score"]
-            self._named["scores"] = {
-                n: (zero_padded(old[n], s.shape) + s) / 2 if n in old else s for n, s in new.items()
-            }
-            omega = importances(self._named["fisher"], self._named["scores"])
-            self.penalty.anchor(learner.model, omega)
-        self._named |= {"score": {}, "gain": {}, "start": {}}
-
-
-def build(config: Config, seed: int) -> RWalkPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return RWalkPlugin(config)
+        if self.fisher and self.config.weight > 0:
+            if self.count:
+                self._add_score(learner)
+            for name, new in self.score.items():
+                old = self.scores.get(name)
+                self.score[name] = new if old is None else (zero_padded(old, new.shape) + new) / 2
+            self.scores = self.score
+            self.penalty.anchor(learner.model, importances(self.fisher, self.scores))
+        self.score, self.gain, self.start = {}, {}, {}

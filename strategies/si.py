@@ -17,19 +17,17 @@ copies, so it sees no movement: w is 0, and the result is plain finetuning.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-import torch
+from ..platform.config.settings import Gt, NonNegativeFloat, PositiveFloat, settings
+from ..platform.methods.path_penalty import StepRecorder, zeros_like
+from ..platform.methods.quadratic_penalty import NamedTensors, PenaltyPlugin, moved_to, parameter_copies, zero_padded
+from ..platform.training.plugin import LearnerView
 
-from ..platform.methods.path_penalty import PathPlugin
-from ..platform.methods.quadratic_penalty import NamedTensors, moved_to, parameter_copies, zero_padded
-
-NEUTRAL: dict[str, Any] | None = {"weight": 0.0}
-CONFLICTS = {"joint": "joint trains once, so there are no old experiences to protect"}
+NEEDS_PAST = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Keep the parameters that reduced the old losses, by a path integral, near their old values (Synaptic Intelligence).
 
@@ -40,22 +38,11 @@ class Config:
     largest: upper bound of an importance; null: no bound, as in the paper. SGD diverges where weight * Omega * lr > 1.
     """
 
-    weight: float = 1.0
-    damping: float = 0.1
+    weight: NonNegativeFloat = 1.0
+    damping: PositiveFloat = 0.1
     gradient: Literal["task", "total"] = "task"
     clip: bool = True
-    largest: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        weight, damping, gradient, largest = self.weight, self.damping, self.gradient, self.largest
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if not 0 < damping < math.inf:
-            raise ValueError(f"{damping=}: must be > 0 and finite")
-        if gradient not in ("task", "total"):
-            raise ValueError(f"{gradient=}: must be 'task' or 'total'")
-        if largest is not None and not largest > 0:
-            raise ValueError(f"{largest=}: must be > 0, or null for no bound")
+    largest: Annotated[float, Gt(0)] | None = 1.0
 
 
 def importances(old: NamedTensors, path: NamedTensors, moved: NamedTensors, config: Config) -> NamedTensors:
@@ -75,48 +62,41 @@ def importances(old: NamedTensors, path: NamedTensors, moved: NamedTensors, conf
     return old | updated
 
 
-class SIPlugin(PathPlugin):
+class SIPlugin(PenaltyPlugin[Config]):
     """Adds weight * penalty to the loss, and follows the parameters through each iteration."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.weight, with_penalty=config.gradient == "total")
-        self.config = config
-        self._path: NamedTensors = {}  # w of the experience so far
-        self._start: NamedTensors = {}  # the parameters at its start
+    STATE = ("penalty", "path", "start")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return anchors, importances and, inside an experience, its start and the path so far."""
-        return super().state_dict() | {"path": self._path, "start": self._start}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        super().init_state()
+        self.path: NamedTensors = {}  # w of the experience so far
+        self.start: NamedTensors = {}  # the parameters at its start
+        self._steps = StepRecorder()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state."""
-        super().load_state_dict(state)
-        self._path, self._start = dict(state["path"]), dict(state["start"])
+    def on_start(self, learner: LearnerView) -> None:
+        """Start the path at the present parameters, or move that of a resumed experience to the device."""
+        super().on_start(learner)
+        self.path, self.start = moved_to(self.path, learner.device), moved_to(self.start, learner.device)
+        if self.config.weight > 0 and not self.start:
+            self.start = parameter_copies(learner.model)
+            self.path = zeros_like(self.start)
 
-    def on_resume(self, learner: Any) -> None:
-        """Move all tensors to the device."""
-        super().on_resume(learner)
-        self._path, self._start = (moved_to(named, learner.device) for named in (self._path, self._start))
+    def after_backward(self, learner: LearnerView, **kwargs: object) -> None:
+        """Record g."""
+        if self.config.weight > 0:
+            penalty = self.penalty if self.config.gradient == "task" else None
+            self._steps.record(learner.model, penalty, self.config.weight)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Start the path at the present parameters."""
-        super().before_training_exp(learner, **kwargs)
-        if self.weight > 0:
-            self._start = parameter_copies(learner.model)
-            self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
-
-    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
+    def after_update(self, learner: LearnerView, **kwargs: object) -> None:
         """Add one step to the path."""
-        self._path = self._path | {name: self._path[name] - gradients[name] * step for name, step in steps.items()}
+        gradients, steps = self._steps.take(learner.model)
+        for name, step in steps.items():
+            self.path[name] = self.path[name] - gradients[name] * step
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Turn the path into importances, and anchor the penalty at the present parameters."""
-        if self._path:
-            moved = {name: now - self._start[name] for name, now in parameter_copies(learner.model).items()}
-            self.penalty.anchor(learner.model, importances(self.penalty.importances, self._path, moved, self.config))
-        self._path, self._start = {}, {}
-
-
-def build(config: Config, seed: int) -> SIPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return SIPlugin(config)
+        if self.path:
+            moved = {name: now - self.start[name] for name, now in parameter_copies(learner.model).items()}
+            self.penalty.anchor(learner.model, importances(self.penalty.importances, self.path, moved, self.config))
+        self.path, self.start = {}, {}

@@ -16,33 +16,27 @@ first covariance by OAS on the first classes is left out. scikit-learn's LinearD
 the same classes where all are equally frequent.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ..platform.methods.feature_classifier import FeatureClassifier, add_statistics, class_means, class_sums
+from ..platform.config.settings import Interval, settings
+from ..platform.methods.feature_classifier import Classify, FeatureClassifier, add_statistics, class_means, class_sums
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it classifies instead of the head: no setting leaves the head's predictions"
 ROLES = ("predictions",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Classify by class means and a shared covariance of the features instead of by the head (streaming LDA).
 
     shrinkage: share of the covariance that is replaced by the identity, in (0, 1].
     """
 
-    shrinkage: float = 1e-4
-
-    def __post_init__(self) -> None:
-        shrinkage = self.shrinkage
-        if not 0 < shrinkage <= 1:
-            raise ValueError(f"{shrinkage=}: must be in (0, 1]")
+    shrinkage: Annotated[float, Interval(gt=0, le=1)] = 1e-4
 
 
 def within_covariance(counts: Tensor, means: Tensor, products: Tensor) -> Tensor:
@@ -64,27 +58,18 @@ def linear_classifier(means: Tensor, covariance: Tensor, shrinkage: float) -> tu
     return weights, -(weights * means.T).sum(0) / 2
 
 
-class SLDAPlugin(FeatureClassifier):
+class SLDAPlugin(FeatureClassifier[Config]):
     """Keeps the number of samples and the sum of features of each class, and the sum of f f^T over all."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
 
     def update(self, features: Tensor, y: Tensor, experience: int) -> None:
         """Add the samples to the sums."""
         new = class_sums(features, y) | {"products": features.T @ features}
         self.statistics = add_statistics(self.statistics, new)
 
-    def classifier(self) -> Callable[[Tensor], Tensor]:
+    def classifier(self) -> Classify:
         """Solve for the weights, and return the classifier."""
         statistics = self.statistics
         means = class_means(statistics)
         covariance = within_covariance(statistics["counts"], means, statistics["products"])
         weights, biases = linear_classifier(means, covariance, self.config.shrinkage)
         return lambda features: features.double() @ weights + biases
-
-
-def build(config: Config, seed: int) -> SLDAPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return SLDAPlugin(config)

@@ -14,71 +14,56 @@ Sources: Huang et al. 2017 (1704.00109), whose snapshots are the ends of cosine 
 Peers: Avalanche, FACIL and Mammoth have none.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.func import functional_call
 
+from ..platform.config.settings import PositiveInt, settings
 from ..platform.methods.probability_averaging import as_logits, average_probabilities, probabilities
-from ..platform.training.plugin import Plugin
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"members": 1}
+NEUTRAL = {"members": 1}
 ROLES = ("predictions",)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Predict with the mean probabilities of networks from the ends of the last experiences.
 
     members: number of networks that vote, including the present one; 1: no ensemble. Each needs the memory of a network.
     """
 
-    members: int = 3
-
-    def __post_init__(self) -> None:
-        members = self.members
-        if members < 1:
-            raise ValueError(f"{members=}: must be >= 1")
+    members: PositiveInt = 3
 
 
-class SnapshotEnsemblePlugin(Plugin):
+class SnapshotEnsemblePlugin(Plugin[Config]):
     """Keeps the snapshots, oldest first, and averages their predictions."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._snapshots: list[dict[str, Tensor]] = []
-        self._trained = False
+    STATE = ("snapshots", "trained")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the snapshots, and whether any experience has been trained."""
-        return {"snapshots": [dict(snapshot) for snapshot in self._snapshots], "trained": self._trained}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.snapshots: list[dict[str, Tensor]] = []
+        self.trained = False  # any experience
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the snapshots."""
-        self._snapshots, self._trained = [dict(snapshot) for snapshot in state["snapshots"]], state["trained"]
-
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
         """Take a snapshot after an experience, before the head grows."""
-        if self._trained and self.config.members > 1:
-            snapshot = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
-            self._snapshots = [*self._snapshots, snapshot][1 - self.config.members :]
+        if self.trained and self.config.members > 1:
+            snapshot = copy.deepcopy(learner.model.state_dict())
+            self.snapshots = [*self.snapshots, snapshot][1 - self.config.members :]
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Note that there is a trained network to take a snapshot of."""
-        self._trained = True
+        self.trained = True
 
-    def predict(self, learner: Any, x: Tensor, network: Any) -> Tensor:
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the log of the mean probabilities (B, K)."""
-        if not self._snapshots:
-            return network(x)  # type: ignore[no-any-return]
+        if not self.snapshots:
+            return network(x)
         stream = getattr(learner, "stream", None)
         own = stream.class_mask if stream is not None and stream.scenario == "task" else None  # classes of each task
-        members = [{name: t.to(x.device) for name, t in snapshot.items()} for snapshot in self._snapshots]
+        members = [{name: t.to(x.device) for name, t in snapshot.items()} for snapshot in self.snapshots]
         votes = [*(functional_call(learner.model, member, (x,)) for member in members), network(x)]
         return as_logits(average_probabilities([probabilities(logits, own) for logits in votes], alone=own is not None))
-
-
-def build(config: Config, seed: int) -> SnapshotEnsemblePlugin:
-    """Return the plugin; it uses no random numbers."""
-    return SnapshotEnsemblePlugin(config)

@@ -14,28 +14,25 @@ Source: Ahn et al. 2021 (2003.13947): T = 2, weight 1, 128 new and 32 remembered
 replay_batch_size = batch_size).
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..platform.methods.herded_memory import DistilledMemory
+from ..platform.config.settings import MemorySize, NonNegativeFloat, PositiveFloat, PositiveInt, settings
+from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss_by_task
-from ..platform.methods.replay_memory import REDUNDANT_MEMORY, check_capacity
-from ..platform.training.plugin import replace_criterion
+from ..platform.training.plugin import LearnerView, replace_criterion
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "without a memory and distillation new samples still have a separate softmax"
+NEEDS_PAST = True
 ROLES = ("criterion", "memory")
-CONFLICTS = REDUNDANT_MEMORY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Separate the softmax of old and new classes, distil each experience's classes, and replay (SS-IL).
 
@@ -45,27 +42,10 @@ class Config:
     temperature: T > 0 of the distillation.
     """
 
-    memory: int = 200
-    batch_size: int | None = 32
-    weight: float = 1.0
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        memory, batch_size, weight, temperature = self.memory, self.batch_size, self.weight, self.temperature
-        if memory < 0:
-            raise ValueError(f"{memory=}: must be >= 0 samples")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{batch_size=}: must be >= 1 sample, or null for the memory's share")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{weight=}: must be >= 0 and finite")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"{temperature=}: must be > 0 and finite")
-
-
-def check_stream(config: Config, num_classes: int, num_experiences: int) -> None:
-    """Refuse a memory that cannot hold one sample of each of the stream's classes."""
-    if config.memory > 0:
-        check_capacity("strategies.ss_il.memory", config.memory, num_classes)
+    memory: MemorySize = 200
+    batch_size: PositiveInt | None = 32
+    weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 2.0
 
 
 def separated_cross_entropy(logits: Tensor, y: Tensor, old: Sequence[int]) -> Tensor:
@@ -79,28 +59,20 @@ def separated_cross_entropy(logits: Tensor, y: Tensor, old: Sequence[int]) -> Te
     return functional.cross_entropy(logits.masked_fill(others, -torch.inf), y)
 
 
-class SSILPlugin(DistilledMemory):
+class SSILPlugin(DistilledReplay[Config]):
     """Replaces the cross-entropy by the separated softmax, and distils."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config.memory, config.batch_size, seed, "ss_il")
-        self.config = config
-        self._undo: Callable[[], None] = lambda: None
+    _restore_criterion: Callable[[], None]
 
-    def has_teacher(self, learner: Any) -> bool:
+    def has_teacher(self, learner: LearnerView) -> bool:
         """Return true from the second experience on, unless nothing is distilled."""
         return self.config.weight > 0 and bool(self.seen.all)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion."""
-        self._undo = replace_criterion(learner, partial(separated_cross_entropy, old=self.seen.all))
+        self._restore_criterion = replace_criterion(learner, partial(separated_cross_entropy, old=self.seen.all))
 
-    def on_resume(self, learner: Any) -> None:
-        """Rebuild the teacher, and replace the criterion again."""
-        super().on_resume(learner)
-        self._undo = replace_criterion(learner, partial(separated_cross_entropy, old=self.seen.all))
-
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the distillation of the seen classes to the loss."""
         if self.teacher:
             student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
@@ -108,11 +80,6 @@ class SSILPlugin(DistilledMemory):
             term = distillation_loss_by_task(student, teacher, heads, self.config.temperature)
             learner.loss = learner.loss + self.config.weight * term
 
-    def finish(self, learner: Any) -> None:
+    def finish(self, learner: LearnerView) -> None:
         """Restore the criterion."""
-        self._undo()
-
-
-def build(config: Config, seed: int) -> SSILPlugin:
-    """Return the plugin; its random numbers are derived from `seed`."""
-    return SSILPlugin(config, seed)
+        self._restore_criterion()

@@ -13,20 +13,19 @@ Source: fewer updates forget less (Goodfellow et al. 2014, 1312.6211, choose whe
 those of training frameworks. Peers: Lightning's `max_time` and `stopping_threshold`; FACIL and Mammoth have iterations only.
 """
 
-import math
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from torch import Tensor
 
+from ..platform.config.settings import Finite, Interval, PositiveFloat, settings
 from ..platform.training import plugin_api
-from ..platform.training.plugin import Plugin
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"accuracy": None}
+NEUTRAL = {"accuracy": None, "loss": None, "seconds": None}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """End an experience when its training accuracy or loss reaches a target, or its time is over.
 
@@ -35,18 +34,9 @@ class Config:
     seconds: training time per experience; null: no limit. With a limit, results depend on the machine.
     """
 
-    accuracy: float | None = 0.98
-    loss: float | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        accuracy, loss, seconds = self.accuracy, self.loss, self.seconds
-        if accuracy is not None and not 0 < accuracy <= 1:
-            raise ValueError(f"{accuracy=}: must be in (0, 1], or null")
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError(f"{loss=}: must be finite, or null")
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise ValueError(f"{seconds=}: must be > 0 and finite, or null")
+    accuracy: Annotated[float, Interval(gt=0, le=1)] | None = 0.98
+    loss: Annotated[float, Finite] | None = None
+    seconds: PositiveFloat | None = None
 
 
 def reached(config: Config, accuracy: float, loss: float) -> str:
@@ -58,83 +48,68 @@ def reached(config: Config, accuracy: float, loss: float) -> str:
     return ""
 
 
-class StopAtBudgetPlugin(Plugin):
+class StopAtBudgetPlugin(Plugin[Config]):
     """Sums up hits and losses of the epoch; with a limit, checks the clock after each iteration."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._spent, self._since = 0.0, 0.0  # seconds of this experience up to `_since`
-        self._reset()
+    STATE = ("hits", "losses", "counts", "spent")
 
-    def _reset(self) -> None:
-        self._hits: Tensor | float = 0.0
-        self._losses: Tensor | float = 0.0
-        self._rows = self._iterations = 0
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.spent = 0.0  # seconds of this experience, up to the clock's time `_since`
+        self._reset_sums()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the epoch's sums and, with a limit, the seconds spent on the experience."""
-        spent = 0.0 if self.config.seconds is None else self._spent + time.perf_counter() - self._since
-        return {
-            "hits": float(self._hits),
-            "losses": float(self._losses),
-            "counts": [self._rows, self._iterations],
-            "spent": spent,
-        }
+    def _reset_sums(self) -> None:
+        self.hits: Tensor | float = 0.0
+        self.losses: Tensor | float = 0.0
+        self.counts = (0, 0)  # samples, iterations
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the sums and the seconds."""
-        self._hits, self._losses = state["hits"], state["losses"]
-        (self._rows, self._iterations), self._spent = state["counts"], state["spent"]
-
-    def on_resume(self, learner: Any) -> None:
-        """Restart the clock."""
+    def on_start(self, learner: LearnerView) -> None:
+        """Start the clock."""
         self._since = time.perf_counter()
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self._spent, self._since = 0.0, time.perf_counter()
+    def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
+        """Allow the experience all of the time."""
+        self.spent = 0.0
+        self.on_start(learner)
 
-    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Reset the sums."""
-        self._reset()
+        self._reset_sums()
 
-    def after_backward(self, learner: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add to the sums, on the device; the loss has all of its terms now."""
         if self.config.accuracy is None and self.config.loss is None:
             return
-        output = learner.mb_output  # sums stay on the device: no synchronisation with a GPU here
-        if hasattr(learner, "mask_other_tasks"):
-            output = learner.mask_other_tasks(output, learner.mb_task_id)
-        self._hits = self._hits + (output.argmax(1) == learner.mb_y).sum()
-        self._losses = self._losses + learner.loss.detach().double()
-        self._rows, self._iterations = self._rows + len(output), self._iterations + 1
+        # sums stay on the device: no synchronisation with a GPU here
+        output = plugin_api.mask_other_tasks(learner, learner.mb_output, learner.mb_task_id)
+        self.hits = self.hits + (output.argmax(1) == learner.mb_y).sum()
+        self.losses = self.losses + learner.loss.detach().double()
+        samples, iterations = self.counts
+        self.counts = (samples + len(output), iterations + 1)
 
-    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: LearnerView, **kwargs: object) -> None:
         """Stop when the time is over."""
-        seconds = self.config.seconds
-        if seconds is not None and self._spent + time.perf_counter() - self._since >= seconds:
+        if self.config.seconds is None:
+            return
+        now = time.perf_counter()
+        self.spent += now - self._since
+        self._since = now
+        if self.spent >= self.config.seconds:
             learner.stop_training()
-            plugin_api.note(learner, f"stop_at_budget: stopped after {seconds:g} seconds")
+            plugin_api.note(learner, f"stop_at_budget: stopped after {self.config.seconds:g} seconds")
 
-    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Stop when a target is reached."""
-        if self._rows:
-            words = reached(self.config, float(self._hits) / self._rows, float(self._losses) / self._iterations)
-            if words:
-                learner.stop_training()
-                plugin_api.note(
-                    learner, f"stop_at_budget: stopped after epoch {learner.clock.train_exp_epochs + 1}: {words}"
-                )
+        samples, iterations = self.counts
+        if not samples:
+            return
+        target = reached(self.config, float(self.hits) / samples, float(self.losses) / iterations)
+        if target:
+            learner.stop_training()
+            epoch = learner.clock.train_exp_epochs + 1
+            plugin_api.note(learner, f"stop_at_budget: stopped after epoch {epoch}: {target}")
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Reset the sums and the stop, so that a stop at the very last iteration does not reach into the next experience.
-
-        Avalanche would keep it.
-        """
-        self._reset()
-        learner._stop_training = False
-
-
-def build(config: Config, seed: int) -> StopAtBudgetPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return StopAtBudgetPlugin(config)
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
+        """Reset the sums and the stop."""
+        self._reset_sums()
+        plugin_api.undo_stop(learner)

@@ -13,32 +13,27 @@ Source: Izmailov et al. 2018 (1803.05407). Peers: torch.optim.swa_utils.Averaged
 Lightning's StochasticWeightAveraging has our `start` as swa_epoch_start (0.8), and anneals the learning rate.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import copy
 
 import torch
 from torch import Tensor
 
-from ..platform.training.plugin import Plugin
+from ..platform.config.settings import Fraction, settings
+from ..platform.training.plugin import LearnerView, Plugin
 
-NEUTRAL: dict[str, Any] | None = {"start": None}
+NEUTRAL = {"start": None}
 _REASON = "each decides which weights an experience ends with"
 CONFLICTS = {"early_stopping": _REASON, "forgetting_stop": _REASON}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """End each experience with the mean of its weights over the last epochs.
 
     start: share of an experience's epochs before averaging starts, in [0, 1); null: no averaging.
     """
 
-    start: float | None = 0.5
-
-    def __post_init__(self) -> None:
-        start = self.start
-        if start is not None and not 0 <= start < 1:
-            raise ValueError(f"{start=}: must be in [0, 1), or null for no average")
+    start: Fraction | None = 0.5
 
 
 @torch.no_grad()
@@ -54,52 +49,40 @@ def add(average: dict[str, Tensor], weights: dict[str, Tensor], num_before: int)
             tensor.copy_(weights[name])
 
 
-class SWAPlugin(Plugin):
+class SWAPlugin(Plugin[Config]):
     """Adds a point after each of the last epochs; the average becomes the network where training ends."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._reset()
+    STATE = ("average", "counts")
 
-    def _reset(self) -> None:
-        self._average: dict[str, Tensor] = {}
-        self._epoch = self._num_points = 0
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.average: dict[str, Tensor] = {}
+        self.counts = (0, 0)  # epochs, points of the average
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the average so far, and the counts of epochs and points."""
-        return {"average": dict(self._average), "counts": [self._epoch, self._num_points]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the average and the counts."""
-        self._average, (self._epoch, self._num_points) = dict(state["average"]), state["counts"]
-
-    def on_resume(self, learner: Any) -> None:
-        """Move the average to the device."""
-        self._average = {name: tensor.to(learner.device) for name, tensor in self._average.items()}
-
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Start a new average."""
-        self._reset()
+        self.init_state()
 
-    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def on_resume(self, learner: LearnerView) -> None:
+        """Move the average to the device."""
+        self.average = {name: tensor.to(learner.device) for name, tensor in self.average.items()}
+
+    def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Add a point to the average, if enough epochs have passed."""
-        self._epoch += 1
-        if self.config.start is None or self._epoch <= self.config.start * learner.train_epochs:
-            return
-        weights = learner.model.state_dict()
-        if self._average:
-            add(self._average, weights, self._num_points)
-        else:
-            self._average = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self._num_points += 1
+        epochs, points = self.counts
+        epochs += 1
+        if self.config.start is not None and epochs > self.config.start * learner.train_epochs:
+            weights = learner.model.state_dict()
+            if points:
+                add(self.average, weights, points)
+            else:
+                self.average = copy.deepcopy(weights)
+            points += 1
+        self.counts = (epochs, points)
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Load the average into the network."""
-        if self._num_points > 1:
-            learner.model.load_state_dict(self._average)
-        self._reset()
-
-
-def build(config: Config, seed: int) -> SWAPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return SWAPlugin(config)
+        _, points = self.counts
+        if points > 1:
+            learner.model.load_state_dict(self.average)
+        self.init_state()

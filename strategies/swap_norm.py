@@ -14,23 +14,23 @@ convolutions), Ulyanov 2016 (1607.08022, InstanceNorm). Pham 2022 (2203.16102) c
 FACIL and Mammoth has such a setting; there the network is written with other layers.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..platform.config.settings import settings
 from ..platform.errors import UserError
 from ..platform.models.batchnorm import num_groups, replace_batchnorm
 from ..platform.training.plugin import Plugin
 
-NEUTRAL: dict[str, Any] | None = {"kind": None}
+NEUTRAL = {"kind": None}
 ROLES = ("norms",)
 Kind = Literal["group", "layer", "instance"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Replace BatchNorm layers by GroupNorm, LayerNorm or InstanceNorm when the network is built.
 
@@ -38,11 +38,6 @@ class Config:
     """
 
     kind: Kind | None = "group"
-
-    def __post_init__(self) -> None:
-        kind = self.kind
-        if kind not in ("group", "layer", "instance", None):
-            raise ValueError(f"{kind=}: must be 'group', 'layer', 'instance' or null")
 
 
 def as_group_norm(layer: _BatchNorm, kind: Kind) -> nn.GroupNorm:
@@ -75,14 +70,7 @@ def adapt(config: Config, network: nn.Module, generator: torch.Generator) -> nn.
     return network
 
 
-class SwapNormPlugin(Plugin):
+class SwapNormPlugin(Plugin[Config]):
     """Does nothing: `adapt` replaces the layers."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: the layers belong to the network."""
-        return {}
-
-
-def build(config: Config, seed: int) -> SwapNormPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return SwapNormPlugin()
+    STATE = ()

@@ -13,29 +13,25 @@ Source: Zhao et al. 2020 (1911.07053). Peers: PyCIL's WA and LAMDA-PILOT's align
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..platform.config.settings import settings
 from ..platform.errors import UserError
 from ..platform.methods.seen_classes import SeenClassesPlugin
 from ..platform.models.features import find_head
+from ..platform.training.plugin import LearnerView
 from ..platform.training.plugin_api import note
 
-NEUTRAL: dict[str, Any] | None = None
+NEUTRAL = None
 NEUTRAL_REASON = "it has no strength setting: new rows are scaled to the length of old ones or not at all"
+NEEDS_PAST = True
 _NORMALISED = "a cosine head scales its rows to length 1, so there is nothing to align"
-CONFLICTS = {
-    "joint": "joint trains once on all data, so no class is newer than another",
-    "cosine_head": _NORMALISED,
-    "local_similarity": _NORMALISED,
-    "lucir": _NORMALISED,
-}
+CONFLICTS = dict.fromkeys(("cosine_head", "local_similarity", "lucir"), _NORMALISED)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Scale the head's rows for new classes to the length of those for old ones (weight aligning).
 
@@ -55,38 +51,27 @@ def alignment(weight: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
 
 def check_model(config: Config, model: nn.Module) -> None:
     """Refuse a head without a row of weights per class."""
-    if getattr(find_head(model), "weight", None) is None:
-        raise UserError(
-            f"strategies.wa: aligns a linear head's rows; this head is a {type(find_head(model)).__name__}."
-        )
+    head = find_head(model)
+    if getattr(head, "weight", None) is None:
+        raise UserError(f"strategies.wa: aligns a linear head's rows; this head is a {type(head).__name__}.")
 
 
-class WeightAligningPlugin(SeenClassesPlugin):
+class WeightAligningPlugin(SeenClassesPlugin[Config]):
     """Aligns the rows when the training of an experience has ended."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-
     @torch.no_grad()
-    def after_update(self, learner: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: LearnerView, **kwargs: object) -> None:
         """Set negative weights of the head to 0, if `clip` is set."""
         if self.config.clip:
-            weight: Any = find_head(learner.model).weight
-            weight.clamp_(min=0.0)
+            find_head(learner.model).get_parameter("weight").clamp_(min=0.0)
 
     @torch.no_grad()
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Scale the new rows."""
         old, new = self.seen.all, self.seen.new_classes(learner)
         self.seen.add(learner)
         if old and new:
-            weight: Any = find_head(learner.model).weight
+            weight = find_head(learner.model).get_parameter("weight")
             gamma = alignment(weight, old, new)
             weight[new] *= gamma
             note(learner, f"wa: scaled the rows of {len(new)} new classes by {gamma:.3f}")
-
-
-def build(config: Config, seed: int) -> WeightAligningPlugin:
-    """Return the plugin; it uses no random numbers."""
-    return WeightAligningPlugin(config)

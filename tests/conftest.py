@@ -7,8 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: resul
 import random
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,26 +26,66 @@ Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
 
 
-_RAY = ("test_ray_faults", "test_sweep", "test_cluster")
+_RAY = ("test_ray_faults", "test_sweep")
+_LONGEST = ("ray", "test_laws", "test_laws of stopping")  # groups
+
+
+def _seed_globals() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Restore SIGINT: a shell without job control starts background jobs with SIGINT ignored, and children inherit that."""
+    """Prepare the process.
+
+    A shell without job control starts background jobs with SIGINT ignored, and children inherit that. The random order of
+    pytest-randomly comes without its seeds: ours are the same in each run.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.option.randomly_reset_seed = False
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each process whole files, whose fixtures are made once, and all tests with Ray clusters to one process.
+def _group(nodeid: str) -> str:
+    """Return the group of tests that one process runs: a file, whose fixtures are made once, or all tests with Ray clusters."""
+    path, _, test = nodeid.partition("::")
+    stem = Path(path).stem
+    if stem in _RAY:
+        return "ray"
+    return "test_laws of stopping" if stem == "test_laws" and "resumed" in test.split("[")[0] else stem
 
-    The laws take a third of the time. They are two groups, so that no process runs them alone at the end.
-    """
-    for item in items:
-        group = "ray" if item.path.stem in _RAY else item.path.stem
-        if group == "test_laws" and "resumed" in item.name.split("[")[0]:
-            group = "test_laws of stopping"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group to one process (xdist 3.8's own groups, by marks, have no effect with pytest 9)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return GroupScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Start the longest groups first, so that no process runs one alone at the end."""
+    yield
+    items.sort(key=lambda item: _LONGEST.index(group) if (group := _group(item.nodeid)) in _LONGEST else len(_LONGEST))
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seed the global generators before each file is imported: what it draws then does not depend on the other files."""
+    if isinstance(collector, pytest.Module):
+        _seed_globals()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Seed the global generators before each fixture of a module or session: any test may be the first that needs it."""
+    if fixturedef.scope != "function":
+        _seed_globals()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -55,18 +96,38 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Seed the global generators before each test, so that its random numbers do not depend on the order of the tests."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    _seed_globals()
+
+
+def _torch_and_python() -> dict[str, Any]:
+    """Return the global state that no test may change."""
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "working folder": os.getcwd(),
+        "recursion limit": sys.getrecursionlimit(),
+    }
 
 
 @pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Restore signal handlers: Ray replaces that of SIGTERM in every process that joins a cluster."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def _nothing_is_left() -> Iterator[None]:
+    """Assert that a test leaves no global state, which would reach the next one.
+
+    Environment variables and signal handlers are restored: Ray sets some in every process that joins a cluster. So is the path:
+    the command line puts the working folder on it.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    environment, path, before = dict(os.environ), list(sys.path), _torch_and_python()
     yield
-    for number, handler in before.items():
+    sys.path[:] = path
+    for number, handler in handlers.items():
         signal.signal(number, handler)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    assert _torch_and_python() == before
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,6 @@ signals are real. `make faults` runs this and the campaign on Ray; pytest runs a
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -27,10 +26,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from bits import Outcome, differences, outcome
+from helpers.processes import forkserver
 
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Checkpoint, Experiment
+from retain.platform.contract.outcome import Outcome, differences, outcome
 from retain.platform.ledger.reader import Trial
 from retain.platform.trial.run import run as run_trial
 
@@ -185,10 +185,7 @@ class Campaign:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["retain.platform.trial.run", "retain.platform.training.learner", "faults"]
-        )
+        self._context = forkserver()
         self._uninterrupted: dict[str, tuple[Outcome, dict[str, int]]] = {}
 
     def uninterrupted(self, config: Experiment) -> tuple[Outcome, dict[str, int]]:

@@ -21,11 +21,11 @@ from typing import Any
 
 import psutil
 import sweeps
-from bits import differences, outcome
 from faults import STRATEGIES
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.contract.outcome import differences, outcome
 from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial.run import run as run_trial
 

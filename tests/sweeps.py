@@ -1,9 +1,9 @@
 """Run real sweeps in separate processes, in a user's folder, and compare their trials with uninterrupted ones."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers.processes import COMMAND, DEADLINE
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_overrides import read_yaml
@@ -18,7 +19,14 @@ from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 from retain.platform.trial.run import run as run_trial
 
-DEADLINE = 110.0
+PLUGINS = Path(__file__).parent / "plugins"
+_RAYS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")  # a developer's own cluster
+
+
+def write_plugin(folder: Path, name: str) -> None:
+    """Copy tests/plugins/NAME.py to a user's working folder; its dotted path is plugins.NAME there too."""
+    (folder / "plugins").mkdir(exist_ok=True)
+    shutil.copy(PLUGINS / f"{name}.py", folder / "plugins")
 
 
 def write_config(folder: Path, **more: Any) -> None:
@@ -35,11 +43,11 @@ def write_config(folder: Path, **more: Any) -> None:
 
 def retain(folder: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start the command in a new process group, as from a terminal."""
-    environ = {**os.environ, "WANDB_API_KEY": "", "HOME": str(folder), "COLUMNS": "200", **environment}
+    plain = {key: value for key, value in os.environ.items() if key not in (*_RAYS, "WANDB_API_KEY")}
     return subprocess.Popen(
-        [sys.executable, "-c", "from retain.platform.cli.app import main; main()", *arguments],
+        [*COMMAND, *arguments],
         cwd=folder,
-        env={key: value for key, value in environ.items() if value},
+        env={**plain, "HOME": str(folder), "COLUMNS": "200", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,7 +73,7 @@ def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) ->
             with suppress(ProcessLookupError):  # it has ended already
                 os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(process.communicate()[0])
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def states(folder: Path) -> dict[str, str]:

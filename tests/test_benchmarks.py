@@ -27,7 +27,7 @@ from retain.platform.data.datasets import mnist
 from retain.platform.data.image_rotation import rotate
 from retain.platform.data.streams import Part, Stream
 from retain.platform.errors import UserError
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 
 BENCHMARKS = registry.names("benchmarks")
 GOLDEN = Path(__file__).parent / "golden" / "benchmarks.json"
@@ -269,22 +269,25 @@ _CLASS, _PERMUTED, _ROTATED = (
     ("config", "settings", "message"),
     [
         (_CLASS, {"num_experiences": 11}, r"^num_experiences=11: must be between 1 and 10, the number of classes"),
-        (_CLASS, {"num_experiences": 0}, r"^num_experiences=0: must be at least 1"),
+        (_CLASS, {"num_experiences": 0}, r"^num_experiences=0: must be an integer above 0"),
         (_CLASS, {"num_experiences": 3}, r"^num_experiences=3: must divide .* 1, 2, 5, 10$"),
         (_CLASS, {"class_order": (0, 1, 2)}, r"^class_order=\[0, 1, 2\]: must hold each class from 0 to 9 once"),
         (_CLASS, {"class_order": (0, *range(9))}, r"^class_order="),
-        (_CLASS, {"validation": 1.0}, r"^validation=1.0: must be at least 0 and less than 1"),
+        (_CLASS, {"validation": 1.0}, r"^validation=1.0: must be a number in \[0, 1\)"),
+        (_CLASS, {"blurry": 1.0}, r"^blurry=1.0: must be a number in \[0, 1\)"),
+        (_CLASS, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: cannot be combined with shots=5"),  # its kind's own check
+        (_CLASS, {"shots_from": 2}, r"^shots_from=2: is not used without shots"),
         (_PERMUTED, {"validation": -0.1}, r"^validation=-0.1: "),
-        (_PERMUTED, {"num_experiences": 0}, r"^num_experiences=0: must be at least 1"),
+        (_PERMUTED, {"num_experiences": 0}, r"^num_experiences=0: must be an integer above 0"),
         (_ROTATED, {"validation": float("nan")}, r"^validation=nan: "),
-        (_ROTATED, {"angles": ()}, r"^angles=\(\): must be one or more"),
-        (_ROTATED, {"angles": (0.0, float("inf"))}, r"^angles=\(0.0, inf\): "),
+        (_ROTATED, {"angles": ()}, r"^angles=\[\]: must be a list of at least one item"),
+        (_ROTATED, {"angles": (0.0, float("inf"))}, r"^angles=\[0.0, inf\]: "),
         (_ROTATED, {"angles": (0.0, 360.0)}, r"^angles=\(0.0, 360.0\): must differ"),
-        (_ROTATED, {"num_random_angles": 0}, r"^num_random_angles=0: must be at least 1"),
+        (_ROTATED, {"num_random_angles": 0}, r"^num_random_angles=0: must be an integer above 0 or null"),
         (
             _ROTATED,
             {"num_random_angles": 3, "angles": (0.0, 1.0)},
-            r"^angles=\(0.0, 1.0\): are not used with num_random_angles=3",
+            r"^angles=\[0.0, 1.0\]: is not used with num_random_angles=3",
         ),
     ],
 )
@@ -386,10 +389,14 @@ def test_an_alias_is_its_kind_with_settings(name: str, tiny: DataFolders) -> Non
 
 def test_settings_are_added_to_an_alias(tiny: DataFolders) -> None:
     assert len(build("split_mnist", tiny, num_experiences=2).experiences) == 2
-    config = check_plugins(load_config("quickstart", ["benchmark={split_digits: {num_experiences: 2}}"]))
+    config = resolve_experiment(
+        load_config("quickstart", ["benchmark={split_digits: {num_experiences: 2}}"])
+    ).experiment
     assert config.benchmark["split_digits"]["num_experiences"] == 2
     assert "data" not in config.benchmark["split_digits"], "the name says it"
-    other = check_plugins(load_config("quickstart", ["benchmark={split_digits: {data: fashion_mnist}}"]))
+    other = resolve_experiment(
+        load_config("quickstart", ["benchmark={split_digits: {data: fashion_mnist}}"])
+    ).experiment
     assert list(other.benchmark["split_digits"]["data"]) == ["fashion_mnist"]
 
 

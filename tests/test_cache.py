@@ -137,7 +137,7 @@ def _child(folder: Path, own: str, other: str) -> "subprocess.Popen[str]":
 def test_two_processes_prepare_once(tmp_path: Path) -> None:
     """Of two processes that start together, one makes the entry; the other waits and reads it."""
     children = [_child(tmp_path, "a", "b"), _child(tmp_path, "b", "a")]
-    outputs = [child.communicate(timeout=60)[0].strip() for child in children]
+    outputs = [child.communicate(timeout=300)[0].strip() for child in children]
     assert outputs == ["30000", "30000"]
     assert len((tmp_path / "made").read_text()) == 1
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"shared-v1", "shared-v1.lock"}
@@ -146,7 +146,7 @@ def test_two_processes_prepare_once(tmp_path: Path) -> None:
 def test_a_process_that_dies_while_writing_leaves_no_entry(tmp_path: Path) -> None:
     """Its lock and its half-written folder do not block the next process."""
     child = _child(tmp_path, "dies", "dies")
-    child.communicate(timeout=60)
+    child.communicate(timeout=300)
     assert child.returncode == 9
     assert (tmp_path / "cache" / ".shared-v1.tmp" / "x.npy").exists()
     make = Maker()

@@ -20,6 +20,7 @@ from retain.platform.methods.bias_correction import correct_logits, fit_correcti
 from retain.platform.methods.herding import herding, herding_ranks, negative_distances, unit_class_means
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
+from retain.platform.trial.checks import check_settings_fit
 from retain.strategies import bic, eeil, freezing, head_init, icarl, lwf, replay, ss_il, wa
 
 
@@ -31,25 +32,25 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (icarl, {"memory": 0}, "memory=0: must be >= 1"),
-        (icarl, {"batch_size": 0}, "batch_size=0: must be >= 1"),
-        (icarl, {"temperature": 0.0}, "temperature=0.0: must be > 0"),
-        (icarl, {"temperature": math.inf}, "temperature=inf: must be > 0"),
-        (bic, {"memory": -1}, "memory=-1: must be >= 0"),
-        (bic, {"held_out": 1.0}, "held_out=1.0: must be > 0 and < 1"),
-        (bic, {"batch_size": 0}, "batch_size=0: must be >= 1"),
-        (bic, {"weight": 1.5}, "weight=1.5: must be >= 0 and <= 1"),
-        (bic, {"temperature": -1.0}, "temperature=-1.0: must be > 0"),
-        (eeil, {"memory": -1}, "memory=-1: must be >= 0"),
-        (eeil, {"batch_size": 0}, "batch_size=0: must be >= 1"),
-        (eeil, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
-        (eeil, {"temperature": 0.0}, "temperature=0.0: must be > 0"),
-        (eeil, {"epochs": -1}, "epochs=-1: must be >= 0"),
-        (eeil, {"lr_factor": 0.0}, "lr_factor=0.0: must be > 0"),
-        (ss_il, {"memory": -1}, "memory=-1: must be >= 0"),
-        (ss_il, {"batch_size": 0}, "batch_size=0: must be >= 1"),
-        (ss_il, {"weight": math.nan}, "weight=nan: must be >= 0"),
-        (ss_il, {"temperature": 0.0}, "temperature=0.0: must be > 0"),
+        (icarl, {"memory": 0}, "memory=0: must be an integer above 0"),
+        (icarl, {"batch_size": 0}, "batch_size=0: must be an integer above 0 or null"),
+        (icarl, {"temperature": 0.0}, "temperature=0.0: must be a finite number above 0"),
+        (icarl, {"temperature": math.inf}, "temperature=inf: must be a finite number above 0"),
+        (bic, {"memory": -1}, "memory=-1: must be an integer of at least 0"),
+        (bic, {"held_out": 1.0}, "held_out=1.0: must be a number in (0, 1)"),
+        (bic, {"batch_size": 0}, "batch_size=0: must be an integer above 0 or null"),
+        (bic, {"weight": 1.5}, "weight=1.5: must be a number in [0, 1] or null"),
+        (bic, {"temperature": -1.0}, "temperature=-1.0: must be a finite number above 0"),
+        (eeil, {"memory": -1}, "memory=-1: must be an integer of at least 0"),
+        (eeil, {"batch_size": 0}, "batch_size=0: must be an integer above 0 or null"),
+        (eeil, {"weight": -1.0}, "weight=-1.0: must be a finite number of at least 0"),
+        (eeil, {"temperature": 0.0}, "temperature=0.0: must be a finite number above 0"),
+        (eeil, {"epochs": -1}, "epochs=-1: must be an integer of at least 0"),
+        (eeil, {"lr_factor": 0.0}, "lr_factor=0.0: must be a finite number above 0"),
+        (ss_il, {"memory": -1}, "memory=-1: must be an integer of at least 0"),
+        (ss_il, {"batch_size": 0}, "batch_size=0: must be an integer above 0 or null"),
+        (ss_il, {"weight": math.nan}, "weight=nan: must be a finite number of at least 0"),
+        (ss_il, {"temperature": 0.0}, "temperature=0.0: must be a finite number above 0"),
         (head_init, {"rows": "ones"}, "rows='ones': must be 'random'"),
     ],
 )
@@ -63,12 +64,12 @@ def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: st
 def test_a_memory_smaller_than_the_classes_is_refused(module: Any) -> None:
     name = module.__name__.rpartition(".")[2]
     with pytest.raises(UserError, match=f"strategies.{name}.memory=3: must be at least 4"):
-        module.check_stream(module.Config(memory=3), 4, 2)
-    module.check_stream(module.Config(memory=4), 4, 2)
+        check_settings_fit(module, module.Config(memory=3), f"strategies.{name}", 4, 2)
+    check_settings_fit(module, module.Config(memory=4), "", 4, 2)
 
 
 def test_a_memory_for_each_class_is_never_too_small() -> None:
-    icarl.check_stream(icarl.Config(memory=1, per_class=True), 100, 10)
+    check_settings_fit(icarl, icarl.Config(memory=1, per_class=True), "", 100, 10)
 
 
 def test_each_part_of_bics_memory_must_hold_the_classes() -> None:
@@ -108,12 +109,13 @@ def test_ranks_are_the_herding_orders_of_the_classes() -> None:
 @pytest.mark.parametrize("per_class", [False, True])
 def test_memory_keeps_the_best_of_each_class(per_class: bool) -> None:
     """Seven slots for four classes, or seven for each class; of old classes the first in herding order stay."""
-    made = [icarl.build(icarl.Config(memory=7, per_class=per_class), 0) for _ in range(2)]
+    made = [icarl.ICaRLPlugin(icarl.Config(memory=7, per_class=per_class), 0) for _ in range(2)]
     learn(made[:1])
-    counts = torch.bincount(made[0].columns["y"]).tolist()
+    columns = made[0].memory.columns
+    counts = torch.bincount(columns["y"]).tolist()
     assert counts == ([7, 7, 7, 7] if per_class else [2, 2, 2, 1])
     assert all(
-        made[0].columns["key"][made[0].columns["y"] == label].sort().values.tolist() == list(range(count))
+        columns["key"][columns["y"] == label].sort().values.tolist() == list(range(count))
         for label, count in enumerate(counts)
     )
 
@@ -183,7 +185,7 @@ class Losses(Plugin):
 
 def test_icarl_distils_and_classifies_by_means() -> None:
     """In a plain script: exemplars join in proportion, the loss follows the formula, and the nearest mean classifies."""
-    plugin, watch = icarl.build(icarl.Config(memory=16), 0), Watch()
+    plugin, watch = icarl.ICaRLPlugin(icarl.Config(memory=16), 0), Watch()
     scores: list[torch.Tensor] = []
 
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
@@ -201,13 +203,13 @@ def test_icarl_distils_and_classifies_by_means() -> None:
             learner.model.train()
 
     losses = Losses(expected)
-    script([plugin, watch, losses, Look()], epochs=6)
+    script([plugin, watch, losses, Look(None)], epochs=6)
     losses.check()
     assert watch.rows[-1] == 16 + 3  # 16 of 80 in a mini-batch of 16
     assert scores[0].shape == (4 * N, 2) and scores[1].shape == (4 * N, 4)
     y = torch.cat([pair(0, 2)[1], pair(1, 2)[1]])
     assert (scores[1].argmax(1) == y).float().mean() > 0.9
-    assert torch.bincount(plugin.columns["y"]).tolist() == [4, 4, 4, 4]
+    assert torch.bincount(plugin.memory.columns["y"]).tolist() == [4, 4, 4, 4]
 
 
 # Weight aligning.
@@ -221,7 +223,7 @@ def test_alignment_by_hand() -> None:
 
 def test_wa_scales_the_new_rows_only() -> None:
     """Starting from a naive run's weights; afterwards new and old rows have the same mean length."""
-    aligned, naive = script([wa.build(wa.Config(), 0)]), script([])
+    aligned, naive = script([wa.WeightAligningPlugin(wa.Config(), 0)]), script([])
     assert same(aligned[1], naive[1])
     name = "classifier.classifier.weight"
     ours, theirs = aligned[2].pop(name), naive[2].pop(name)
@@ -233,7 +235,7 @@ def test_wa_scales_the_new_rows_only() -> None:
 
 
 def test_wa_clips_the_heads_weights() -> None:
-    bits = script([wa.build(wa.Config(clip=True), 0)])
+    bits = script([wa.WeightAligningPlugin(wa.Config(clip=True), 0)])
     assert all((each["classifier.classifier.weight"] >= 0).all() for each in bits[1:])
     assert (bits[2]["trunk.0.weight"] < 0).any()
 
@@ -282,7 +284,7 @@ def test_correction_of_separated_samples_is_finite() -> None:
 
 def test_bic_distils_and_corrects() -> None:
     """In a plain script: the loss follows the formula, held-out samples are of the validation splits, evaluation is corrected."""
-    plugin = bic.build(bic.Config(memory=40, held_out=0.3), 0)
+    plugin = bic.BiCPlugin(bic.Config(memory=40, held_out=0.3), 0)
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def expected(teacher: nn.Module, learner: Any) -> torch.Tensor:
@@ -298,10 +300,10 @@ def test_bic_distils_and_corrects() -> None:
                 outputs.append((learner.model(pair(0, 2)[0]), plugin.predict(learner, pair(0, 2)[0], learner.model)))
 
     losses = Losses(expected)
-    script([plugin, losses, Look()])
+    script([plugin, losses, Look(None)])
     losses.check()
     held = plugin.state_dict()["held"]
-    assert torch.bincount(held["y"]).tolist() == [3, 3, 3, 3] and len(plugin) == 28
+    assert torch.bincount(held["y"]).tolist() == [3, 3, 3, 3] and len(plugin.memory) == 28
     validation = torch.cat([pair(0, 1)[0], pair(1, 1)[0]])
     assert all((validation == row).all(1).any() for row in held["x"])
     classes, alpha, beta, in_experience = plugin.state_dict()["last"]
@@ -316,8 +318,8 @@ def test_bics_teacher_is_corrected() -> None:
     teacher, logits = normal(6, 4, seed=1), normal(6, 5, seed=2)
     experience = SimpleNamespace(classes_in_this_experience=[4])
     for weight, share in ((None, 4 / 5), (0.3, 0.3)):
-        plugin = bic.build(bic.Config(weight=weight, temperature=3.0), 0)
-        plugin.seen.groups, plugin._correction = [[0, 1], [2, 3]], [[2, 3], 0.5, -1.0]
+        plugin = bic.BiCPlugin(bic.Config(weight=weight, temperature=3.0), 0)
+        plugin.seen.groups, plugin.correction = [[0, 1], [2, 3]], [[2, 3], 0.5, -1.0]
         plugin.teacher.model = nn.Identity()
         learner = SimpleNamespace(experience=experience, mb_x=teacher, mb_output=logits, loss=torch.tensor(2.0))
         plugin.before_backward(learner)
@@ -329,7 +331,7 @@ def test_bics_teacher_is_corrected() -> None:
 def test_bic_without_validation_data_is_refused() -> None:
     assert bic.needs_validation(bic.Config()) and not bic.needs_validation(bic.Config(memory=0))
     with pytest.raises(UserError, match="strategies.bic: needs validation data"):
-        script([bic.build(bic.Config(), 0)], validation=False)
+        script([bic.BiCPlugin(bic.Config(), 0)], validation=False)
 
 
 # Initial values of the head's new rows.
@@ -342,7 +344,7 @@ def test_imprinted_rows_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rows", ["random", "zero", "mean", "imprinted"])
-def test_new_rows_are_initialised_as_documented(rows: head_init.Rows) -> None:
+def test_new_rows_are_initialised_as_documented(rows: str) -> None:
     starts: list[tuple[nn.Linear, nn.Module, torch.optim.Optimizer]] = []
 
     class Look(Plugin):
@@ -354,7 +356,7 @@ def test_new_rows_are_initialised_as_documented(rows: head_init.Rows) -> None:
             trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
             assert {id(parameter) for parameter in model.parameters()} <= trained
 
-    bits = script([head_init.build(head_init.Config(rows=rows), 0), Look()])
+    bits = script([head_init.HeadInitPlugin(head_init.Config(rows=rows), 0), Look(None)])
     (first, _, _), (second, trunk, _) = starts
     weight, bias = second.weight.detach(), second.bias.detach()
     assert torch.equal(first.weight.detach(), bits[0]["classifier.classifier.weight"])  # the first rows are the head's
@@ -399,13 +401,13 @@ def test_eeils_loss_before_finetuning() -> None:
         return loss + 0.5 * kl(learner.mb_output[:, :2], teacher(learner.mb_x))
 
     losses = Losses(expected)
-    script([eeil.build(eeil.Config(weight=0.5), 0), losses])
+    script([eeil.EEILPlugin(eeil.Config(weight=0.5), 0), losses])
     losses.check()
 
 
 def finetuned(**settings: Any) -> tuple[nn.Module, nn.Module, eeil.EEILPlugin, nn.Module]:
     """Return the network before and after the balanced finetuning of the second experience, the plugin, the teacher."""
-    plugin = eeil.build(eeil.Config(memory=18, **settings), 0)
+    plugin = eeil.EEILPlugin(eeil.Config(memory=18, **settings), 0)
     copies: list[nn.Module] = []
 
     class Keep(Plugin):
@@ -417,7 +419,7 @@ def finetuned(**settings: Any) -> tuple[nn.Module, nn.Module, eeil.EEILPlugin, n
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             copies.append(copy.deepcopy(learner.model))
 
-    keep = Keep()
+    keep = Keep(None)
     script([keep, plugin, keep])
     return copies[-2], copies[-1], plugin, keep.teacher
 
@@ -425,7 +427,7 @@ def finetuned(**settings: Any) -> tuple[nn.Module, nn.Module, eeil.EEILPlugin, n
 def test_eeil_finetunes_on_the_memory() -> None:
     """A second way: the same steps written out, with plain SGD with momentum, at a tenth of the learning rate."""
     before, after, plugin, teacher = finetuned(epochs=2)
-    x, y = plugin.columns["x"], plugin.columns["y"]
+    x, y = plugin.memory.columns["x"], plugin.memory.columns["y"]
     assert torch.bincount(y).tolist() == [5, 5, 4, 4]
     with torch.no_grad():
         soft = torch.cat([teacher.eval()(x), copy.deepcopy(before).eval()(x)[:, 2:]], 1)
@@ -453,17 +455,18 @@ def test_eeil_without_finetuning(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("frozen_first", [True, False])
 def test_eeil_does_not_train_frozen_parameters(frozen_first: bool) -> None:
     """In any order of the two, BatchNorm's statistics included."""
-    plugins = [freezing.build(freezing.Config(), 0), eeil.build(eeil.Config(memory=18), 0)]
+    plugins = [freezing.FreezingPlugin(freezing.Config(), 0), eeil.EEILPlugin(eeil.Config(memory=18), 0)]
     bits = script(plugins if frozen_first else plugins[::-1])
     assert all(torch.equal(bits[1][name], bits[2][name]) for name in bits[1] if name.startswith("trunk"))
     assert not same(
-        bits[2], script([freezing.build(freezing.Config(), 0), replay.build(replay.Config(memory=18), 0)])[2]
+        bits[2],
+        script([freezing.FreezingPlugin(freezing.Config(), 0), replay.ReplayPlugin(replay.Config(memory=18), 0)])[2],
     )
 
 
 def test_eeil_reports_diverging_finetuning() -> None:
     with pytest.raises(FloatingPointError, match="strategies.eeil: the loss of its finetuning became"):
-        script([eeil.build(eeil.Config(memory=18, lr_factor=1e30), 0)])
+        script([eeil.EEILPlugin(eeil.Config(memory=18, lr_factor=1e30), 0)])
 
 
 # Separated softmax.
@@ -490,7 +493,7 @@ def test_ss_ils_loss() -> None:
         return total / len(y) + 4 * kl(logits[:, :2], teacher(learner.mb_x))
 
     losses, watch = Losses(expected), Watch()
-    script([ss_il.build(ss_il.Config(memory=20, batch_size=5), 0), losses, watch])
+    script([ss_il.SSILPlugin(ss_il.Config(memory=20, batch_size=5), 0), losses, watch])
     losses.check()
     assert watch.rows[-1] == 21
 
@@ -507,15 +510,15 @@ def test_separated_softmax_of_tasks_has_finite_gradients() -> None:
 
 
 PLAIN: dict[str, Callable[[], list[Plugin]]] = {
-    "bic": lambda: [bic.build(bic.Config(memory=40), 0)],
-    "eeil": lambda: [eeil.build(eeil.Config(memory=8), 0)],
-    "head_init": lambda: [head_init.build(head_init.Config(), 0)],
-    "icarl": lambda: [icarl.build(icarl.Config(memory=8), 0)],
-    "ss_il": lambda: [ss_il.build(ss_il.Config(memory=8), 0)],
+    "bic": lambda: [bic.BiCPlugin(bic.Config(memory=40), 0)],
+    "eeil": lambda: [eeil.EEILPlugin(eeil.Config(memory=8), 0)],
+    "head_init": lambda: [head_init.HeadInitPlugin(head_init.Config(), 0)],
+    "icarl": lambda: [icarl.ICaRLPlugin(icarl.Config(memory=8), 0)],
+    "ss_il": lambda: [ss_il.SSILPlugin(ss_il.Config(memory=8), 0)],
     "wa": lambda: [
-        replay.build(replay.Config(memory=8), 0),
-        lwf.build(lwf.Config(weight=0.5), 0),
-        wa.build(wa.Config(), 0),
+        replay.ReplayPlugin(replay.Config(memory=8), 0),
+        lwf.LwFPlugin(lwf.Config(weight=0.5), 0),
+        wa.WeightAligningPlugin(wa.Config(), 0),
     ],
 }
 

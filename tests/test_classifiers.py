@@ -1,6 +1,7 @@
 """Classifiers on features and prompts on vision transformers: formulas against oracles, what is refused, plain scripts."""
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,8 @@ from retain.platform.models.networks import vit
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.checks import check_settings_fit
+from retain.platform.trial.resolve import resolve_experiment, strategy_builder
 from retain.strategies import coda_prompt, fecam, l2p, ncm, ranpac, slda
 
 D = 6  # features
@@ -72,12 +74,12 @@ def test_nearest_mean_is_avalanches() -> None:
     oracle = NCMClassifier(normalize=False)
     for features, y in PARTS:
         oracle.update_class_means_dict(compute_means(features.float(), y))
-    ours = updated(ncm.build(ncm.Config(), 0), *PARTS).classifier()(TEST.float())
+    ours = updated(ncm.NCMPlugin(ncm.Config(), 0), *PARTS).classifier()(TEST.float())
     torch.testing.assert_close((-ours).sqrt(), -oracle(TEST.float()), atol=1e-3, rtol=1e-3)
 
 
 def test_a_repeated_class_is_weighted_by_its_samples() -> None:
-    plugin = updated(ncm.build(ncm.Config(), 0), clouds((0, 1), 10), clouds((0,), 30, seed=5))
+    plugin = updated(ncm.NCMPlugin(ncm.Config(), 0), clouds((0, 1), 10), clouds((0,), 30, seed=5))
     features = torch.cat([x[y == 0] for x, y in (clouds((0, 1), 10), clouds((0,), 30, seed=5))])
     assert plugin.statistics["counts"].tolist() == [40, 10]
     torch.testing.assert_close(plugin.statistics["sums"][0] / 40, features.mean(0))
@@ -101,7 +103,7 @@ class _Shrunk:
 def test_streaming_lda_is_scikit_learns_on_all_samples(shrinkage: float) -> None:
     oracle = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=_Shrunk(shrinkage))
     oracle.fit(ALL[0].numpy(), ALL[1].numpy())
-    scores = updated(slda.build(slda.Config(shrinkage=shrinkage), 0), *PARTS).classifier()(TEST)
+    scores = updated(slda.SLDAPlugin(slda.Config(shrinkage=shrinkage), 0), *PARTS).classifier()(TEST)
     expected = torch.from_numpy(oracle.decision_function(TEST.numpy())) - math.log(0.25)  # equal priors
     torch.testing.assert_close(scores, expected, rtol=1e-8, atol=1e-8)
 
@@ -113,7 +115,7 @@ def test_streaming_lda_against_avalanches_sample_by_sample_update() -> None:
     oracle.streaming_update_sigma = True
     for row, label in zip(features.float(), y, strict=True):
         StreamingLDA.fit(oracle, row.unsqueeze(0), label.unsqueeze(0))
-    plugin = updated(slda.build(slda.Config(), 0), (features, y))
+    plugin = updated(slda.SLDAPlugin(slda.Config(), 0), (features, y))
     means = plugin.statistics["sums"] / 800
     torch.testing.assert_close(means.float(), oracle.muK, rtol=1e-4, atol=1e-4)
     ours = slda.within_covariance(plugin.statistics["counts"], means, plugin.statistics["products"])
@@ -136,7 +138,7 @@ def test_fecam_is_avalanches(tukey: float, shrinks: bool) -> None:
         oracle.update_class_means_dict(compute_means(t, y))
         oracle.update_class_cov_dict(oracle.apply_cov_transforms(compute_covariance(t, y)))
     config = fecam.Config(tukey=tukey, gamma1=3.0 * shrinks, gamma2=3.0 * shrinks)
-    ours = updated(fecam.build(config, 0), *PARTS).classifier()(TEST.float())
+    ours = updated(fecam.FeCAMPlugin(config, 0), *PARTS).classifier()(TEST.float())
     torch.testing.assert_close(ours.float(), oracle(TEST.float()), rtol=2e-3, atol=1e-5)
 
 
@@ -152,7 +154,7 @@ def test_shrinking_and_correlation_by_hand() -> None:
 
 def test_fecam_of_a_class_with_one_sample_is_finite() -> None:
     features, y = clouds((0, 1), 1)
-    scores = updated(fecam.build(fecam.Config(), 0), (features, y)).classifier()(TEST)
+    scores = updated(fecam.FeCAMPlugin(fecam.Config(), 0), (features, y)).classifier()(TEST)
     assert scores.isfinite().all()
 
 
@@ -166,22 +168,22 @@ def test_tukey_keeps_signs() -> None:
 
 def test_ridge_over_experiences_is_the_closed_form_on_all_data() -> None:
     config = ranpac.Config(projection=20, ridge=0.7)
-    plugin = updated(ranpac.build(config, 3), *PARTS)
+    plugin = updated(ranpac.RanPACPlugin(config, 3), *PARTS)
     h, targets = plugin.project(ALL[0]).numpy(), np.eye(4)[ALL[1].numpy()]
     augmented = np.concatenate([h, math.sqrt(0.7) * np.eye(20)])  # ridge regression as least squares with 20 more rows
     weights = np.linalg.lstsq(augmented, np.concatenate([targets, np.zeros((20, 4))]), rcond=None)[0]
     expected = plugin.project(TEST).numpy() @ weights
     np.testing.assert_allclose(plugin.classifier()(TEST).numpy(), expected, rtol=1e-6, atol=1e-8)
-    other = updated(ranpac.build(config, 3), *reversed(PARTS))
+    other = updated(ranpac.RanPACPlugin(config, 3), *reversed(PARTS))
     torch.testing.assert_close(other.classifier()(TEST), plugin.classifier()(TEST), rtol=1e-9, atol=1e-9)
 
 
 def test_projection_is_nonlinear_and_depends_on_the_seed() -> None:
-    plugin = ranpac.build(ranpac.Config(projection=20), 3)
+    plugin = ranpac.RanPACPlugin(ranpac.Config(projection=20), 3)
     h = plugin.project(TEST)
     assert h.shape == (len(TEST), 20) and bool((h >= 0).all()) and bool((h == 0).any())
-    assert torch.equal(h, ranpac.build(ranpac.Config(projection=20), 3).project(TEST))
-    assert not torch.equal(h, ranpac.build(ranpac.Config(projection=20), 4).project(TEST))
+    assert torch.equal(h, ranpac.RanPACPlugin(ranpac.Config(projection=20), 3).project(TEST))
+    assert not torch.equal(h, ranpac.RanPACPlugin(ranpac.Config(projection=20), 4).project(TEST))
 
 
 @pytest.mark.parametrize("width", [10, 60], ids=["fewer features than samples", "more"])
@@ -202,14 +204,19 @@ def test_chosen_ridge_follows_the_noise() -> None:
     noise = torch.randint(2, (100,), generator=draw)
     chosen = {}
     for name, y in {"noise": noise, "signal": (features[:, 0] > 0).long()}.items():
-        plugin = updated(ranpac.build(ranpac.Config(projection=50), 0), (features, y))
+        plugin = updated(ranpac.RanPACPlugin(ranpac.Config(projection=50), 0), (features, y))
         chosen[name] = float(plugin.statistics["ridge"])
     assert chosen["noise"] >= 10 * chosen["signal"]
 
 
 # Common to all of them.
 
-CLASSIFIERS = {"ncm": ncm, "slda": slda, "fecam": fecam, "ranpac": ranpac}
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "ncm": lambda: ncm.NCMPlugin(ncm.Config()),
+    "slda": lambda: slda.SLDAPlugin(slda.Config()),
+    "fecam": lambda: fecam.FeCAMPlugin(fecam.Config()),
+    "ranpac": lambda: ranpac.RanPACPlugin(ranpac.Config()),
+}
 
 
 def test_sums_grow_with_the_classes() -> None:
@@ -221,7 +228,7 @@ def test_sums_grow_with_the_classes() -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_class_without_statistics_is_never_predicted(name: str) -> None:
     """Class 1 was not seen, class 3 has no row in the statistics yet; before any class was seen, the head predicts."""
-    plugin = CLASSIFIERS[name].build(CLASSIFIERS[name].Config(), 0)
+    plugin = CLASSIFIERS[name]()
     model = nn.Sequential(nn.Identity(), nn.Linear(D, 4)).eval()
     strategy = SimpleNamespace(model=model, device="cpu")
     x = TEST.float()
@@ -236,8 +243,7 @@ def test_a_class_without_statistics_is_never_predicted(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_statistics_are_restored_on_resume(name: str) -> None:
-    module = CLASSIFIERS[name]
-    plugin, other = (module.build(module.Config(), 0) for _ in range(2))
+    plugin, other = (CLASSIFIERS[name]() for _ in range(2))
     updated(plugin, PARTS[0])
     other.load_state_dict(plugin.state_dict())
     for each in (plugin, other):
@@ -249,20 +255,20 @@ def test_statistics_are_restored_on_resume(name: str) -> None:
     ("module", "settings", "message"),
     [
         (ncm, {"metric": "manhattan"}, "metric='manhattan': must be 'euclidean'"),
-        (slda, {"shrinkage": 0.0}, "shrinkage=0.0: must be in (0, 1]"),
-        (slda, {"shrinkage": math.nan}, "shrinkage=nan: must be in"),
-        (fecam, {"tukey": 1.5}, "tukey=1.5: must be in [0, 1]"),
-        (fecam, {"gamma1": -1.0}, "gamma1=-1.0: must be >= 0"),
-        (fecam, {"gamma2": math.nan}, "gamma2=nan: must be >= 0"),
-        (ranpac, {"projection": 0}, "projection=0: must be >= 1"),
-        (ranpac, {"ridge": 0.0}, "ridge=0.0: must be > 0"),
-        (l2p, {"length": -1}, "length=-1: must be >= 0"),
-        (l2p, {"top_k": 0}, "top_k=0: must be >= 1"),
-        (l2p, {"pool": 4}, "pool=4: must be >= top_k=5"),
-        (l2p, {"weight": math.nan}, "weight=nan: must be >= 0"),
+        (slda, {"shrinkage": 0.0}, "shrinkage=0.0: must be a number in (0, 1]"),
+        (slda, {"shrinkage": math.nan}, "shrinkage=nan: must be a number in"),
+        (fecam, {"tukey": 1.5}, "tukey=1.5: must be a number in [0, 1]"),
+        (fecam, {"gamma1": -1.0}, "gamma1=-1.0: must be a number of at least 0"),
+        (fecam, {"gamma2": math.nan}, "gamma2=nan: must be a number of at least 0"),
+        (ranpac, {"projection": 0}, "projection=0: must be an integer above 0"),
+        (ranpac, {"ridge": 0.0}, "ridge=0.0: must be a finite number above 0 or null"),
+        (l2p, {"length": -1}, "length=-1: must be an integer of at least 0"),
+        (l2p, {"top_k": 0}, "top_k=0: must be an integer above 0"),
+        (l2p, {"pool": 4}, "pool=4: must be at least top_k=5"),
+        (l2p, {"weight": math.nan}, "weight=nan: must be a finite number of at least 0"),
         (l2p, {"readout": "mean"}, "readout='mean': must be 'prompts'"),
-        (l2p, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
-        (coda_prompt, {"experiences": 0}, "experiences=0: must be >= 1"),
+        (l2p, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
+        (coda_prompt, {"experiences": 0}, "experiences=0: must be an integer above 0"),
         (coda_prompt, {"pool": 15}, "pool=15: must be a multiple of experiences=10"),
         (coda_prompt, {"length": 3}, "length=3: must be even"),
     ],
@@ -378,10 +384,10 @@ def test_an_inactive_prompt_component_has_no_effect() -> None:
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_not_a_transformer_is_refused(name: str, make_experiment: Any) -> None:
-    config = check_plugins(make_experiment("rotated", strategies={name: {}}))
+    config = resolve_experiment(make_experiment("rotated", strategies={name: {}})).experiment
     other = from_dict({"name": "x", "benchmark": config.benchmark, "model": {"mlp": {}}, "strategies": {name: {}}})
     with pytest.raises(UserError, match=f"strategies.{name}: needs a vision transformer"):
-        build_trial(check_plugins(other))
+        build_trial(resolve_experiment(other))
 
 
 def test_what_does_not_fit_the_stream_is_refused() -> None:
@@ -389,8 +395,8 @@ def test_what_does_not_fit_the_stream_is_refused() -> None:
         coda_prompt.check_stream(coda_prompt.Config(pool=4, experiences=2), 10, 3)
     for name, module in PROMPTED.items():
         with pytest.raises(UserError, match=f"strategies.{name}.from_experience=3: must be below 3"):
-            module.check_stream(module.Config(from_experience=3), 10, 3)
-        module.check_stream(module.Config(from_experience=2), 10, 3)
+            check_settings_fit(module, module.Config(from_experience=3), f"strategies.{name}", 10, 3)
+        check_settings_fit(module, module.Config(from_experience=2), "", 10, 3)
 
 
 def test_the_loss_covers_current_classes_and_those_of_the_mini_batch() -> None:
@@ -426,8 +432,6 @@ def test_timm_networks_without_such_blocks_are_refused() -> None:
 
 # In a plain Avalanche script.
 
-PLAIN = {name: lambda module=module: module.build(module.Config(), 0) for name, module in CLASSIFIERS.items()}
-
 
 def accuracy(plugin: Plugin, bits: Any, number: int) -> float:
     """Return the accuracy of the plugin's predictions in a plain script's evaluation, on an experience's test samples."""
@@ -439,10 +443,10 @@ def accuracy(plugin: Plugin, bits: Any, number: int) -> float:
     return float((learner.mb_output.argmax(1) == y).double().mean())
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_plain_script(name: str) -> None:
     """Training is the same as without it; the statistics still know what the head forgets."""
-    plugin = PLAIN[name]()
+    plugin = CLASSIFIERS[name]()
     bits = script([plugin])
     assert all(torch.equal(bits[2][key], tensor) for key, tensor in script([])[2].items())
     assert accuracy(plugin, bits[2], 1) > 0.9
@@ -453,7 +457,7 @@ def test_plain_script(name: str) -> None:
 
 
 def test_plain_script_without_task_labels_takes_all_samples() -> None:
-    plugin = ncm.build(ncm.Config(), 0)
+    plugin = ncm.NCMPlugin(ncm.Config(), 0)
     script([plugin], task_labels=False)
     sizes = [len(experience.dataset) for experience in benchmark().train_stream]
     assert plugin.statistics["counts"].sum() == sum(sizes)
@@ -462,8 +466,8 @@ def test_plain_script_without_task_labels_takes_all_samples() -> None:
 def test_with_cumulative_data_each_sample_counts_once() -> None:
     from retain.strategies import cumulative
 
-    plugin = ncm.build(ncm.Config(), 0)
-    script([cumulative.build(cumulative.Config(), 0), plugin])
+    plugin = ncm.NCMPlugin(ncm.Config(), 0)
+    script([cumulative.CumulativePlugin(cumulative.Config(), 0), plugin])
     sizes = [len(experience.dataset) for experience in benchmark().train_stream]
     assert plugin.statistics["counts"].sum() == sum(sizes)
     assert isinstance(plugin, FeatureClassifier) and Net().classifier is not None
@@ -490,7 +494,11 @@ def test_prompts_in_a_plain_script(name: str) -> None:
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     learner = SupervisedTemplate(
-        model=network, optimizer=optimizer, train_mb_size=16, plugins=[module.build(config, 0)], evaluator=None
+        model=network,
+        optimizer=optimizer,
+        train_mb_size=16,
+        plugins=[strategy_builder(module, "")(config, 0)],
+        evaluator=None,
     )
     data, criterion = benchmark(), learner._criterion
     learner.train(data.train_stream[0], eval_streams=[])
@@ -508,4 +516,4 @@ def test_prompts_in_a_plain_script(name: str) -> None:
 
 def test_a_network_that_was_not_adapted_is_refused_in_a_plain_script() -> None:
     with pytest.raises(UserError, match="strategies.l2p: the network has no prompts"):
-        script([l2p.build(l2p.Config(), 0)])
+        script([l2p.L2PPlugin(l2p.Config(), 0)])

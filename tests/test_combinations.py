@@ -11,7 +11,7 @@ import torch
 from retain.platform.errors import UserError
 from retain.platform.methods import per_sample_gradients
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import agem, lora
 
@@ -26,13 +26,13 @@ from retain.strategies import agem, lora
         ({"wa": {}, "cosine_head": {}}, "a cosine head scales its rows to length 1"),
         ({"cosine_head": {}, "head_init": {"rows": "zero"}}, "head_init.rows=zero: a cosine head"),
         ({"continual_norm": {}, "batchnorm_per_experience": {}}, "its statistics are taken after its GroupNorm"),
-        ({"forgetting_stop": {}, "joint": {}}, "there are no older experiences"),
+        ({"forgetting_stop": {}, "joint": {}}, "no past for forgetting_stop to use"),
         ({"feature_distillation": {"layers": ["*"]}}, "fits 'head'; outputs are what lwf distils"),
     ],
 )
 def test_refused_before_the_start(strategies: dict[str, Any], message: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=message):
-        build_trial(check_plugins(make_experiment("rotated", strategies=strategies)))
+        build_trial(resolve_experiment(make_experiment("rotated", strategies=strategies)))
 
 
 USERS = """
@@ -70,14 +70,14 @@ def test_old_names_in_a_module_of_the_user_are_refused(
     (tmp_path / f"{name.replace('.', '/')}.py").write_text(USERS.format(role=role, hook=hook))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message):
-        build_trial(check_plugins(make_experiment(strategies={name: {}})))
+        build_trial(resolve_experiment(make_experiment(strategies={name: {}})))
     for module in [module for module in sys.modules if module.startswith("oldnames")]:
         del sys.modules[module]
 
 
 def test_the_old_name_of_the_mask_is_refused(make_experiment: Any) -> None:
     """Also where code asks first whether it is there."""
-    builder = build_trial(check_plugins(make_experiment()))
+    builder = build_trial(resolve_experiment(make_experiment()))
     learner = builder.learner(lambda learner: None, lambda text: None)
     with pytest.raises(TypeError, match="own_outputs was renamed to mask_other_tasks"):
         hasattr(learner, "own_outputs")
@@ -86,13 +86,13 @@ def test_the_old_name_of_the_mask_is_refused(make_experiment: Any) -> None:
 @pytest.mark.parametrize("name", ["der", "agem", "gem", "eeil"])
 def test_label_smoothing_is_refused_with_strategies_that_ignore_it(name: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=f"training.label_smoothing=0.1: is not used with strategies.{name}"):
-        build_trial(check_plugins(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
+        build_trial(resolve_experiment(make_experiment(strategies={name: {}}, label_smoothing=0.1)))
 
 
 @pytest.mark.parametrize("name", ["lwf_mc", "lucir"])
 def test_a_full_head_is_refused_where_unseen_classes_would_count(name: str, make_experiment: Any) -> None:
     with pytest.raises(UserError, match=f"training.full_head: strategies.{name} cannot run with it"):
-        build_trial(check_plugins(make_experiment(strategies={name: {}}, full_head=True)))
+        build_trial(resolve_experiment(make_experiment(strategies={name: {}}, full_head=True)))
 
 
 def test_mir_needs_more_candidates_than_are_replayed(make_experiment: Any, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_float16_overflow_is_left_to_the_gradient_scaler(which: str) -> None:
     """float16: the scaler skips such a step; a projection would make the other gradient NaN too, or never end."""
     model = torch.nn.Linear(2, 1, bias=False)
     model.weight.grad = torch.tensor([[1.0, torch.inf if which == "gradient" else 2.0]])
-    plugin = agem.build(agem.Config(), 0)
+    plugin = agem.AGEMPlugin(agem.Config(), 0)
     plugin._reference = torch.tensor([torch.nan if which == "reference" else -1.0, 0.0])
     before = model.weight.grad.clone()
     plugin.after_backward(type("Strategy", (), {"model": model})())
@@ -123,7 +123,7 @@ def test_a_float16_overflow_is_left_to_the_gradient_scaler(which: str) -> None:
 
 def test_importances_of_low_rank_factors(make_experiment: Any) -> None:
     """Networks of plain linear layers have a closed form; lora's layers are not plain linear layers."""
-    parts = build_trial(check_plugins(make_experiment(strategies={"lora": {}})))
+    parts = build_trial(resolve_experiment(make_experiment(strategies={"lora": {}})))
     model = parts.network()
     factors = [name for name, _ in model.named_parameters() if "lora_b" in name]
     assert factors and lora.Config().rank > 0

@@ -825,11 +825,11 @@ def test_damaged_domainnet_is_refused(file: str, damage: Damage, message: str, t
     ("name", "settings", "message"),
     [
         ("cifar100", {"labels": "medium"}, "labels='medium': must be 'fine'"),
-        ("digit_domains", {"size": 4}, "size=4: must be from 8 to 64"),
-        ("tiny_imagenet", {"size": 65}, "size=65: must be from 8 to 64"),
-        ("core50", {"size": 129}, "size=129: must be from 8 to 128"),
+        ("digit_domains", {"size": 4}, "size=4: must be an integer in [8, 64]"),
+        ("tiny_imagenet", {"size": 65}, "size=65: must be an integer in [8, 64]"),
+        ("core50", {"size": 129}, "size=129: must be an integer in [8, 128]"),
         ("core50", {"level": "session"}, "level='session': must be 'object'"),
-        ("domainnet", {"size": 0}, "size=0: must be from 8 to 256"),
+        ("domainnet", {"size": 0}, "size=0: must be an integer in [8, 256]"),
         ("cifar10", {"labels": "fine"}, "data.cifar10.labels"),
     ],
 )

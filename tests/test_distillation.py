@@ -22,10 +22,10 @@ from retain.platform.methods.layer_distillation import growth
 from retain.platform.models.cosine_head import CosineHead
 from retain.platform.models.features import FEATURES
 from retain.platform.models.heads import Classifier
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment, strategy_builder
 from retain.strategies import (
     attention_distillation,
     cosine_head,
@@ -93,25 +93,29 @@ class Terms(Plugin):
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (lwf_mc, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
-        (feature_distillation, {"weight": math.inf}, "weight=inf: must be >= 0"),
-        (feature_distillation, {"layers": ()}, "layers=[]: must hold at least one"),
+        (lwf_mc, {"weight": -1.0}, "weight=-1.0: must be a finite number of at least 0"),
+        (feature_distillation, {"weight": math.inf}, "weight=inf: must be a finite number of at least 0"),
+        (feature_distillation, {"layers": ()}, "layers=[]: must be a list of at least one item"),
         (feature_distillation, {"loss": "l1"}, "loss='l1': must be 'cosine' or 'mse'"),
-        (attention_distillation, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
+        (attention_distillation, {"weight": -1.0}, "weight=-1.0: must be a finite number of at least 0"),
         (attention_distillation, {"kind": "cam"}, "kind='cam': must be 'activation' or 'gradcam'"),
-        (attention_distillation, {"layers": ("",)}, "layers=['']: must hold at least one"),
-        (podnet, {"spatial_weight": -1.0}, "spatial_weight=-1.0: must be >= 0"),
-        (podnet, {"flat_weight": math.nan}, "flat_weight=nan: must be >= 0"),
-        (podnet, {"layers": ()}, "layers=[]: must hold at least one"),
-        (lucir, {"weight": -1.0}, "weight=-1.0: must be >= 0"),
-        (lucir, {"margin_weight": -1.0}, "margin_weight=-1.0: must be >= 0"),
-        (lucir, {"margin": 2.5}, "margin=2.5: must be in (0, 2]"),
-        (lucir, {"negatives": 0}, "negatives=0: must be >= 1"),
-        (lucir, {"scale": 0.0}, "scale=0.0: must be > 0"),
-        (cosine_head, {"scale": 0.0}, "scale=0.0: must be > 0"),
-        (local_similarity, {"proxies": 0}, "proxies=0: must be >= 1"),
-        (local_similarity, {"margin": -0.1}, "margin=-0.1: must be in [0, 2]"),
-        (local_similarity, {"scale": math.inf}, "scale=inf: must be > 0 and finite"),
+        (
+            attention_distillation,
+            {"layers": ("",)},
+            "layers=['']: must be a list of at least one item, each item a string that is not empty",
+        ),
+        (podnet, {"spatial_weight": -1.0}, "spatial_weight=-1.0: must be a finite number of at least 0"),
+        (podnet, {"flat_weight": math.nan}, "flat_weight=nan: must be a finite number of at least 0"),
+        (podnet, {"layers": ()}, "layers=[]: must be a list of at least one item"),
+        (lucir, {"weight": -1.0}, "weight=-1.0: must be a finite number of at least 0"),
+        (lucir, {"margin_weight": -1.0}, "margin_weight=-1.0: must be a finite number of at least 0"),
+        (lucir, {"margin": 2.5}, "margin=2.5: must be a number in (0, 2]"),
+        (lucir, {"negatives": 0}, "negatives=0: must be an integer above 0"),
+        (lucir, {"scale": 0.0}, "scale=0.0: must be a finite number above 0"),
+        (cosine_head, {"scale": 0.0}, "scale=0.0: must be a finite number above 0"),
+        (local_similarity, {"proxies": 0}, "proxies=0: must be an integer above 0"),
+        (local_similarity, {"margin": -0.1}, "margin=-0.1: must be a number in [0, 2]"),
+        (local_similarity, {"scale": math.inf}, "scale=inf: must be a finite number above 0"),
     ],
 )
 def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: str) -> None:
@@ -144,7 +148,7 @@ def test_layers_are_checked_against_the_network(module: Any, layers: Any, kind: 
 
 @pytest.mark.parametrize("module", [podnet, attention_distillation])
 def test_a_layer_that_flattens_its_maps_is_refused_when_it_runs(module: Any, tiny_stream: Any) -> None:
-    plugin = module.build(module.Config(layers=("trunk",)), 0)
+    plugin = strategy_builder(module, "")(module.Config(layers=("trunk",)), 0)
     with pytest.raises(UserError, match=r"'trunk' gives \[16\] for a sample, no maps"):
         learn(tiny_stream(), network("cnn"), [plugin])
 
@@ -169,13 +173,13 @@ def test_heads_are_distilled_separately_as_in_avalanches_multi_head() -> None:
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_each_old_task_has_a_separate_softmax(scenario: str, tiny_stream: Any) -> None:
-    plugin = lwf.build(lwf.Config(weight=0.5), 0)
+    plugin = lwf.LwFPlugin(lwf.Config(weight=0.5), 0)
     seen: list[int] = []
 
     def look(learner: Any, added: Tensor) -> None:
         number = learner.experience.current_experience
         if number:
-            teacher, student = plugin._teacher.outputs_for(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
+            teacher, student = plugin.teacher.outputs_for(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
             heads = (
                 [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
             )
@@ -198,13 +202,13 @@ def test_each_old_task_has_a_separate_softmax(scenario: str, tiny_stream: Any) -
 
 def test_a_list_of_weights_is_one_for_each_experience(make_experiment: Make, tiny_stream: Any) -> None:
     one, listed, other = (
-        learn(tiny_stream(), network(), [lwf.build(lwf.Config(weight=weight), 0)]).model.state_dict()
+        learn(tiny_stream(), network(), [lwf.LwFPlugin(lwf.Config(weight=weight), 0)]).model.state_dict()
         for weight in (2.0, (7.0, 2.0, 2.0), (7.0, 2.0, 1.0))
     )
     assert same(one, listed) and not same(one, other)
     alpha = [0, 0.5, 4 / 3, 2.25, 3.2]  # a list in the YAML: Avalanche's values, divided by T^2
     config = make_experiment(strategies={"lwf": {"weight": [each / 4 for each in alpha]}})
-    (plugin,) = build_trial(check_plugins(config)).plugins()
+    (plugin,) = build_trial(resolve_experiment(config)).plugins()
     assert plugin.config.weight == tuple(each / 4 for each in alpha)
 
 
@@ -230,7 +234,7 @@ def test_lwf_mc_by_hand_where_other_tasks_classes_are_masked() -> None:
 
 
 def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None:
-    plugin = lwf_mc.build(lwf_mc.Config(weight=2.0), 0)
+    plugin = lwf_mc.LwFMCPlugin(lwf_mc.Config(weight=2.0), 0)
     losses: list[tuple[float, float]] = []
 
     class Look(Plugin):
@@ -241,12 +245,12 @@ def test_lwf_mc_replaces_the_criterion_while_it_trains(tiny_stream: Any) -> None
             new = torch.tensor([2 * number, 2 * number + 1])
             expected = lwf_mc.classification(logits, learner.mb_y, new)
             if number:
-                teacher = plugin._teacher.outputs_for(learner.mb_x)["logits"]
+                teacher = plugin.teacher.outputs_for(learner.mb_x)["logits"]
                 assert teacher.shape[1] == 2 * number
                 expected = expected + 2.0 * lwf_mc.distillation(logits, teacher)
             losses.append((learner.loss.item(), expected.item()))
 
-    learner = learn(tiny_stream(), network(), [plugin, Look()])
+    learner = learn(tiny_stream(), network(), [plugin, Look(None)])
     ours, expected = torch.tensor(losses).T
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
     assert isinstance(learner._criterion, nn.CrossEntropyLoss)
@@ -357,7 +361,7 @@ def test_the_network_and_its_scale_are_trained_with_nca(tiny_stream: Any) -> Non
             losses.append(learner.loss.item())
 
     model = network(adapt=lambda model: local_similarity.adapt(config, model, torch.Generator().manual_seed(0)))
-    learner = learn(tiny_stream(), model, [local_similarity.build(config, 0), Look()], epochs=4)
+    learner = learn(tiny_stream(), model, [local_similarity.LocalSimilarityPlugin(config, 0), Look(None)], epochs=4)
     assert losses[0] > 1 and min(losses) < losses[0] / 4
     assert learner.model.head.scale.item() != 10.0 and learner.model.head.num_classes == len(tiny_stream().class_names)
     assert isinstance(learner._criterion, nn.CrossEntropyLoss)
@@ -377,7 +381,9 @@ def test_cosine_is_torchs_embedding_loss_and_mse_is_by_hand() -> None:
 
 def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
     """A second way: the test keeps the teacher and computes the layers in separate passes."""
-    plugin = feature_distillation.build(feature_distillation.Config(weight=3.0, layers=("trunk.1.0", "features")), 0)
+    plugin = feature_distillation.FeatureDistillationPlugin(
+        feature_distillation.Config(weight=3.0, layers=("trunk.1.0", "features")), 0
+    )
     seen: list[float] = []
 
     class Look(Plugin):
@@ -395,7 +401,7 @@ def test_layers_are_averaged_and_weighted(tiny_stream: Any) -> None:
             torch.testing.assert_close(learner.loss.squeeze(), loss, rtol=1e-4, atol=1e-6)
             seen.append(loss.item())
 
-    learn(tiny_stream(), network(), [plugin, Look()])
+    learn(tiny_stream(), network(), [plugin, Look(None)])
     assert len(seen) == 2 * 2 * 3
 
 
@@ -436,16 +442,16 @@ def cosines(config: lucir.Config) -> nn.Module:
 
 def test_lucir_without_weights_is_the_cosine_head(tiny_stream: Any) -> None:
     config = lucir.Config(weight=0.0, margin_weight=0.0, scale=7.0)
-    ours = learn(tiny_stream(), cosines(config), [lucir.build(config, 0)])
+    ours = learn(tiny_stream(), cosines(config), [lucir.LucirPlugin(config, 0)])
     head = network(adapt=lambda model: cosine_head.adapt(cosine_head.Config(scale=7.0), model, torch.Generator()))
-    plain = learn(tiny_stream(), head, [cosine_head.build(cosine_head.Config(scale=7.0), 0)])
+    plain = learn(tiny_stream(), head, [cosine_head.CosineHeadPlugin(cosine_head.Config(scale=7.0), 0)])
     assert same(ours.model.state_dict(), plain.model.state_dict())
     assert ours.model.head.scale.item() != 7.0
 
 
 def test_lucirs_loss_is_the_formula_with_a_memory(tiny_stream: Any) -> None:
     config = lucir.Config(weight=2.0, margin_weight=3.0)
-    plugin = lucir.build(config, 0)
+    plugin = lucir.LucirPlugin(config, 0)
     margins: list[float] = []
 
     class Look(Plugin):
@@ -464,7 +470,7 @@ def test_lucirs_loss_is_the_formula_with_a_memory(tiny_stream: Any) -> None:
             torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
             margins.append(margin.item())
 
-    learn(tiny_stream(), cosines(config), [replay.build(replay.Config(memory=10), 0), plugin, Look()])
+    learn(tiny_stream(), cosines(config), [replay.ReplayPlugin(replay.Config(memory=10), 0), plugin, Look(None)])
     assert len(margins) == 12 and max(margins) > 0
 
 
@@ -481,7 +487,7 @@ def test_old_classes_weights_are_fixed_while_the_constraint_acts(weight: float, 
             rows.append(learner.model.head.weight.detach().clone())
 
     optimizer = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.1)
-    learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], optimizer=optimizer)
+    learn(tiny_stream(), cosines(config), [lucir.LucirPlugin(config, 0), Look(None)], optimizer=optimizer)
     fixed = [torch.equal(rows[1][:2], rows[0]), torch.equal(rows[2][:4], rows[1])]
     assert fixed == [weight > 0] * 2 and [len(each) for each in rows] == [2, 4, 6]
 
@@ -497,7 +503,7 @@ def test_pooled_by_hand() -> None:
 
 def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
     """A second way: position by position in Python, with torch's embedding loss for the features."""
-    plugin = podnet.build(podnet.Config(spatial_weight=2.0, flat_weight=3.0), 0)
+    plugin = podnet.PODNetPlugin(podnet.Config(spatial_weight=2.0, flat_weight=3.0), 0)
     seen: list[int] = []
 
     def pool(maps: Tensor) -> list[list[float]]:
@@ -528,7 +534,7 @@ def test_podnets_loss_is_the_formula(tiny_stream: Any) -> None:
             torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
             seen.append(number)
 
-    learn(tiny_stream(), network("cnn"), [plugin, Look()])
+    learn(tiny_stream(), network("cnn"), [plugin, Look(None)])
     assert seen == [1, 1, 2, 2]
 
 
@@ -561,7 +567,7 @@ def test_grad_cam_is_cam_where_the_head_stands_on_pooled_maps() -> None:
 @pytest.mark.parametrize(("kind", "order"), [("activation", 2), ("gradcam", 1)])
 def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any) -> None:
     config = attention_distillation.Config(weight=2.0, kind=kind)
-    plugin = attention_distillation.build(config, 0)
+    plugin = attention_distillation.AttentionDistillationPlugin(config, 0)
     added: list[float] = []
 
     def maps_of(model: Any, x: Tensor, classes: Tensor) -> Tensor:
@@ -585,7 +591,7 @@ def test_attentions_loss_is_the_formula(kind: Any, order: int, tiny_stream: Any)
             torch.testing.assert_close(learner.loss.squeeze(), expected, rtol=1e-4, atol=1e-5)
             added.append((learner.loss - loss).item())
 
-    learn(tiny_stream(), network("cnn"), [plugin, Look()])
+    learn(tiny_stream(), network("cnn"), [plugin, Look(None)])
     assert len(added) == 12 and max(added) > 0.01
 
 
@@ -600,17 +606,25 @@ def test_grad_cam_uses_the_last_block_by_default() -> None:
 # All of them.
 
 ALL: dict[str, tuple[str, Callable[[], Plugin]]] = {
-    "lwf": ("mlp", lambda: lwf.build(lwf.Config(), 0)),
-    "lwf_mc": ("mlp", lambda: lwf_mc.build(lwf_mc.Config(), 0)),
-    "features": ("mlp", lambda: feature_distillation.build(feature_distillation.Config(), 0)),
+    "lwf": ("mlp", lambda: lwf.LwFPlugin(lwf.Config(), 0)),
+    "lwf_mc": ("mlp", lambda: lwf_mc.LwFMCPlugin(lwf_mc.Config(), 0)),
+    "features": ("mlp", lambda: feature_distillation.FeatureDistillationPlugin(feature_distillation.Config(), 0)),
     "mse": (
         "cnn",
-        lambda: feature_distillation.build(feature_distillation.Config(layers=("trunk.1.1",), loss="mse"), 0),
+        lambda: feature_distillation.FeatureDistillationPlugin(
+            feature_distillation.Config(layers=("trunk.1.1",), loss="mse"), 0
+        ),
     ),
-    "activation": ("cnn", lambda: attention_distillation.build(attention_distillation.Config(), 0)),
-    "gradcam": ("cnn", lambda: attention_distillation.build(attention_distillation.Config(kind="gradcam"), 0)),
-    "podnet": ("cnn", lambda: podnet.build(podnet.Config(), 0)),
-    "lucir": ("cosine", lambda: lucir.build(lucir.Config(), 0)),
+    "activation": (
+        "cnn",
+        lambda: attention_distillation.AttentionDistillationPlugin(attention_distillation.Config(), 0),
+    ),
+    "gradcam": (
+        "cnn",
+        lambda: attention_distillation.AttentionDistillationPlugin(attention_distillation.Config(kind="gradcam"), 0),
+    ),
+    "podnet": ("cnn", lambda: podnet.PODNetPlugin(podnet.Config(), 0)),
+    "lucir": ("cosine", lambda: lucir.LucirPlugin(lucir.Config(), 0)),
 }
 
 
@@ -622,7 +636,7 @@ class _Augmenting(Learner):
 
 def _bits(name: str, config: Experiment, cls: type[Learner]) -> Bits:
     """Return the network's bits after two experiences of a trial with the strategy."""
-    parts, (_, make) = build_trial(check_plugins(config)), ALL[name]
+    parts, (_, make) = build_trial(resolve_experiment(config)), ALL[name]
     model = lucir.adapt(lucir.Config(), parts.network(), torch.Generator()) if name == "lucir" else parts.network()
     learner = cls(model=model, stream=parts.stream, training=config.training, plugins=[make()])
     for number in (0, 1):
@@ -709,10 +723,10 @@ def test_lucir_preserves_feature_directions(tiny_stream: Any) -> None:
                 _kept.append(learner.model.features(x))
 
         config = lucir.Config(weight=weight)
-        learn(tiny_stream(), cosines(config), [lucir.build(config, 0), Look()], epochs=10)
+        learn(tiny_stream(), cosines(config), [lucir.LucirPlugin(config, 0), Look(None)], epochs=10)
         turned.append(1 - nn.functional.cosine_similarity(features[0], features[2]).mean().item())
     assert turned[1] < turned[0] / 2
 
 
 def test_features_are_the_input_of_the_head() -> None:
-    assert lucir.build(lucir.Config(), 0).layers(network()) == [FEATURES]
+    assert lucir.LucirPlugin(lucir.Config(), 0).layers(network()) == [FEATURES]

@@ -12,7 +12,7 @@ from retain.platform.config.registry import resolve
 from retain.platform.data.avalanche_import import stream_of
 from retain.platform.errors import UserError
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import ResolvedExperiment, resolve_experiment
 
 MODULE = """
 from dataclasses import dataclass
@@ -56,9 +56,9 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "theirs.streams"
 
 
-def config(name: str, settings: str) -> retain.Experiment:
+def config(name: str, settings: str) -> ResolvedExperiment:
     overrides = [f"benchmark={{{name}: {settings}}}", "training.epochs=10", "training.batch_size=8"]
-    return check_plugins(retain.load_config("quickstart", overrides))
+    return resolve_experiment(retain.load_config("quickstart", overrides))
 
 
 def test_an_avalanche_benchmark_becomes_a_stream_with_labels_in_order_of_appearance(name: str) -> None:
@@ -75,7 +75,7 @@ def test_an_avalanche_benchmark_becomes_a_stream_with_labels_in_order_of_appeara
 
 
 def test_a_trial_trains_on_an_avalanche_benchmark(name: str, tmp_path: Path) -> None:
-    result = retain.run(config(name, "{num_experiences: 3}"), tmp_path / "trial")
+    result = retain.run(config(name, "{num_experiences: 3}").experiment, tmp_path / "trial")
     assert result.summary["task_agnostic"]["learning_accuracy"] == 1.0
     assert result.matrices["task_agnostic"].shape == (4, 3)
 

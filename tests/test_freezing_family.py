@@ -9,16 +9,19 @@ from avalanche.training.templates import SupervisedTemplate
 from test_strategies_avalanche import Bits, Net, benchmark, moved
 from torch import nn
 
+from retain.platform.config.registry import is_neutral
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
-from retain.platform.models import blocks
+from retain.platform.models import blocks, low_rank
 from retain.platform.models.heads import Classifier
 from retain.platform.models.networks import mlp, small_cnn, vit
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.frozen_feature_cache import FrozenFeatureCache, is_fixed
-from retain.platform.training.learner import Learner
 from retain.platform.training.optimization import base_lr, blocks_from_head, make_optimizer
 from retain.platform.training.plugin import Plugin
+from retain.platform.trial.checks import check_settings_fit
+from retain.platform.trial.resolve import strategy_builder
 from retain.strategies import adapters, bitfit, freezing, gradual_unfreezing, lora, lwf, replay
 
 FAMILY: tuple[Any, ...] = (freezing, gradual_unfreezing, bitfit, lora, adapters)
@@ -68,7 +71,7 @@ def learner(stream: Stream, plugins: list[Any], model: nn.Module | None = None, 
 
 
 def built(module: Any, **settings: Any) -> Any:
-    return module.build(module.Config(**settings), 0)
+    return strategy_builder(module, "")(module.Config(**settings), 0)
 
 
 class Look(Plugin):
@@ -289,7 +292,7 @@ def test_lora_is_pefts(kind: str) -> None:
 
 def test_merged_lora_weights_by_hand() -> None:
     weight, a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0], [-1.0]])
-    assert lora.merged_weight(weight, a, b, 0.5).tolist() == [[2.0, 1.5], [-1.0, -0.5]]
+    assert low_rank.merged_weight(weight, a, b, 0.5).tolist() == [[2.0, 1.5], [-1.0, -0.5]]
 
 
 def test_lora_layers_by_pattern() -> None:
@@ -379,20 +382,24 @@ def test_added_parameters_are_trained_instead_of_existing_ones(
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (freezing, {"layers": -1}, "layers=-1: must be >= 0"),
-        (freezing, {"norm": ("gamma",)}, "norm=['gamma']: must hold 'statistics'"),
-        (bitfit, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
-        (gradual_unfreezing, {"start": -1}, "start=-1: must be >= 0"),
+        (freezing, {"layers": -1}, "layers=-1: must be 'trunk' or an integer of at least 0"),
+        (freezing, {"norm": ("gamma",)}, "norm=['gamma']: must be a list, each item 'statistics' or 'affine'"),
+        (bitfit, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
+        (gradual_unfreezing, {"start": -1}, "start=-1: must be an integer of at least 0"),
         (gradual_unfreezing, {"per": "batch"}, "per='batch': must be 'epoch' or 'experience'"),
-        (gradual_unfreezing, {"every": 0}, "every=0: must be >= 1"),
-        (gradual_unfreezing, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
-        (lora, {"rank": -1}, "rank=-1: must be >= 0"),
-        (lora, {"alpha": 0.0}, "alpha=0.0: must be > 0"),
-        (lora, {"layers": ()}, "layers=[]: must hold patterns"),
-        (lora, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
-        (adapters, {"width": -1}, "width=-1: must be >= 0"),
-        (adapters, {"layers": ("",)}, "layers=['']: must hold patterns"),
-        (adapters, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
+        (gradual_unfreezing, {"every": 0}, "every=0: must be an integer above 0"),
+        (gradual_unfreezing, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
+        (lora, {"rank": -1}, "rank=-1: must be an integer of at least 0"),
+        (lora, {"alpha": 0.0}, "alpha=0.0: must be a finite number above 0"),
+        (lora, {"layers": ()}, "layers=[]: must be a list of at least one item"),
+        (lora, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
+        (adapters, {"width": -1}, "width=-1: must be an integer of at least 0"),
+        (
+            adapters,
+            {"layers": ("",)},
+            "layers=['']: must be a list of at least one item, each item a string that is not empty",
+        ),
+        (adapters, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
     ],
 )
 def test_bad_values_are_named(module: Any, settings: Any, message: str) -> None:
@@ -433,11 +440,11 @@ def test_bitfit_needs_biases() -> None:
 def test_starting_after_the_last_experience_is_refused(module: Any) -> None:
     name = module.__name__.rpartition(".")[2]
     with pytest.raises(UserError, match=f"strategies.{name}.from_experience=3: must be below 3"):
-        module.check_stream(module.Config(from_experience=3), 6, 3)
-    module.check_stream(module.Config(), 6, 3)
-    neutral = {key: () if value == [] else value for key, value in module.NEUTRAL.items()}
-    module.check_stream(module.Config(**neutral), 6, 1)
-    module.check_model(module.Config(**neutral), nn.Sequential(nn.Linear(2, 2)))
+        check_settings_fit(module, module.Config(from_experience=3), f"strategies.{name}", 6, 3)
+    check_settings_fit(module, module.Config(), "", 6, 3)
+    neutral = module.Config(**module.NEUTRAL)
+    check_settings_fit(module, neutral, "", 6, 1)
+    assert is_neutral(module, neutral)  # so neither this nor the network is checked
 
 
 # Layer-wise learning rates.
@@ -615,7 +622,7 @@ def test_cached_features_are_not_used_for_mixed_samples(
 
 
 def test_a_trunk_with_hooks_is_not_cached(tiny_stream: Any) -> None:
-    watch = Watch()
+    watch = Watch(None)
     learner(tiny_stream(), [built(freezing, from_experience=0), watch]).train_experience(0)
     assert watch.outputs == 9  # three mini-batches in each of three epochs
 
@@ -660,7 +667,7 @@ def test_changed_frozen_weights_are_detected_in_the_next_epoch(
                 learner.model.trunk[1].weight.mul_(0.9)
 
     def run() -> Bits:
-        trained = learner(tiny_stream(), [built(freezing, from_experience=0), Shrink()])
+        trained = learner(tiny_stream(), [built(freezing, from_experience=0), Shrink(None)])
         trained.train_experience(0)
         return bits(trained.model)
 
@@ -694,7 +701,7 @@ def test_in_a_plain_avalanche_script(module: Any, settings: Any, learned: set[st
         optimizer=optimizer,
         train_mb_size=16,
         train_epochs=2,
-        plugins=[module.build(config, 0), built(lwf)],
+        plugins=[strategy_builder(module, "")(config, 0), built(lwf)],
         evaluator=None,
     )
     learner.train(data.train_stream[0], eval_streams=[])

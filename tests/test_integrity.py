@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from bits import assert_same, outcome
 
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
+from retain.platform.contract.outcome import assert_same, outcome
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import Trial, run_config, trials_of, unfinished_trials
 from retain.platform.ledger.writer import SweepLedger, TrialLedger, mark_for_repair, write_status

@@ -1,10 +1,9 @@
 """The learner against Avalanche's template, against a bare loop, and against hand-computed numbers."""
 
 import copy
-import importlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,20 @@ from torch.nn import functional
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Experiment, Optimizer, Schedule, Training
-from retain.platform.data import resident_loader
-from retain.platform.data.streams import Stream, resident_samples
+from retain.platform.data import samples as data_samples
+from retain.platform.data.samples import resident_samples
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import Trial
 from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
 from retain.platform.training import learner_state
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.evaluation import TestSet
-from retain.platform.training.learner import Learner
 from retain.platform.training.optimization import base_lr, lr_factor, make_optimizer
 from retain.platform.training.plugin import EVENTS, Plugin
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import joint
 
@@ -204,9 +204,9 @@ def test_beyond_the_resident_budget_batches_are_converted_one_by_one(
 ) -> None:
     stream = tiny_stream()
     dtypes: list[torch.dtype] = []
-    look = At("before_forward", lambda learner: dtypes.append(learner.dataloader.x.dtype))
+    look = At("before_forward", lambda learner: dtypes.append(learner.dataloader.inputs.x.dtype))
     whole = bits(train(learner_of(stream, look)).model)
-    monkeypatch.setattr(resident_loader, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # one byte less than an experience
+    monkeypatch.setattr(data_samples, "_RESIDENT_BYTES", 40 * 16 * 4 - 1)  # one byte less than an experience
     assert_same(bits(train(learner_of(stream, look)).model), whole)
     assert set(dtypes[: len(dtypes) // 2]) == {torch.float32} and set(dtypes[len(dtypes) // 2 :]) == {torch.uint8}
 
@@ -348,9 +348,9 @@ def test_a_network_with_avalanches_head_trains_and_resumes(tiny_stream: Build) -
 def test_avalanches_head_grows_to_what_joint_has_trained(tiny_stream: Build) -> None:
     """joint has trained once, on the last experience and not on the first."""
     stream = tiny_stream()
-    first = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
+    first = learner_of(stream, joint.JointPlugin(joint.Config(), 0), model=Foreign())
     first.train_experience(2)
-    second = learner_of(stream, joint.build(joint.Config(), 0), model=Foreign())
+    second = learner_of(stream, joint.JointPlugin(joint.Config(), 0), model=Foreign())
     learner_state.restore(second, copy.deepcopy(learner_state.capture(first)))
     assert_same(bits(second.model), bits(first.model))
 
@@ -477,14 +477,14 @@ def test_optimizer_moments_are_reset_or_kept(
 def test_a_list_that_does_not_fit_the_stream_is_refused(make_experiment: Make) -> None:
     for epochs, message in (([1, 2], "needs a value for each experience"), ([1] * 6, "has 6 values for 5 experiences")):
         with pytest.raises(UserError, match="training.epochs=.*" + message):
-            build_trial(check_plugins(make_experiment(epochs=epochs)))
+            build_trial(resolve_experiment(make_experiment(epochs=epochs)))
 
 
 def test_a_setting_without_effect_is_refused(make_experiment: Make) -> None:
     """joint trains once: freezing after the first trained experience would freeze nothing."""
     with pytest.raises(UserError, match="strategies.freezing.from_experience=1: must be below 1"):
-        build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {}})))
-    build_trial(check_plugins(make_experiment(strategies={"joint": {}, "freezing": {"from_experience": 0}})))
+        build_trial(resolve_experiment(make_experiment(strategies={"joint": {}, "freezing": {}})))
+    build_trial(resolve_experiment(make_experiment(strategies={"joint": {}, "freezing": {"from_experience": 0}})))
 
 
 def test_stop_training_mid_epoch_ends_the_experience_only(tiny_stream: Build) -> None:
@@ -498,53 +498,6 @@ def test_stop_training_mid_epoch_ends_the_experience_only(tiny_stream: Build) ->
 
 # Failures of a trial, and user-defined strategies.
 
-OWN = '''
-"""A user-defined strategy."""
-from dataclasses import dataclass
-from retain import Plugin, note
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Raise in an experience (1-based; 0: never)."""
-    experience: int = 0
-    scale: float = 1.0
-
-    def __post_init__(self):
-        if self.scale <= 0:
-            raise ValueError(f"scale={self.scale}: must be above 0")
-
-class Mine(Plugin):
-    def state_dict(self):
-        return {}
-
-    def __init__(self, config):
-        self.config = config
-
-    def before_backward(self, learner, **kwargs):
-        learner.loss = learner.loss * self.config.scale
-
-    def after_backward(self, learner, **kwargs):
-        if learner.experience.current_experience + 1 == self.config.experience:
-            raise RuntimeError("no more of this")
-
-    def after_training_exp(self, learner, **kwargs):
-        note(learner, "mine was here")
-
-def build(config, seed):
-    return Mine(config)
-'''
-
-
-@pytest.fixture(scope="module", autouse=True)
-def users_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "learnertest").mkdir()
-    (folder / "learnertest" / "mine.py").write_text(OWN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        importlib.invalidate_caches()
-        yield
-
 
 @pytest.fixture
 def folder(quick_folder: Path, request: pytest.FixtureRequest) -> Path:
@@ -557,20 +510,20 @@ def notes(folder: Path) -> list[str]:
 
 
 def test_a_user_defined_strategy(folder: Path, make_experiment: Make) -> None:
-    result = run_trial(make_experiment("pair", strategies={"learnertest.mine": {"scale": 0.5}}), folder)
+    result = run_trial(make_experiment("pair", strategies={"plugins.raising": {"scale": 0.5}}), folder)
     naive = run_trial(make_experiment("pair"), folder.with_suffix(".naive"))
     assert notes(folder) == ["mine was here"] * 2
     assert result.summary["task_aware"] != naive.summary["task_aware"]
-    with pytest.raises(UserError, match="strategies.learnertest.mine.scale=-1.0: must be above 0"):
-        check_plugins(make_experiment(strategies={"learnertest.mine": {"scale": -1.0}}))
+    with pytest.raises(UserError, match="strategies.plugins.raising.scale=-1.0: must be above 0"):
+        resolve_experiment(make_experiment(strategies={"plugins.raising": {"scale": -1.0}}))
 
 
 def test_an_exception_names_the_plugin(folder: Path, make_experiment: Make) -> None:
-    config = make_experiment(strategies={"lwf": {}, "learnertest.mine": {"experience": 2}})
+    config = make_experiment(strategies={"lwf": {}, "plugins.raising": {"experience": 2}})
     with pytest.raises(RuntimeError, match="no more of this"):
         run_trial(config, folder)
     status = Trial(folder).status()
-    where = "in learnertest.mine.Mine.after_backward"
+    where = "in plugins.raising.Raising.after_backward"
     assert (status.status, status.error) == ("failed", f"RuntimeError: no more of this ({where})")
     log = (folder / "trial.log").read_text()
     assert "Traceback" in log and where in log and 'raise RuntimeError("no more of this")' in log
@@ -626,7 +579,7 @@ def test_avalanches_early_stopping_is_refused(make_experiment: Make) -> None:
     name = "avalanche.training.plugins.EarlyStoppingPlugin"
     config = make_experiment(strategies={name: {"patience": 2, "val_stream_name": "valid"}})
     with pytest.raises(UserError, match="EarlyStoppingPlugin: .*use strategies.early_stopping"):
-        build_trial(check_plugins(config))
+        build_trial(resolve_experiment(config))
 
 
 @pytest.mark.parametrize(
@@ -637,7 +590,7 @@ def test_arguments_of_avalanches_plugins_are_checked(
     arguments: dict[str, Any], message: str, make_experiment: Make
 ) -> None:
     with pytest.raises(UserError, match=message):
-        build_trial(check_plugins(make_experiment(strategies={"avalanche.training.plugins.EWCPlugin": arguments})))
+        build_trial(resolve_experiment(make_experiment(strategies={"avalanche.training.plugins.EWCPlugin": arguments})))
 
 
 @pytest.mark.parametrize(
@@ -648,7 +601,7 @@ def test_a_last_mini_batch_of_one_sample_that_batch_norm_cannot_take(
 ) -> None:
     """The first experience has 262 samples; a CNN's maps have several positions even for one sample."""
     config = {"name": "x", "benchmark": "split_digits", "model": {model: {"norm": "batch"}}, "seed": 0}
-    experiment = check_plugins(from_dict({**config, "training": {"batch_size": batch_size}}))
+    experiment = resolve_experiment(from_dict({**config, "training": {"batch_size": batch_size}}))
     if not refused:
         build_trial(experiment)
         return

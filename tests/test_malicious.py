@@ -71,7 +71,7 @@ def retain(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str
     """Run the command as from a shell; no traceback may reach the user."""
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     command = [str(RETAIN), *map(str, arguments)]
-    ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in ended.stderr + ended.stdout, ended.stderr
     assert ended.returncode in (0, 1, 2, 130)
     return ended

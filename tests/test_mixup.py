@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import CutMix
 from retain.platform.errors import UserError
 from retain.platform.seeding import generator
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import mixup
 
@@ -38,7 +38,7 @@ def samples(num: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("settings", [{"alpha": 0.4}, {"alpha": 0.0, "cutmix_alpha": 1.0}])
 def test_loss_is_that_of_soft_targets(settings: dict[str, float]) -> None:
     x, y = samples()
-    running, plugin = strategy(x, y), mixup.build(mixup.Config(**settings), seed=3)
+    running, plugin = strategy(x, y), mixup.MixupPlugin(mixup.Config(**settings), seed=3)
     plugin.before_training_exp(running)
     plugin.before_forward(running)
     partner, r = plugin._partner, plugin._share
@@ -65,7 +65,7 @@ def test_loss_is_that_of_timms_targets() -> None:
     """timm mixes each sample with its mirror image in the mini-batch."""
     targets = pytest.importorskip("timm.data.mixup").mixup_target
     y, logits = torch.tensor([0, 2, 1, 0]), torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
-    running, plugin = strategy(torch.rand(4, 1, 2, 2), y), mixup.build(mixup.Config(alpha=0.4), seed=3)
+    running, plugin = strategy(torch.rand(4, 1, 2, 2), y), mixup.MixupPlugin(mixup.Config(alpha=0.4), seed=3)
     plugin.before_training_exp(running)
     plugin._partner, plugin._share = torch.arange(4).flip(0), 0.3
     soft = targets(y, 3, lam=0.3, smoothing=0.1)
@@ -110,7 +110,7 @@ def test_share_has_betas_mean_and_variance(alpha: float) -> None:
 def test_only_samples_of_the_same_task_are_mixed() -> None:
     x, y = samples(64)
     tasks = torch.arange(64) % 2
-    running, plugin = strategy(x, y, tasks), mixup.build(mixup.Config(), seed=0)
+    running, plugin = strategy(x, y, tasks), mixup.MixupPlugin(mixup.Config(), seed=0)
     plugin.before_training_exp(running)
     plugin.before_forward(running)
     assert plugin._partner is not None and torch.equal(tasks[plugin._partner], tasks)
@@ -120,7 +120,7 @@ def test_only_samples_of_the_same_task_are_mixed() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_teacher_outputs_are_not_cached_where_samples_are_mixed(mixed: bool, make_experiment: Any) -> None:
     strategies = {"lwf": {}} | ({"mixup": {}} if mixed else {})
-    parts = build_trial(check_plugins(make_experiment(strategies=strategies)))
+    parts = build_trial(resolve_experiment(make_experiment(strategies=strategies)))
     assert parts.learner(lambda learner: None, lambda text: None).augments == mixed
 
 
@@ -138,7 +138,7 @@ def trial_config(config: Any) -> Any:
 
 
 def test_cutmix_needs_pictures() -> None:
-    plugin = mixup.build(mixup.Config(alpha=0.0, cutmix_alpha=1.0), seed=0)
+    plugin = mixup.MixupPlugin(mixup.Config(alpha=0.0, cutmix_alpha=1.0), seed=0)
     running = strategy(torch.rand(4, 5), torch.zeros(4, dtype=torch.int64))
     plugin.before_training_exp(running)
     with pytest.raises(UserError, match="strategies.mixup.cutmix_alpha=1.0: needs pictures"):
@@ -148,10 +148,10 @@ def test_cutmix_needs_pictures() -> None:
 @pytest.mark.parametrize("settings", [{"alpha": -0.1}, {"cutmix_alpha": math.inf}, {"alpha": math.nan}])
 def test_bad_values_are_refused(settings: dict[str, float]) -> None:
     (name, value), *_ = settings.items()
-    with pytest.raises(ValueError, match=f"{name}={value}: must be >= 0"):
+    with pytest.raises(ValueError, match=f"{name}={value}: must be a finite number of at least 0"):
         mixup.Config(**settings)
 
 
 def test_in_a_plain_script(naive: Any) -> None:  # noqa: F811
-    one, other = (script([mixup.build(mixup.Config(), seed=0)]) for _ in range(2))
+    one, other = (script([mixup.MixupPlugin(mixup.Config(), seed=0)]) for _ in range(2))
     assert same(one[1], other[1]) and not same(one[1], naive[1])

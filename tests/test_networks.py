@@ -29,10 +29,10 @@ from retain.platform.models.heads import Classifier, summarise_layers
 from retain.platform.models.networks import _layers, mlp, resnet, vit, wide_resnet
 from retain.platform.models.networks import torchvision as library
 from retain.platform.seeding import generator
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.optimization import make_optimizer, parameter_groups, set_lr
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 
 Build = Callable[..., Stream]
@@ -193,12 +193,12 @@ BAD = [
     ("small_cnn", {"norm": "bach"}, ("model.small_cnn.norm='bach'", "'batch'")),
     ("small_cnn", {"batch_norm": True}, ("model.small_cnn.batch_norm",)),
     ("resnet", {"depth": 19}, ("model.resnet.depth=19", "18, 20")),
-    ("resnet", {"width": 0}, ("model.resnet.width=0", "at least 1")),
+    ("resnet", {"width": 0}, ("model.resnet.width=0", "above 0")),
     ("wide_resnet", {"depth": 27}, ("model.wide_resnet.depth=27", "6n + 4")),
     ("wide_resnet", {"dropout": 1.0}, ("model.wide_resnet.dropout=1.0", "[0, 1)")),
     ("vit", {"heads": 5}, ("model.vit.heads=5", "dim=192")),
-    ("vit", {"depth": 0}, ("model.vit.depth=0", "at least 1")),
-    ("torchvision:resnet18", {"resize": 0}, ("model.torchvision:resnet18.resize=0", "at least 1")),
+    ("vit", {"depth": 0}, ("model.vit.depth=0", "above 0")),
+    ("torchvision:resnet18", {"resize": 0}, ("model.torchvision:resnet18.resize=0", "above 0")),
     ("torchvision:resnet18", {"pretrained": ""}, ("model.torchvision:resnet18.pretrained=''", "path")),
     ("torchvision:resnet18", {"norm": "group", "pretrained": True}, ("resnet18.norm='group'", "'keep'")),
     ("torchvision:resnet18", {"norm": "layer"}, ("resnet18.norm='layer'", "'keep'")),
@@ -597,10 +597,10 @@ def experiment(model: Any, **more: Any) -> Experiment:
     "model", ["torchvision:resnet18", {"torchvision:resnet18": None}, {"torchvision:resnet18": {}}]
 )
 def test_a_colon_names_a_librarys_network(model: Any) -> None:
-    config = check_plugins(experiment(model))
+    config = resolve_experiment(experiment(model)).experiment
     defaults = {"torchvision:resnet18": {"pretrained": False, "norm": "keep", "resize": None}}
     assert config.model == defaults
-    assert check_plugins(from_dict(to_dict(config))) == config
+    assert resolve_experiment(from_dict(to_dict(config))).experiment == config
 
 
 def test_a_librarys_network_in_its_two_spellings() -> None:
@@ -608,7 +608,7 @@ def test_a_librarys_network_in_its_two_spellings() -> None:
         experiment("torchvision:shufflenet_v2_x0_5"),
         experiment({"torchvision": {"name": "shufflenet_v2_x0_5"}}),
     )
-    one, other = (build_trial(config, planning=True).network() for config in (short, long))
+    one, other = (build_trial(resolve_experiment(config), planning=True).network() for config in (short, long))
     published = 1_366_792
     assert count(one) == count(other) == published - (1000 - 5) * 1025 - 2 * 24 * 9  # 5 classes, grey
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -630,7 +630,7 @@ def test_overrides_reach_a_librarys_network() -> None:
 )
 def test_wrong_names_are_refused(model: Any, said: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
-        check_plugins(experiment(model))
+        resolve_experiment(experiment(model))
     assert all(part in str(caught.value) for part in said), caught.value
 
 
@@ -686,7 +686,7 @@ def test_the_first_pattern_that_matches_applies() -> None:
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
     config = experiment({"mlp": {"hidden": [8]}}, training={"optimizer": {"groups": {pattern: {"lr": 0.1}}}})
     with pytest.raises(UserError, match=r"training\.optimizer\.groups\..*fits no parameter.*head, trunk\.1"):
-        build_trial(config, planning=True)
+        build_trial(resolve_experiment(config), planning=True)
 
 
 @pytest.mark.parametrize(

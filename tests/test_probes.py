@@ -1,29 +1,28 @@
 """Probes: each changes nothing, is recorded exactly once, and agrees with values by hand or by another formula."""
 
 import base64
-import importlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bits import Outcome, differences, outcome, same
 from torch import nn
 
 from retain.platform import seeding
 from retain.platform.config import registry
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Experiment
+from retain.platform.contract.outcome import Outcome, differences, outcome, same
 from retain.platform.data.cache import DataFolders
+from retain.platform.data.samples import gather_parts
 from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import Trial
@@ -45,10 +44,10 @@ from retain.platform.training.probes._representation import (
     linear_cka,
     linear_probe,
 )
-from retain.platform.training.probes._samples import accuracies, gather_samples
+from retain.platform.training.probes._samples import accuracies
 from retain.platform.trial.builder import build_trial
 from retain.platform.trial.probe_runner import ProbeRunner
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 from retain.platform.trial.stop_request import Stopped
 
@@ -63,70 +62,13 @@ SETTINGS: dict[str, dict[str, Any]] = {  # required settings, and those that mak
 OFF: dict[str, Any] = {"curves": {"every": None}}
 ALL = {name: SETTINGS.get(name, {}) for name in NAMES}
 
-STOPPER = '''
-"""A learner that asks for a stop before given iterations."""
-import os, signal
-from dataclasses import dataclass
-from pathlib import Path
-from retain import Plugin
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Stop before the iterations that the file names."""
-    flag: str
-
-class Stopper(Plugin):
-    def state_dict(self):
-        return {}
-
-    def __init__(self, flag):
-        self.flag = Path(flag)
-
-    def after_training_iteration(self, learner, **kwargs):
-        left = self.flag.read_text().split() if self.flag.exists() else []
-        if str(learner.clock.train_iterations) in left:
-            self.flag.write_text(" ".join(one for one in left if one != str(learner.clock.train_iterations)))
-            os.kill(os.getpid(), signal.SIGTERM)
-
-def build(config, seed):
-    return Stopper(config.flag)
-'''
-OWN = '''
-"""A user-defined probe that draws from a global generator, and fails if the setting says so."""
-from dataclasses import dataclass
-import torch
-from retain import Probe
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Fail or not."""
-    fails: bool = False
-
-class Drawing(Probe):
-    def __init__(self, fails):
-        self.fails = fails
-
-    def after_experience(self, learner, number):
-        if self.fails:
-            raise ArithmeticError("no such number")
-        return {"drawn": float(torch.rand(()))}
-
-def build(config, context):
-    return Drawing(config.fails)
-'''
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(quick_folder: Path) -> Iterator[Path]:
-    """Return a folder for trials, with the user's modules on the path."""
-    own = quick_folder / "probes-own" / "probetest"
-    own.mkdir(parents=True)
-    (own / "stopper.py").write_text(STOPPER)
-    (own / "drawing.py").write_text(OWN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(own.parent))
-        importlib.invalidate_caches()
-        yield own.parent
+@pytest.fixture(scope="module")
+def folder(quick_folder: Path) -> Path:
+    """Return a folder for trials."""
+    path = quick_folder / "probes"
+    path.mkdir()
+    return path
 
 
 def run(config: Experiment, folder: Path) -> Outcome:
@@ -170,7 +112,7 @@ def test_a_probe_changes_no_bit(
 
 def test_all_probes_change_no_state_at_any_hook(make_experiment: Make, tmp_path: Path) -> None:
     """Parameters, gradients, flags, hooks, optimizer, clock and generators are compared before and after every measurement."""
-    config = check_plugins(replace(make_experiment("rotated"), probes=ALL))
+    config = resolve_experiment(replace(make_experiment("rotated"), probes=ALL))
     parts = build_trial(config)
     probes, different = ProbeRunner(parts.probes(tmp_path)), list[str]()
 
@@ -207,7 +149,7 @@ def test_all_probes_change_no_state_at_any_hook(make_experiment: Make, tmp_path:
 
 def test_stopped_mid_experience_and_resumed_each_event_is_recorded_once(folder: Path, make_experiment: Make) -> None:
     flag = folder / "flag"
-    strategies = {"probetest.stopper": {"flag": str(flag)}}
+    strategies = {"plugins.stopper": {"flag": str(flag)}}
     config = replace(make_experiment("split", strategies=strategies), probes=ALL)
     never = run(config, folder / "never")
     flag.write_text(
@@ -244,17 +186,17 @@ def test_every_setting_is_documented(name: str) -> None:
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ({"curves": {"every": 0}}, "probes.curves.every=0: must be at least 1"),
-        ({"curves": {"samples": -1}}, "probes.curves.samples=-1: must be at least 1"),
+        ({"curves": {"every": 0}}, "probes.curves.every=0: must be an integer above 0 or null"),
+        ({"curves": {"samples": -1}}, "probes.curves.samples=-1: must be an integer above 0"),
         ({"curve": {}}, "probes.curve: there is no such name. Did you mean 'curves'?"),
         ({"cka": {"layers": ["trunk.77"]}}, "probes.cka.layers=['trunk.77']: 'trunk.77' fits no layer of the network"),
         ({"effective_rank": {"layers": ["x"]}}, "probes.effective_rank.layers=['x']: 'x' fits no layer"),
         ({"linear_probe": {"layers": ["x"]}}, "probes.linear_probe.layers=['x']: 'x' fits no layer"),
-        ({"linear_probe": {"layers": []}}, "probes.linear_probe.layers=[]: must name at least one layer"),
-        ({"stability_gap": {"every": 0}}, "probes.stability_gap.every=0: must be at least 1"),
-        ({"worst_errors": {"count": 0}}, "probes.worst_errors.count=0: must be at least 1"),
+        ({"linear_probe": {"layers": []}}, "probes.linear_probe.layers=[]: must be a list of at least one item"),
+        ({"stability_gap": {"every": 0}}, "probes.stability_gap.every=0: must be an integer above 0"),
+        ({"worst_errors": {"count": 0}}, "probes.worst_errors.count=0: must be an integer above 0"),
         ({"evaluate_on": {}}, "probes.evaluate_on.streams: is missing"),
-        ({"evaluate_on": {"streams": []}}, "probes.evaluate_on.streams=[]: must name at least one benchmark"),
+        ({"evaluate_on": {"streams": []}}, "probes.evaluate_on.streams=[]: must be a list of at least one item"),
         (
             {"evaluate_on": {"streams": [{"rotated_digits": {"angels": [1]}}]}},
             "probes.evaluate_on.streams[0].rotated_digits.angels: unknown key. Did you mean 'angles'?",
@@ -266,19 +208,19 @@ def test_invalid_settings_are_refused_before_the_start(
     probes: dict[str, Any], message: str, make_experiment: Make
 ) -> None:
     with pytest.raises(UserError) as refused:
-        build_trial(check_plugins(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
+        build_trial(resolve_experiment(from_dict(to_dict(make_experiment("pair")) | {"probes": probes})))
     assert message in str(refused.value)
 
 
 def test_a_user_defined_probe(naive: dict[str, Outcome], folder: Path, make_experiment: Make) -> None:
     """It may use global generators; its failure is reported with its name."""
     config = make_experiment("pair", epochs=2)
-    result = run(replace(config, probes={**OFF, "probetest.drawing": {}}), folder / "own")
-    assert [list(values) for values in found_by(result, "probetest.drawing")] == [["drawn"], ["drawn"]]
+    result = run(replace(config, probes={**OFF, "plugins.drawing": {}}), folder / "own")
+    assert [list(values) for values in found_by(result, "plugins.drawing")] == [["drawn"], ["drawn"]]
     assert differences(without(result), naive["pair"]) == []
     with pytest.raises(ArithmeticError):
-        run_trial(replace(config, probes={"probetest.drawing": {"fails": True}}), folder / "fails")
-    assert "(in probetest.drawing.Drawing.after_experience)" in str(Trial(folder / "fails").status().error)
+        run_trial(replace(config, probes={"plugins.drawing": {"fails": True}}), folder / "fails")
+    assert "(in plugins.drawing.Drawing.after_experience)" in str(Trial(folder / "fails").status().error)
 
 
 # Curves.
@@ -286,9 +228,9 @@ def test_a_user_defined_probe(naive: dict[str, Outcome], folder: Path, make_expe
 
 def test_curves_are_on_by_default(make_experiment: Make) -> None:
     config = make_experiment("pair")
-    assert check_plugins(config).probes == {"curves": {"every": 5, "samples": 500}}
-    assert check_plugins(replace(config, probes={"cka": {}})).probes.keys() == {"curves", "cka"}
-    off = check_plugins(replace(config, probes=OFF))
+    assert resolve_experiment(config).experiment.probes == {"curves": {"every": 5, "samples": 500}}
+    assert resolve_experiment(replace(config, probes={"cka": {}})).experiment.probes.keys() == {"curves", "cka"}
+    off = resolve_experiment(replace(config, probes=OFF))
     assert type(build_trial(off).probes(Path())["curves"]) is Probe
 
 
@@ -296,7 +238,7 @@ def test_curves_are_on_by_default(make_experiment: Make) -> None:
 def test_curves_equal_a_pass_over_the_data(strategies: dict[str, Any], make_experiment: Make) -> None:
     """With `samples` above the number of samples: the whole training and validation split, recomputed at the end of the epoch."""
     config = replace(make_experiment("pair", strategies=strategies), probes={"curves": {"every": 1, "samples": 5000}})
-    parts = build_trial(check_plugins(config))
+    parts = build_trial(resolve_experiment(config))
     probes, compared = ProbeRunner(parts.probes(Path())), 0
 
     def compare(learner: Learner) -> None:
@@ -469,7 +411,7 @@ def test_a_diverged_network_has_undefined_values(make_experiment: Make) -> None:
 
 def learner_of(make_experiment: Make, stream: str = "split", **training: Any) -> tuple[Learner, ProbeContext]:
     """Return a learner before its first experience, and the context that its probes are built for."""
-    parts = build_trial(check_plugins(make_experiment(stream, **training)))
+    parts = build_trial(resolve_experiment(make_experiment(stream, **training)))
     learner = parts.learner(lambda learner: None, lambda text: None)
     return learner, ProbeContext(parts.stream, 0, DataFolders.of(), Path())
 
@@ -523,7 +465,7 @@ def test_classes_that_the_stream_lacks_count_as_wrong(tiny_stream: Build) -> Non
 
 
 def test_a_stream_of_another_shape_or_without_a_common_class_is_refused(make_experiment: Make, tmp_path: Path) -> None:
-    own = build_trial(check_plugins(make_experiment("pair"))).stream
+    own = build_trial(resolve_experiment(make_experiment("pair"))).stream
     config = evaluate_on.Config(streams=("rotated_digits",))
     renamed = replace(own, class_names=tuple(f"class {i}" for i in range(10)))
     for stream, message in (
@@ -592,7 +534,7 @@ def test_with_a_given_task_only_its_classes_are_predicted(make_experiment: Make)
     for number in range(3):
         learner.train_experience(number)
     tests = [(number, experience.test) for number, experience in enumerate(learner.stream.experiences[:3])]
-    subset = gather_samples(learner.stream, tests, learner.device)
+    subset = gather_parts(learner.stream, tests, learner.device)
     by_scenario = {}
     row = learner.evaluate()
     for scenario in ("class", "task"):
@@ -631,9 +573,8 @@ def test_the_worst_errors_are_the_most_confident_ones(make_experiment: Make, tmp
 def test_the_pictures_on_a_sheet_are_those_of_the_data(tiny_stream: Build) -> None:
     stream = tiny_stream()
     stored = stream.experiences[0].test.arrays.x[:3]
-    for x, converted in ((stored, False), (stream.normalise(stored), True)):
-        colours = worst_errors.to_colours(stream, x, converted)
-        assert torch.equal(colours[..., 0], stored[:, 0]) and torch.equal(colours[..., 2], stored[:, 0])
+    colours = worst_errors.to_colours(stream, stream.normalise(stored))
+    assert torch.equal(colours[..., 0], stored[:, 0]) and torch.equal(colours[..., 2], stored[:, 0])
 
 
 # Rows for dashboards.
@@ -688,9 +629,8 @@ def test_the_report_shows_every_probe_and_the_sheet(reported: Path, tmp_path: Pa
     assert "<img src=x" not in page.replace("\\u003c", "")
 
 
-def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path) -> None:
-    results = results_of([reported])
-    html = probe_section.probe_section({EVIL: results}, charts.variant_styles(results))
+def test_charts_of_probes_hold_the_numbers_of_the_ledger(reported: Path, tmp_path: Path) -> None:
+    html = report([reported], tmp_path / "page.html").read_text()
     panel = html[html.index("<b>trunk.1/new</b>") :]
     figure = json.loads(re.search(r'application/json">(.*?)</script>', panel)[1])  # type: ignore[index]
     expected = [values["trunk.1/new"] for values in found_by(outcome(reported), "cka")]
@@ -737,6 +677,6 @@ def test_malformed_events_are_left_out(reported: Path, tmp_path: Path) -> None:
         file.writelines(lines)
     results = results_of([reported])
     shown = [replace(result, trial=Trial(copy)) for result in results]
-    html = probe_section.probe_section({EVIL: shown}, charts.variant_styles(results))
-    assert html.count(escape(EVIL)) >= 2 and "<img src=x" not in html
+    cards = probe_section.probe_cards({EVIL: shown}, charts.variant_styles(results))
+    assert [chart.title for card in cards if card.title == EVIL for chart in card.charts] == [EVIL]
     assert [row_of(json.loads(line)) is not None for line in lines] == [True] * 3

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from retain.platform.ledger.writer import SweepLedger, TrialLedger
 from retain.platform.models.heads import initialise
 from retain.platform.sweep.plan import plan
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 
 NAMES = published.names()
 FILE = {
@@ -68,10 +68,13 @@ def test_results_belong_to_known_variants() -> None:
 @pytest.mark.parametrize(
     ("published_section", "message"),
     [
-        ({"figures": {"none": [1.2, 0.01]}}, r"^published.figures.none=1.2: must be in \[0, 1\]"),
-        ({"figures": {"none": [0.2, 0.0]}}, r"^published.figures.none \(tolerance\)=0.0: must be above 0"),
+        ({"figures": {"none": [1.2, 0.01]}}, r"^published.figures.none=\[1.2, 0.01\]: must be a value in \[0, 1\]"),
+        (
+            {"figures": {"none": [0.2, 0.0]}},
+            r"^published.figures.none=\[0.2, 0.0\]: must be .* and a tolerance above 0",
+        ),
         ({"figures": {"nobody": [0.2, 0.1]}}, r"^published.figures.nobody: is no variant of the sweep"),
-        ({"figures": {"none": [0.2]}}, r"^published.figures.none.1: is missing"),
+        ({"figures": {"none": [0.2]}}, r"^published.figures.none=\[0.2\]: must be a list of 2 values"),
         ({"figure": {}}, r"^published.figure: unknown key. Did you mean 'figures'"),
     ],
 )
@@ -170,9 +173,9 @@ def test_missing_seeds_are_run(config: published.Config, tmp_path: Path, monkeyp
 
 
 def test_a_full_head_has_all_outputs_from_the_start() -> None:
-    parts = build_trial(check_plugins(from_dict({key: FILE[key] for key in ("name", "benchmark", "model")})))
-    assert parts.network().head.num_classes == 2
-    full = replace(parts, config=replace(parts.config, training=replace(parts.config.training, full_head=True)))
+    experiment = {key: FILE[key] for key in ("name", "benchmark", "model")}
+    assert build_trial(resolve_experiment(from_dict(experiment))).network().head.num_classes == 2
+    full = build_trial(resolve_experiment(from_dict(experiment | {"training": {"full_head": True}})))
     assert full.network().head.num_classes == 10
     learner = full.learner(lambda learner: None, lambda text: None)
     assert not any(math.isnan(value) for value in learner.evaluate().task_agnostic)

@@ -1,15 +1,14 @@
-"""Failures on Ray: processes killed, hung, terminated, changing global state, out of memory, out of disk; the bits stay.
+"""Rare failures on Ray: workers told to end, hung, lost nodes, full disks and object stores; the bits stay.
 
-Real processes and real signals. The slow tests need minutes, some of them root.
+Real processes and real signals. They need minutes, some of them root. The usual failures are in test_sweep.py.
 """
 
-import ipaddress
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,99 +16,22 @@ from typing import Any
 import psutil
 import pytest
 import sweeps
+from helpers.processes import COMMAND, DEADLINE
 from ray.cluster_utils import Cluster
 
-FAULTS = '''
-"""A learner that does something bad at an iteration, and says from where it started."""
-import os, random, signal, time
-from dataclasses import dataclass
-from pathlib import Path
-import numpy
-import torch
-from retain import Plugin
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Do what `does` names `at` an iteration, once; append a line to `notes` at the start."""
-    notes: str
-    does: str = "nothing"
-    at: int = 60
-    pause: float = 0.02
-
-class Fault(Plugin):
-    def state_dict(self):
-        return {}
-
-    def __init__(self, config):
-        self.config, self.started = config, False
-
-    def before_backward(self, learner, **kwargs):
-        now = learner.clock.train_iterations
-        if not self.started:
-            self.started = True
-            with open(self.config.notes, "a") as file:
-                file.write(f"{now}\\n")
-        if "RAYTEST_ALONE" not in os.environ:
-            time.sleep(self.config.pause)
-        if now >= self.config.at:
-            getattr(self, self.config.does)(learner)
-
-    def once(self):
-        """Return True at the first call in any process."""
-        flag = Path(self.config.notes + ".flag")
-        if flag.exists():
-            return False
-        flag.touch()
-        return True
-
-    def nothing(self, learner): pass
-
-    def hangs(self, learner):
-        if self.once():
-            time.sleep(1e6)
-
-    def holds(self, learner):
-        if self.once():
-            sum(range(10**13))
-
-    def dies(self, learner):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def fills(self, learner):
-        bytearray(10**15)
-
-    def allocates(self, learner):
-        torch.empty(10**15)
-
-    def messes(self, learner):
-        if self.once():
-            torch.set_num_threads(2)
-        torch.manual_seed(5); random.seed(5); numpy.random.seed(5)
-
-    def after_training_exp(self, learner, **kwargs):
-        if self.config.does == "messes" and learner.experience.current_experience == 1:
-            torch.set_default_dtype(torch.float64)
-            torch.set_grad_enabled(False)
-            torch.set_num_threads(2)
-            torch.use_deterministic_algorithms(True)
-            torch.nn.modules.module.register_module_forward_hook(lambda module, given, found: None)
-
-def build(config, seed):
-    return Fault(config)
-'''
+from retain.platform.ledger.reader import trials_of
 
 
 @pytest.fixture
 def users_folder(tmp_path: Path) -> Path:
     """Return the user's working folder, with a strategy that causes the configured fault."""
-    (tmp_path / "raytest").mkdir()
-    (tmp_path / "raytest" / "fault.py").write_text(FAULTS)
+    sweeps.write_plugin(tmp_path, "faulty")
     return tmp_path
 
 
 def fault(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
     """Return a variant with the strategy; `starts` reads its notes."""
-    return {"strategies": {"raytest.fault": {"notes": str(folder / f"notes-{name}"), **settings}}}
+    return {"strategies": {"plugins.faulty": {"notes": str(folder / f"notes-{name}"), "pause": 0.02, **settings}}}
 
 
 def starts(folder: Path, name: str) -> list[int]:
@@ -137,99 +59,36 @@ def mid_experience(folder: Path, *numbers: int) -> Callable[[], bool]:
 def assert_as_alone(folder: Path, *variants: str) -> None:
     """Assert that these trials have the same bits as in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYTEST_ALONE", "1")  # without the pauses
+        patch.setenv("FAULTY_ALONE", "1")  # without the pauses
         for variant in variants:
             swept = sweeps.of_variant(folder, variant).folder
             sweeps.assert_same_bits(swept, sweeps.run_alone(swept, folder.parent / f"alone-{variant}"))
 
 
-def test_killed_and_hung_trials_resume_and_one_that_always_dies_fails(
-    users_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {"killed": "nothing", "hangs": "hangs", "dies": "dies", "fine": "nothing"}
-    variants = {name: fault(users_folder, name, does=does) for name, does in names.items()}
-    write(users_folder, variants, ray={"max_failures": 1, "hang_timeout": 3, "max_concurrent": 2})
-    folder = users_folder / "out"
-    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out", "resources.cpus=0.5")
-    sweeps.wait_for(process, mid_experience(folder, 0))
-    os.kill(sweeps.of_variant(folder, "killed").read("environment")["pid"], signal.SIGKILL)
-    code, output = sweeps.ended(process)
-    assert code == 1 and "Traceback" not in output, output
-    assert sweeps.states(folder) == {"killed": "done", "hangs": "done", "dies": "failed", "fine": "done"}, output
-    assert "its process ended 2 times without a Python error: killed (out of memory?) or hung" in output
-    assert len(starts(users_folder, "dies")) == 2
-    for name in ("killed", "hangs"):
-        first, second = starts(users_folder, name)
-        assert first == 0 < second, "it resumed mid-experience"
-    assert "Timeout (0:00:03)!" in (sweeps.of_variant(folder, "hangs").folder / "trial.log").read_text()
-    monkeypatch.syspath_prepend(str(users_folder))
-    assert_as_alone(folder, "killed", "hangs", "fine")
-
-
-def test_a_reused_worker_is_clean_and_sigterm_ends_the_sweep_with_a_checkpoint(
-    users_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One worker: two trials run out of memory, one changes global state, one runs when the sweep gets SIGTERM, one more."""
-    bad = {"fills": "fills", "allocates": "allocates", "messes": "messes"}
-    variants = {name: fault(users_folder, name, does=does, at=10, pause=0.0) for name, does in bad.items()}
-    variants |= {name: fault(users_folder, name) for name in ("after", "last")}
-    write(users_folder, variants, ray={"max_concurrent": 1})
-    folder = users_folder / "out"
-    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out")
-    sweeps.wait_for(process, mid_experience(folder, 3))
-    asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    code, output = sweeps.ended(process)
-    assert time.monotonic() - asked < 20, "no grace was needed"
-    assert code == 143 and f"Continue with: retain resume {folder}" in output and "Traceback" not in output, output
-    ended = {"fills": "failed", "allocates": "failed", "messes": "done"}
-    assert sweeps.states(folder) == {**ended, "after": "stopped", "last": "pending"}
-    assert str(sweeps.of_variant(folder, "fills").status().error).startswith("MemoryError")
-    assert "can't allocate memory" in str(sweeps.of_variant(folder, "allocates").status().error)
-    pids = {sweeps.of_variant(folder, name).read("environment")["pid"] for name in (*bad, "after")}
-    assert len(pids) == 1, "all in one process"
-    assert "+" in sweeps.newest(sweeps.of_variant(folder, "after").folder)
-    assert not (folder / ".stop").exists()
-
-    code, output = sweeps.ended(sweeps.retain(users_folder, "resume", "out"))
-    assert code == 1 and "Traceback" not in output, output
-    assert sweeps.states(folder) == {**ended, "after": "done", "last": "done"}
-    first, second = starts(users_folder, "after")
-    assert first == 0 < second
-    monkeypatch.syspath_prepend(str(users_folder))
-    assert_as_alone(folder, "after", "last")
-
-
 @pytest.mark.slow
-def test_a_worker_that_gets_sigterm_lets_its_trial_write_a_checkpoint(
-    users_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_gets_sigterm_lets_its_trial_write_a_checkpoint(users_folder: Path) -> None:
     """SIGTERM to a worker; no other mid-experience checkpoint is written."""
     write(users_folder, {"one": fault(users_folder, "one")}, ray={"max_failures": 1})
     folder = users_folder / "out"
     process = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out", "checkpoint.every=null")
     sweeps.wait_for(process, lambda: (users_folder / "notes-one").exists())
-    time.sleep(0.5)
     os.kill(sweeps.of_variant(folder, "one").read("environment")["pid"], signal.SIGTERM)
     code, output = sweeps.ended(process)
     assert code == 0, output
     first, second = starts(users_folder, "one")
     assert first == 0 < second < 90, "it resumed mid-experience, in the first"
-    monkeypatch.syspath_prepend(str(users_folder))
     assert_as_alone(folder, "one")
 
 
 LOCAL = """
-import os, subprocess, sys
-import psutil, ray
+import sys
+import ray
 from retain.platform.sweep.ray_cluster import RayCluster
 from retain import load_config
 
 with RayCluster(load_config("quickstart")):
     ray.get(ray.remote(lambda: None).remote())
-    me = psutil.Process()
-    ports = [c.laddr.ip for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet") if c.status == "LISTEN"]
-    print(ray.get_runtime_context().gcs_address, *ports, flush=True)
+    print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.readline()
 """
 REMOTE = """
@@ -240,31 +99,22 @@ print("ran", ray.get(ray.remote(num_cpus=0)(lambda: 6 * 7).remote()))
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> "Iterator[tuple[str, list[str], dict[str, str]]]":
-    """Start a cluster like `retain sweep`: its address, the addresses that its processes listen on, the environment."""
+def local(tmp_path: Path) -> "Iterator[tuple[str, dict[str, str]]]":
+    """Start a cluster like `retain sweep`: its address, and the environment."""
     unset = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
     plain = {key: value for key, value in os.environ.items() if key not in unset} | {"HOME": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-c", LOCAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain, cwd=tmp_path
     )
     assert process.stdin is not None and process.stdout is not None
-    address, *ports = process.stdout.readline().split()
-    yield address, ports, plain
-    process.communicate("\n", timeout=60)
-
-
-def test_a_local_cluster_listens_on_loopback_only(local: tuple[str, list[str], dict[str, str]], tmp_path: Path) -> None:
-    _, ports, _ = local
-    assert len(ports) > 3
-    addresses = {getattr(ip := ipaddress.ip_address(port), "ipv4_mapped", None) or ip for port in ports}
-    assert all(ip.is_loopback for ip in addresses), addresses
-    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o077 == 0, "nobody else reads the token"
+    yield process.stdout.readline().strip(), plain
+    process.communicate("\n", timeout=DEADLINE)
 
 
 @pytest.mark.slow
-def test_a_local_cluster_requires_the_token(local: tuple[str, list[str], dict[str, str]], tmp_path: Path) -> None:
+def test_a_local_cluster_requires_the_token(local: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """Ray retries for 20 seconds before it gives up."""
-    address, _, plain = local
+    address, plain = local
     others = {
         "right": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": (tmp_path / ".ray" / "auth_token").read_text()},
         "wrong": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
@@ -276,20 +126,27 @@ def test_a_local_cluster_requires_the_token(local: tuple[str, list[str], dict[st
         name: subprocess.Popen(command, env=here | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for name, more in others.items()
     }
-    said = {name: client.communicate(timeout=60)[0] for name, client in clients.items()}
+    said = {name: client.communicate(timeout=DEADLINE)[0] for name, client in clients.items()}
     assert "ran 42" in said["right"], said["right"]
     for name in ("wrong", "none"):
         assert clients[name].returncode != 0 and "ran" not in said[name].split(), said[name]
         assert "token" in said[name].lower(), said[name]
-    command = [sys.executable, "-c", "from retain.platform.cli.app import main; main()", "sweep", "quickstart"]
-    command += [f"ray.address={address}", "wandb.mode=disabled", "--output", str(tmp_path / "out")]
-    refused = subprocess.run(command, env=here | others["wrong"], capture_output=True, text=True, timeout=100)
+    command = [
+        *COMMAND,
+        "sweep",
+        "quickstart",
+        f"ray.address={address}",
+        "wandb.mode=disabled",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    refused = subprocess.run(command, env=here | others["wrong"], capture_output=True, text=True, timeout=DEADLINE)
     assert refused.returncode == 2 and "RAY_AUTH_TOKEN" in refused.stderr, refused.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_trial_that_holds_the_gil_is_detected_as_hung(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_holds_the_gil_is_detected_as_hung(users_folder: Path) -> None:
     write(
         users_folder, {"holds": fault(users_folder, "holds", does="holds")}, ray={"max_failures": 1, "hang_timeout": 3}
     )
@@ -299,8 +156,7 @@ def test_a_trial_that_holds_the_gil_is_detected_as_hung(users_folder: Path, monk
     first, second = starts(users_folder, "holds")
     assert first == 0 < second
     log = (sweeps.of_variant(folder, "holds").folder / "trial.log").read_text()
-    assert "Timeout (0:00:03)!" in log and "fault.py" in log
-    monkeypatch.syspath_prepend(str(users_folder))
+    assert "Timeout (0:00:03)!" in log and "faulty.py" in log
     assert_as_alone(folder, "holds")
 
 
@@ -326,9 +182,7 @@ def resize(disk: Path, size: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_on_a_full_disk_reports_it_and_resumes_once_there_is_room(
-    users_folder: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_on_a_full_disk_reports_it_and_resumes_once_there_is_room(users_folder: Path, small_disk: Path) -> None:
     """No space to start; too little for the first checkpoint; then enough, until other files fill the disk during a trial."""
     variants = {name: fault(users_folder, name) for name in ("one", "two")}
     write(users_folder, variants, model={"mlp": {"hidden": [300, 300]}}, ray={"max_concurrent": 1})
@@ -362,7 +216,6 @@ def test_a_sweep_on_a_full_disk_reports_it_and_resumes_once_there_is_room(
     code, output = sweeps.ended(sweeps.retain(users_folder, "resume", str(folder)))
     assert code == 0 and sweeps.states(folder) == {"one": "done", "two": "done"}, output
     assert starts(users_folder, "one")[-1] > 0
-    monkeypatch.syspath_prepend(str(users_folder))
     for name in ("one", "two"):
         swept = sweeps.of_variant(folder, name).folder
         sweeps.assert_same_bits(swept, sweeps.run_alone(swept, users_folder / f"alone-{name}"))
@@ -429,9 +282,7 @@ def node_of(cluster: Cluster, pid: int) -> Any:
 
 
 @pytest.mark.slow
-def test_a_trial_whose_node_dies_resumes_on_another(
-    users_folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_whose_node_dies_resumes_on_another(users_folder: Path, cluster: Cluster) -> None:
     write(users_folder, {"one": fault(users_folder, "one")}, ray={"max_failures": 1})
     folder = users_folder / "out"
     process = on_cluster(users_folder, cluster, "sweep", "config.yaml", "--output", "out")
@@ -439,11 +290,10 @@ def test_a_trial_whose_node_dies_resumes_on_another(
     trial = sweeps.of_variant(folder, "one")
     before = node_of(cluster, trial.read("environment")["pid"])
     cluster.remove_node(before, allow_graceful=False)
-    code, output = sweeps.ended(process, 200)
+    code, output = sweeps.ended(process)
     assert code == 0, output
     first, second = starts(users_folder, "one")
     assert first == 0 < second
-    monkeypatch.syspath_prepend(str(users_folder))
     assert_as_alone(folder, "one")
 
 
@@ -467,7 +317,21 @@ def test_a_full_object_store_does_not_disturb_a_sweep(users_folder: Path, cluste
     try:
         assert filler.stdout.readline() == "full\n"
         write(users_folder, {"one": fault(users_folder, "one", pause=0.0)})
-        code, output = sweeps.ended(on_cluster(users_folder, cluster, "sweep", "config.yaml", "--output", "out"), 200)
+        code, output = sweeps.ended(on_cluster(users_folder, cluster, "sweep", "config.yaml", "--output", "out"))
     finally:
-        filler.communicate("\n", timeout=60)
+        filler.communicate("\n", timeout=DEADLINE)
     assert code == 0 and sweeps.states(users_folder / "out") == {"one": "done"}, output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not on the PATH")
+def test_workers_come_up_where_uv_was_called_by_a_relative_path(tmp_path: Path) -> None:
+    """Ray would start its workers by that path from another folder, and wait for them forever."""
+    uv = os.path.relpath(str(shutil.which("uv")), tmp_path)
+    project = Path(__file__).resolve().parent.parent
+    arguments = ["sweep", "quickstart", "sweep.streams={}", "sweep.variants={naive: {}}", "sweep.seeds=[0]"]
+    arguments += ["training.epochs=1", "wandb.mode=disabled", "--output", "sweep"]
+    command = [uv, "run", "--no-sync", "--project", str(project), "retain", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    assert [trial.status().status for trial in trials_of(tmp_path / "sweep")] == ["done"]

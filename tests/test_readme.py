@@ -15,7 +15,7 @@ import yaml
 import retain
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.sweep.plan import plan
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 
 ROOT = Path(retain.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,7 +38,7 @@ def test_the_package_s_doctest_runs_a_trial(request: pytest.FixtureRequest) -> N
     [("README.md", 0, 2 * 4 * 3), ("README.md", 1, 4 * 3), ("docs/configuration.md", 0, 5 * 2 * 4)],
 )
 def test_a_whole_config_is_accepted_and_planned(page: str, number: int, trials: int) -> None:
-    experiment = check_plugins(from_dict(yaml.safe_load(blocks("yaml", page)[number])))
+    experiment = resolve_experiment(from_dict(yaml.safe_load(blocks("yaml", page)[number]))).experiment
     assert len(plan(experiment)) == trials
 
 
@@ -49,7 +49,7 @@ FRAGMENTS = [block for page in PAGES for block in blocks("yaml", page.relative_t
 def test_the_parts_of_configs_are_accepted(text: str) -> None:
     """Those of all pages, each put into a config that has the rest."""
     base = {"name": "part", "benchmark": "split_digits", "model": "mlp"}
-    check_plugins(from_dict({**base, **yaml.safe_load(text)}))
+    resolve_experiment(from_dict({**base, **yaml.safe_load(text)}))
 
 
 def test_the_python_example_runs(

@@ -25,7 +25,7 @@ from retain.platform.methods.reservoir_memory import ReservoirPlugin, reservoir_
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.strategies import agem, der, er_ace, gdumb, gem, replay
 
 MODULES = (agem, der, er_ace, gdumb, gem, replay)
@@ -49,27 +49,31 @@ def small_net(seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("der.memory=-1", "strategies.der.memory=-1: must be >= 0"),
-        ("der.alpha=-0.1", "strategies.der.alpha=-0.1: must be >= 0"),
-        ("der.beta=.inf", "strategies.der.beta=inf: must be >= 0 and finite"),
-        ("der.batch_size=0", "strategies.der.batch_size=0: must be >= 1"),
-        ("er_ace.memory=-1", "strategies.er_ace.memory=-1: must be >= 0"),
-        ("er_ace.batch_size=0", "strategies.er_ace.batch_size=0: must be >= 1"),
-        ("agem.memory=-1", "strategies.agem.memory=-1: must be >= 0"),
-        ("agem.sample_size=0", "strategies.agem.sample_size=0: must be >= 1"),
-        ("gem.memory=-1", "strategies.gem.memory=-1: must be >= 0"),
-        ("gem.strength=-1", "strategies.gem.strength=-1.0: must be >= 0"),
-        ("gdumb.memory=-1", "strategies.gdumb.memory=-1: must be >= 0"),
+        ("der.memory=-1", "strategies.der.memory=-1: must be an integer of at least 0"),
+        ("der.alpha=-0.1", "strategies.der.alpha=-0.1: must be a finite number of at least 0"),
+        ("der.beta=.inf", "strategies.der.beta=inf: must be a finite number of at least 0"),
+        ("der.batch_size=0", "strategies.der.batch_size=0: must be an integer above 0 or null"),
+        ("er_ace.memory=-1", "strategies.er_ace.memory=-1: must be an integer of at least 0"),
+        ("er_ace.batch_size=0", "strategies.er_ace.batch_size=0: must be an integer above 0 or null"),
+        ("agem.memory=-1", "strategies.agem.memory=-1: must be an integer of at least 0"),
+        ("agem.sample_size=0", "strategies.agem.sample_size=0: must be an integer above 0"),
+        ("gem.memory=-1", "strategies.gem.memory=-1: must be an integer of at least 0"),
+        ("gem.strength=-1", "strategies.gem.strength=-1: must be a finite number of at least 0"),
+        ("gdumb.memory=-1", "strategies.gdumb.memory=-1: must be an integer of at least 0"),
         ("gdumb.memory=9", "strategies.gdumb.memory=9: must be at least 10"),
         ("replay={policy: herding, memory: 9}", "strategies.replay.memory=9: must be at least 10"),
-        ("replay.selection=best", "strategies.replay.selection='best'"),
-        ("replay.candidates=5", "strategies.replay.candidates=5: is not used by selection 'random'"),
+        ("replay.selection=best", "strategies.replay.selection='best': must be 'random' or 'mir'"),
+        (
+            "replay={selection: mir, candidates: 0}",
+            "strategies.replay.candidates=0: must be an integer above 0 or null",
+        ),
+        ("replay.candidates=5", "strategies.replay.candidates=5: is not used with selection='random'"),
         ("replay={selection: mir, candidates: 4, batch_size: 4}", "candidates=4: must be more than are replayed"),
     ],
 )
 def test_bad_values_are_refused_with_the_path_of_the_key(settings: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        build_trial(check_plugins(load_config("quickstart", ["strategies={}", f"strategies.{settings}"])))
+        build_trial(resolve_experiment(load_config("quickstart", ["strategies={}", f"strategies.{settings}"])))
     assert message in str(error.value)
 
 
@@ -196,32 +200,32 @@ def test_mir_replays_the_worst_of_the_candidates() -> None:
         """Sample again, at random and by hand, before the step."""
 
         def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-            if not len(plugin):
+            if not len(plugin.memory):
                 return
-            drawn = plugin.sample_positions(learner, 12)
-            new = [part[: plugin.num_new] for part in learner.mbatch]
+            drawn = plugin.memory.sample(learner, 12)
+            x, y, _ = plugin.memory.samples(learner, drawn)
+            new = [part[:-4] for part in learner.mbatch]
             twin = copy.deepcopy(learner.model)
-            loss = [cross_entropy(twin(plugin.inputs(learner)[drawn]), plugin.columns["y"][drawn], reduction="none")]
+            loss = [cross_entropy(twin(x), y, reduction="none")]
             cross_entropy(twin(new[0]), new[1]).backward()
             with torch.no_grad():
                 for parameter in twin.parameters():
                     parameter -= learner.optimizer.param_groups[0]["lr"] * parameter.grad
-            loss.append(
-                cross_entropy(twin(plugin.inputs(learner)[drawn]), plugin.columns["y"][drawn], reduction="none")
-            )
+            loss.append(cross_entropy(twin(x), y, reduction="none"))
             worst = drawn[(loss[1] - loss[0]).argsort(descending=True)[:4]]
             assert set(worst.tolist()) == set(plugin.last.tolist())
             seen.append(len(set(worst.tolist()) - set(drawn[:4].tolist())))
 
-    learn([plugin, Look()])
+    learn([plugin, Look(None)])
     assert len(seen) == 4 * 5 and sum(seen) > 20  # and not always the first four
 
 
 @pytest.mark.parametrize("policy", ["herding", "gss"])
-def test_policies_fill_the_memory(policy: replay.Policy) -> None:
-    plugin = replay.build(replay.Config(memory=14, policy=policy), 0)
+def test_policies_fill_the_memory(policy: str) -> None:
+    plugin = replay.ReplayPlugin(replay.Config(memory=14, policy=policy), 0)
     learner = learn([plugin])
-    counts = torch.bincount(plugin.columns["y"], minlength=4).tolist()
+    columns = plugin.memory.columns
+    counts = torch.bincount(columns["y"], minlength=4).tolist()
     assert sum(counts) == 14 and (policy == "gss" or counts == quotas(14, 4))
     if policy == "herding":  # for the last experience's classes: Avalanche's order with the present network
         for label in (2, 3):
@@ -232,9 +236,9 @@ def test_policies_fill_the_memory(policy: replay.Policy) -> None:
                 features
             )
             expected = x[sorted(first[: quotas(14, 4)[label]])]
-            torch.testing.assert_close(plugin.columns["x"][plugin.columns["y"] == label], expected)
+            torch.testing.assert_close(columns["x"][columns["y"] == label], expected)
     else:
-        assert plugin.columns["score"].isfinite().all()
+        assert columns["score"].isfinite().all()
 
 
 # DER.
@@ -282,7 +286,7 @@ def der_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
 
 
 def test_der_is_the_sum_of_three_terms_and_stores_seen_samples() -> None:
-    plugin = der.build(der.Config(memory=12, alpha=0.3, beta=0.7, batch_size=5), 0)
+    plugin = der.DERPlugin(der.Config(memory=12, alpha=0.3, beta=0.7, batch_size=5), 0)
     spy = Spy(plugin, der_loss)
     learn([plugin, spy])
     assert spy.num_checked == 2 * 4 * 5 - 1 and len(plugin) == 12  # all iterations but the first
@@ -297,17 +301,18 @@ def test_der_is_the_sum_of_three_terms_and_stores_seen_samples() -> None:
 
 
 def test_der_without_weights_is_naive() -> None:
-    learner = learn([der.build(der.Config(alpha=0.0, beta=0.0), 0)])
+    learner = learn([der.DERPlugin(der.Config(alpha=0.0, beta=0.0), 0)])
     assert same(learner.model.state_dict(), learn([]).model.state_dict())
 
 
 def test_a_reservoir_resumes_from_its_state() -> None:
     """The state is a copy: later insertions do not change it."""
-    one, other = ReservoirPlugin(5, None, 0, "test"), ReservoirPlugin(5, None, 0, "test")
+    config = er_ace.Config(memory=5)
+    one, other = ReservoirPlugin(config), ReservoirPlugin(config)
     clock = SimpleNamespace(train_exp_iterations=0)
     learner = SimpleNamespace(experience=SimpleNamespace(current_experience=0), clock=clock, device="cpu", mbatch=[])
 
-    def fill(plugin: ReservoirPlugin, iteration: int) -> None:
+    def fill(plugin: ReservoirPlugin[er_ace.Config], iteration: int) -> None:
         clock.train_exp_iterations = iteration
         learner.mbatch = [normal(3, 2, seed=iteration), torch.full((3,), iteration)]
         plugin.before_training_iteration(learner)
@@ -323,7 +328,7 @@ def test_a_reservoir_resumes_from_its_state() -> None:
         fill(other, iteration)
     assert same(one.columns, other.columns) and len(one) == 5
     assert set(one.columns["y"].tolist()) != {0, 1}
-    again = ReservoirPlugin(5, None, 0, "test")
+    again = ReservoirPlugin(config)
     again.load_state_dict(saved)
     assert len(again) == 3
 
@@ -342,7 +347,7 @@ def ace_loss(plugin: Any, learner: Any, twin: nn.Module) -> Tensor:
 
 
 def test_er_ace_is_avalanches() -> None:
-    plugin = er_ace.build(er_ace.Config(memory=12, batch_size=5), 0)
+    plugin = er_ace.ERACEPlugin(er_ace.Config(memory=12, batch_size=5), 0)
     spy = Spy(plugin, ace_loss)
     learner = learn([plugin, spy])
     assert spy.num_checked == 2 * 4 * 5 - 1
@@ -369,7 +374,7 @@ def test_agem_projects_as_avalanches(seed: int) -> None:
     plugin.buffers = [None]  # type: ignore[list-item]
     total = sum(p.numel() for p in theirs.parameters())
     plugin.reference_gradients, gradient = normal(total, seed=seed), normal(total, seed=100 + seed)
-    own = agem.AGEMPlugin(1, 1, 0, "agem")
+    own = agem.AGEMPlugin(agem.Config(memory=1, sample_size=1))
     own._reference = plugin.reference_gradients.clone()
     for model in (theirs, ours):
         parts = gradient.split([p.numel() for p in model.parameters()])
@@ -427,7 +432,8 @@ def test_least_squares_with_bounds_against_all_active_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: agem.build(agem.Config(memory=8, sample_size=6), 0), lambda: gem.build(gem.Config(memory=8), 0)]
+    "make",
+    [lambda: agem.AGEMPlugin(agem.Config(memory=8, sample_size=6), 0), lambda: gem.GEMPlugin(gem.Config(memory=8), 0)],
 )
 def test_no_step_opposes_the_memorys_gradient(make: Callable[[], Any]) -> None:
     """The reference is the gradient of the memory's samples, and the gradient of the step does not oppose it."""
@@ -437,11 +443,12 @@ def test_no_step_opposes_the_memorys_gradient(make: Callable[[], Any]) -> None:
         """Compute the reference with `backward`, and read the gradient that the optimizer gets."""
 
         def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-            if not len(plugin):
+            if not len(plugin.memory):
                 return
             twin = copy.deepcopy(learner.model)
-            index = torch.arange(8) if isinstance(plugin, gem.GEMPlugin) else plugin.draw(learner)
-            cross_entropy(twin(plugin.columns["x"][index]), plugin.columns["y"][index]).backward()
+            index = torch.arange(8) if isinstance(plugin, gem.GEMPlugin) else plugin.memory.sample(learner, 6)
+            x, y, _ = plugin.memory.samples(learner, index)
+            cross_entropy(twin(x), y).backward()
             self.wanted = torch.cat([p.grad.flatten() for p in twin.parameters()])
             torch.testing.assert_close(plugin._reference.flatten(), self.wanted)
 
@@ -450,7 +457,7 @@ def test_no_step_opposes_the_memorys_gradient(make: Callable[[], Any]) -> None:
             self.plain = torch.cat([gradient.flatten() for gradient in gradients])
 
         def before_update(self, learner: Any, **kwargs: Any) -> None:
-            if len(plugin):
+            if len(plugin.memory):
                 followed = torch.cat([p.grad.flatten() for p in learner.model.parameters()])
                 against = bool(self.plain @ self.wanted < 0)
                 turned.append(against)
@@ -459,16 +466,16 @@ def test_no_step_opposes_the_memorys_gradient(make: Callable[[], Any]) -> None:
                 assert followed @ self.wanted >= -slack * followed.norm() * self.wanted.norm()
                 assert followed @ self.wanted >= self.plain @ self.wanted
 
-    learn([plugin, Look()])
+    learn([plugin, Look(None)])
     assert len(turned) == 4 * 5 and any(turned)
-    assert torch.bincount(plugin.columns["y"] // 2).tolist() == [8, 8]
+    assert torch.bincount(plugin.memory.columns["y"] // 2).tolist() == [8, 8]
 
 
 # GDumb.
 
 
 def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
-    plugin, watch, starts = gdumb.build(gdumb.Config(memory=18), 0), Watch(), []
+    plugin, watch, starts = gdumb.GDumbPlugin(gdumb.Config(memory=18), 0), Watch(), []
 
     class Look(Plugin):
         """Keep the network and the data at the start of an experience."""
@@ -480,7 +487,7 @@ def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
             own = {tuple(x.tolist()) for x in torch.cat([pair(0, 0)[0], pair(1, 0)[0]])}
             assert {tuple(x.tolist()) for x, *_ in learner.adapted_dataset} <= own
 
-    learner = learn([plugin, watch, Look()])
+    learner = learn([plugin, watch, Look(None)])
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and sum(watch.rows) == 2 * 4 * 18
     for name, tensor in starts[1].items():
         first = starts[0][name]
@@ -501,13 +508,13 @@ def test_reset_samples_rows_that_were_added_later() -> None:
 PLAIN: list[
     tuple[str, Callable[[], Plugin], float]
 ] = [  # name, plugin, least accuracy on the first experience at the end
-    ("der", lambda: der.build(der.Config(memory=20), 0), 0.7),
-    ("er_ace", lambda: er_ace.build(er_ace.Config(memory=20), 0), 0.9),
-    ("agem", lambda: agem.build(agem.Config(memory=20), 0), 0.0),  # outputs of old classes are still pushed down
-    ("gem", lambda: gem.build(gem.Config(memory=20), 0), 0.6),
-    ("gdumb", lambda: gdumb.build(gdumb.Config(memory=40), 0), 0.7),
-    ("herding", lambda: replay.build(replay.Config(memory=20, policy="herding"), 0), 0.9),
-    ("gss", lambda: replay.build(replay.Config(memory=20, policy="gss", selection="mir", batch_size=4), 0), 0.6),
+    ("der", lambda: der.DERPlugin(der.Config(memory=20), 0), 0.7),
+    ("er_ace", lambda: er_ace.ERACEPlugin(er_ace.Config(memory=20), 0), 0.9),
+    ("agem", lambda: agem.AGEMPlugin(agem.Config(memory=20), 0), 0.0),  # outputs of old classes are still pushed down
+    ("gem", lambda: gem.GEMPlugin(gem.Config(memory=20), 0), 0.6),
+    ("gdumb", lambda: gdumb.GDumbPlugin(gdumb.Config(memory=40), 0), 0.7),
+    ("herding", lambda: replay.ReplayPlugin(replay.Config(memory=20, policy="herding"), 0), 0.9),
+    ("gss", lambda: replay.ReplayPlugin(replay.Config(memory=20, policy="gss", selection="mir", batch_size=4), 0), 0.6),
 ]
 
 
@@ -526,10 +533,9 @@ def test_in_a_plain_avalanche_script(naive: list[dict[str, Tensor]], make: Calla
     assert accuracy(one[2], 0) >= least
 
 
-@pytest.mark.parametrize("module", [der, er_ace, agem, gem, gdumb])
-def test_in_a_plain_avalanche_script_without_task_labels(module: Any) -> None:
-    settings = {"batch_size": 4} if module in (der, er_ace) else {}
-    assert len(script([module.build(module.Config(memory=20, **settings), 0)], task_labels=False, epochs=1)) == 3
+@pytest.mark.parametrize("make", [make for _, make, _ in PLAIN], ids=[name for name, _, _ in PLAIN])
+def test_in_a_plain_avalanche_script_without_task_labels(make: Callable[[], Plugin]) -> None:
+    assert len(script([make()], task_labels=False, epochs=1)) == 3
 
 
 @pytest.mark.parametrize("kind", ["tasks", "augmented", "bfloat16"])
@@ -541,7 +547,7 @@ def test_it_learns_tasks_augmented_pictures_and_in_low_precision(name: str, kind
     config = make_experiment("pair", strategies={name: settings}, optimizer={"lr": 0.1}, **training)
     if kind == "tasks":
         config = changed(config, benchmark={"task_incremental": {"data": "digits", "num_experiences": 5}})
-    parts = build_trial(check_plugins(config))
+    parts = build_trial(resolve_experiment(config))
     learner = parts.learner(lambda learner: None, lambda text: None)
     for number in range(len(parts.stream.experiences)):
         learner.train_experience(number)

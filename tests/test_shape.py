@@ -1,11 +1,16 @@
 """Limits that ruff does not check: lengths of files and functions, what the repository must not hold."""
 
 import ast
+import io
 import re
 import subprocess
+import tokenize
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from retain import Plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [path for folder in ("platform", "strategies", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -36,6 +41,40 @@ def test_files_are_short() -> None:
 
 def test_functions_are_short() -> None:
     assert longest(function_lengths(), 50) == []
+
+
+def num_code_lines(path: Path) -> int:
+    """Lines with code: no docstrings, comments and blank lines."""
+    text = path.read_text(encoding="utf-8")
+    of_docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            of_docstrings |= {*range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _LAYOUT:
+            lines |= {*range(token.start[0], token.end[0] + 1)}
+    return len(lines - of_docstrings)
+
+
+_LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+STRATEGIES = [path for path in sorted((ROOT / "strategies").glob("*.py")) if path.stem != "__init__"]
+
+
+def test_strategies_hold_the_formula_and_little_else() -> None:
+    sizes = {path.stem: num_code_lines(path) for path in STRATEGIES}
+    assert sum(sizes.values()) / len(sizes) <= 45, sizes
+    assert sizes["lwf"] <= 50 and sizes["ewc"] <= 50
+
+
+@pytest.mark.parametrize("name", [path.stem for path in STRATEGIES])
+def test_a_strategy_is_at_most_two_classes_deep(name: str) -> None:
+    """Its own class and one base, both below `Plugin`."""
+    module = import_module(f"retain.strategies.{name}")
+    plugins = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Plugin)]
+    (own,) = [each for each in plugins if each.__module__ == module.__name__]
+    below = [each for each in own.__mro__ if issubclass(each, Plugin) and each is not Plugin]
+    assert len(below) <= 2, below
 
 
 def tracked() -> list[Path]:

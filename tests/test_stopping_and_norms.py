@@ -47,19 +47,19 @@ Make = Callable[..., Experiment]
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (stop_at_budget, {"accuracy": 0.0}, "accuracy=0.0: must be in (0, 1]"),
-        (stop_at_budget, {"accuracy": 1.5}, "accuracy=1.5: must be in (0, 1]"),
-        (stop_at_budget, {"loss": float("nan")}, "loss=nan: must be finite"),
-        (stop_at_budget, {"seconds": 0.0}, "seconds=0.0: must be > 0"),
-        (forgetting_stop, {"tolerance": 1.0}, "tolerance=1.0: must be in [0, 1)"),
-        (forgetting_stop, {"every": 0}, "every=0: must be >= 1"),
+        (stop_at_budget, {"accuracy": 0.0}, "accuracy=0.0: must be a number in (0, 1] or null"),
+        (stop_at_budget, {"accuracy": 1.5}, "accuracy=1.5: must be a number in (0, 1] or null"),
+        (stop_at_budget, {"loss": float("nan")}, "loss=nan: must be a finite number or null"),
+        (stop_at_budget, {"seconds": 0.0}, "seconds=0.0: must be a finite number above 0 or null"),
+        (forgetting_stop, {"tolerance": 1.0}, "tolerance=1.0: must be a number in [0, 1) or null"),
+        (forgetting_stop, {"every": 0}, "every=0: must be an integer above 0 or null"),
         (forgetting_stop, {"tolerance": None, "every": 3}, "every=3: is not used"),
-        (ema, {"decay": 1.0}, "decay=1.0: must be in [0, 1)"),
-        (swa, {"start": 1.0}, "start=1.0: must be in [0, 1)"),
+        (ema, {"decay": 1.0}, "decay=1.0: must be a number in [0, 1)"),
+        (swa, {"start": 1.0}, "start=1.0: must be a number in [0, 1) or null"),
         (swap_norm, {"kind": "batch"}, "kind='batch': must be 'group'"),
-        (continual_norm, {"groups": 0}, "groups=0: must be >= 1"),
-        (batchnorm_per_experience, {"keep": -1}, "keep=-1: must be >= 0"),
-        (snapshot_ensemble, {"members": 0}, "members=0: must be >= 1"),
+        (continual_norm, {"groups": 0}, "groups=0: must be an integer above 0 or null"),
+        (batchnorm_per_experience, {"keep": -1}, "keep=-1: must be an integer of at least 0 or null"),
+        (snapshot_ensemble, {"members": 0}, "members=0: must be an integer above 0"),
     ],
 )
 def test_bad_values_are_named(module: ModuleType, settings: dict[str, Any], message: str) -> None:
@@ -68,12 +68,14 @@ def test_bad_values_are_named(module: ModuleType, settings: dict[str, Any], mess
 
 
 PLAIN: dict[str, Callable[[], Plugin]] = {
-    "stop_at_budget": lambda: stop_at_budget.build(stop_at_budget.Config(), 0),
-    "forgetting_stop": lambda: forgetting_stop.build(forgetting_stop.Config(), 0),
-    "ema": lambda: ema.build(ema.Config(), 0),
-    "swa": lambda: swa.build(swa.Config(), 0),
-    "batchnorm_per_experience": lambda: batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0),
-    "snapshot_ensemble": lambda: snapshot_ensemble.build(snapshot_ensemble.Config(), 0),
+    "stop_at_budget": lambda: stop_at_budget.StopAtBudgetPlugin(stop_at_budget.Config(), 0),
+    "forgetting_stop": lambda: forgetting_stop.ForgettingStopPlugin(forgetting_stop.Config(), 0),
+    "ema": lambda: ema.EMAPlugin(ema.Config(), 0),
+    "swa": lambda: swa.SWAPlugin(swa.Config(), 0),
+    "batchnorm_per_experience": lambda: batchnorm_per_experience.BatchNormPerExperiencePlugin(
+        batchnorm_per_experience.Config(), 0
+    ),
+    "snapshot_ensemble": lambda: snapshot_ensemble.SnapshotEnsemblePlugin(snapshot_ensemble.Config(), 0),
 }
 _TRAINED = {"stop_at_budget", "forgetting_stop", "swa"}  # the others change predictions only
 
@@ -100,7 +102,7 @@ def test_in_a_plain_script(name: str, naive: list[Bits]) -> None:
 
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     plugin = PLAIN[name]()
-    bits = script([plugin, Look()])
+    bits = script([plugin, Look(None)])
     assert seen == [True, True]
     assert same(bits[2], naive[2]) == (name not in _TRAINED)
 
@@ -149,7 +151,10 @@ def test_a_budget_stops_after_the_first_epoch_that_reaches_it(
 ) -> None:
     full, stopped = Scores(), Scores()
     script([full], epochs=6, only=[0])
-    script([stop_at_budget.build(stop_at_budget.Config(**({"accuracy": None} | settings)), 0), stopped], epochs=6)
+    script(
+        [stop_at_budget.StopAtBudgetPlugin(stop_at_budget.Config(**({"accuracy": None} | settings)), 0), stopped],
+        epochs=6,
+    )
     good = [each[column] >= target if column == 0 else each[column] <= target for each in full.epochs[0]]
     assert len(stopped.epochs[0]) == good.index(True) + 1 < 6  # epochs of the first experience
     assert len(stopped.epochs[1]) >= 1
@@ -157,7 +162,7 @@ def test_a_budget_stops_after_the_first_epoch_that_reaches_it(
 
 def test_a_budget_of_no_time_allows_one_iteration_per_experience() -> None:
     watch = Watch()
-    plugin = stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=1e-9), 0)
+    plugin = stop_at_budget.StopAtBudgetPlugin(stop_at_budget.Config(accuracy=None, seconds=1e-9), 0)
     data, model = benchmark(), Net()
     learner = SupervisedTemplate(
         model=model,
@@ -172,12 +177,16 @@ def test_a_budget_of_no_time_allows_one_iteration_per_experience() -> None:
 
 
 def test_spent_time_is_part_of_the_state() -> None:
-    first, second = (stop_at_budget.build(stop_at_budget.Config(accuracy=None, seconds=100.0), 0) for _ in range(2))
+    first, second = (
+        stop_at_budget.StopAtBudgetPlugin(stop_at_budget.Config(accuracy=None, seconds=100.0), 0) for _ in range(2)
+    )
     first.before_training_exp(None)
+    first.after_training_iteration(None)
     spent = first.state_dict()["spent"]
     assert 0 < spent < 50
     second.load_state_dict(first.state_dict() | {"spent": 99.0})
     second.on_resume(None)
+    second.after_training_iteration(None)
     assert 99 <= second.state_dict()["spent"] < 149
 
 
@@ -219,7 +228,9 @@ def test_the_best_weights_before_the_drop_are_restored(tolerance: float, every: 
     stop = over.index(True) if True in over else len(over)
     means = [sum(pair) / 2 for pair in scores[:stop]]
     expected = means.index(max(means)) if True in over else len(over) - 1
-    ours = script([forgetting_stop.build(forgetting_stop.Config(tolerance=tolerance, every=every), 0)], epochs=4)
+    ours = script(
+        [forgetting_stop.ForgettingStopPlugin(forgetting_stop.Config(tolerance=tolerance, every=every), 0)], epochs=4
+    )
     assert same(ours[2], history.bits[expected])
     assert tolerance == 0.99 or True in over  # this case does stop
 
@@ -232,7 +243,7 @@ def _validation_accuracy(bits: Bits, number: int) -> float:
 
 def test_forgetting_stop_without_validation_data_is_refused() -> None:
     with pytest.raises(UserError, match=re.escape("strategies.forgetting_stop.tolerance=0.1: needs validation data")):
-        script([forgetting_stop.build(forgetting_stop.Config(), 0)], validation=False)
+        script([forgetting_stop.ForgettingStopPlugin(forgetting_stop.Config(), 0)], validation=False)
 
 
 # Averaged weights.
@@ -271,7 +282,7 @@ def _close(ours: Bits, theirs: Any) -> None:
 def test_ema_is_torchs(decay: float) -> None:
     """0.5: torch's moving average from the second update on; 0.99 is still a plain mean after 15 updates."""
     oracle = Averages("update", get_ema_multi_avg_fn(decay) if decay == 0.5 else None)
-    plugin = ema.build(ema.Config(decay=decay), 0)
+    plugin = ema.EMAPlugin(ema.Config(decay=decay), 0)
     bits = script([plugin, oracle], only=[0])[1]
     assert oracle.model is not None and plugin.state_dict()["num_updates"] == 15
     average = plugin.state_dict()["average"]
@@ -289,11 +300,11 @@ def test_the_average_grows_with_the_head_by_hand() -> None:
 
 
 def test_the_average_is_evaluated() -> None:
-    plugin = ema.build(ema.Config(), 0)
+    plugin = ema.EMAPlugin(ema.Config(), 0)
     learner = learn([plugin])
     averaged = copy.deepcopy(learner.model)
     averaged.load_state_dict(plugin.state_dict()["average"])
-    x = learner.test_set.x
+    x = learner.test_set.inputs.x
     with torch.no_grad():
         assert torch.equal(learner.logits(), averaged.eval()(x))
         assert not torch.equal(learner.logits(), learner.model.eval()(x))
@@ -303,20 +314,21 @@ def test_the_average_is_evaluated() -> None:
 def test_swa_is_torchs(start: float, since: int) -> None:
     """The mean of the weights at the ends of the last of five epochs, all after the first `since`."""
     oracle = Averages("epoch", since=since)
-    bits = script([swa.build(swa.Config(start=start), 0), oracle], epochs=5, only=[0])[1]
+    bits = script([swa.SWAPlugin(swa.Config(start=start), 0), oracle], epochs=5, only=[0])[1]
     assert oracle.model is not None and len(oracle.plain) == 5 - since
     _close(bits, oracle.model.module.state_dict())
 
 
 def test_swa_of_one_point_is_the_last_epoch(naive: list[Bits]) -> None:
-    assert same(script([swa.build(swa.Config(start=0.9), 0)])[2], naive[2])
+    assert same(script([swa.SWAPlugin(swa.Config(start=0.9), 0)])[2], naive[2])
 
 
 def test_statistics_under_the_averaged_weights() -> None:
     """recompute_batchnorm, listed after swa, equals torch's update_bn with the averaged weights."""
-    recompute = recompute_batchnorm.build(recompute_batchnorm.Config(batch_size=80), 0)  # all data are one mini-batch
-    bits = script([swa.build(swa.Config(), 0), recompute], only=[0])[1]
-    model = network(script([swa.build(swa.Config(), 0)], only=[0])[1])
+    config = recompute_batchnorm.Config(batch_size=80)  # all data are one mini-batch
+    recompute = recompute_batchnorm.RecomputeBatchNormPlugin(config)
+    bits = script([swa.SWAPlugin(swa.Config(), 0), recompute], only=[0])[1]
+    model = network(script([swa.SWAPlugin(swa.Config(), 0)], only=[0])[1])
     update_bn([pair(0, 0)[0]], model)
     _close(bits, model.state_dict())
 
@@ -504,10 +516,12 @@ def test_a_class_has_the_batch_norm_of_its_experience() -> None:
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             ends.append(copy.deepcopy(learner.model.state_dict()))
 
-    learner = learn([batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0), Keep()])
+    learner = learn(
+        [batchnorm_per_experience.BatchNormPerExperiencePlugin(batchnorm_per_experience.Config(), 0), Keep(None)]
+    )
     old = copy.deepcopy(learner.model).eval()
     old.load_state_dict(ends[1] | {name: tensor for name, tensor in ends[0].items() if name.startswith("trunk.1.")})
-    x = learner.test_set.x
+    x = learner.test_set.inputs.x
     with torch.no_grad():
         expected = torch.cat([old(x)[:, :2], learner.model.eval()(x)[:, 2:]], 1)
         assert torch.equal(learner.logits(), expected)
@@ -516,7 +530,7 @@ def test_a_class_has_the_batch_norm_of_its_experience() -> None:
 
 def test_domains_are_identified_by_their_statistics() -> None:
     """Two domains whose first activations are far apart: each sample gets the BatchNorm of its domain."""
-    plugin = batchnorm_per_experience.build(batchnorm_per_experience.Config(), 0)
+    plugin = batchnorm_per_experience.BatchNormPerExperiencePlugin(batchnorm_per_experience.Config(), 0)
     model = Net().eval()
 
     class Script:
@@ -544,7 +558,9 @@ def test_domains_are_identified_by_their_statistics() -> None:
 
 
 def test_only_the_latest_statistics_are_kept() -> None:
-    plugin = batchnorm_per_experience.build(batchnorm_per_experience.Config(keep=1, affine=False), 0)
+    plugin = batchnorm_per_experience.BatchNormPerExperiencePlugin(
+        batchnorm_per_experience.Config(keep=1, affine=False), 0
+    )
     plugin.load_state_dict({"banks": {"0": {}, "1": {}}, "classes": {}, "trained": "2"})
 
     class Script:
@@ -589,8 +605,10 @@ def test_snapshots_are_averaged(members: int) -> None:
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             ends.append(copy.deepcopy(learner.model).eval())
 
-    learner = learn([snapshot_ensemble.build(snapshot_ensemble.Config(members=members), 0), Keep()])
-    x = learner.test_set.x
+    learner = learn(
+        [snapshot_ensemble.SnapshotEnsemblePlugin(snapshot_ensemble.Config(members=members), 0), Keep(None)]
+    )
+    x = learner.test_set.inputs.x
     with torch.no_grad():
         old, new = (model(x).softmax(1) for model in ends)
     assert old.shape[1] == 2 and new.shape[1] == 4
@@ -638,7 +656,7 @@ def test_an_ensemble_of_seeds_predicts_with_mean_probabilities(seeds: Callable[.
     from retain.platform.config.load import from_dict
     from retain.platform.trial import checkpoint
     from retain.platform.trial.builder import build_trial
-    from retain.platform.trial.resolve import check_plugins
+    from retain.platform.trial.resolve import resolve_experiment
 
     folders = seeds("domains", benchmark="rotated")
     ensemble, total = ensembles(folders)[0], 0.0
@@ -646,7 +664,7 @@ def test_an_ensemble_of_seeds_predicts_with_mean_probabilities(seeds: Callable[.
         config = Trial(folder).read("config")
         state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
         assert config is not None and state is not None
-        parts = build_trial(check_plugins(from_dict(config)))
+        parts = build_trial(resolve_experiment(from_dict(config)))
         model = parts.network().eval()
         model.load_state_dict(state["learner"]["model"])
         part = parts.stream.experiences[1].test

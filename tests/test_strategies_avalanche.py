@@ -13,13 +13,16 @@ from avalanche.models import IncrementalClassifier
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
+from retain.platform.config.registry import neutral_settings
 from retain.platform.config.schema import Optimizer, Training
-from retain.platform.data.streams import Arrays, Experience, Part, Stream, resident_samples
+from retain.platform.data.samples import resident_samples
+from retain.platform.data.streams import Arrays, Experience, Part, Stream
 from retain.platform.errors import UserError
 from retain.platform.methods import logit_distillation
 from retain.platform.models.heads import Head
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.plugin import Plugin
+from retain.platform.trial.resolve import strategy_builder
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
 D, N = 8, 40  # features, training samples of a class; two classes per experience
@@ -163,19 +166,19 @@ def naive() -> list[Bits]:
 
 @pytest.mark.parametrize("module", [lwf, freezing, early_stopping, replay], ids=lambda m: m.__name__.rpartition(".")[2])
 def test_neutral_settings_give_the_naive_bits(naive: list[Bits], module: Any) -> None:
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in module.NEUTRAL.items()}
-    bits = script([module.build(module.Config(**settings), seed=0)])
+    settings = neutral_settings(module)
+    bits = script([strategy_builder(module, "")(module.Config(**settings), 0)])
     assert all(same(one, other) for one, other in zip(naive, bits, strict=True))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: lwf.build(lwf.Config(), 0),
-        lambda: freezing.build(freezing.Config(), 0),
-        lambda: early_stopping.build(early_stopping.Config(patience=1), 0),
-        lambda: replay.build(replay.Config(memory=8), 0),
-        lambda: cumulative.build(cumulative.Config(), 0),
+        lambda: lwf.LwFPlugin(lwf.Config(), 0),
+        lambda: freezing.FreezingPlugin(freezing.Config(), 0),
+        lambda: early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=1), 0),
+        lambda: replay.ReplayPlugin(replay.Config(memory=8), 0),
+        lambda: cumulative.CumulativePlugin(cumulative.Config(), 0),
     ],
     ids=["lwf", "freezing", "early_stopping", "replay", "cumulative"],
 )
@@ -186,7 +189,7 @@ def test_runs_are_reproducible_and_differ_from_naive(naive: list[Bits], make: Ca
 
 def test_lwf_holds_the_old_outputs() -> None:
     """It keeps old outputs on new data; it does not promise to solve class-incremental learning."""
-    bits, plain = script([lwf.build(lwf.Config(weight=5.0), 0)], epochs=12), script([], epochs=12)
+    bits, plain = script([lwf.LwFPlugin(lwf.Config(weight=5.0), 0)], epochs=12), script([], epochs=12)
     assert same(bits[1], plain[1])  # no teacher yet
     x = pair(1, 0)[0]
     teacher = network(bits[1])(x)
@@ -199,7 +202,7 @@ def test_lwf_holds_the_old_outputs() -> None:
 
 @pytest.mark.parametrize(("from_experience", "first"), [(1, {"trunk", "classifier"}), (0, {"classifier"})])
 def test_freezing_keeps_the_trunk(from_experience: int, first: set[str]) -> None:
-    bits = script([freezing.build(freezing.Config(from_experience=from_experience), 0)])
+    bits = script([freezing.FreezingPlugin(freezing.Config(from_experience=from_experience), 0)])
     assert moved(bits[0], bits[1]) == first
     assert moved(bits[1], {**bits[2], **_cut(bits[2])}) == {"classifier"}
 
@@ -212,19 +215,19 @@ def _cut(bits: Bits) -> Bits:
 def test_early_stopping_starts_afresh_in_each_experience() -> None:
     """This easy task is solved after a few of 30 epochs: patience runs out in both experiences; the second starts afresh."""
     watch = Watch()
-    script([early_stopping.build(early_stopping.Config(patience=2), 0), watch], epochs=30)
+    script([early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=2), 0), watch], epochs=30)
     assert len(watch.epochs) == 2 and all(3 <= epochs < 30 for epochs in watch.epochs)
 
 
 def test_early_stopping_restores_an_epoch_of_the_naive_run() -> None:
     """The restored bits equal those of a shorter naive training, up to the best epoch, buffers included."""
-    restored = script([early_stopping.build(early_stopping.Config(patience=1), 0)], epochs=6, only=[0])[1]
+    restored = script([early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=1), 0)], epochs=6, only=[0])[1]
     assert any(same(restored, script([], epochs=epochs, only=[0])[1]) for epochs in range(1, 7))
 
 
 def test_a_stop_at_the_last_epoch_does_not_affect_the_next_experience() -> None:
     watch = Watch()
-    stopper = early_stopping.build(early_stopping.Config(patience=1, min_delta=2.0), 0)
+    stopper = early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=1, min_delta=2.0), 0)
     data = benchmark()
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -237,7 +240,7 @@ def test_a_stop_at_the_last_epoch_does_not_affect_the_next_experience() -> None:
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_early_stopping_without_validation_data_is_refused(linked: bool) -> None:
-    plugin = early_stopping.build(early_stopping.Config(), 0)
+    plugin = early_stopping.EarlyStoppingPlugin(early_stopping.Config(), 0)
     data = benchmark(validation=not linked)
     if not linked:
         data.train_stream.benchmark = None  # Avalanche leaves it unset
@@ -249,8 +252,8 @@ def test_early_stopping_without_validation_data_is_refused(linked: bool) -> None
 
 
 @pytest.mark.parametrize("policy", ["reservoir", "class_balanced"])
-def test_replay_adds_old_samples_to_mini_batches(naive: list[Bits], policy: replay.Policy) -> None:
-    watch, plugin = Watch(), replay.build(replay.Config(memory=21, policy=policy, batch_size=10), 3)
+def test_replay_adds_old_samples_to_mini_batches(naive: list[Bits], policy: str) -> None:
+    watch, plugin = Watch(), replay.ReplayPlugin(replay.Config(memory=21, policy=policy, batch_size=10), 3)
     bits = script([plugin, watch])
     batches = len(watch.rows) // 2
     assert watch.rows[:batches] == [16] * batches and watch.rows[batches:] == [26] * batches
@@ -267,15 +270,15 @@ def test_replay_adds_old_samples_to_mini_batches(naive: list[Bits], policy: repl
 def test_replay_without_task_labels() -> None:
     """Here a mini-batch has two tensors."""
     watch = Watch()
-    script([replay.build(replay.Config(memory=8, batch_size=4), 3), watch], task_labels=False)
+    script([replay.ReplayPlugin(replay.Config(memory=8, batch_size=4), 3), watch], task_labels=False)
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and watch.rows[-1] == 20
 
 
 @pytest.mark.parametrize("memory", [8, 21])
 def test_replay_resumes_from_its_state(memory: int) -> None:
-    whole = replay.build(replay.Config(memory=memory), 3)
+    whole = replay.ReplayPlugin(replay.Config(memory=memory), 3)
     bits = script([whole])
-    first, second = (replay.build(replay.Config(memory=memory), 3) for _ in range(2))
+    first, second = (replay.ReplayPlugin(replay.Config(memory=memory), 3) for _ in range(2))
     script([first], only=[0])
 
     class Swap(Plugin):
@@ -290,14 +293,14 @@ def test_replay_resumes_from_its_state(memory: int) -> None:
 
 def test_cumulative_and_joint_train_on_all_data(naive: list[Bits]) -> None:
     watch = Watch()
-    bits = script([cumulative.build(cumulative.Config(), 0), watch])
+    bits = script([cumulative.CumulativePlugin(cumulative.Config(), 0), watch])
     assert watch.labels == [{0, 1}, {0, 1, 2, 3}] and sum(watch.rows) == 3 * (2 * N + 4 * N)
     assert same(bits[1], naive[1])  # the first experience has all data so far
 
     watch = Watch()
-    script([joint.build(joint.Config(), 0), watch], only=[1])
+    script([joint.JointPlugin(joint.Config(), 0), watch], only=[1])
     assert watch.labels == [{0, 1, 2, 3}] and sum(watch.rows) == 3 * 4 * N
-    assert [joint.JointPlugin().should_train(number, 3) for number in range(3)] == [False, False, True]
+    assert [joint.JointPlugin(joint.Config()).should_train(number, 3) for number in range(3)] == [False, False, True]
 
 
 # On our learner.
@@ -350,8 +353,8 @@ class _Augmenting(Learner):
 @pytest.mark.parametrize("with_replay", [False, True])
 def test_cached_teacher_outputs_equal_recomputed_ones(with_replay: bool) -> None:
     def plugins() -> list[Plugin]:
-        memory = [replay.build(replay.Config(memory=8, batch_size=4), 0)] if with_replay else []
-        return [*memory, lwf.build(lwf.Config(weight=2.0), 0)]
+        memory = [replay.ReplayPlugin(replay.Config(memory=8, batch_size=4), 0)] if with_replay else []
+        return [*memory, lwf.LwFPlugin(lwf.Config(weight=2.0), 0)]
 
     cached, recomputed = learn(plugins()), learn(plugins(), _Augmenting)
     for one, other in zip(cached.model.parameters(), recomputed.model.parameters(), strict=True):
@@ -373,8 +376,8 @@ def _teacher_rows(plugins: list[Plugin], cls: type[Learner]) -> int:
         """Register a hook on the teacher once it exists."""
 
         def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-            if plugins[-1]._teacher:  # type: ignore[attr-defined]
-                plugins[-1]._teacher.model.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))  # type: ignore[attr-defined]
+            if plugins[-1].teacher:  # type: ignore[attr-defined]
+                plugins[-1].teacher.model.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))  # type: ignore[attr-defined]
 
     learn([*plugins, Count()], cls)
     return sum(rows)
@@ -391,9 +394,9 @@ def test_union_of_experiences_is_resident_and_early_stopping_sees_its_validation
             assert samples is not None and len(samples.y) == len(learner.adapted_dataset)
             seen.extend([len(samples.y), len(early_stopping.validation_data(learner)[1])])
 
-    learner = learn([cumulative.build(cumulative.Config(), 0), Look()])
+    learner = learn([cumulative.CumulativePlugin(cumulative.Config(), 0), Look(None)])
     assert seen == [2 * N, 20, 4 * N, 40]
     seen.clear()
-    joint_learner = learn([joint.build(joint.Config(), 0), Look()])
+    joint_learner = learn([joint.JointPlugin(joint.Config(), 0), Look(None)])
     assert seen == [4 * N, 40]
     assert min(learner.evaluate().task_agnostic) > 0.9 and min(joint_learner.evaluate().task_agnostic) > 0.9

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,11 @@ from torch import nn
 from retain.platform.config import registry
 from retain.platform.errors import UserError
 from retain.platform.methods import logit_distillation
-from retain.platform.methods.replay_memory import quotas, select_kept
+from retain.platform.methods.replay_memory import keep_balanced, keep_reservoir, quotas
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import EVENTS, Plugin
+from retain.platform.trial.checks import check_settings_fit
+from retain.platform.trial.resolve import strategy_builder
 from retain.strategies import cumulative, early_stopping, freezing, joint, lwf, replay
 
 ALL = (cumulative, early_stopping, freezing, joint, lwf, replay)
@@ -37,42 +40,47 @@ def net(width: int = 6, classes: int = 3, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("module", ALL, ids=lambda m: m.__name__.rpartition(".")[2])
 def test_module_keeps_the_contract(module: Any) -> None:
-    plugin = module.build(module.Config(), seed=0)
+    build, neutral = strategy_builder(module, ""), registry.neutral_settings(module)
+    plugin = build(module.Config(), 0)
     assert isinstance(plugin, Plugin)
-    assert list(inspect.signature(module.build).parameters) == ["config", "seed"]
-    if module.NEUTRAL is None:
+    assert list(inspect.signature(build).parameters) == ["config", "seed"]
+    if neutral is None:
         assert module.NEUTRAL_REASON
     else:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in module.NEUTRAL.items()}
-        assert isinstance(module.build(module.Config(**settings), seed=0), Plugin)
+        assert isinstance(build(module.Config(**neutral), 0), Plugin)
     hooks = [name for name in vars(type(plugin)) if name.startswith(("before_", "after_"))]
     assert set(hooks) <= set(EVENTS)
 
 
 def test_conflicts_name_strategies_that_exist() -> None:
-    named = {name for module in ALL for name in getattr(module, "CONFLICTS", {})}
-    assert named == {"cumulative", "lwf", "replay"} and named <= set(registry.names("strategies"))
+    known = registry.names("strategies")
+    named = {name for each in known for name in getattr(registry.resolve("strategies", each), "CONFLICTS", {})}
+    assert named and named <= set(known)
 
 
 @pytest.mark.parametrize(
     ("module", "settings", "message"),
     [
-        (lwf, {"weight": -0.1}, "weight=-0.1: must be >= 0"),
-        (lwf, {"weight": math.nan}, "weight=nan: must be >= 0"),
-        (lwf, {"weight": ()}, "weight=(): must be >= 0"),
-        (lwf, {"weight": (0.0, math.inf)}, "weight=(0.0, inf): must be >= 0"),
-        (lwf, {"temperature": 0.0}, "temperature=0.0: must be > 0"),
+        (lwf, {"weight": -0.1}, "weight=-0.1: must be a finite number of at least 0"),
+        (lwf, {"weight": math.nan}, "weight=nan: must be a finite number of at least 0"),
+        (lwf, {"weight": ()}, "weight=[]: must be a finite number of at least 0"),
+        (lwf, {"weight": (0.0, math.inf)}, "weight=[0.0, inf]: must be a finite number of at least 0"),
+        (lwf, {"temperature": 0.0}, "temperature=0.0: must be a finite number above 0"),
         (lwf, {"loss": "cosine"}, "loss='cosine': must be 'kl' or 'mse'"),
         (lwf, {"loss": "mse", "temperature": 3.0}, "temperature=3.0: is not used"),
         (freezing, {"layers": "all"}, "layers='all': must be 'trunk'"),
-        (freezing, {"layers": ("a.*", "")}, "layers=['a.*', '']: holds an empty pattern"),
-        (freezing, {"from_experience": -1}, "from_experience=-1: must be >= 0"),
-        (early_stopping, {"patience": 0}, "patience=0: must be >= 1"),
-        (early_stopping, {"min_delta": -1e-3}, "min_delta=-0.001: must be >= 0"),
+        (
+            freezing,
+            {"layers": ("a.*", "")},
+            "layers=['a.*', '']: must be 'trunk' or an integer of at least 0 or a list",
+        ),
+        (freezing, {"from_experience": -1}, "from_experience=-1: must be an integer of at least 0"),
+        (early_stopping, {"patience": 0}, "patience=0: must be an integer above 0"),
+        (early_stopping, {"min_delta": -1e-3}, "min_delta=-0.001: must be a finite number of at least 0"),
         (early_stopping, {"metric": "f1"}, "metric='f1': must be 'accuracy' or 'loss'"),
-        (replay, {"memory": -1}, "memory=-1: must be >= 0"),
+        (replay, {"memory": -1}, "memory=-1: must be an integer of at least 0"),
         (replay, {"policy": "newest"}, "policy='newest': must be 'class_balanced'"),
-        (replay, {"batch_size": 0}, "batch_size=0: must be >= 1"),
+        (replay, {"batch_size": 0}, "batch_size=0: must be an integer above 0"),
     ],
 )
 def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: str) -> None:
@@ -84,8 +92,6 @@ def test_bad_values_are_named(module: Any, settings: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("module", "settings", "classes", "experiences", "key"),
     [
-        (lwf, {"weight": (0.0, 1.0)}, 4, 3, "strategies.lwf.weight=[0.0, 1.0]"),
-        (freezing, {"from_experience": 3}, 4, 3, "strategies.freezing.from_experience=3"),
         (replay, {"memory": 3}, 4, 3, "strategies.replay.memory=3"),
     ],
 )
@@ -98,9 +104,15 @@ def test_what_does_not_fit_the_stream_is_refused(
     module.check_stream(module.Config(), 4, 3)
 
 
+def test_a_list_of_weights_must_fit_the_stream() -> None:
+    with pytest.raises(UserError, match=re.escape("strategies.lwf.weight=[0.0, 1.0]: must have 3 numbers")):
+        check_settings_fit(lwf, lwf.Config(weight=(0.0, 1.0)), "strategies.lwf", 4, 3)
+    check_settings_fit(lwf, lwf.Config(weight=(0.0, 1.0)), "", 4, 2)
+    check_settings_fit(lwf, lwf.Config(), "", 4, 3)
+
+
 def test_neutral_settings_fit_any_stream() -> None:
     replay.check_stream(replay.Config(memory=0), 10, 1)
-    freezing.check_stream(freezing.Config(layers=()), 10, 1)
     replay.check_stream(replay.Config(memory=1, policy="reservoir"), 10, 1)
 
 
@@ -159,6 +171,7 @@ class _Script(SimpleNamespace):
 
 def _lwf_step(plugin: lwf.LwFPlugin, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     script = _Script(model=model, mb_x=x, mb_output=model(x), loss=torch.zeros(()), device=torch.device("cpu"))
+    script.experience = SimpleNamespace(current_experience=plugin.num_trained)
     plugin.before_backward(script)
     loss: torch.Tensor = script.loss
     return loss
@@ -167,7 +180,7 @@ def _lwf_step(plugin: lwf.LwFPlugin, model: nn.Module, x: torch.Tensor) -> torch
 def test_lwf_adds_weighted_distillation_of_the_old_outputs_only() -> None:
     old, new = net(classes=3, seed=0).eval(), net(classes=5, seed=1)
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(4))
-    plugin = lwf.build(lwf.Config(weight=(9.0, 0.5), temperature=3.0), seed=0)
+    plugin = lwf.LwFPlugin(lwf.Config(weight=(9.0, 0.5), temperature=3.0), seed=0)
     plugin.before_train_dataset_adaptation(_Script(model=old))
     assert _lwf_step(plugin, old, x).item() == 0  # the first experience has no teacher
     plugin.after_training_exp(_Script())
@@ -181,7 +194,7 @@ def test_lwf_adds_weighted_distillation_of_the_old_outputs_only() -> None:
 
 def test_lwf_teacher_is_a_copy_that_does_not_learn() -> None:
     model = net()
-    plugin = lwf.build(lwf.Config(), seed=0)
+    plugin = lwf.LwFPlugin(lwf.Config(), seed=0)
     plugin.after_training_exp(_Script())
     plugin.before_train_dataset_adaptation(_Script(model=model))
     before = {name: tensor.clone() for name, tensor in plugin.state_dict()["teacher"].items()}
@@ -202,7 +215,7 @@ def test_lwf_resumes_from_its_state(inside: bool) -> None:
     """At a boundary and inside an experience, where the model's head has already grown past the teacher's."""
     old, grown = net(classes=3, seed=0).eval(), net(classes=5, seed=1)
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(5))
-    first, second = (lwf.build(lwf.Config(), seed=0) for _ in range(2))
+    first, second = (lwf.LwFPlugin(lwf.Config(), seed=0) for _ in range(2))
     first.after_training_exp(_Script())
     if inside:
         first.before_train_dataset_adaptation(_Script(model=old))
@@ -274,7 +287,7 @@ def test_a_frozen_parameter_never_changes_by_a_bit(kind: str) -> None:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.1)
-    plugin = freezing.build(freezing.Config(layers=("trunk.*",)), seed=0)
+    plugin = freezing.FreezingPlugin(freezing.Config(layers=("trunk.*",)), seed=0)
     script = _Script(model=model)
     start = _bits(model)
     plugin.before_training_exp(script)
@@ -303,7 +316,7 @@ def test_freezing_does_not_unfreeze_what_was_frozen_before() -> None:
     model = net()
     model.get_parameter("trunk.0.weight").requires_grad_(False)
     model.get_submodule("trunk.1").eval()
-    plugin = freezing.build(freezing.Config(from_experience=0), seed=0)
+    plugin = freezing.FreezingPlugin(freezing.Config(from_experience=0), seed=0)
     plugin.before_training_exp(_Script(model=model))
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
     plugin.after_training_exp(_Script(model=model))
@@ -312,10 +325,10 @@ def test_freezing_does_not_unfreeze_what_was_frozen_before() -> None:
 
 
 def test_freezing_resumes_from_its_state() -> None:
-    first = freezing.build(freezing.Config(), seed=0)
+    first = freezing.FreezingPlugin(freezing.Config(), seed=0)
     first.before_training_exp(_Script(model=net()))
     first.after_training_exp(_Script(model=net()))
-    second, model = freezing.build(freezing.Config(), seed=0), net()
+    second, model = freezing.FreezingPlugin(freezing.Config(), seed=0), net()
     second.load_state_dict(first.state_dict())
     second.on_resume(_Script(model=model))  # inside the second experience
     assert not model.get_parameter("trunk.0.weight").requires_grad
@@ -366,7 +379,7 @@ def _stopped_after(
         stop_training=lambda: stopped.append(True),
         note=notes.append,
     )
-    plugin = early_stopping.build(early_stopping.Config(**settings), seed=0)
+    plugin = early_stopping.EarlyStoppingPlugin(early_stopping.Config(**settings), seed=0)
     plugin.before_training_exp(script)
     for epoch, accuracy in enumerate(accuracies, start=1):
         plugin.before_training_epoch(script)
@@ -379,7 +392,10 @@ def _stopped_after(
         plugin.after_training_epoch(script)
         assert [m.training for m in model.modules()] == flags and torch.equal(torch.get_rng_state(), rng)
         if epoch == reload_at:
-            state, plugin = plugin.state_dict(), early_stopping.build(early_stopping.Config(**settings), seed=0)
+            state, plugin = (
+                plugin.state_dict(),
+                early_stopping.EarlyStoppingPlugin(early_stopping.Config(**settings), seed=0),
+            )
             plugin.load_state_dict(state)
     trained = int(model.epoch)
     plugin.after_training_exp(script)
@@ -407,7 +423,8 @@ def test_the_best_epoch_is_kept(
 ) -> None:
     trained, best, notes, plugin = _stopped_after(accuracies, reload_at, **settings)
     assert (trained, best) == expected
-    assert plugin.state_dict() == {}  # each experience starts afresh
+    fresh = early_stopping.EarlyStoppingPlugin(early_stopping.Config())
+    assert plugin.state_dict() == fresh.state_dict()  # each experience starts afresh
     if settings["patience"] is None:
         assert notes == []
     else:
@@ -420,8 +437,8 @@ def test_early_stopping_needs_validation_data() -> None:
     stream = _Script(benchmark=_Script(streams={"train": []}))
     script = _Script(experience=_Script(origin_stream=stream, current_experience=0), plugins=[])
     with pytest.raises(UserError, match="`validation` above 0"):
-        early_stopping.build(early_stopping.Config(), seed=0).before_training_exp(script)
-    early_stopping.build(early_stopping.Config(patience=None), seed=0).before_training_exp(script)
+        early_stopping.EarlyStoppingPlugin(early_stopping.Config(), seed=0).before_training_exp(script)
+    early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=None), seed=0).before_training_exp(script)
 
 
 # Replay.
@@ -445,7 +462,7 @@ def test_reservoir_is_uniform(stages: tuple[int, ...]) -> None:
             fresh = torch.rand(size, generator=generator(seed, "replay keys", number), dtype=torch.float64)
             start = sum(stages[:number])
             keys, held = torch.cat([keys, fresh]), torch.cat([held, torch.arange(start, start + size)])
-            keep = select_kept(keys, torch.zeros(len(keys)), memory, "reservoir")
+            keep = keep_reservoir({"key": keys}, memory)
             keys, held = keys[keep], held[keep]
         counts[held] += 1
     expected = trials * memory / total
@@ -461,7 +478,7 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
     pairs = {"ours": torch.zeros(total, total), "vitter": torch.zeros(total, total)}
     for seed in range(trials):
         keys = torch.rand(total, generator=generator(seed, "keys"), dtype=torch.float64)
-        pair = select_kept(keys, torch.zeros(total), memory, "reservoir").tolist()
+        pair = keep_reservoir({"key": keys}, memory).tolist()
         pairs["ours"][pair[0], pair[1]] += 1
         draw, held = generator(seed, "vitter"), [0, 1]
         for index in range(memory, total):
@@ -477,18 +494,18 @@ def test_reservoir_has_the_distribution_of_algorithm_r() -> None:
 def test_balanced_memory_is_balanced_nested_and_uniform_within_a_class() -> None:
     y = torch.tensor([0] * 20 + [1] * 20 + [2] * 2 + [3] * 20)
     keys = torch.rand(len(y), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    two = select_kept(keys[:40], y[:40], 10, "class_balanced")
+    two = keep_balanced({"key": keys[:40], "y": y[:40]}, 10)
     assert torch.bincount(y[two]).tolist() == [5, 5]
-    four = select_kept(keys, y, 10, "class_balanced")
+    four = keep_balanced({"key": keys, "y": y}, 10)
     assert torch.bincount(y[four]).tolist() == [3, 3, 2, 2]
     assert set(four[four < 40].tolist()) <= set(two.tolist())
     # a second way: a class's part equals a separate reservoir
-    alone = select_kept(keys[20:40], y[20:40], 3, "reservoir") + 20
+    alone = keep_reservoir({"key": keys[20:40]}, 3) + 20
     assert alone.tolist() == four[(four >= 20) & (four < 40)].tolist()
 
 
 def test_balanced_memory_refuses_more_classes_than_slots() -> None:
-    plugin = replay.build(replay.Config(memory=2), 0)
+    plugin = replay.ReplayPlugin(replay.Config(memory=2), 0)
     candidates = {"key": torch.rand(3), "y": torch.arange(3)}
     with pytest.raises(UserError, match="strategies.replay.memory=2: must be at least 3"):
         plugin.keep(None, candidates)
@@ -496,7 +513,7 @@ def test_balanced_memory_refuses_more_classes_than_slots() -> None:
 
 def _drawn(seed: int, experience: int, iteration: int) -> list[int]:
     """Return which of 50 stored samples join a mini-batch of 4."""
-    plugin = replay.build(replay.Config(memory=50, batch_size=10), seed)
+    plugin = replay.ReplayPlugin(replay.Config(memory=50, batch_size=10), seed)
     y = torch.arange(50)
     plugin.load_state_dict({"x": torch.zeros(50, 2), "y": y, "t": y * 0, "key": torch.zeros(50)})
     script = _Script(

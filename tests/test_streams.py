@@ -10,6 +10,7 @@ import torch
 from sets import domains as animals
 from torch.nn import functional as F
 
+from retain.benchmarks import class_incremental, classes_and_domains, domain_incremental
 from retain.platform.config import registry
 from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Optimizer, Training
@@ -22,11 +23,11 @@ from retain.platform.ledger.reader import Trial
 from retain.platform.models.networks import mlp
 from retain.platform.reporting.html_report import report
 from retain.platform.seeding import generator
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.platform.training.evaluation import TestSet
-from retain.platform.training.learner import Learner
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
-from retain.platform.trial.resolve import check_plugins
+from retain.platform.trial.resolve import resolve_experiment
 from retain.platform.trial.run import run as run_trial
 from retain.strategies import early_stopping, replay
 
@@ -296,32 +297,36 @@ def test_blurry_boundaries() -> None:
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (subsampling.SubsetOptions, {"imbalance": 0.0}, r"^imbalance=0.0: must be above 0 and at most 1"),
+        (subsampling.SubsetOptions, {"imbalance": 0.0}, r"^imbalance=0.0: must be a number in \(0, 1\] or null"),
         (subsampling.SubsetOptions, {"imbalance": 1.5}, r"^imbalance=1.5: "),
         (subsampling.SubsetOptions, {"imbalance": float("nan")}, r"^imbalance=nan: "),
-        (subsampling.SubsetOptions, {"shots": 0}, r"^shots=0: must be at least 1"),
-        (subsampling.SubsetOptions, {"shots": 1, "shots_from": -1}, r"^shots_from=-1: must be at least 0"),
-        (subsampling.SubsetOptions, {"shots_from": 2}, r"^shots_from=2: is not used without `shots`"),
-        (class_streams.ClassSplit, {"blurry": 1.0}, r"^blurry=1.0: must be at least 0 and less than 1"),
-        (class_streams.ClassSplit, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: cannot be combined with shots=5"),
+        (subsampling.SubsetOptions, {"shots": 0}, r"^shots=0: must be an integer above 0 or null"),
         (
-            class_streams.ClassSplit,
+            subsampling.SubsetOptions,
+            {"shots": 1, "shots_from": -1},
+            r"^shots_from=-1: must be an integer of at least 0",
+        ),
+        (subsampling.SubsetOptions, {"shots_from": 2}, r"^shots_from=2: is not used without shots"),
+        (class_incremental.Config, {"blurry": 1.0}, r"^blurry=1.0: must be a number in \[0, 1\)"),
+        (class_incremental.Config, {"blurry": 0.1, "shots": 5}, r"^blurry=0.1: cannot be combined with shots=5"),
+        (
+            class_incremental.Config,
             {"blurry": 0.1, "num_experiences": 1},
             r"^blurry=0.1: needs at least two experiences",
         ),
-        (class_streams.ClassSplit, {"first": 0}, r"^first=0: must be at least 1"),
+        (class_streams.ClassSplit, {"first": 0}, r"^first=0: must be an integer above 0 or null"),
         (
             domain_streams.DomainSplit,
             {"domains": ("a", "b", "a")},
             r"^domains=\['a', 'b', 'a'\]: must be one or more names, each once",
         ),
-        (domain_streams.MixedSplit, {"domains": ()}, r"^domains=\[\]: must be one or more names"),
-        (domain_streams.MixedSplit, {"num_groups": 0}, r"^num_groups=0: must be at least 1"),
+        (domain_streams.DomainSplit, {"domains": ()}, r"^domains=\[\]: must be one or more names"),
+        (classes_and_domains.Config, {"num_groups": 0}, r"^num_groups=0: must be an integer above 0"),
     ],
 )
 def test_settings_are_refused(config: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config(**settings)
+        config(**settings, **({"data": "digits"} if config.__name__ == "Config" else {}))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +356,7 @@ def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> N
     with pytest.raises(
         UserError, match=r"benchmark\.x\.data: the domain 'paint' has training pictures and no test pictures"
     ):
-        domain_streams.by_domain("x", source, domain_streams.DomainSplit(), 0)
+        domain_incremental.by_domain("x", source, domain_streams.DomainSplit(), 0)
 
 
 # --- errors with their full path ---
@@ -384,21 +389,25 @@ def experiment(name: str, strategies: dict[str, Any] | None = None, **settings: 
             r"^benchmark.class_incremental.data.digits.size: unknown",
         ),
         ("class_incremental", {"data": {}}, r"^benchmark.class_incremental.data=\[\]: must hold exactly one name"),
-        ("class_incremental", {"data": 3}, r"^benchmark.class_incremental.data=3: must be a valid string or"),
+        ("class_incremental", {"data": 3}, r"^benchmark.class_incremental.data=3: must be a string or a mapping"),
         ("permuted", {"blurry": 0.5}, r"^benchmark.permuted.blurry: unknown key"),
-        ("corrupted", {"corruptions": ["foggy"]}, r"^benchmark.corrupted.corruptions.*'foggy': must be .*'fog'"),
+        (
+            "corrupted",
+            {"corruptions": ["foggy"]},
+            r"^benchmark.corrupted.corruptions=\['foggy'\]: must be .* Did you mean 'fog'",
+        ),
         (
             "corrupted",
             {"corruptions": ["fog", "fog"]},
             r"^benchmark.corrupted.corruptions=\['fog', 'fog'\]: must be one",
         ),
-        ("corrupted", {"severity": 6}, r"^benchmark.corrupted.severity=6: must be from 1 to 5"),
+        ("corrupted", {"severity": 6}, r"^benchmark.corrupted.severity=6: must be an integer in \[1, 5\]"),
         ("restyled", {"styles": []}, r"^benchmark.restyled.styles=\[\]: must be one or more names"),
     ],
 )
 def test_wrong_settings_are_refused_with_their_path(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        check_plugins(experiment(name, **settings))
+        resolve_experiment(experiment(name, **settings))
     assert not str(caught.value).endswith("..")
 
 
@@ -448,25 +457,25 @@ def test_what_does_not_fit_the_data_is_refused_when_the_stream_is_built(
     name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=rf"^benchmark\.{name}\.{message}"):
-        build_trial(check_plugins(experiment(name, **settings)), planning=True)
+        build_trial(resolve_experiment(experiment(name, **settings)), planning=True)
 
 
 def test_show_prints_the_data_sets_settings_and_reads_them_back() -> None:
-    filled = check_plugins(experiment("class_incremental", num_experiences=2))
+    filled = resolve_experiment(experiment("class_incremental", num_experiences=2)).experiment
     shown = to_dict(filled)["benchmark"]["class_incremental"]
     assert shown["data"] == {ANIMALS: {"sessions": False, "lacking": False}}
     assert shown["imbalance"] is None
-    assert to_dict(check_plugins(from_dict(to_dict(filled)))) == to_dict(filled)
+    assert to_dict(resolve_experiment(from_dict(to_dict(filled))).experiment) == to_dict(filled)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("restyled", {}), ("corrupted", {"corruptions": ["jpeg"]})])
 def test_channels_that_do_not_fit_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^benchmark\.{name}\..*\b2\b"):
-        build_trial(check_plugins(experiment(name, **settings)), planning=True)
+        build_trial(resolve_experiment(experiment(name, **settings)), planning=True)
 
 
 def test_a_data_set_without_settings_in_yaml() -> None:
-    filled = check_plugins(experiment("class_incremental", data={"digits": None}))
+    filled = resolve_experiment(experiment("class_incremental", data={"digits": None})).experiment
     assert filled.benchmark["class_incremental"]["data"] == {"digits": {}}
 
 
@@ -520,7 +529,7 @@ class Look(Plugin):
 def test_a_task_trains_its_own_head(memory: int) -> None:
     """Replayed samples keep their task: their loss is computed among its classes."""
     stream, look = build("task_incremental", num_experiences=3), Look()
-    learner = learner_of(stream, replay.build(replay.Config(memory=memory), 0), look)
+    learner = learner_of(stream, replay.ReplayPlugin(replay.Config(memory=memory), 0), look)
     seen = []
     for number in range(3):
         before = look.num_iterations
@@ -553,7 +562,7 @@ def test_evaluation_of_a_task_picks_among_its_classes() -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
 def test_early_stopping_scores_a_task_among_its_classes(metric: Any) -> None:
     stream = build("task_incremental", num_experiences=3, validation=0.3)
-    learner = learner_of(stream, early_stopping.build(early_stopping.Config(metric=metric), 0))
+    learner = learner_of(stream, early_stopping.EarlyStoppingPlugin(early_stopping.Config(metric=metric), 0))
     learner.train_experience(0)
     learner.train_experience(1)
     held = stream.experiences[1].validation
@@ -585,7 +594,7 @@ EVERY: list[dict[str, Any]] = [
 )
 def test_strategies_run(name: str, settings: dict[str, Any], strategies: dict[str, Any], tmp_path: Path) -> None:
     """A trial from its config to its matrix; every value is a number if the head has the classes."""
-    state = run_trial(check_plugins(experiment(name, strategies, **settings)), tmp_path / "trial")
+    state = run_trial(resolve_experiment(experiment(name, strategies, **settings)).experiment, tmp_path / "trial")
     matrix = Trial(tmp_path / "trial").read("matrix")
     assert state is not None and matrix is not None
     assert matrix["scenario"] == {"task_incremental": "task", "classes_and_domains": "mixed"}.get(name, "class")

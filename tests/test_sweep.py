@@ -1,51 +1,256 @@
-"""Real sweeps on Ray, from the command line, in a user's folder: completed, failed, interrupted, killed, resumed."""
+"""One real sweep on Ray, from the command line, in a user's folder: trials that fail and die, Ctrl-C, SIGTERM, SIGKILL, resumed.
 
+`story` runs it once, in four stages; the tests look at what it recorded. Processes, signals and clusters are real. The trials
+wait at an iteration until the test has struck, so nothing depends on time. The slow tests are in test_ray_faults.py.
+"""
+
+import ipaddress
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import ray
 import sweeps
 import torch
+from ray.cluster_utils import Cluster
 
-from retain.platform.ledger.reader import Trial, trials_of
+from retain import load_config, sweep
+from retain.platform.errors import UserError
+from retain.platform.ledger.reader import Trial
 from retain.platform.trial import checkpoint
 
-MINE = '''
-"""A user-defined strategy that sleeps."""
-import time
-from dataclasses import dataclass
-from retain import Plugin
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Halve the loss, sleep `pause` seconds in each iteration."""
-    pause: float = 0.0
-
-class Mine(Plugin):
-    def state_dict(self):
-        return {}
-
-    def __init__(self, config):
-        self.config = config
-
-    def before_backward(self, learner, **kwargs):
-        time.sleep(self.config.pause)
-        learner.loss = learner.loss / 2
-
-def build(config, seed):
-    return Mine(config)
-'''
+VARIANTS = {
+    "naive": {},
+    "diverging": {"training": {"optimizer": {"lr": 1e30}}},
+    "fills": "fills",
+    "allocates": "allocates",
+    "messes": "messes",
+    "interrupted": "waits",  # Ctrl-C
+    "killed": "waits",  # SIGKILL of its worker
+    "terminated": "waits",  # SIGTERM of the sweep
+    "orphaned": "waits",  # SIGKILL of the sweep with all of its processes
+    "dies": "dies",
+}  # a text: what plugins.faulty does
+FAILED = {"diverging": "failed", "fills": "failed", "allocates": "failed"}
+PER_EXPERIENCE = 42  # iterations: two epochs of 21 mini-batches
 
 
-@pytest.fixture
-def users_folder(tmp_path: Path) -> Path:
-    """Make the user's working folder: a package of strategies, and a config."""
-    (tmp_path / "sweeptest").mkdir()
-    (tmp_path / "sweeptest" / "mine.py").write_text(MINE)
-    return tmp_path
+@dataclass
+class Stage:
+    """What was there when one of the sweep's processes had ended."""
+
+    code: int
+    output: str
+    states: dict[str, str]
+    newest: dict[str, str]  # the newest checkpoint of each trial
+    pids: dict[str, int | None]  # the process of each trial
+    naive: dict[str, Any]  # the files of a trial that is done
+
+
+@dataclass
+class Story:
+    """The user's folder, what each stage left, and what was seen while they ran."""
+
+    home: Path
+    stages: list[Stage] = field(default_factory=list)
+    listening: set[Any] = field(default_factory=set)  # addresses of the local cluster
+    before: dict[str, str] = field(default_factory=dict)  # variant -> newest checkpoint when it was struck
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return self.home / "out"
+
+    def trial(self, variant: str) -> Path:
+        """Return a trial's folder."""
+        return sweeps.of_variant(self.folder, variant).folder
+
+    def notes(self, variant: str) -> Path:
+        """Return the file with the iterations at which the trial's processes began."""
+        return self.home / f"notes-{variant}"
+
+    def starts(self, variant: str) -> list[int]:
+        """Return at which iteration each of the trial's processes began."""
+        return [int(line) for line in self.notes(variant).read_text().splitlines()]
+
+    def release(self, variant: str) -> None:
+        """Let the trial go on."""
+        self.notes(variant).with_name(f"notes-{variant}.go").touch()
+
+    def wait(self, process: Any, variant: str) -> None:
+        """Wait until the trial waits in the middle of its second experience, with a checkpoint of it."""
+        waiting = self.notes(variant).with_name(f"notes-{variant}.waiting")
+        sweeps.wait_for(process, waiting.exists)
+        sweeps.wait_for(process, lambda: sweeps.newest(self.trial(variant)).startswith("000001+"))
+        self.before[variant] = sweeps.newest(self.trial(variant))
+
+    def end(self, process: Any) -> None:
+        """Wait for the end of a stage, and record it."""
+        code, output = sweeps.ended(process)
+        folders = {variant: self.trial(variant) for variant in VARIANTS}
+        newest = {variant: sweeps.newest(folder) for variant, folder in folders.items()}
+        pids = {variant: (Trial(folder).read("environment") or {}).get("pid") for variant, folder in folders.items()}
+        self.stages.append(Stage(code, output, sweeps.states(self.folder), newest, pids, files(folders["naive"])))
+
+
+def files(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return inode, size and time of change of each file."""
+    stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.name != ".lock"}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def listening_addresses(process: Any) -> set[Any]:
+    """Return the addresses on which a process and its descendants listen."""
+    members = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    ports = [c.laddr.ip for member in members for c in member.net_connections("inet") if c.status == "LISTEN"]
+    assert len(ports) > 3
+    return {getattr(ip := ipaddress.ip_address(port), "ipv4_mapped", None) or ip for port in ports}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Start a cluster of two nodes with one CPU each, in pytest's process, since the main thread must own it."""
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    started.add_node(num_cpus=1)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Story:
+    """Run the sweep: until Ctrl-C; until SIGTERM, with a worker killed before; until SIGKILL; the rest on another cluster."""
+    told = Story(tmp_path_factory.mktemp("home"))
+    write_config(told)
+    process = sweeps.retain(told.home, "sweep", "config.yaml", "--output", "out")
+    told.wait(process, "interrupted")
+    told.listening = listening_addresses(process)
+    request_stop(told, process, lambda: os.killpg(process.pid, signal.SIGINT), "interrupted")
+
+    process = sweeps.retain(told.home, "resume", "out")
+    told.wait(process, "killed")
+    os.kill(Trial(told.trial("killed")).read("environment")["pid"], signal.SIGKILL)
+    told.wait(process, "terminated")
+    request_stop(told, process, lambda: process.send_signal(signal.SIGTERM), "terminated")
+
+    process = sweeps.retain(told.home, "resume", "out")
+    told.wait(process, "orphaned")
+    os.killpg(process.pid, signal.SIGKILL)
+    told.end(process)
+
+    address = request.getfixturevalue("cluster").address
+    # Ray wrote the token of pytest's cluster to pytest's home folder
+    told.end(sweeps.retain(told.home, "resume", "out", RAY_ADDRESS=address, HOME=os.environ["HOME"]))
+    return told
+
+
+def write_config(told: Story) -> None:
+    """Write the config, with one trial at a time and as many checkpoints as possible, and the user's strategy."""
+    sweeps.write_plugin(told.home, "faulty")
+
+    def variant(name: str, does: Any) -> Any:
+        checkpoints = f"{told.folder}/trials/*-{name}-*/checkpoints/000001+*"  # inside the second experience
+        settings = {"notes": str(told.notes(name)), "does": does, "at": PER_EXPERIENCE + 2, "checkpoints": checkpoints}
+        return {"strategies": {"plugins.faulty": settings}}
+
+    sweeps.write_config(
+        told.home,
+        training={"epochs": 2, "batch_size": 32},
+        checkpoint={"every": 0},
+        sweep={
+            "variants": {n: variant(n, does) if isinstance(does, str) else does for n, does in VARIANTS.items()},
+        },
+        ray={"max_concurrent": 1, "max_failures": 1},
+    )
+
+
+def request_stop(told: Story, process: Any, signal_it: Callable[[], None], variant: str) -> None:
+    """Send a signal while a trial waits; let the trial go on once the sweep has asked its trials to stop."""
+    signal_it()
+    sweeps.wait_for(process, (told.folder / ".stop").exists)
+    told.release(variant)
+    told.end(process)
+
+
+def test_exit_codes_and_messages(story: Story) -> None:
+    interrupted, terminated, killed, ended = story.stages
+    assert [interrupted.code, terminated.code, killed.code, ended.code] == [130, 143, -signal.SIGKILL, 1]
+    assert f"Continue with: retain resume {story.folder}" in interrupted.output
+    assert "Continue with: retain resume out" in terminated.output
+    assert not any("Traceback" in stage.output for stage in story.stages)
+    num_done = list(killed.states.values()).count("done")
+    assert f"{num_done} of 10 trials are done, {10 - num_done} to go" in ended.output
+    assert not (story.folder / ".stop").exists()
+    assert (story.folder / "report.html").is_file()
+
+
+def test_states_of_the_trials_after_each_stage(story: Story) -> None:
+    done = {"naive": "done", **FAILED, "messes": "done"}
+    later = dict.fromkeys(list(VARIANTS)[6:], "pending")
+    interrupted, terminated, killed, ended = (stage.states for stage in story.stages)
+    assert interrupted == {**done, "interrupted": "stopped", **later}
+    done |= {"interrupted": "done", "killed": "done"}
+    assert terminated == {**later, **done, "terminated": "stopped"}
+    assert killed == {**done, "terminated": "done", "orphaned": "running", "dies": "pending"}
+    assert ended == {**done, "terminated": "done", "orphaned": "done", "dies": "failed"}
+
+
+@pytest.mark.parametrize("variant", ["interrupted", "terminated"])
+def test_ctrl_c_and_sigterm_let_the_running_trial_write_a_checkpoint(story: Story, variant: str) -> None:
+    """It need not finish its experience, and repeats no iteration."""
+    stage = story.stages[0 if variant == "interrupted" else 1]
+    assert stage.newest[variant].startswith("000001+") and stage.newest[variant] > story.before[variant]
+    first, second = story.starts(variant)
+    assert first == 0 and second == PER_EXPERIENCE + int(stage.newest[variant].partition("+")[2])
+
+
+@pytest.mark.parametrize("variant", ["killed", "orphaned"])
+def test_a_killed_trial_resumes_mid_experience(story: Story, variant: str) -> None:
+    """Killed alone, or with the whole sweep."""
+    first, second = story.starts(variant)
+    assert first == 0 and second >= PER_EXPERIENCE + int(story.before[variant].partition("+")[2])
+
+
+def test_a_trial_that_always_dies_fails(story: Story) -> None:
+    output = story.stages[-1].output
+    assert "its process ended 2 times without a Python error: killed (out of memory?) or hung" in output
+    assert len(story.starts("dies")) == 2
+
+
+def test_errors_are_in_the_ledger_and_ray_does_not_run_the_trials_again(story: Story) -> None:
+    """Once in the first stage, and once at each resume."""
+    errors = {variant: str(Trial(story.trial(variant)).status().error) for variant in FAILED}
+    assert re.search(r"^FloatingPointError: the loss became (nan|inf) in experience 1", errors["diverging"])
+    assert errors["fills"].startswith("MemoryError")
+    assert "can't allocate memory" in errors["allocates"]
+    for variant, error in errors.items():
+        assert error[:50] in story.stages[-1].output.replace("\n", " ")
+        assert (story.trial(variant) / "trial.log").read_text().count("Traceback") == len(story.stages)
+
+
+def test_one_worker_runs_all_trials_of_a_stage(story: Story) -> None:
+    """Running out of memory in Python or torch, and changed global state, do not end it."""
+    assert len({story.stages[0].pids[variant] for variant in list(VARIANTS)[:6]}) == 1
+
+
+def test_what_is_done_stays_untouched(story: Story) -> None:
+    assert all(stage.naive == story.stages[0].naive for stage in story.stages)
+
+
+def test_the_trials_have_the_bits_of_uninterrupted_ones(story: Story) -> None:
+    """And of trials alone in this process; a user's strategy acted in them."""
+    alone = sweeps.run_alone(story.trial("interrupted"), story.home / "alone")
+    for variant in ("interrupted", "killed", "terminated", "orphaned"):
+        sweeps.assert_same_bits(story.trial(variant), alone)
+    naive = sweeps.run_alone(story.trial("naive"), story.home / "alone-naive")
+    sweeps.assert_same_bits(story.trial("naive"), naive)
+    assert not torch.equal(weights(alone), weights(naive))
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -56,66 +261,27 @@ def weights(folder: Path) -> torch.Tensor:
     return tensor
 
 
-def files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return inode, size and time of change of each file."""
-    stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.name != ".lock"}
-    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+def test_without_a_key_wandb_is_offline(story: Story) -> None:
+    runs = list((story.folder / "wandb").glob("**/*.wandb"))
+    assert len(runs) >= len(VARIANTS), (story.folder / "projector.log").read_text()
 
 
-def test_a_sweep_fails_in_part_is_interrupted_killed_and_resumed(
-    users_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One trial diverges; Ctrl-C in the next one; SIGKILL of the whole process group in the third; then the rest."""
-    variants = {
-        "naive": {},
-        "diverging": {"training": {"optimizer": {"lr": 1e30}}},
-        "mine": {"strategies": {"sweeptest.mine": {"pause": 0.15}}},
-        "mine too": {"strategies": {"sweeptest.mine": {"pause": 0.1501}}},
-    }
-    sweeps.write_config(users_folder, sweep={"variants": variants}, ray={"max_concurrent": 1})
-    folder = users_folder / "out"
-    process = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out")
+def test_a_local_cluster_listens_on_loopback_only(story: Story) -> None:
+    assert all(ip.is_loopback for ip in story.listening), story.listening
+    assert (story.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0, "nobody else reads the token"
 
-    def halfway(number: int) -> Callable[[], bool]:
-        """Return whether one of two experiences is in the ledger and in a checkpoint."""
-        return lambda: bool(list(folder.glob(f"trials/00{number}-*/checkpoints/000001")))
 
-    sweeps.wait_for(process, halfway(2))
-    os.killpg(process.pid, signal.SIGINT)
-    code, output = sweeps.ended(process)
-    assert code == 130, output
-    assert f"retain resume {folder}" in output and "Traceback" not in output
-    assert sweeps.states(folder) == {
-        "naive": "done",
-        "diverging": "failed",
-        "mine": "stopped",
-        "mine too": "pending",
-    }, output
-    naive, diverging, mine, mine_too = (trial.folder for trial in trials_of(folder))
-    error = Trial(diverging).status().error
-    assert error is not None and re.search(r"^FloatingPointError: the loss became (nan|inf) in experience 1", error)
-    assert (diverging / "trial.log").read_text().count("Traceback") == 1  # Ray did not run it again
-    stopped = sweeps.newest(mine)
-    assert stopped.startswith("000001+"), "it did not have to finish its experience"
-    untouched, half = files(naive), files(mine / "checkpoints" / stopped)
+def test_a_sweep_leaves_the_cluster_that_ray_address_names_as_it_was(story: Story, cluster: Cluster) -> None:
+    assert (story.folder / ".marker").is_file(), "each node was asked whether it sees the sweep's folder"
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    finally:
+        ray.shutdown()
 
-    process = sweeps.retain(users_folder, "resume", "out")
-    sweeps.wait_for(process, halfway(3))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert sweeps.states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "running"}
-    assert files(mine / "checkpoints" / stopped) == half  # it resumed from there
 
-    code, output = sweeps.ended(sweeps.retain(users_folder, "resume", "out"))
-    assert code == 1 and "Traceback" not in output, output  # one has failed
-    assert "2 of 4 trials are done, 2 to go" in output
-    assert error[:50] in output.replace("\n", " ")
-    assert sweeps.states(folder) == {"naive": "done", "diverging": "failed", "mine": "done", "mine too": "done"}
-    assert files(naive) == untouched
-    assert (folder / "report.html").is_file()
-    # W&B is offline, as by default without a key
-    assert len(list((folder / "wandb").glob("**/*.wandb"))) >= 4, (folder / "projector.log").read_text()
-    monkeypatch.syspath_prepend(str(users_folder))
-    for swept in (naive, mine, mine_too):
-        sweeps.assert_same_bits(swept, sweeps.run_alone(swept, users_folder / f"alone-{swept.name}"))
-    assert torch.equal(weights(mine), weights(mine_too)) and not torch.equal(weights(mine), weights(naive))
+def test_a_trial_that_fits_no_node_is_refused_before_it_starts(cluster: Cluster, tmp_path: Path) -> None:
+    config = load_config("quickstart", ["resources.cpus=2", f"ray.address={cluster.address}", "wandb.mode=disabled"])
+    with pytest.raises(UserError, match=r"^resources.cpus=2: no node of the cluster has as many"):
+        sweep(config, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists(), "nothing was written"

@@ -155,6 +155,29 @@ def prepare(
 
 
 @app.command()
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The dotted path of your own module, or the name of a shipped one.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Its settings, e.g. weight=2.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="strategy, network, benchmark, probe or data_set (default: inferred).")
+    ] = None,
+) -> None:
+    """Check a strategy, network, benchmark, probe or data set against its contract, in short trials."""
+    from .check import check as check_module
+
+    try:
+        passed = check_module(name, overrides or [], kind, console)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Folders of sweeps or trials, compared on one page.")
@@ -198,15 +221,15 @@ def show(
     import yaml
 
     from ..config.load import to_dict
-    from ..trial.resolve import check_plugins
+    from ..trial.resolve import resolve_experiment
 
-    experiment = check_plugins(load_config(config, overrides or []))
+    resolved = resolve_experiment(load_config(config, overrides or []))
     if images or output is not None:
         from .image_sheet import write_image_sheet
 
-        console.print(escape(str(write_image_sheet(experiment, output))), soft_wrap=True)
+        console.print(escape(str(write_image_sheet(resolved, output))), soft_wrap=True)
         return
-    typer.echo(yaml.safe_dump(to_dict(experiment), sort_keys=False), nl=False)
+    typer.echo(yaml.safe_dump(to_dict(resolved.experiment), sort_keys=False), nl=False)
 
 
 @app.command(name="list")

@@ -25,7 +25,7 @@ from ..training.evaluation import TestSet
 from ..training.learner import Learner
 from ..trial import checkpoint
 from ..trial.builder import TrialBuilder, build_trial, seeds_of
-from ..trial.resolve import check_plugins
+from ..trial.resolve import resolve_experiment
 from ..trial.torch_settings import torch_settings
 
 
@@ -91,12 +91,14 @@ def _ensemble(stream: str, label: str, seeds: Sequence[ComparedTrial]) -> Ensemb
 
 def _builder(result: ComparedTrial, first: TrialBuilder | None) -> TrialBuilder:
     """The trial's builder; on the CPU if there is no GPU, even if the trial was trained on one."""
-    config = check_plugins(from_dict(dict(result.config)))
+    resolved = resolve_experiment(from_dict(dict(result.config)))
     stream = None
     if first is not None:  # reuse the first trial's stream if it is the same
-        sources = [(c.benchmark, c.data, seeds_of(c).class_order) for c in (first.config, config)]
+        sources = [
+            (c.benchmark, c.data, seeds_of(c.seed, c.seeds).class_order) for c in (first.config, resolved.experiment)
+        ]
         stream = first.stream if sources[0] == sources[1] else None
-    return build_trial(config, planning=not torch.cuda.is_available(), stream=stream)
+    return build_trial(resolved, planning=not torch.cuda.is_available(), stream=stream)
 
 
 def _learner(result: ComparedTrial, builder: TrialBuilder) -> Learner:
@@ -112,7 +114,7 @@ def _learner(result: ComparedTrial, builder: TrialBuilder) -> Learner:
 
 def _check_same(first: TestSet, other: TestSet, label: str, seed: int, other_seed: int) -> None:
     """Raise UserError unless two test sets have the same samples and class numbers."""
-    alike = first.sizes == other.sizes and torch.equal(first.y, other.y) and torch.equal(first.x, other.x)
+    alike = first.sizes == other.sizes and torch.equal(first.y, other.y) and torch.equal(first.inputs.x, other.inputs.x)
     if not alike or first.stream.class_names != other.stream.class_names:
         raise UserError(
             f"{label}: seeds {seed} and {other_seed} have different streams (order of classes or of domains), so their networks "

@@ -13,11 +13,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..config.schema import Experiment
-from ..data.augmentation.presets import resolve_transformations
 from ..data.streams import Experience, Stream
 from ..errors import UserError
 from ..trial.builder import TrialBuilder, build_trial
+from ..trial.resolve import ResolvedExperiment
 
 _ROWS, _COLUMNS, _EPOCHS = 12, 12, 8
 _SIDE = 80  # approximate side of a picture in pixels: small pictures are enlarged by whole factors
@@ -41,13 +40,13 @@ class SheetRow:
     captions: tuple[str, ...]
 
 
-def write_image_sheet(config: Experiment, path: Path | None) -> Path:
+def write_image_sheet(resolved: ResolvedExperiment, path: Path | None) -> Path:
     """Write the sheet of an experiment.
 
     With augmentation it shows some samples and their augmented versions, otherwise samples of each experience.
 
     Args:
-        config: the experiment.
+        resolved: the resolved experiment.
         path: the PNG to write (default: NAME-augmentation.png in the working folder).
 
     Returns:
@@ -56,26 +55,26 @@ def write_image_sheet(config: Experiment, path: Path | None) -> Path:
     Raises:
         UserError: the stream's samples are not pictures; the file cannot be written; or as `build_trial` raises.
     """
-    builder = build_trial(config, planning=True)
+    builder, name = build_trial(resolved, planning=True), resolved.experiment.name
     stream, augmented = builder.stream, builder.augmentation() is not None
     if len(stream.shape) != 3 or stream.shape[0] not in (1, 3):
         raise UserError(
             f"benchmark.{stream.name}: its samples are not grey or colour pictures: their shape is {stream.shape}."
         )
-    path = path or Path(re.sub(r"[^\w.=+-]+", "_", config.name) + "-augmentation.png")
+    path = path or Path(re.sub(r"[^\w.=+-]+", "_", name) + "-augmentation.png")
     heads = ["original", *(f"epoch {epoch}" for epoch in range(1, _EPOCHS + 1))] if augmented else []
     rows = augmented_rows(builder) if augmented else experience_rows(stream)
-    subtitle = transformations_text(config) if augmented else "training pictures of each experience, not augmented"
+    subtitle = transformations_text(resolved) if augmented else "training pictures of each experience, not augmented"
     try:
-        draw_sheet((f"{config.name}: {stream.name}", subtitle), heads, rows).save(path, "PNG")
+        draw_sheet((f"{name}: {stream.name}", subtitle), heads, rows).save(path, "PNG")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return path
 
 
-def transformations_text(config: Experiment) -> str:
+def transformations_text(resolved: ResolvedExperiment) -> str:
     """Return the transformations with their settings, in one line."""
-    named = ((name, asdict(transformation)) for name, transformation in resolve_transformations(config))
+    named = ((name, asdict(transformation)) for name, transformation in resolved.transformations)
     return " · ".join(f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})" for name, settings in named)
 
 

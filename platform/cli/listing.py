@@ -1,7 +1,8 @@
 """`retain list`: each strategy, benchmark, data set, model, probe and shipped config with a summary line and its settings."""
 
+import types
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..config import registry
 from ..config.load import config_names, config_path
@@ -33,7 +34,8 @@ def list_entries(kind: str) -> list[Entry]:
 def _entry(name: str, config: Any) -> Entry:
     """The entry of a name: the first docstring line and the fields of its settings' dataclass."""
     line = (config.__doc__ or "").strip().splitlines()[0]
-    return Entry(name, line, tuple(_setting(field) for field in fields(config)))
+    hints = get_type_hints(config)  # without the constraints
+    return Entry(name, line, tuple(_setting(field, hints[field.name]) for field in fields(config)))
 
 
 def _augmentation() -> list[Entry]:
@@ -47,12 +49,19 @@ def _augmentation() -> list[Entry]:
     return presets + [_entry(name, TRANSFORMATIONS[name]) for name in sorted(TRANSFORMATIONS)]
 
 
-def _setting(field: Any) -> str:
-    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None)
-    if not isinstance(field.type, type):
-        kind = str(field.type).replace("typing.", "").replace("collections.abc.", "")
+def _setting(field: Any, hint: Any) -> str:
     default = field.default if field.default is not MISSING else "required"
-    return f"{field.name}: {kind} = {default}"
+    return f"{field.name}: {_type_name(hint)} = {default}"
+
+
+def _type_name(hint: Any) -> str:
+    """Return a type as in the source: ``int | None``, ``tuple[float, ...]``."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(_type_name(member) for member in get_args(hint))
+    if hint is type(None):
+        return "None"
+    plain = isinstance(hint, type) and not get_args(hint)
+    return hint.__name__ if plain else str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def _config_line(name: str) -> str:

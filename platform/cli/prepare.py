@@ -18,7 +18,6 @@ from ..data.image_cache import SKIPPED
 from ..data.streams import Stream
 from ..errors import UserError, comma_separated, nearest
 from ..sweep.plan import plan
-from ..trial.resolve import plugin_configs
 
 _MAX_SKIPPED = 20  # skipped files that are printed
 
@@ -64,8 +63,8 @@ def _benchmarks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, Any,
         key = (config.benchmark, config.data)
         if key not in seen:
             seen.append(key)
-            ((module, settings),) = plugin_configs(config, "benchmarks")
-            yield next(iter(config.benchmark)), module, settings, (config.data.root, config.data.cache)
+            benchmark = trial.resolved.benchmark
+            yield benchmark.name, benchmark.module, benchmark.config, (config.data.root, config.data.cache)
 
 
 def _check_name(name: str) -> None:

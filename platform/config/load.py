@@ -1,22 +1,19 @@
 """Load a checked `Experiment` from YAML and ``key=value`` overrides, and convert it back to plain data.
 
-Names and the platform's keys are checked here, without torch. `trial.resolve.check_plugins` checks a plugin's settings, which
-needs its module.
+Names and the platform's keys are checked here, without torch. `trial.resolve.resolve_experiment` checks plugins' settings, which
+needs their modules.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
-from functools import cache
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ..errors import UserError, comma_separated, nearest
 from . import registry
 from .renamed import hint
 from .schema import Experiment, Settings
+from .settings import checked_values
 from .yaml_overrides import apply_overrides, plain_mapping, read_yaml
 
 CONFIG_SCHEMA = 1
@@ -36,19 +33,24 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
     """
     _check_keys(cls, data, path)
+    values: dict[str, Any] = {}
     kind: Any = cls
+    required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    problems = [f"{_joined(path, name)}: is missing." for name in required if name not in data]
+    for name, value in data.items():
+        section = _section(get_type_hints(cls)[name])
+        try:
+            nested = is_dataclass(section) and isinstance(value, Mapping)
+            values[name] = build_config(section, value, _joined(path, name)) if nested else value
+        except UserError as error:
+            problems.append(str(error))
     try:
-        built: T = _adapter(kind).validate_json(json.dumps(data), strict=True)
-        return built
-    except ValidationError as error:
-        raise UserError("\n".join(_messages(cls, error, path))) from None
-    except TypeError as error:
-        raise UserError(f"{path or 'config'}: holds something that is no plain YAML value: {error}.") from None
-
-
-@cache  # building an adapter takes milliseconds, and each trial needs a dozen
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+        values = checked_values(cls, values)
+        if not problems:
+            return cls(**values)
+    except ValueError as error:
+        problems.extend(_sentence(_joined(path, line)) for line in str(error).splitlines())
+    raise UserError("\n".join(problems))
 
 
 def _check_keys(cls: Any, data: Any, path: str) -> None:
@@ -58,7 +60,7 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
     hints = get_type_hints(cls)
     known = [field.name for field in fields(cls)]
     for key, value in data.items():
-        where = f"{path}.{key}" if path else str(key)
+        where = _joined(path, key)
         if key not in known:
             suggestion = hint(where) or nearest(str(key), known)
             raise UserError(f"{where}: unknown key.{suggestion} Known here: {comma_separated(known) or 'none'}.")
@@ -70,47 +72,12 @@ def _section(hint: Any) -> Any:
     return next((member for member in get_args(hint) if is_dataclass(member)), hint)
 
 
-def _messages(cls: Any, error: ValidationError, path: str) -> list[str]:
-    """Return pydantic's errors as sentences, one per key: a value that fits none of several types has several errors."""
-    problems_of_key: dict[str, list[str]] = {}
-    for item in error.errors():
-        where, problem = _explain(cls, item, path)
-        problems_of_key.setdefault(where, []).append(problem)
-    lines = []
-    for where, problems in problems_of_key.items():
-        text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
-        line = where + text
-        lines.append(line if line.endswith(("?", ".")) else f"{line}.")
-    return lines
+def _joined(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
-def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:
-    """Return the full path of a pydantic error's key, with its value, and the problem."""
-    where = ".".join(([path] if path else []) + _keys(cls, item["loc"]))
-    if item["type"] == "value_error":
-        return (f"{where}." if where else "") + str(item["ctx"]["error"]), ""
-    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return where, ": is missing"
-    value = item["input"]
-    suggestion = nearest(str(value), item["ctx"]["expected"].split("'")) if item["type"] == "literal_error" else ""
-    message = item["msg"].replace("Input should be", "must be")
-    message = message.replace("an object", "a mapping").replace("array", "list")
-    return f"{where}={value!r}", f": {message}{'.' if suggestion else ''}{suggestion}"
-
-
-def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
-    """Return the keys in the location of a pydantic error, without pydantic's names for a union's members."""
-    keys: list[str] = []
-    hint: Any = cls
-    for part in location:
-        if is_dataclass(hint) and part in get_type_hints(hint):
-            hint = _section(get_type_hints(hint)[part])
-        elif get_origin(hint) is Mapping:
-            hint = get_args(hint)[1]
-        elif not isinstance(part, int):
-            continue
-        keys.append(str(part))
-    return keys
+def _sentence(line: str) -> str:
+    return line if line.endswith(("?", ".")) else f"{line}."
 
 
 def config_names() -> list[str]:
@@ -154,6 +121,7 @@ def as_experiment(config: Experiment | Mapping[Any, Any]) -> Experiment:
 
 def from_dict(data: Mapping[str, Any]) -> Experiment:
     """Build and check an experiment from plain data, as `to_dict` returns it, without importing a plugin's module."""
+    _check_plain(data, "")
     plain = dict(data)
     schema = plain.pop("schema", CONFIG_SCHEMA)
     if schema != CONFIG_SCHEMA:
@@ -169,6 +137,20 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     for probe in experiment.probes:
         registry.check_name("probes", probe)
     return experiment
+
+
+def _check_plain(value: Any, path: str) -> None:
+    """Refuse what YAML and JSON cannot hold, such as a Path or a NumPy number in a dict from Python."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_plain(item, _joined(path, key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_plain(item, f"{path}[{number}]")
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise UserError(
+            f"{path}={value!r}: is a {type(value).__name__}, no plain YAML value (text, number, list, mapping)."
+        )
 
 
 def _settings_by_name(key: str, value: Any) -> Any:
@@ -197,5 +179,11 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def plain_data(instance: Any) -> dict[str, Any]:
     """Return a dataclass as plain data, with lists instead of tuples, as in YAML and JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(instance)))
+    plain: dict[str, Any] = _plain(asdict(instance))
     return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

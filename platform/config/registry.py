@@ -12,7 +12,7 @@ Imports no torch at the top: names are checked before anything heavy is loaded.
 
 import importlib
 import inspect
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -76,7 +76,7 @@ def alias(name: str) -> ModuleType:
     """Return a module for an alias: `Config` is the kind's with the alias's settings as defaults, `build` keeps its name."""
     line, (kind, settings) = aliases()[name]["line"], _kind_and_settings(name)
     base = resolve("benchmarks", kind)
-    hints = get_type_hints(base.Config)
+    hints = get_type_hints(base.Config, include_extras=True)
     fields = [(key, hints[key], field(default=value)) for key, value in settings.items()]
     settings_text = (inspect.getdoc(base.Config) or "").partition("\n")[2]
     namespace = {"__doc__": f"{line}\n{settings_text}"}
@@ -100,6 +100,34 @@ def check_name(kind: Kind, name: str) -> None:
         )
 
 
+def neutral_settings(module: Any) -> dict[str, Any] | None:
+    """Return the settings with which a strategy changes nothing; None if there are none (its NEUTRAL_REASON says why).
+
+    They are the module's NEUTRAL, or else inferred: a `weight` of 0, or a `memory` of 0.
+
+    Raises:
+        TypeError: neither is declared nor can be inferred.
+    """
+    if hasattr(module, "NEUTRAL"):
+        declared: dict[str, Any] | None = module.NEUTRAL
+        return declared
+    known = {each.name for each in fields(module.Config)}
+    for name, zero in (("weight", 0.0), ("memory", 0)):
+        if name in known:
+            return {name: zero}
+    raise TypeError(f"{module.__name__}: declare NEUTRAL, since its Config has neither `weight` nor `memory`")
+
+
+def is_neutral(module: Any, config: Any) -> bool:
+    """Return whether a strategy with these settings changes nothing, whatever its other settings are."""
+    try:
+        neutral = neutral_settings(module)
+        reference = module.Config(**neutral or {})
+    except TypeError:  # a user's module need not declare any, and its Config may have required settings
+        return False
+    return neutral is not None and all(getattr(config, name) == getattr(reference, name) for name in neutral)
+
+
 def resolve(kind: Kind, name: str) -> Any:
     """Return the module with this name or, for some dotted paths, an Avalanche plugin class or benchmark function.
 
@@ -113,7 +141,8 @@ def resolve(kind: Kind, name: str) -> Any:
     if "." not in name:
         return importlib.import_module(f"{_PACKAGE}.{_FOLDERS[kind].replace('/', '.')}.{name}")
     imported = import_path(f"{KEYS[kind]}.{name}", name)
-    if isinstance(imported, ModuleType) and hasattr(imported, "Config") and hasattr(imported, "build"):
+    has_build = hasattr(imported, "build") or kind == "strategies"  # by default, the strategy's class is called
+    if isinstance(imported, ModuleType) and hasattr(imported, "Config") and has_build:
         return imported
     defined_in = str(getattr(imported, "__module__", ""))
     if kind == "strategies" and isinstance(imported, type) and not defined_in.startswith("avalanche.logging"):

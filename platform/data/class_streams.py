@@ -4,10 +4,11 @@ Shapes: N samples of a part of the data set, n of them chosen. Labels are number
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from ..config.settings import PositiveInt, settings
 from ..errors import UserError, nearest
 from .dataset import DataSet
 from .streams import Arrays, Experience, Part, Scenario, Stream
@@ -16,8 +17,8 @@ from .subsampling import ORDER, SubsetOptions, assign_blurry, few_shot, numpy_ge
 _SHOWN = 10  # classes listed in an experience's name or in an error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskSplit(SubsetOptions):
+@settings
+class ClassSplit(SubsetOptions):
     """Settings of a stream that has each class in one experience.
 
     num_experiences: number of experiences; must divide the number of classes (without those of `first`) evenly.
@@ -26,16 +27,9 @@ class TaskSplit(SubsetOptions):
     class_order: the classes, by number or by name, in order of appearance; null: shuffled by the seed.
     """
 
-    num_experiences: int = 5
-    first: int | None = None
+    num_experiences: PositiveInt = 5
+    first: PositiveInt | None = None
     class_order: tuple[int | str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        SubsetOptions.__post_init__(self)
-        if self.num_experiences < 1:
-            raise ValueError(f"num_experiences={self.num_experiences!r}: must be at least 1")
-        if self.first is not None and self.first < 1:
-            raise ValueError(f"first={self.first!r}: must be at least 1, or null")
 
     def check_classes(self, num_classes: int | None) -> None:
         """Refuse settings that do not fit the number of classes; None: it is known only when the data set is open.
@@ -47,26 +41,6 @@ class TaskSplit(SubsetOptions):
             experience_sizes(num_classes, self.num_experiences, self.first)
             if all(isinstance(label, int) for label in self.class_order or ()):  # names are known only with the data
                 ordered_classes(self.class_order, tuple(str(label) for label in range(num_classes)))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassSplit(TaskSplit):
-    """Settings of a stream of new classes, where the model chooses among all classes.
-
-    blurry: blurry boundaries: this fraction of each class's training samples moves to the other experiences, evenly. The
-        validation and test samples stay in the experience of their class.
-    """
-
-    blurry: float = 0.0
-
-    def __post_init__(self) -> None:
-        TaskSplit.__post_init__(self)
-        if not 0 <= self.blurry < 1:
-            raise ValueError(f"blurry={self.blurry!r}: must be at least 0 and less than 1, a fraction of the samples")
-        if self.blurry and self.shots is not None:
-            raise ValueError(f"blurry={self.blurry!r}: cannot be combined with shots={self.shots!r}")
-        if self.blurry and self.num_experiences == 1:
-            raise ValueError(f"blurry={self.blurry!r}: needs at least two experiences")
 
 
 def experience_sizes(num_classes: int, num_experiences: int, first: int | None) -> list[int]:
@@ -120,8 +94,18 @@ def _number(entry: int | str, class_names: tuple[str, ...]) -> int:
     raise ValueError(f"class_order: {entry!r} is no class: {known}.{nearest(str(entry), class_names)}")
 
 
-def class_stream(name: str, source: DataSet, config: TaskSplit, seed: int, scenario: Scenario = "class") -> Stream:
+def class_stream(
+    name: str, source: DataSet, config: ClassSplit, seed: int, *, scenario: Scenario = "class", blurry: float = 0.0
+) -> Stream:
     """Build a stream of new classes, each in one experience; the data set's domains, if any, are pooled.
+
+    Args:
+        name: the benchmark's, for errors.
+        source: the data set.
+        config: the settings.
+        seed: of the class order, the validation pictures and the subsets.
+        scenario: "task" gives the experience in training and testing.
+        blurry: the fraction of each class's training samples that moves to the other experiences.
 
     Raises:
         UserError: the data set's classes cannot be divided or ordered as the settings require.
@@ -136,7 +120,6 @@ def class_stream(name: str, source: DataSet, config: TaskSplit, seed: int, scena
     train_indices, validation_indices = train_validation_split(source, config, seed)
     class_experience = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     sample_experience = class_experience[relabelled.train.y[train_indices]]
-    blurry = config.blurry if isinstance(config, ClassSplit) else 0.0
     if blurry:
         sample_experience = assign_blurry(sample_experience, source.train.y[train_indices], blurry, len(sizes), seed)
     experiences = []

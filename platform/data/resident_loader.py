@@ -3,37 +3,26 @@
 Shapes: n samples of the experience, B batch.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
 
 from ..seeding import generator
-from .streams import ResidentSamples, Stream
-
-_RESIDENT_BYTES = 512 * 2**20  # above this, pictures stay uint8 (a quarter) and are converted per mini-batch
-
-
-def fits_as_float32(stream: Stream, num_samples: int) -> bool:
-    """Return whether so many samples are kept in memory as float32 network inputs."""
-    return num_samples * math.prod(stream.shape) * 4 <= _RESIDENT_BYTES
+from .samples import ResidentInputs, ResidentSamples
 
 
 class ResidentLoader:
     """Iterates over the training samples of an experience, in a new order each epoch.
 
     The order follows from (seed, experience, epoch). Yields ``[x (B, *shape) float32, y (B,), t (B,)]``. `index` holds the
-    indices (B,) of the last mini-batch, `inputs` its x.
+    indices (B,) of the last mini-batch, `last_x` its x.
     """
 
     def __init__(
         self, samples: ResidentSamples, batch_size: int, device: torch.device, order: tuple[int, int] | None
     ) -> None:
         """Move the samples to `device`; `order` is (seed, experience) for shuffling, None for the order of the data."""
-        self.stream = samples.stream
-        self._converted = fits_as_float32(self.stream, len(samples.y))
-        x = samples.x.to(device)
-        self.x = self.stream.normalise(x) if self._converted else x
+        self.inputs = ResidentInputs(samples.stream, samples.x, device)
         self.y = samples.y.to(device)
         self.t = samples.t.to(device)
         self._one_task = bool((samples.t == samples.t[:1]).all())
@@ -42,8 +31,8 @@ class ResidentLoader:
         self.epoch = 0
         self._skip = 0
         self.index: torch.Tensor | None = None
-        self.inputs: torch.Tensor | None = None
-        self.version = 0  # of `inputs` as yielded: torch counts in-place changes
+        self.last_x: torch.Tensor | None = None
+        self.last_version = 0  # of `last_x` as yielded: torch counts in-place changes
 
     def seek(self, epoch: int, iteration: int) -> None:
         """Make the next pass that of `epoch`, starting at mini-batch `iteration` (both from 0)."""
@@ -57,9 +46,8 @@ class ResidentLoader:
         self._skip = 0
         for index in indices:
             self.index = index
-            x = self.x.index_select(0, index)  # twice as fast as x[index]
-            x = x if self._converted else self.stream.normalise(x)
-            self.inputs, self.version = x, x._version
+            x = self.inputs.select(index)
+            self.last_x, self.last_version = x, x._version
             yield [x, self.y.index_select(0, index), self.t[: len(index)] if self._one_task else self.t[index]]
         self.epoch += 1
 

@@ -6,9 +6,8 @@ never a nest of datasets.
 Shapes: N samples of a split, n samples of one experience in it, B batch, C channels, H height, W width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.utils.data import Dataset
@@ -111,84 +110,3 @@ class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
         position = self.part.indices[index]
         x = self.stream.normalise(self.part.arrays.x[position : position + 1])[0]
         return x, self.targets[index], self.task_label
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ResidentSamples:
-    """Samples read from a dataset: `x` (n, ...) as stored, `y` (n,), `t` (n,) task labels; `stream` normalises `x`."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    t: torch.Tensor
-    stream: Stream
-
-
-def resident_samples(dataset: Any) -> ResidentSamples | None:
-    """Read the arrays below a dataset made of `ResidentDataset`s, through any subset or concatenation.
-
-    Args:
-        dataset: a `ResidentDataset`, an Avalanche dataset over some, or a flat node of such a dataset.
-
-    Returns:
-        The samples in the dataset's order; None if another dataset or a transform is in between.
-    """
-    pieces = _positions(dataset, torch.arange(len(dataset)))
-    if pieces is None or not pieces:
-        return None
-    order = torch.cat([positions for positions, _, _ in pieces])
-    # index_select is nine times as fast as x[...] on bytes
-    sources = [(source.part.arrays, source.part.indices[local]) for _, source, local in pieces]
-    x = _joined([arrays.x.index_select(0, indices) for arrays, indices in sources])
-    y = _joined([arrays.y.index_select(0, indices) for arrays, indices in sources])
-    t = torch.cat([torch.full((len(local),), source.task_label) for _, source, local in pieces])
-    if len(pieces) > 1:
-        restored_order = torch.argsort(order)
-        x, y, t = x[restored_order], y[restored_order], t[restored_order]
-    return ResidentSamples(x, y, t, pieces[0][1].stream)
-
-
-def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate; a single tensor is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-_Piece = tuple[torch.Tensor, ResidentDataset, torch.Tensor]
-
-
-def _positions(node: Any, local: torch.Tensor) -> list[_Piece] | None:
-    """Find where the items `local` of `node` come from: (positions in `local`, source, positions in the source)."""
-    if isinstance(node, ResidentDataset):
-        return [(torch.arange(len(local)), node, local)]
-    if hasattr(node, "_flat_data"):
-        return _positions(node._flat_data, local)
-    if not hasattr(node, "_datasets") or _transforms(node):
-        return None
-    if node._indices is not None:
-        local = torch.as_tensor(list(node._indices), dtype=torch.int64)[local]
-    return _children(node._datasets, local)
-
-
-def _children(datasets: Sequence[Any], local: torch.Tensor) -> list[_Piece] | None:
-    """Distribute positions in a concatenation among its members."""
-    pieces: list[_Piece] = []
-    start = 0
-    for dataset in datasets:
-        stop = start + len(dataset)
-        where = torch.nonzero((local >= start) & (local < stop)).flatten()
-        start = stop
-        if not len(where):
-            continue
-        inner = _positions(dataset, local[where] - (stop - len(dataset)))
-        if inner is None:
-            return None
-        pieces += [(where[outer], source, positions) for outer, source, positions in inner]
-    return pieces
-
-
-def _transforms(node: Any) -> bool:
-    """Return whether an Avalanche node transforms its items, so that only ``__getitem__`` yields them."""
-    for name in ("_transform_groups", "_frozen_transform_groups"):
-        groups = getattr(node, name, None)
-        if groups is not None and any(groups.transform_groups.values()):
-            return True
-    return False

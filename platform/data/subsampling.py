@@ -9,17 +9,19 @@ Shapes: N training samples, n of them chosen. A group is a class or, in a data s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from ..config.settings import Fraction, NonNegativeInt, OnlyWith, PositiveInt, settings
 from .dataset import DataSet
 
 ORDER, VALIDATION, PIXELS, RARE, SHOTS, BLURRY, PAIRS, ANGLES = range(8)  # purposes of random generators
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class SubsetOptions:
     """Options that every stream has.
 
@@ -30,23 +32,10 @@ class SubsetOptions:
     shots_from: first experience with few shots, counted from 0; earlier experiences keep all of their pictures.
     """
 
-    validation: float = 0.1
-    imbalance: float | None = None
-    shots: int | None = None
-    shots_from: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            allowed = "at least 0 and less than 1, a fraction of the training pictures"
-            raise ValueError(f"validation={self.validation!r}: must be {allowed}")
-        if self.imbalance is not None and not 0 < self.imbalance <= 1:
-            raise ValueError(f"imbalance={self.imbalance!r}: must be above 0 and at most 1 (balanced), or null")
-        if self.shots is not None and self.shots < 1:
-            raise ValueError(f"shots={self.shots!r}: must be at least 1, or null for all")
-        if self.shots_from < 0:
-            raise ValueError(f"shots_from={self.shots_from!r}: must be at least 0")
-        if self.shots is None and self.shots_from != 1:
-            raise ValueError(f"shots_from={self.shots_from!r}: is not used without `shots`: leave it out")
+    validation: Fraction = 0.1
+    imbalance: Annotated[float, Interval(gt=0, le=1)] | None = None
+    shots: PositiveInt | None = None
+    shots_from: Annotated[NonNegativeInt, OnlyWith("shots")] = 1
 
 
 def numpy_generator(seed: int, *purpose: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from functools import reduce
 from typing import Any
 
+from ..training.learner_view import LearnerView
 from ..training.plugin import Plugin
 
 
@@ -15,12 +16,9 @@ def data_so_far(experience: Any) -> Any:
 class AccumulatedDataPlugin(Plugin):
     """Trains each experience on the data of all experiences so far."""
 
+    STATE = ()
     accumulates = True
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return {}: there is nothing to save."""
-        return {}
-
-    def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Replace the data before the head grows, so that it grows to all classes of the data."""
         learner.adapted_dataset = data_so_far(learner.experience).train()

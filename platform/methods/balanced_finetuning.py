@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..seeding import generator
+from ..training.learner_view import LearnerView
 from .freezing import Freezer
 
 
 class Finetuning:
     """Finetunes the network with a new optimizer of the same kind as the experience's.
 
-    It runs in float32, without augmentation, schedule or clipping. Call `begin` in `before_training_exp` and `look` in
-    `after_training_epoch`, then `run`. `rates` is its state.
+    It runs in float32, without augmentation, schedule or clipping. Call `record_learning_rates` in `before_training_exp` and
+    `record_frozen` in `after_training_epoch`, then `run`.
     """
 
     def __init__(self, seed: int, name: str) -> None:
@@ -27,17 +28,25 @@ class Finetuning:
         self.rates: list[float] = []  # one per group of the optimizer, at the start of the experience
         self._frozen: tuple[Sequence[nn.Parameter], Sequence[nn.Module]] = ([], [])
 
-    def record_learning_rates(self, learner: Any) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the recorded learning rates."""
+        return {"rates": self.rates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the recorded learning rates."""
+        self.rates = state["rates"]
+
+    def record_learning_rates(self, learner: LearnerView) -> None:
         """Record the learning rates, before a schedule changes them."""
         self.rates = [group["lr"] for group in learner.optimizer.param_groups]
 
-    def record_frozen(self, learner: Any) -> None:
+    def record_frozen(self, learner: LearnerView) -> None:
         """Record what is frozen, before other strategies unfreeze it at the end of the experience."""
         norms = [module for module in learner.model.modules() if isinstance(module, _BatchNorm) and not module.training]
         self._frozen = [each for each in learner.model.parameters() if not each.requires_grad], norms
 
     def run(
-        self, learner: Any, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, factor: float
+        self, learner: LearnerView, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, factor: float
     ) -> None:
         """Train on `x` for `epochs` epochs.
 
@@ -46,7 +55,7 @@ class Finetuning:
             x: samples (n, *shape).
             loss: a function of logits (B, C) and of the positions (B,) in `x` that they belong to.
             epochs: passes over `x`.
-            factor: multiplies the learning rates that `begin` recorded.
+            factor: multiplies the learning rates that were recorded.
 
         Raises:
             FloatingPointError: The loss became NaN or infinite.
@@ -69,14 +78,15 @@ class Finetuning:
         if not math.isfinite(total):
             raise FloatingPointError(f"strategies.{self.name}: the loss of its finetuning became {total.item()}")
 
-    def _optimizer(self, learner: Any, factor: float) -> torch.optim.Optimizer:
+    def _optimizer(self, learner: LearnerView, factor: float) -> torch.optim.Optimizer:
         groups = [
             {**group, "lr": rate * factor, "params": [each for each in group["params"] if each.requires_grad]}
             for group, rate in zip(learner.optimizer.param_groups, self.rates, strict=True)
         ]
-        optimizer: torch.optim.Optimizer = type(learner.optimizer)([group for group in groups if group["params"]])
+        kind: Any = type(learner.optimizer)
+        optimizer: torch.optim.Optimizer = kind([group for group in groups if group["params"]])
         return optimizer
 
-    def _order(self, learner: Any, num: int, epoch: int) -> Tensor:
+    def _order(self, learner: LearnerView, num: int, epoch: int) -> Tensor:
         rng = generator(self.seed, f"{self.name} finetuning", learner.experience.current_experience, epoch)
         return torch.randperm(num, generator=rng).to(learner.device)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.samples import dataset_batches
 from ..models.activation_capture import features_of
 from ..models.inference import evaluation_mode
-from ..training import plugin_api
 
 
 def dataset_features(learner: Any, dataset: Any) -> Tensor:
     """Return the float32 features (n, D) of a dataset's samples, in order, from the current network in evaluation mode."""
-    batches = plugin_api.dataset_batches(dataset.eval(), learner.eval_mb_size)
+    batches = dataset_batches(dataset.eval(), learner.eval_mb_size)
     return batched_features(learner.model, (x.to(learner.device) for x, _ in batches))
 
 

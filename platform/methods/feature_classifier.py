@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.samples import dataset_batches
 from ..models.activation_capture import features_of, layer_outputs
 from ..models.features import FEATURES
 from ..models.inference import evaluation_mode
-from ..training import plugin_api
-from ..training.plugin import Plugin
+from ..training.learner_view import LearnerView
+from ..training.plugin import C, Plugin
 
 Classify = Callable[[Tensor], Tensor]  # features (B, D) -> scores (B, C)
 
 
-class FeatureClassifier(Plugin):
+class FeatureClassifier(Plugin[C]):
     """Classifies by statistics of the head's inputs; the network, its head included, is trained as without this plugin.
 
     `statistics` holds the tensors that `update` computes from an experience's features, "counts" (C,) among them. The
@@ -28,7 +29,8 @@ class FeatureClassifier(Plugin):
     of an experience (early stopping, BatchNorm statistics) before this one. Until an experience has ended, the head classifies.
     """
 
-    def __init__(self) -> None:
+    def init_state(self) -> None:
+        """Set the initial state."""
         self.statistics: dict[str, Tensor] = {}
         self._classify: Classify | None = None  # built from the statistics on first use
 
@@ -48,7 +50,7 @@ class FeatureClassifier(Plugin):
         """Return the function that classifies features by the statistics; subclasses override it."""
         raise NotImplementedError
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
         """Compute the statistics of the experience's training data, without augmentation."""
         accumulates = any(getattr(plugin, "accumulates", False) for plugin in learner.plugins)
         if accumulates:  # the data hold those of all experiences so far
@@ -57,14 +59,14 @@ class FeatureClassifier(Plugin):
         features: list[Tensor] = []
         labels: list[Tensor] = []
         with evaluation_mode(learner.model):
-            for x, y in plugin_api.dataset_batches(dataset, learner.train_mb_size):
+            for x, y in dataset_batches(dataset, learner.train_mb_size):
                 features.append(features_of(learner.model, x.to(learner.device)).flatten(1))
                 labels.append(y.to(learner.device))
         self.statistics = {name: tensor.to(learner.device) for name, tensor in self.statistics.items()}
         self.update(torch.cat(features).double(), torch.cat(labels), learner.experience.current_experience)
         self._classify = None
 
-    def predict(self, learner: Any, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def predict(self, learner: LearnerView, x: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return scores (B, K): -inf for a class without statistics."""
         if not self.statistics:
             return network(x)

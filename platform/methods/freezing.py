@@ -3,17 +3,20 @@
 A frozen parameter has no gradient, so no optimizer changes a bit of it, even with momentum or weight decay.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
+from ..errors import UserError, comma_separated
 from ..models.blocks import is_added, is_head
+from ..training.learner_view import LearnerView
 from ..training.plugin import Plugin
 
 FrozenParts = tuple[list[nn.Parameter], list[nn.Module]]  # parameters, and BatchNorm layers that keep their statistics
+NOTHING: FrozenParts = ([], [])
 
 
 class Freezer:
@@ -48,42 +51,54 @@ class Freezer:
         self.freeze_only((), ())
 
 
-class FreezingPlugin(Plugin):
+class FreezingSettings(Protocol):
+    """Settings with the experience from which on something is frozen."""
+
+    @property
+    def from_experience(self) -> int | None:
+        """Return how many experiences are trained first with nothing frozen; None: all."""
+
+
+F = TypeVar("F", bound=FreezingSettings)
+
+
+class FreezingPlugin(Plugin[F]):
     """Base of the strategies that freeze parts of the network while an experience is trained.
 
     A subclass returns the parts from `frozen_parts`. It is called again before each epoch: ``model.train()`` may have unfrozen
     the statistics, and what is frozen may change within an experience.
     """
 
-    def __init__(self) -> None:
+    STATE: ClassVar[tuple[str, ...]] = ("num_trained",)
+
+    def init_state(self) -> None:
+        """Set the initial state."""
         self.num_trained = 0  # number of experiences
         self._frozen = Freezer()
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Return what is frozen now."""
+        """Return what is frozen now, after the first `from_experience` experiences."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of trained experiences; what is frozen follows from it."""
-        return {"num_trained": self.num_trained}
+    def frozen_at_first(self, model: nn.Module) -> FrozenParts:
+        """Return what is frozen in the first `from_experience` experiences; by default nothing."""
+        return NOTHING
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the number of experiences; mid-experience, `on_resume` freezes again."""
-        self.num_trained = state["num_trained"]
+    def freeze(self, learner: LearnerView) -> None:
+        """Freeze what must not change now, and unfreeze the rest."""
+        start = self.config.from_experience
+        is_first = start is None or self.num_trained < start
+        self._frozen.freeze_only(*(self.frozen_at_first if is_first else self.frozen_parts)(learner.model))
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Freeze, now that the network has its final shape."""
-        self._frozen.freeze_only(*self.frozen_parts(learner.model))
+        self.freeze(learner)
 
-    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: LearnerView, **kwargs: Any) -> None:
         """Freeze what this epoch must not change."""
-        self._frozen.freeze_only(*self.frozen_parts(learner.model))
+        self.freeze(learner)
 
-    def on_resume(self, learner: Any) -> None:
-        """Freeze again."""
-        self._frozen.freeze_only(*self.frozen_parts(learner.model))
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
         """Unfreeze, and count the experience."""
         self._frozen.release()
         self.num_trained += 1
@@ -112,32 +127,27 @@ def all_parts_except(model: nn.Module, learns: Callable[[str], bool]) -> FrozenP
     return parameters, [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-class AddedLayersPlugin(FreezingPlugin):
-    """Base of `lora` and `adapters`: the layers that they add learn, and the original network is frozen.
-
-    In the first `from_experience` experiences it is the reverse: the network learns, and the added layers have no effect yet.
-    """
-
-    def __init__(self, from_experience: int, is_there: bool) -> None:
-        """Freeze from `from_experience` on; `is_there`: whether layers are added at all."""
-        super().__init__()
-        self._from_experience, self._is_there = from_experience, is_there
-
-    def frozen_parts(self, model: nn.Module) -> FrozenParts:
-        """Return the original network's parts, or at first the added ones."""
-        if not self._is_there:
-            return [], []
-        if self.num_trained < self._from_experience:
-            return [parameter for name, parameter in model.named_parameters() if is_added(name)], []
-        return all_parts_except(model, is_added)
+def added_parts(model: nn.Module) -> FrozenParts:
+    """Return the parameters that strategies such as `lora` added."""
+    return [parameter for name, parameter in model.named_parameters() if is_added(name)], []
 
 
-def check_from_experience(name: str, from_experience: int, num_experiences: int) -> None:
-    """Refuse a strategy that would begin after the last of the `num_experiences` that are trained on.
+def check_added_layers(
+    key: str, patterns: Sequence[str] | None, kind: str, added: Sequence[str], known: Sequence[str]
+) -> None:
+    """Refuse a pattern that fits no layer to which something was added.
+
+    Args:
+        key: the YAML key of the patterns.
+        patterns: patterns on names of layers; None: any layer.
+        kind: the kind of layers, in words.
+        added: names of the layers with an addition.
+        known: names of the layers that can have one.
 
     Raises:
-        UserError: It would never freeze anything.
+        UserError: names the pattern and the known layers.
     """
-    if from_experience >= num_experiences:
-        key = f"strategies.{name}.from_experience={from_experience}"
-        raise UserError(f"{key}: must be below {num_experiences}, the experiences trained on; else nothing is frozen")
+    for pattern in patterns or ("*",):
+        if not any(fnmatchcase(name, pattern) for name in added):
+            given = None if patterns is None else list(patterns)
+            raise UserError(f"{key}={given}: '{pattern}' fits no {kind} of the trunk. Known: {comma_separated(known)}.")

@@ -3,13 +3,15 @@
 Shapes: P parameters, M remembered samples in a mini-batch, E experiences.
 """
 
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .replay_memory import MemoryPlugin, separate_logits
+from ..training.learner_view import LearnerView
+from ..training.plugin import Plugin, strategy_name
+from .replay_memory import Columns, ReplayMemory, separate_logits
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -17,7 +19,7 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def gradient_of(learner: Any, minibatch: list[Tensor]) -> Tensor:
+def gradient_of(learner: LearnerView, minibatch: list[Tensor]) -> Tensor:
     """Return the gradient (P,) of the cross-entropy on a separate mini-batch [x, y, t]."""
     scaler = getattr(learner, "scaler", None)
     scale = 1.0 if scaler is None else scaler.get_scale()  # without it, small gradients would underflow in float16
@@ -30,24 +32,31 @@ def gradient_of(learner: Any, minibatch: list[Tensor]) -> Tensor:
     )
 
 
-class GradientProjectionPlugin(MemoryPlugin):
+class ProjectionSettings(Protocol):
+    """Settings of such a method."""
+
+    @property
+    def memory(self) -> int:
+        """Return how many samples of each experience are remembered, >= 0."""
+
+
+P = TypeVar("P", bound=ProjectionSettings)
+
+
+class GradientProjectionPlugin(Plugin[P]):
     """Computes a reference gradient on remembered samples before each step, and projects the step's gradient by it.
 
     The memory keeps `memory` samples of each experience, chosen at random. A subclass implements `reference` and `project`.
     """
 
-    def __init__(self, memory: int, sample_size: int | None, seed: int, name: str) -> None:
-        """Remember `memory` samples of each experience."""
-        super().__init__(memory, sample_size, seed, name)
+    STATE = ("memory",)
+
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.memory = ReplayMemory(self.seed, strategy_name(self))
         self._reference: Tensor | None = None
 
-    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """Return the positions of all old samples, and of the new ones with the smallest keys."""
-        num_old = len(self)
-        new = candidates["key"][num_old:].argsort()[: self.memory].sort().values + num_old
-        return torch.cat([torch.arange(num_old, device=new.device), new])
-
-    def reference(self, learner: Any) -> Tensor:
+    def reference(self, learner: LearnerView) -> Tensor:
         """Return the gradient that a step must not oppose: (P,), or (E, P) with a row for each of E experiences."""
         raise NotImplementedError
 
@@ -55,12 +64,12 @@ class GradientProjectionPlugin(MemoryPlugin):
         """Return the projected gradient (P,)."""
         raise NotImplementedError
 
-    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Compute the reference with the network as it is before the step."""
-        self._reference = self.reference(learner) if len(self) else None
+        self._reference = self.reference(learner) if len(self.memory) else None
 
     @torch.no_grad()
-    def after_backward(self, learner: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Replace the gradient by the projected one; a parameter without a gradient stays without."""
         if self._reference is None:
             return
@@ -74,3 +83,18 @@ class GradientProjectionPlugin(MemoryPlugin):
         for gradient, new in zip(gradients, projected.split([p.numel() for p in parameters]), strict=True):
             gradient.copy_(new.view_as(gradient))
         self._reference = None
+
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
+        """Remember the experience's samples with the smallest keys."""
+        if self.config.memory > 0:
+            self.memory.update(self.new_samples(learner), self._keep)
+
+    def new_samples(self, learner: LearnerView) -> Columns:
+        """Return the columns of the experience's samples."""
+        return self.memory.new_samples(learner, learner.experience.dataset)
+
+    def _keep(self, candidates: Columns) -> Tensor:
+        """Return the positions of all old samples, and of the new ones with the smallest keys."""
+        num_old = len(self.memory)
+        new = candidates["key"][num_old:].argsort()[: self.config.memory].sort().values + num_old
+        return torch.cat([torch.arange(num_old, device=new.device), new])

@@ -5,7 +5,7 @@ Shapes: B mini-batch, K outputs of the teacher.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -13,27 +13,28 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import UserError
 from ..models.activation_capture import ActivationCapture
 from ..models.features import FEATURES, select_layers
-from ..training.plugin import Plugin
+from ..training.learner_view import LearnerView
+from ..training.plugin import C, Plugin
 from .teacher import Teacher
 
 
-class LayerDistillation(Plugin):
+class LayerDistillation(Plugin[C]):
     """Adds `term` to the loss from the second trained experience on; the teacher is the network as it was before the experience.
 
     For subclasses: `layers` names the layers that are compared, `reduced` computes what is compared of them, and `term` how.
-    `num_trained` counts the experiences. `num_old` is the number of their classes, 1 + the highest label. `student_outputs`
-    holds the layers' outputs in the mini-batch's main forward pass.
+
+    Attributes:
+        WEIGHTS: names of the settings that are weights; nothing is done if all are 0.
+        num_trained: number of experiences; `num_old`: of their classes, 1 + the highest label.
+        student_outputs: the layers' outputs in the mini-batch's main forward pass.
     """
 
-    def __init__(self, is_on: bool, teacher: Teacher | None = None) -> None:
-        """Set up the teacher.
+    STATE: ClassVar[tuple[str, ...]] = ("num_trained", "num_old", "teacher")
+    WEIGHTS: ClassVar[tuple[str, ...]] = ("weight",)
 
-        Args:
-            is_on: False if the weights are 0, so that nothing is to be done.
-            teacher: one with another reduction; by default a `Teacher` with `reduced`.
-        """
-        self.is_on = is_on
-        self.teacher = Teacher(reduce=self.reduced) if teacher is None else teacher
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.teacher = Teacher(reduce=self.reduced)
         self.num_trained = self.num_old = 0
         self._capture = ActivationCapture()
         self.student_outputs: dict[str, Tensor] = {}
@@ -46,7 +47,7 @@ class LayerDistillation(Plugin):
         """Return what is compared, (B, ...), of a layer's float32 output (B, ...), in network and teacher alike."""
         return output
 
-    def term(self, learner: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    def term(self, learner: LearnerView, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
         """Return the weighted term, a scalar.
 
         Args:
@@ -56,34 +57,22 @@ class LayerDistillation(Plugin):
         """
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the counts and, mid-experience, the teacher's tensors."""
-        return {"num_trained": self.num_trained, "num_old": self.num_old} | self.teacher.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state; `on_resume` rebuilds the teacher."""
-        self.num_trained, self.num_old = state["num_trained"], state["num_old"]
-        self.teacher.load_state_dict(state)
-
-    def on_resume(self, learner: Any) -> None:
-        """Rebuild the teacher from its tensors, and capture the layers again."""
-        self.teacher.on_resume(learner)
-        self._watch(learner.model)
-
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Copy the network as the teacher, before it sees the new experience."""
-        if self.is_on and self.num_trained:
+        if self.num_trained and any(getattr(self.config, name) > 0 for name in self.WEIGHTS):
             self.teacher.take(learner.model)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Capture the layers."""
-        self._watch(learner.model)
+    def on_start(self, learner: LearnerView) -> None:
+        """Capture the layers if there is a teacher."""
+        if self.teacher:
+            self.teacher.layers = self._capture.layers = tuple(self.layers(learner.model))
+            self._capture.attach(learner.model)
 
-    def after_forward(self, learner: Any, **kwargs: Any) -> None:
+    def after_forward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Take the layers' outputs now: a later strategy may run the network again."""
         self.student_outputs, self._capture.outputs = self._capture.outputs, {}
 
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Add the term to the loss."""
         if self.teacher:
             teacher = self.teacher.outputs(learner)
@@ -91,26 +80,20 @@ class LayerDistillation(Plugin):
             learner.loss = learner.loss + self.term(learner, student, teacher)
         self.student_outputs = {}
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
         """Drop the teacher, and count the experience and its classes."""
         self.num_trained += 1
         self.num_old = self.num_classes(learner)
         self.teacher.drop()
         self._capture.detach()
 
-    def num_classes(self, learner: Any) -> int:
+    def num_classes(self, learner: LearnerView) -> int:
         """Return the number of classes up to and including this experience."""
         highest: int = max(learner.experience.classes_in_this_experience)
         return max(self.num_old, 1 + highest)
 
-    def _watch(self, model: nn.Module) -> None:
-        """Capture the layers if there is a teacher."""
-        if self.teacher:
-            self.teacher.layers = self._capture.layers = tuple(self.layers(model))
-            self._capture.attach(model)
 
-
-def growth(num_classes: int, learner: Any) -> float:
+def growth(num_classes: int, learner: LearnerView) -> float:
     """Return sqrt(num_classes / classes of this experience), the growth of a distillation's weight."""
     return math.sqrt(num_classes / len(set(learner.experience.classes_in_this_experience)))
 

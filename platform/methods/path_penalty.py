@@ -1,46 +1,44 @@
-"""A penalty with importances that are collected along the training path (SI, RWalk)."""
-
-from typing import Any
+"""Gradients and steps of the parameters, for penalties with importances collected along the training path (SI, RWalk)."""
 
 import torch
+from torch import nn
 
-from .quadratic_penalty import NamedTensors, PenaltyPlugin, leading_part, parameter_copies
+from .quadratic_penalty import NamedTensors, QuadraticPenalty, leading_part, parameter_copies
 
 
-class PathPlugin(PenaltyPlugin):
-    """Follows the parameters through each iteration: a subclass overrides `follow`.
+class StepRecorder:
+    """Records an iteration's gradients, and the step that each parameter makes.
 
-    `with_penalty`: whether the gradients are those of the loss with the penalty.
+    Call `record` in `after_backward`, before anything changes the gradients, and `take` in `after_update`.
     """
 
-    def __init__(self, weight: float, with_penalty: bool) -> None:
-        super().__init__(weight)
-        self.with_penalty = with_penalty
-        self._before: NamedTensors = {}  # the parameters before this iteration's step; below: their gradients
+    def __init__(self) -> None:
+        self._before: NamedTensors = {}  # the parameters before the step; below: their gradients
         self._gradients: NamedTensors = {}
 
-    def follow(self, learner: Any, gradients: NamedTensors, steps: NamedTensors) -> None:
-        """Use an iteration's gradients, before anything changed them, and the step of each parameter."""
-        raise NotImplementedError
+    def record(self, model: nn.Module, penalty: QuadraticPenalty | None = None, weight: float = 0.0) -> None:
+        """Record the gradients: 0 where float16 overflowed, as the step will be.
 
-    def after_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Keep the gradients: 0 where float16 overflowed, as the step will be."""
-        if self.weight == 0:
-            return
-        self._before = parameter_copies(learner.model)
-        named = learner.model.named_parameters()
+        `penalty`: its gradient, times `weight`, is subtracted.
+        """
+        self._before = parameter_copies(model)
+        named = model.named_parameters()
         self._gradients = {n: torch.nan_to_num(p.grad, 0.0, 0.0, 0.0) for n, p in named if p.grad is not None}
-        for name, omega in self.penalty.importances.items():
-            if not self.with_penalty and name in self._gradients:
-                pull = leading_part(self._before[name], omega.shape) - leading_part(
-                    self.penalty.anchors[name], omega.shape
-                )
-                leading_part(self._gradients[name], omega.shape).sub_(2 * self.weight * omega * pull)
+        if penalty is None:
+            return
+        for name, omega in penalty.importances.items():
+            if name in self._gradients:
+                pull = leading_part(self._before[name], omega.shape) - leading_part(penalty.anchors[name], omega.shape)
+                leading_part(self._gradients[name], omega.shape).sub_(2 * weight * omega * pull)
 
-    def after_update(self, learner: Any, **kwargs: Any) -> None:
-        """Call `follow`."""
-        if self._gradients:
-            named = dict(learner.model.named_parameters())
-            steps = {name: named[name].detach() - self._before[name] for name in self._gradients}
-            self.follow(learner, self._gradients, steps)
+    def take(self, model: nn.Module) -> tuple[NamedTensors, NamedTensors]:
+        """Return the gradients and the steps of the parameters that have one, by name, and forget them; {} without a record."""
+        named, gradients = dict(model.named_parameters()), self._gradients
+        steps = {name: named[name].detach() - self._before[name] for name in gradients}
         self._gradients, self._before = {}, {}
+        return gradients, steps
+
+
+def zeros_like(named: NamedTensors) -> NamedTensors:
+    """Return zeros in the tensors' shapes, by name."""
+    return {name: torch.zeros_like(tensor) for name, tensor in named.items()}

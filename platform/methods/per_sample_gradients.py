@@ -5,20 +5,19 @@ sum_b (delta_b a_b^T)^2 = (delta^2)^T a^2. Other networks use `torch.func`.
 Shapes: n samples in all, B samples at a time, C outputs, M values for a sample.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from ..data.streams import resident_samples
+from ..data.samples import stored_samples
+from ..models.activation_capture import ActivationCapture
 from ..models.heads import Head
 from ..models.inference import evaluation_mode
 from ..training.plugin_api import mask_other_tasks
 from .quadratic_penalty import NamedTensors
-from .replay_memory import stored_samples
 
 Power = Literal[1, 2]  # of a sample's gradient: its absolute value, or its square
 # (logits (B, C), rows (B, ...)) -> (B, M): M values for each sample, each differentiable
@@ -34,11 +33,9 @@ def training_samples(learner: Any, order: Tensor) -> Iterator[tuple[Tensor, Tens
     Yields:
         x (B, *shape), y (B,), t (B,): inputs, labels and task labels.
     """
-    dataset = learner.experience.dataset
-    columns, resident = stored_samples(dataset), resident_samples(dataset)
+    samples = stored_samples(learner.experience.dataset)
     for index in order.split(_BATCH):
-        x, y, t = (columns[name][index] for name in ("x", "y", "t"))
-        x = x if resident is None else resident.stream.normalise(x)
+        x, y, t = samples.inputs(index), samples.y[index], samples.t[index]
         yield x.to(learner.device), y.to(learner.device), t.to(learner.device)
 
 
@@ -73,12 +70,14 @@ def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective
     owned = {f"{name}.{kind}" for name, layer in layers.items() for kind, _ in layer.named_parameters(recurse=False)}
     if owned != {name for name, _ in model.named_parameters()}:
         return None
-    with _watched(layers) as runs:
+    capture = ActivationCapture(tuple(layers), every_run=True)
+    with capture.attached(model):
         values = objective(model(x.detach().requires_grad_()), rows)  # a graph even through frozen layers
-    if sorted(name for name, _, _ in runs) != sorted(layers) or any(inputs.ndim != 2 for _, inputs, _ in runs):
+    runs = capture.runs
+    if sorted(run.layer for run in runs) != sorted(layers) or any(run.input.ndim != 2 for run in runs):
         return None
     sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    outputs = [output for _, _, output in runs]
+    outputs = [run.output for run in runs]
     for value in values.unbind(1):
         deltas = torch.autograd.grad(value.sum(), outputs, retain_graph=True)
         for (name, inputs, _), delta in zip(runs, deltas, strict=True):
@@ -87,22 +86,6 @@ def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective
             if f"{name}.bias" in sums:
                 sums[f"{name}.bias"] += size.sum(0)
     return sums
-
-
-@contextmanager
-def _watched(layers: Mapping[str, nn.Module]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """Collect (name, input, output) of each run of the layers."""
-    runs: list[tuple[str, Tensor, Tensor]] = []
-
-    def record(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, inputs, output: runs.append((name, inputs[0], output))
-
-    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-    try:
-        yield runs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _one_by_one(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> NamedTensors:

@@ -5,10 +5,9 @@ The trunk runs twice: without prompts, for the query, and with the prompts that 
 Shapes: B batch, N tokens of a picture, P of the prompts, L of a prefix, D width of a token, K outputs of the head.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +15,13 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.blocks import is_added
 from ..models.inference import evaluation_mode
-from ..training.plugin import replace_criterion
-from .freezing import FreezingPlugin, FrozenParts, all_parts_except
+from ..training.learner_view import LearnerView
+from ..training.plugin import Plugin, replace_criterion, strategy_name
+from .freezing import NOTHING, Freezer, FrozenParts, all_parts_except
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 _REASON = "each freezes what the other adds or lets learn, so only the head would be left"
 PROMPT_CONFLICTS = {"adapters": _REASON, "bitfit": _REASON, "lora": _REASON}  # CONFLICTS of strategies with prompts
-
-
-def check_settings(length: int, weight: float, from_experience: int) -> None:
-    """Refuse bad values of the settings that all strategies with prompts have.
-
-    Raises:
-        ValueError: Names the setting.
-    """
-    if length < 0:
-        raise ValueError(f"{length=}: must be >= 0 tokens")
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"{weight=}: must be >= 0 and finite")
-    if from_experience < 0:
-        raise ValueError(f"{from_experience=}: must be >= 0")
 
 
 class PromptedTrunk(nn.Module):
@@ -193,13 +179,30 @@ def restrict_to_classes(criterion: Criterion, labels: Sequence[int]) -> Criterio
     return masked
 
 
-class PromptPlugin(FreezingPlugin):
+class PromptSettings(Protocol):
+    """Settings that all strategies with prompts have."""
+
+    @property
+    def length(self) -> int:
+        """Return the tokens of a prompt; 0: there are no prompts, and nothing is done."""
+
+    @property
+    def from_experience(self) -> int:
+        """Return how many experiences are trained first with nothing frozen."""
+
+
+S = TypeVar("S", bound=PromptSettings)
+
+
+class PromptPlugin(Plugin[S]):
     """Base of the strategies with prompts: trains prompts and head on a frozen trunk, among the experience's classes."""
 
-    def __init__(self, name: str, from_experience: int, is_there: bool) -> None:
-        """Serve strategy `name`; `is_there`: whether there are prompts at all."""
-        super().__init__()
-        self.name, self.from_experience, self.is_there = name, from_experience, is_there
+    STATE = ("num_trained",)
+
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.num_trained = 0  # number of experiences
+        self._frozen = Freezer()
         self._undo: Callable[[], None] = lambda: None
 
     def penalty(self, trunk: Any) -> Tensor:
@@ -208,36 +211,32 @@ class PromptPlugin(FreezingPlugin):
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """Return the trunk without the prompts, after the first `from_experience` experiences."""
-        return (
-            all_parts_except(model, is_added)
-            if self.is_there and self.num_trained >= self.from_experience
-            else ([], [])
-        )
+        is_on = self.config.length and self.num_trained >= self.config.from_experience
+        return all_parts_except(model, is_added) if is_on else NOTHING
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Freeze, and mask other experiences' classes in the loss."""
-        if self.is_there and not isinstance(getattr(learner.model, "trunk", None), PromptedTrunk):
-            raise UserError(f"strategies.{self.name}: the network has no prompts; make it by the strategy's `adapt`.")
-        super().before_training_exp(learner, **kwargs)
-        self._mask(learner)
-
-    def on_resume(self, learner: Any) -> None:
-        """Freeze and mask again."""
-        super().on_resume(learner)
-        self._mask(learner)
-
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
-        """Add the penalty."""
-        if self.is_there:
-            learner.loss = learner.loss + self.penalty(learner.model.trunk)
-
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Unfreeze, and restore the criterion."""
-        super().after_training_exp(learner, **kwargs)
-        self._undo()
-        self._undo = lambda: None
-
-    def _mask(self, learner: Any) -> None:
-        if self.is_there:
+        if self.config.length and not isinstance(getattr(learner.model, "trunk", None), PromptedTrunk):
+            raise UserError(
+                f"strategies.{strategy_name(self)}: the network has no prompts; make it by the strategy's `adapt`."
+            )
+        self._frozen.freeze_only(*self.frozen_parts(learner.model))
+        if self.config.length:
             labels = sorted({int(label) for label in learner.adapted_dataset.targets})
             self._undo = replace_criterion(learner, restrict_to_classes(learner._criterion, labels))
+
+    def before_training_epoch(self, learner: LearnerView, **kwargs: Any) -> None:
+        """Freeze again: ``model.train()`` may have unfrozen BatchNorm's statistics."""
+        self._frozen.freeze_only(*self.frozen_parts(learner.model))
+
+    def before_backward(self, learner: LearnerView, **kwargs: Any) -> None:
+        """Add the penalty."""
+        if self.config.length:
+            learner.loss = learner.loss + self.penalty(learner.model.trunk)
+
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
+        """Unfreeze, restore the criterion, and count the experience."""
+        self._frozen.release()
+        self._undo()
+        self._undo = lambda: None
+        self.num_trained += 1

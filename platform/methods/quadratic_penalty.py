@@ -5,11 +5,12 @@
 If the head grew, only its old rows are penalised; new rows are free.
 """
 
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..training.learner_view import LearnerView
 from ..training.plugin import Plugin
 
 NamedTensors = dict[str, Tensor]
@@ -102,32 +103,34 @@ class QuadraticPenalty:
         self.anchors, self.importances = dict(state["anchors"]), dict(state["importances"])
 
 
-class PenaltyPlugin(Plugin):
+class PenaltySettings(Protocol):
+    """Settings with the penalty's weight."""
+
+    @property
+    def weight(self) -> float:
+        """Return the weight, >= 0."""
+
+
+P = TypeVar("P", bound=PenaltySettings)
+
+
+class PenaltyPlugin(Plugin[P]):
     """Adds weight * penalty to the loss; a subclass sets `penalty` when an experience ends."""
 
-    def __init__(self, weight: float) -> None:
-        self.weight, self.penalty = weight, QuadraticPenalty()
+    STATE: ClassVar[tuple[str, ...]] = ("penalty",)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return anchors and importances."""
-        return self.penalty.state_dict()
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.penalty = QuadraticPenalty()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore anchors and importances."""
-        self.penalty.load_state_dict(state)
-
-    def on_resume(self, learner: Any) -> None:
+    def on_start(self, learner: LearnerView) -> None:
         """Move anchors and importances to the device."""
         self.penalty.to(learner.device)
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Move anchors and importances to the device."""
-        self.penalty.to(learner.device)
-
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
-        if self.penalty and self.weight > 0:
-            learner.loss = learner.loss + self.weight * self.penalty.loss(learner.model)
+        if self.penalty and self.config.weight > 0:
+            learner.loss = learner.loss + self.config.weight * self.penalty.loss(learner.model)
 
 
 def moved_to(named: NamedTensors, device: torch.device) -> NamedTensors:

@@ -1,25 +1,33 @@
-"""A memory of old samples, the choice of those that stay in it, and the plugin that trains on them together with new samples.
+"""A memory of old samples, and the choice of those that stay in it.
 
-Shapes: B new samples, M remembered in a mini-batch, m in memory, n new in an experience, K outputs.
+Shapes: M remembered samples in a mini-batch, m in memory, n candidates, K outputs.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..data.streams import resident_samples
+from ..data.samples import input_transform, stored_samples
 from ..errors import UserError
 from ..seeding import generator
 from ..training import plugin_api
-from ..training.plugin import Plugin
+from ..training.learner_view import LearnerView
 
-Policy = Literal["reservoir", "class_balanced"]
-REDUNDANT_MEMORY = {  # CONFLICTS of strategies with a memory
-    "cumulative": "cumulative trains on all old data already: a memory would only count some of them twice",
-    "joint": "joint trains once on all data, so there is never a memory of old ones",
-}
+Columns = dict[str, Tensor]  # of n samples: x (n, ...), y (n,), t (n,), ...
+
+
+class MemorySettings(Protocol):
+    """Settings of a strategy with a memory."""
+
+    @property
+    def memory(self) -> int:
+        """Return how many samples are remembered, >= 0."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Return how many remembered samples join a mini-batch; None: the strategy decides."""
 
 
 def quotas(memory: int, num_classes: int) -> list[int]:
@@ -27,17 +35,14 @@ def quotas(memory: int, num_classes: int) -> list[int]:
     return [memory // num_classes + (rank < memory % num_classes) for rank in range(num_classes)]
 
 
-def select_kept(keys: Tensor, y: Tensor, memory: int, policy: Policy) -> Tensor:
-    """Return the positions (m,), rising, of the samples that stay in memory.
+def keep_reservoir(candidates: Columns, memory: int) -> Tensor:
+    """Return the positions (m,), rising, of the `memory` samples with the smallest keys."""
+    return candidates["key"].argsort()[:memory].sort().values
 
-    Args:
-        keys: random keys (n,).
-        y: labels (n,).
-        memory: size of the memory.
-        policy: "reservoir" keeps the smallest keys of all, "class_balanced" the smallest of each class.
-    """
-    if policy == "reservoir":
-        return keys.argsort()[:memory].sort().values
+
+def keep_balanced(candidates: Columns, memory: int) -> Tensor:
+    """Return the positions (m,), rising, of the samples of each class with the smallest keys: `memory` in all, by `quotas`."""
+    keys, y = candidates["key"], candidates["y"]
     labels = sorted(set(y.tolist()))
     chosen = []
     for label, quota in zip(labels, quotas(memory, len(labels)), strict=True):
@@ -62,26 +67,29 @@ def check_capacity(key: str, memory: int, num_classes: int, otherwise: str = "")
         raise UserError(f"{key}={memory}: must be at least {num_classes}, one for each class{otherwise}")
 
 
-class MemoryPlugin(Plugin):
-    """Appends remembered samples to each mini-batch; they are remembered as stored (uint8 where the stream's are).
+def compete(old: Columns, new: Columns, keep: Callable[[Columns], Tensor]) -> Columns:
+    """Join the samples in memory ({}: none) and new ones, and return those at the positions, rising, that `keep` returns."""
+    old = old or {name: column[:0] for name, column in new.items()}
+    candidates = {name: torch.cat([old[name].to(column.device), column]) for name, column in new.items()}
+    positions = keep(candidates)
+    return {name: column[positions] for name, column in candidates.items()}
 
-    The memory is updated when the training of an experience ends, and only from its training data. `columns` holds x (m, ...),
-    y (m,), task labels t (m,), key (m,), and what a subclass adds. For subclasses: `keep` chooses what stays, `draw` what is
-    replayed. The first `num_new` rows of a mini-batch are new.
+
+class ReplayMemory:
+    """Old samples as the stream stores them (uint8 where its arrays are); empty at first.
+
+    `columns` holds x (m, ...), y (m,), task labels t (m,), key (m,), and what a strategy adds. All random numbers depend on the
+    seed, the name, the experience and the iteration only.
+
+    Args:
+        seed: the plugin's seed.
+        name: of the strategy, part of the derivation of random numbers.
+        key: where the columns are in a plugin's state; "": each is there under its name.
     """
 
-    def __init__(self, memory: int, batch_size: int | None, seed: int, name: str) -> None:
-        """Create an empty memory.
-
-        Args:
-            memory: size of the memory.
-            batch_size: remembered samples in a mini-batch; None: as many as new ones.
-            seed: seed of the experiment, from which the random numbers are derived.
-            name: name of the strategy, part of the derivation.
-        """
-        self.memory, self.batch_size, self.seed, self.name = memory, batch_size, seed, name
-        self.columns: dict[str, Tensor] = {}
-        self.num_new = 0
+    def __init__(self, seed: int, name: str, key: str = "") -> None:
+        self.seed, self.name, self.key = seed, name, key
+        self.columns: Columns = {}
         self._x: Tensor | None = None  # the memory as network inputs, during an experience
 
     def __len__(self) -> int:
@@ -89,96 +97,57 @@ class MemoryPlugin(Plugin):
         return len(self.columns["y"]) if self.columns else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the memory and its keys."""
-        return dict(self.columns)
+        """Return the columns."""
+        columns = dict(self.columns)
+        return {self.key: columns} if self.key else columns
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a memory."""
-        self.columns, self._x = dict(state), None
+        """Restore the columns: the tensors in a plugin's state."""
+        columns = state[self.key] if self.key else state
+        self.columns, self._x = {name: each for name, each in columns.items() if isinstance(each, Tensor)}, None
 
-    def keep(self, learner: Any, candidates: dict[str, Tensor]) -> Tensor:
-        """Return the positions, rising, of the candidates that stay (`columns` of the old samples, then of the new ones)."""
-        return select_kept(candidates["key"], candidates["y"], self.memory, "class_balanced")
-
-    def source(self, learner: Any) -> Any:
-        """Return the dataset that is added to the memory when the training of an experience has ended."""
-        return learner.experience.dataset
-
-    def draw(self, learner: Any) -> Tensor:
-        """Return positions (M,) in memory of the samples for this mini-batch.
-
-        They depend only on (seed, experience, iteration).
-        """
-        return self.sample_positions(learner, self.batch_size or learner.train_mb_size)
-
-    def sample_positions(self, learner: Any, size: int) -> Tensor:
+    def sample(self, learner: LearnerView, size: int) -> Tensor:
         """Return random positions (min(size, m),), sampled without replacement."""
         where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
         order = torch.randperm(len(self), generator=generator(self.seed, f"{self.name} draw", *where))
         return order[:size].to(learner.device)
 
-    def inputs(self, learner: Any) -> Tensor:
+    def inputs(self, learner: LearnerView) -> Tensor:
         """Return the whole memory as network inputs (m, *shape) on the device; cached during an experience."""
         if self._x is None:
             self.columns = {name: tensor.to(learner.device) for name, tensor in self.columns.items()}
-            self._x = to_inputs(learner)(self.columns["x"])
+            self._x = input_transform(learner.experience.dataset)(self.columns["x"])
         return self._x
 
-    def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
-        """Return remembered samples as a separate mini-batch: x (M, *shape), augmented like new ones, y (M,), t (M,)."""
-        x = augment_replayed(learner, self.inputs(learner)[index])
-        return [x, self.columns["y"][index], self.columns["t"][index]]
+    def samples(self, learner: LearnerView, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the samples at positions (M,): network inputs x (M, *shape), y (M,), t (M,)."""
+        x = self.inputs(learner)[index]
+        return x, self.columns["y"][index], self.columns["t"][index]
 
-    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
-        """Append the sampled rows."""
-        self.num_new = len(learner.mbatch[1])
-        if len(self):
-            x, index = self.inputs(learner), self.draw(learner)
-            remembered = (x, self.columns["y"], self.columns["t"])
-            # a mini-batch without task labels has two items
-            learner.mbatch = [
-                torch.cat([new, old[index]]) for new, old in zip(learner.mbatch, remembered, strict=False)
-            ]
+    def minibatch(self, learner: LearnerView, index: Tensor) -> list[Tensor]:
+        """Return the samples at positions (M,) as a separate mini-batch [x, y, t], augmented like new ones."""
+        x, y, t = self.samples(learner, index)
+        return [augment_replayed(learner, x), y, t]
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Add the experience's samples to the memory."""
-        self._x = None
-        if self.memory == 0:
-            return
+    def append(self, learner: LearnerView, index: Tensor) -> None:
+        """Append the samples at positions (M,) to the learner's mini-batch, before it is augmented."""
+        # a mini-batch without task labels has two items
+        pairs = zip(learner.mbatch, self.samples(learner, index), strict=False)
+        learner.mbatch = [torch.cat(pair) for pair in pairs]
+
+    def new_samples(self, learner: LearnerView, dataset: Any) -> Columns:
+        """Return x, y and t of a dataset's samples, and a random key for each, in [0, 1)."""
         rng = generator(self.seed, f"{self.name} keys", learner.experience.current_experience)
-        new = {name: tensor.to(learner.device) for name, tensor in stored_samples(self.source(learner)).items()}
-        new["key"] = torch.rand(len(new["y"]), generator=rng, dtype=torch.float64).to(learner.device)
-        self.remember(learner, new)
+        stored = stored_samples(dataset)
+        new = {name: getattr(stored, name).to(learner.device) for name in ("x", "y", "t")}
+        return new | {"key": torch.rand(len(new["y"]), generator=rng, dtype=torch.float64).to(learner.device)}
 
-    def remember(self, learner: Any, new: dict[str, Tensor]) -> None:
-        """Join the old samples and the `new` ones (columns as the memory's), and keep those that `keep` chooses."""
-        old = {name: self.columns[name].to(learner.device) if self.columns else new[name][:0] for name in new}
-        candidates = {name: torch.cat([old[name], new[name]]) for name in new}
-        keep = self.keep(learner, candidates)
-        self.columns = {name: column[keep] for name, column in candidates.items()}
-        self._x = None
+    def update(self, new: Columns, keep: Callable[[Columns], Tensor]) -> None:
+        """Let new samples compete with those in memory, as `compete`."""
+        self.columns, self._x = compete(self.columns, new, keep), None
 
 
-def stored_samples(dataset: Any) -> dict[str, Tensor]:
-    """Return all samples of a training dataset, without augmentation: x, y and task labels t.
-
-    They are as stored for our datasets, and as network inputs for others.
-    """
-    resident = resident_samples(dataset)
-    if resident is not None:
-        return {"x": resident.x, "y": resident.y, "t": resident.t}
-    x, y = plugin_api.dataset_samples(dataset.eval())
-    labels = getattr(dataset, "targets_task_labels", None)
-    return {"x": x, "y": y, "t": torch.zeros_like(y) if labels is None else torch.tensor(list(labels))}
-
-
-def to_inputs(learner: Any) -> Callable[[Tensor], Tensor]:
-    """Return the function that turns samples from `stored_samples` (m, ...) into network inputs (m, *shape)."""
-    resident = resident_samples(learner.experience.dataset)
-    return (lambda x: x) if resident is None else resident.stream.normalise
-
-
-def augment_replayed(learner: Any, x: Tensor) -> Tensor:
+def augment_replayed(learner: LearnerView, x: Tensor) -> Tensor:
     """Return remembered samples (M, *shape) that are not in the mini-batch, augmented like the mini-batch.
 
     They get random parameters that no sample of the mini-batch has.
@@ -189,10 +158,11 @@ def augment_replayed(learner: Any, x: Tensor) -> Tensor:
     clock = learner.clock
     # a position that no mini-batch of new samples has
     position = (learner.experience.current_experience, clock.train_exp_epochs, -1 - clock.train_epoch_iterations)
-    return augment(x, position)  # type: ignore[no-any-return]
+    augmented: Tensor = augment(x, position)
+    return augmented
 
 
-def separate_logits(learner: Any, minibatch: list[Tensor]) -> Tensor:
+def separate_logits(learner: LearnerView, minibatch: list[Tensor]) -> Tensor:
     """Return logits (M, K) of another mini-batch [x, y, t] in a separate forward pass.
 
     Where the task is given, they are masked to each sample's task. Call it before the mini-batch's main pass (until

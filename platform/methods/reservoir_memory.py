@@ -3,14 +3,17 @@
 Shapes: B new samples, M remembered ones in a mini-batch, m in memory.
 """
 
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..seeding import generator
-from ..training.plugin import Plugin
-from .replay_memory import augment_replayed
+from ..training.learner_view import LearnerView
+from ..training.plugin import Plugin, strategy_name
+from .replay_memory import Columns, MemorySettings, augment_replayed
+
+M = TypeVar("M", bound=MemorySettings)
 
 
 def reservoir_slots(num_seen: int, num_new: int, memory: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -35,7 +38,7 @@ def reservoir_slots(num_seen: int, num_new: int, memory: int, draw: torch.Genera
     return torch.tensor(list(last.values()), dtype=torch.int64), torch.tensor(list(last), dtype=torch.int64)
 
 
-class ReservoirPlugin(Plugin):
+class ReservoirPlugin(Plugin[M]):
     """Remembers samples of each mini-batch after its step; a sample counts again in each epoch.
 
     Samples are remembered as network inputs before augmentation (in a plain Avalanche script: as its dataset returns them).
@@ -43,75 +46,69 @@ class ReservoirPlugin(Plugin):
     `len(self)` rows are samples. A subclass replays them in separate mini-batches.
     """
 
-    def __init__(self, memory: int, batch_size: int | None, seed: int, name: str) -> None:
-        """Create an empty memory.
+    STATE: ClassVar[tuple[str, ...]] = ()  # the memory is stored as well
 
-        Args:
-            memory: size of the memory.
-            batch_size: remembered samples in a mini-batch; None: as many as new ones.
-            seed: seed of the experiment, from which the random numbers are derived.
-            name: name of the strategy, part of the derivation.
-        """
-        self.memory, self.batch_size, self.seed, self.name = memory, batch_size, seed, name
-        self.columns: dict[str, Tensor] = {}
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.columns: Columns = {}
         self.num_seen = 0
         self._new: list[Tensor] = []  # the mini-batch before it is augmented
 
     def __len__(self) -> int:
         """Return the number of samples in memory."""
-        return min(self.num_seen, self.memory)
+        return min(self.num_seen, self.config.memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples in memory, and how many were seen."""
-        return {"num_met": self.num_seen} | {name: column[: len(self)] for name, column in self.columns.items()}
+        """Return the samples in memory, how many were seen, and what `STATE` names."""
+        samples = {name: column[: len(self)] for name, column in self.columns.items()}
+        return {"num_met": self.num_seen} | samples | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a memory as a copy, because it is filled in place."""
+        super().load_state_dict(state)
         self.num_seen = state["num_met"]
         self.columns = {name: column.clone() for name, column in state.items() if isinstance(column, Tensor)}
 
-    def draw(self, learner: Any, what: str = "draw") -> Tensor:
+    def draw(self, learner: LearnerView, what: str = "draw") -> Tensor:
         """Return positions (M,) in memory, sampled without replacement.
 
         They depend only on (seed, `what`, experience, iteration).
         """
         order = torch.randperm(len(self), generator=self._generator(learner, what))
-        return order[: self.batch_size or learner.train_mb_size].to(learner.device)
+        return order[: self.config.batch_size or learner.train_mb_size].to(learner.device)
 
-    def minibatch(self, learner: Any, index: Tensor) -> list[Tensor]:
+    def minibatch(self, learner: LearnerView, index: Tensor) -> list[Tensor]:
         """Return remembered samples as a separate mini-batch: x (M, *shape), augmented like new ones, y (M,), t (M,)."""
         self.columns = {name: column.to(learner.device) for name, column in self.columns.items()}
-        return [
-            augment_replayed(learner, self.columns["x"][index]),
-            self.columns["y"][index],
-            self.columns["t"][index],
-        ]
+        x, y, t = (self.columns[name][index] for name in ("x", "y", "t"))
+        return [augment_replayed(learner, x), y, t]
 
-    def remembered(self, learner: Any) -> dict[str, Tensor]:
+    def remembered(self, learner: LearnerView) -> Columns:
         """Return the columns of the mini-batch's new samples (B, ...)."""
         x, y, *rest = self._new
         return {"x": x, "y": y, "t": rest[0] if rest else torch.zeros_like(y)}
 
-    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Keep the mini-batch as it is before augmentation."""
         self._new = list(learner.mbatch)
 
-    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Update the memory with the mini-batch's samples."""
-        if self.memory == 0:
+        memory = self.config.memory
+        if memory == 0:
             return
         new = self.remembered(learner)
         num_new = len(new["y"])
-        rows, chosen = reservoir_slots(self.num_seen, num_new, self.memory, self._generator(learner, "places"))
+        rows, chosen = reservoir_slots(self.num_seen, num_new, memory, self._generator(learner, "places"))
         self.num_seen += num_new
         rows, chosen = rows.to(learner.device), chosen.to(learner.device)
         for name, column in new.items():
             stored = self.columns.get(name, column[:0]).to(learner.device)
-            if len(stored) < self.memory:
-                stored = torch.cat([stored, stored.new_zeros(self.memory - len(stored), *stored.shape[1:])])
+            if len(stored) < memory:
+                stored = torch.cat([stored, stored.new_zeros(memory - len(stored), *stored.shape[1:])])
             stored[chosen] = column[rows]
             self.columns[name] = stored
 
-    def _generator(self, learner: Any, what: str) -> torch.Generator:
+    def _generator(self, learner: LearnerView, what: str) -> torch.Generator:
         where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
-        return generator(self.seed, f"{self.name} {what}", *where)
+        return generator(self.seed, f"{strategy_name(self)} {what}", *where)

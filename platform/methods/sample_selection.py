@@ -11,6 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..data.samples import input_transform
+from ..models.activation_capture import layer_outputs
+from ..models.features import FEATURES
+from ..models.inference import evaluation_mode
+from ..training import plugin_api
+from ..training.learner_view import LearnerView
+from .replay_memory import Columns
+
 Batch = tuple[Tensor, Tensor, Tensor]  # x, y, t
 _NUM_COMPARED = 10  # number of samples in memory that a new one is compared with
 _FIRST_SCORE = 0.1  # score of the very first sample, as in the authors' code
@@ -63,6 +71,31 @@ def _weighted_index(weights: list[float], u: float) -> int:
     """A position, drawn in proportion to the weights by a number u in [0, 1)."""
     sums = list(accumulate(weights))
     return min(bisect_right(sums, u * sums[-1]), len(weights) - 1)
+
+
+def head_gradients(learner: LearnerView, candidates: Columns) -> tuple[Tensor, Tensor]:
+    """Return residuals (n, C) and features (n, D), as `gss_greedy` takes them, of stored samples by the current network."""
+    batches = zip(*(candidates[name].split(learner.eval_mb_size) for name in ("x", "y", "t")), strict=True)
+    residuals, features, inputs = [], [], input_transform(learner.experience.dataset)
+    with evaluation_mode(learner.model):
+        for x, y, t in batches:
+            logits, outputs = layer_outputs(learner.model, inputs(x))
+            probabilities = plugin_api.mask_other_tasks(learner, logits, t).softmax(1)
+            residuals.append(probabilities - nn.functional.one_hot(y, logits.shape[1]))
+            features.append(outputs[FEATURES])
+    return torch.cat(residuals), torch.cat(features)
+
+
+def most_harmed(learner: LearnerView, candidates: Batch, size: int) -> Tensor:
+    """Return the positions (min(size, n),) of the candidates with the largest `interference` of the learner's mini-batch."""
+
+    def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(plugin_api.mask_other_tasks(learner, logits, t), y, reduction="none")
+
+    x, y, *rest = learner.mbatch
+    new = (x, y, rest[0] if rest else torch.zeros_like(y))
+    increases = interference(learner.model, losses, new, candidates, learner.optimizer.param_groups[0]["lr"])
+    return increases.argsort(descending=True, stable=True)[:size]
 
 
 def interference(

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..training.plugin import Plugin
+from ..training.learner_view import LearnerView
+from ..training.plugin import C, Plugin
 
 
 class SeenClasses:
@@ -19,29 +20,32 @@ class SeenClasses:
         """Return all seen classes, in the order of their experiences."""
         return [label for group in self.groups for label in group]
 
-    def new_classes(self, learner: Any) -> list[int]:
+    def new_classes(self, learner: LearnerView) -> list[int]:
         """Return this experience's classes that no experience before had."""
         return sorted(set(learner.experience.classes_in_this_experience) - set(self.all))
 
-    def absent_classes(self, learner: Any) -> list[int]:
+    def absent_classes(self, learner: LearnerView) -> list[int]:
         """Return the seen classes that this experience lacks, and which can only be forgotten."""
         return sorted(set(self.all) - set(learner.experience.classes_in_this_experience))
 
-    def add(self, learner: Any) -> None:
+    def add(self, learner: LearnerView) -> None:
         """Add this experience's classes, after its training."""
         self.groups = [*self.groups, self.new_classes(learner)]
 
-
-class SeenClassesPlugin(Plugin):
-    """Base of plugins with no state but the seen classes, `seen`."""
-
-    def __init__(self) -> None:
-        self.seen = SeenClasses()
-
     def state_dict(self) -> dict[str, Any]:
-        """Return the seen classes."""
-        return {"met": self.seen.groups}
+        """Return the groups."""
+        return {"met": self.groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the seen classes."""
-        self.seen.groups = state["met"]
+        """Restore the groups."""
+        self.groups = state["met"]
+
+
+class SeenClassesPlugin(Plugin[C]):
+    """Base of plugins with no state but the seen classes, `seen`."""
+
+    STATE = ("seen",)
+
+    def init_state(self) -> None:
+        """Set the initial state."""
+        self.seen = SeenClasses()

@@ -1,9 +1,10 @@
 """The teacher: a frozen copy of the network as it was before the experience, and its outputs for the experience's samples.
 
-Shapes: B batch, K outputs of the teacher, n samples of the experience.
+Shapes: B batch, K outputs of the teacher.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..models.activation_capture import layer_outputs
-from ..training import plugin_api
+from ..training.per_sample_cache import MAX_BYTES, PerSampleCache, compute_padded
 
 LOGITS = "logits"
-_CACHED_BYTES = 512 * 2**20  # largest cache for the samples of an experience
 
 
 class Teacher:
@@ -34,7 +34,7 @@ class Teacher:
         self.layers, self.reduce = tuple(layers), reduce
         self.model: nn.Module | None = None
         self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` rebuilds it
-        self._cached: dict[str, Tensor] | None = None  # outputs for learner.adapted_dataset, each (n, ...)
+        self._cache = PerSampleCache(last_batch="pad")
 
     def __bool__(self) -> bool:
         """Return whether there is a teacher."""
@@ -43,11 +43,13 @@ class Teacher:
     def take(self, model: nn.Module) -> None:
         """Make a copy of the network the teacher."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._saved, self._cached = None, None
+        self._saved = None
+        self._cache.clear()
 
     def drop(self) -> None:
         """Delete the teacher and its cache."""
-        self.model, self._saved, self._cached = None, None, None
+        self.model, self._saved = None, None
+        self._cache.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the teacher's tensors; {} without a teacher."""
@@ -56,7 +58,8 @@ class Teacher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the tensors; `on_resume` rebuilds the teacher."""
-        self.model, self._saved, self._cached = None, state.get("teacher"), None
+        self.model, self._saved = None, state.get("teacher")
+        self._cache.clear()
 
     def on_resume(self, learner: Any) -> None:
         """Rebuild the teacher from its tensors: the model's structure, with the saved (smaller) head."""
@@ -79,20 +82,12 @@ class Teacher:
         If the learner provides `mb_index` and does not augment, each sample is computed once per experience. Rows that are
         appended (from a memory) are computed each time.
         """
-        index = learner.mb_index if plugin_api.is_cacheable(learner) else None
-        size = getattr(learner, "train_mb_size", 0)
-        if index is None or not self._is_small(learner):  # another loader, augmented samples, large maps
-            return self._filled(learner.mb_x, size)
-        if self._cached is None:
-            batches = plugin_api.dataset_batches(learner.adapted_dataset, size)
-            parts = [self._filled(x.to(learner.device), size) for x, _ in batches]
-            self._cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        from_cache = {name: cached.index_select(0, index) for name, cached in self._cached.items()}
-        appended = learner.mb_x[len(index) :]
-        if not len(appended):
-            return from_cache
-        computed = self.outputs_for(appended)
-        return {name: torch.cat([rows, computed[name]]) for name, rows in from_cache.items()}
+        max_bytes = MAX_BYTES if self.layers else math.inf  # logits are few
+        cached = self._cache.lookup(learner, self.outputs_for, max_bytes)
+        if cached is not None:
+            return cached
+        # of the cache's size: a smaller mini-batch may give other bits
+        return compute_padded(self.outputs_for, learner.mb_x, getattr(learner, "train_mb_size", 0))
 
     @torch.no_grad()
     def outputs_for(self, x: Tensor) -> dict[str, Tensor]:
@@ -102,18 +97,3 @@ class Teacher:
         return {LOGITS: logits.float()} | {
             name: self.reduce(name, output.float()) for name, output in layer_results.items()
         }
-
-    def _filled(self, x: Tensor, size: int) -> dict[str, Tensor]:
-        """The same, in a batch of at least `size` samples: smaller ones may give other bits than the cache."""
-        missing = size - len(x)
-        if missing <= 0:
-            return self.outputs_for(x)
-        outputs = self.outputs_for(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
-        return {name: output[: len(x)] for name, output in outputs.items()}
-
-    def _is_small(self, learner: Any) -> bool:
-        """Whether the outputs for the whole experience fit into the cache; measured once, with one sample."""
-        if self._cached is not None or not self.layers:
-            return True
-        size = sum(output.numel() for output in self.outputs_for(learner.mb_x[:1]).values())
-        return size * 4 * len(learner.adapted_dataset) <= _CACHED_BYTES

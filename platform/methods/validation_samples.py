@@ -9,25 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.samples import stored_samples, validation_dataset
 from ..errors import UserError
 from ..models.inference import logits_of
 from ..training import plugin_api
-from .replay_memory import MemoryPlugin
+from ..training.learner_view import LearnerView
 
 ValidationSamples = tuple[Tensor, Tensor, Tensor]  # inputs (n, *shape), labels (n,), task labels (n,)
 
 
-def gather_validation_samples(learner: Any, experiences: Iterable[Any]) -> ValidationSamples | None:
-    """Return the validation samples of these experiences, concatenated on the device; None if there are none."""
-    datasets = [dataset for dataset in map(plugin_api.validation_dataset, experiences) if dataset is not None]
+def gather_validation_samples(learner: LearnerView, experiences: Iterable[Any], key: str) -> ValidationSamples:
+    """Return the validation samples of these experiences, concatenated on the device.
+
+    Raises:
+        UserError: There are none; `key` is the path of the setting that needs them.
+    """
+    datasets = [dataset for dataset in map(validation_dataset, experiences) if dataset is not None]
     if not datasets:
-        return None
-    x, y = (torch.cat(part).to(learner.device) for part in zip(*map(plugin_api.dataset_samples, datasets), strict=True))
-    tasks = [task for dataset in datasets for task in getattr(dataset, "targets_task_labels", [0] * len(dataset))]
-    return x, y, torch.tensor(tasks, device=learner.device)
+        raise _no_validation_data(key)
+    columns = zip(*((each.inputs(), each.y, each.t) for each in map(stored_samples, datasets)), strict=True)
+    x, y, t = (torch.cat(parts).to(learner.device) for parts in columns)
+    return x, y, t
 
 
-def masked_logits(learner: Any, samples: ValidationSamples) -> Tensor:
+def masked_logits(learner: LearnerView, samples: ValidationSamples) -> Tensor:
     """Return logits (n, C) in evaluation mode; where the task is given, -inf outside of each sample's task."""
     x, _, tasks = samples
     logits = logits_of(learner.model, iter(torch.split(x, learner.eval_mb_size)))
@@ -40,22 +45,17 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
     return (logits.argmax(1) == y).sum().item() / len(y)
 
 
-class HeldOutMemory(MemoryPlugin):
-    """A balanced memory of validation samples, which are never trained on and represent all classes so far."""
+def required_validation_dataset(learner: LearnerView, strategy: str) -> Any:
+    """Return the experience's validation dataset.
 
-    def __init__(self, memory: int, seed: int, strategy: str) -> None:
-        super().__init__(memory, None, seed, f"{strategy} held out")
-        self.strategy = strategy
+    Raises:
+        UserError: There is none; `strategy` is the name of the strategy that needs it.
+    """
+    dataset = validation_dataset(learner.experience)
+    if dataset is None:
+        raise _no_validation_data(f"strategies.{strategy}")
+    return dataset
 
-    def source(self, learner: Any) -> Any:
-        """Return the experience's validation split.
 
-        Raises:
-            UserError: There is none.
-        """
-        dataset = plugin_api.validation_dataset(learner.experience)
-        if dataset is None:
-            raise UserError(
-                f"strategies.{self.strategy}: needs validation data, and has none: set the benchmark's `validation` above 0"
-            )
-        return dataset
+def _no_validation_data(key: str) -> UserError:
+    return UserError(f"{key}: needs validation data, and has none: set the benchmark's `validation` above 0")

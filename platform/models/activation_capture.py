@@ -1,63 +1,101 @@
-"""Capture layer outputs and the head's input during training, with the autograd graph, so that a loss can use them.
+"""Capture what layers compute while the network runs, with the autograd graph, so that a loss can use it.
 
 Shapes: B mini-batch, D features, K outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .features import FEATURES, find_head
 
 
-class ActivationCapture:
-    """Keeps the outputs of the named layers in the last forward pass; `FEATURES` stands for the head's input.
+class LayerRun(NamedTuple):
+    """One run of a layer: its name, its first input and its (first) output."""
 
-    Attach it when the training of an experience begins (and in `on_resume`), and detach it when the training ends. If a layer
-    runs several times in a pass, its last output counts.
+    layer: str
+    input: Tensor
+    output: Tensor
+
+
+class ActivationCapture:
+    """Keeps what the named layers compute in forward passes; `FEATURES` stands for the head's input.
+
+    `outputs` holds the output of each layer's last run, by name. With `every_run`, `runs` holds all runs in order instead.
+
+    Either attach it when the training of an experience begins (and in `on_resume`), and detach it when the training ends; or use
+    ``with capture.attached(model):`` for some passes.
+
+    Args:
+        layers: names of modules, or `FEATURES`.
+        every_run: keep all runs, with inputs.
+        transform: what is kept of an output, computed at once: a later layer may change the output in place.
     """
 
-    def __init__(self, layers: Sequence[str] = (FEATURES,)) -> None:
+    def __init__(
+        self,
+        layers: Sequence[str] = (FEATURES,),
+        *,
+        every_run: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.layers = tuple(layers)
+        self.every_run, self.transform = every_run, transform
         self.outputs: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
+        self.runs: list[LayerRun] = []
+        self._handles: list[RemovableHandle] = []
 
     def attach(self, model: nn.Module) -> None:
         """Register hooks on the layers of this network, replacing those of an earlier network."""
         self.detach()
         modules = dict(model.named_modules())
         for layer in self.layers:
-            if layer == FEATURES:
-                handle: Any = find_head(model).register_forward_pre_hook(self._store_head_input)
+            store = partial(self._store, layer)
+            if layer == FEATURES:  # before it runs: the head may change its input in place
+                handle = find_head(model).register_forward_pre_hook(store)
             else:
-                handle = modules[layer].register_forward_hook(partial(self._store_output, layer))
+                handle = modules[layer].register_forward_hook(store)
             self._handles.append(handle)
 
     def detach(self) -> None:
-        """Remove the hooks and drop the captured outputs."""
+        """Remove the hooks and drop what was captured."""
+        self._remove_hooks()
+        self.outputs, self.runs = {}, []
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Capture this network's layers in the ``with`` block; what was captured is kept after it."""
+        self.attach(model)
+        try:
+            yield
+        finally:
+            self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self.outputs = [], {}
+        self._handles = []
 
-    def _store_output(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.outputs[layer] = output[0] if isinstance(output, tuple) else output
-
-    def _store_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.outputs[FEATURES] = inputs[0]
+    def _store(self, layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Any = None) -> None:
+        output = inputs[0] if layer == FEATURES else output[0] if isinstance(output, tuple) else output
+        output = output if self.transform is None else self.transform(output)
+        if self.every_run:
+            self.runs.append(LayerRun(layer, inputs[0], output))
+        else:
+            self.outputs[layer] = output
 
 
 def layer_outputs(model: nn.Module, x: Tensor, layers: Sequence[str] = (FEATURES,)) -> tuple[Tensor, dict[str, Tensor]]:
     """Return logits (B, K) and layer outputs for `x` (B, *shape), from a separate forward pass in the model's mode."""
     capture = ActivationCapture(layers)
-    capture.attach(model)
-    try:
-        logits, outputs = model(x), capture.outputs
-    finally:
-        capture.detach()
-    return logits, outputs
+    with capture.attached(model):
+        logits = model(x)
+    return logits, capture.outputs
 
 
 @torch.no_grad()

@@ -21,6 +21,15 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return {name: layer for name, layer in layers.items() if layer.running_mean is not None}
 
 
+def check_running_statistics(key: str, model: nn.Module) -> None:
+    """Refuse a network without BatchNorm layers that keep running statistics; `key` is the strategy's path in the YAML."""
+    if not batch_norms(model):
+        raise UserError(
+            f"{key}: the network has no BatchNorm layer with running statistics; leave it out, or choose such a network "
+            f"(e.g. model.small_cnn.norm: batch)."
+        )
+
+
 def num_groups(layer: _BatchNorm, max_groups: int = 32) -> int:
     """Return the number of groups for a layer's C channels: `max_groups`, or fewer.
 

@@ -4,6 +4,7 @@ Shapes: B batch, D features, C classes.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,42 @@ from ..errors import UserError
 from .heads import Head
 
 
-class CosineHead(nn.Module):
-    """Maps features (B, D) to scale * cosines (B, C). C grows as in `heads.Head`: old rows stay bit-identical."""
+class GrowingHead(nn.Module):
+    """Base of heads with a tensor for each class, in the rows of the parameter `ROWS`; they grow as `heads.Head` does."""
 
+    ROWS: ClassVar[str]
+
+    def new_rows(self, added: int, generator: torch.Generator) -> Tensor:
+        """Return rows for `added` new classes."""
+        raise NotImplementedError
+
+    @property
+    def rows(self) -> Tensor:
+        """Return the rows of all classes."""
+        rows: Tensor = getattr(self, self.ROWS)
+        return rows
+
+    @property
+    def num_classes(self) -> int:
+        """Return C, the number of rows."""
+        return self.rows.shape[0]
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        """Add rows up to `num_classes`; old rows keep their bits; a smaller `num_classes` changes nothing."""
+        added = num_classes - self.num_classes
+        if added > 0:
+            new = self.new_rows(added, generator).to(self.rows.device, self.rows.dtype)
+            setattr(self, self.ROWS, nn.Parameter(torch.cat([self.rows.detach(), new])))
+
+    def shrink(self, num_classes: int) -> None:
+        """Keep the first `num_classes` rows, to fit a head that is to be loaded."""
+        setattr(self, self.ROWS, nn.Parameter(self.rows.detach()[:num_classes].clone()))
+
+
+class CosineHead(GrowingHead):
+    """Maps features (B, D) to scale * cosines (B, C)."""
+
+    ROWS = "weight"
     scale: Tensor
 
     def __init__(self, weight: Tensor, scale: float, learned: bool = True) -> None:
@@ -27,24 +61,10 @@ class CosineHead(nn.Module):
         else:
             self.register_buffer("scale", value)
 
-    @property
-    def num_classes(self) -> int:
-        """Return C, the number of rows."""
-        return self.weight.shape[0]
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Add rows up to `num_classes`, uniform in +-1/sqrt(D) as in LUCIR; a smaller `num_classes` changes nothing."""
-        added = num_classes - self.num_classes
-        if added <= 0:
-            return
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        rows = (torch.rand(added, self.weight.shape[1], generator=generator) * 2 - 1) * bound
-        rows = rows.to(self.weight.device, self.weight.dtype)
-        self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows]))
-
-    def shrink(self, num_classes: int) -> None:
-        """Keep the first `num_classes` rows, to fit a head that is to be loaded."""
-        self.weight = nn.Parameter(self.weight.detach()[:num_classes].clone())
+    def new_rows(self, added: int, generator: torch.Generator) -> Tensor:
+        """Return rows (added, D), uniform in +-1/sqrt(D) as in LUCIR."""
+        num_features = self.weight.shape[1]
+        return (torch.rand(added, num_features, generator=generator) * 2 - 1) * (1 / math.sqrt(num_features))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, C) for features (B, D)."""

@@ -37,7 +37,7 @@ def estimate(trials: Sequence[PlannedTrial]) -> Estimate:
     for trial in trials:
         key = repr((trial.config.benchmark, trial.config.model, trial.config.training))
         if key not in known:
-            builder = build_trial(trial.config, planning=True)
+            builder = build_trial(trial.resolved, planning=True)
             with torch_settings(trial.config.resources):  # as many threads as a trial has
                 known[key] = _trial_cost(builder)
         seconds, size = known[key]

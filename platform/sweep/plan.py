@@ -16,7 +16,7 @@ from ..config.yaml_overrides import merge, nest_key, resolve_interpolations
 from ..data.streams import Stream
 from ..errors import UserError, comma_separated, nearest
 from ..trial.builder import build_trial
-from ..trial.resolve import check_plugins
+from ..trial.resolve import ResolvedExperiment, resolve_experiment
 
 _KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
 # Sections and keys that a stream, a variant or the search space cannot override.
@@ -28,12 +28,17 @@ class PlannedTrial:
     """A trial to run.
 
     Attributes:
-        config: its complete config.
+        resolved: its complete config, resolved.
         identity: the content of trial.json: id, variant, stream, seed, overrides.
     """
 
-    config: Experiment
+    resolved: ResolvedExperiment
     identity: dict[str, Any]
+
+    @property
+    def config(self) -> Experiment:
+        """Return its complete config."""
+        return self.resolved.experiment
 
 
 def plan(experiment: Experiment) -> list[PlannedTrial]:
@@ -54,12 +59,11 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
                 overrides = merge(overrides, nest_key(key, value))
             name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
             with _naming_trial(stream, name):
-                config = check_plugins(from_dict(resolve_interpolations(merge(base, overrides))))
+                resolved = resolve_experiment(from_dict(resolve_interpolations(merge(base, overrides))))
             for seed in sweep.seeds:
-                identity = {"id": _id(len(trials), stream, name, seed), "variant": name, "stream": stream}
-                trials.append(
-                    PlannedTrial(replace(config, seed=seed), {**identity, "seed": seed, "overrides": overrides})
-                )
+                trial_id = _id(len(trials), stream, name, seed)
+                identity = {"id": trial_id, "variant": name, "stream": stream, "seed": seed, "overrides": overrides}
+                trials.append(PlannedTrial(resolved.with_seed(seed), identity))
     return trials
 
 
@@ -81,7 +85,7 @@ def check_trials(trials: Sequence[PlannedTrial]) -> None:
         source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
         with _naming_trial(trial.identity["stream"], trial.identity["variant"]):
             builder = build_trial(
-                trial.config, planning=True, stream=built[1] if built and built[0] == source else None
+                trial.resolved, planning=True, stream=built[1] if built and built[0] == source else None
             )
         built = source, builder.stream
 

@@ -37,7 +37,7 @@ class RayCluster:
         if not ray.is_initialized():
             address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
             if not address:
-                device_of(self.config)  # without a cluster, a missing GPU is reported before Ray starts
+                device_of(self.config.resources)  # without a cluster, a missing GPU is reported before Ray starts
             _connect(address)
             self._ours = True
         with ExitStack() as undo:

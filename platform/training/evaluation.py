@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..data.resident_loader import fits_as_float32
+from ..data.samples import gather_parts
 from ..data.streams import Stream
 from ..errors import UserError
 from .plugin import Plugin
@@ -36,20 +36,16 @@ class TestSet:
     def __init__(self, stream: Stream, device: torch.device) -> None:
         parts = [experience.test for experience in stream.experiences]
         self.stream = stream
-        x = torch.cat([part.arrays.x[part.indices] for part in parts]).to(device)
-        self._converted = fits_as_float32(stream, len(x))
-        self.x = stream.normalise(x) if self._converted else x
-        self.y = torch.cat([part.y for part in parts]).to(device)
+        samples = gather_parts(stream, list(enumerate(parts)), device)
+        self.inputs, self.y, self.experience = samples.inputs, samples.y, samples.experience
         self.sizes = [len(part) for part in parts]
-        self.experience = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.sizes)).to(device)
         self.class_mask = stream.class_mask.to(device)
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield inputs (B, *shape) in the network's format, in order."""
-        version = self.x._version
-        for x in torch.split(self.x, batch_size):
-            yield x if self._converted else self.stream.normalise(x)
-        if self.x._version != version:  # x is a view: the next evaluation would see changed pictures
+        version = self.inputs.x._version
+        yield from self.inputs.batches(batch_size)
+        if self.inputs.x._version != version:  # batches are views: the next evaluation would see changed pictures
             raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
 
     def row(self, logits: torch.Tensor) -> AccuracyRow:

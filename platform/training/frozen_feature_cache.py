@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..models.features import FEATURES
 from ..models.heads import Classifier
 from . import plugin_api
+from .per_sample_cache import PerSampleCache
 
-_MAX_BYTES = 512 * 2**20  # of the cached features of an experience
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FrozenFeatureCache:
     """The head's input for each mini-batch, looked up in features (n, D) that are computed once.
 
-    `of` returns None wherever the features could differ from those of a pass through the network: the input changes
+    `lookup` returns None wherever the features could differ from those of a pass through the network: the input changes
     (augmentation, a plugin that mixes samples), a module learns or uses random numbers (a free parameter, BatchNorm's statistics,
     dropout), a hook watches the layers, or the forward pass is not `Classifier`'s. This is checked again each epoch.
 
@@ -33,7 +34,7 @@ class FrozenFeatureCache:
     def __init__(self) -> None:
         self._decided: tuple[int, int] | None = None  # (experience, epoch) of the values below
         self._usable = False
-        self._cached: Tensor | None = None  # for learner.adapted_dataset, (n, D)
+        self._cache = PerSampleCache(last_batch="overlap")
         # (id, version) of the tensors that the cached features were computed with
         self._versions: list[tuple[int, int]] = []
 
@@ -47,11 +48,8 @@ class FrozenFeatureCache:
         index, size = learner.mb_index, min(learner.train_mb_size, len(learner.adapted_dataset))
         if index is None or len(index) != size or not _is_untouched(learner, size):
             return None
-        if self._cached is None:
-            self._cached = _all_features(learner, size)
-        known = self._cached.index_select(0, index)
-        appended = learner.mb_x[len(index) :]
-        return torch.cat([known, _features(learner.model, appended)]) if len(appended) else known
+        cached = self._cache.lookup(learner, lambda x: {FEATURES: _features(learner.model, x)})
+        return None if cached is None else cached[FEATURES]
 
     def _decide(self, learner: Any, now: tuple[int, int]) -> None:
         """Decide whether cached features are used in this epoch.
@@ -66,21 +64,14 @@ class FrozenFeatureCache:
             or not plugin_api.is_cacheable(learner)
             or not is_fixed(model)
         ):
-            self._cached = None
+            self._cache.clear()
             return
         tensors = [tensor for module in _modules_without_head(model) for tensor in _direct_tensors(module)]
         versions = [(id(tensor), tensor._version) for tensor in tensors]
         if another or versions != self._versions:
-            self._cached, self._versions = None, versions
-        self._usable = self._cached is not None or self._can_cache(learner)
-
-    def _can_cache(self, learner: Any) -> bool:
-        """Whether no module behaves differently in training, and the features are not too large."""
-        features = _mode_independent_features(learner.model, learner.mb_x)
-        num_bytes = (
-            0 if features is None else features[0].numel() * features.element_size() * len(learner.adapted_dataset)
-        )
-        return features is not None and num_bytes <= _MAX_BYTES
+            self._cache.clear()
+            self._versions = versions
+        self._usable = bool(self._cache) or _is_mode_independent(learner.model, learner.mb_x)
 
 
 def is_fixed(model: nn.Module) -> bool:
@@ -107,35 +98,22 @@ def _direct_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 
-def _mode_independent_features(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Features of `x`, or None if the mode matters.
-
-    It matters where a pass in the current mode differs from one in evaluation mode, or changes a buffer.
-    """
+def _is_mode_independent(model: nn.Module, x: Tensor) -> bool:
+    """Whether a pass in the current mode gives the features of one in evaluation mode, and changes no buffer."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         twin = copy.deepcopy(model)
         features = _features(twin, x)
         unchanged = all(map(torch.equal, model.buffers(), twin.buffers()))
-        return features if unchanged and torch.equal(features, _features(twin.eval(), x)) else None
+        return unchanged and torch.equal(features, _features(twin.eval(), x))
 
 
 def _is_untouched(learner: Any, length: int) -> bool:
     """Whether the first rows of the mini-batch are those of the loader, unchanged."""
-    inputs: Tensor = learner.dataloader.inputs
+    inputs: Tensor = learner.dataloader.last_x
     x: Tensor = learner.mb_x
     if x is inputs:
-        return bool(inputs._version == learner.dataloader.version)
+        return bool(inputs._version == learner.dataloader.last_version)
     return len(x) > length and torch.equal(x[:length], inputs)
-
-
-def _all_features(learner: Any, size: int) -> Tensor:
-    """Features (n, D) of the experience's samples, in mini-batches of equal size: the last one overlaps the one before."""
-    length = len(learner.adapted_dataset)
-    whole = length // size * size
-    order = torch.cat([torch.arange(whole), torch.arange(length - size, length)[: size if length % size else 0]])
-    batches = plugin_api.dataset_batches(learner.adapted_dataset, size, order)
-    features = torch.cat([_features(learner.model, x.to(learner.device)) for x, _ in batches])
-    return torch.cat([features[:whole], features[len(features) - length % size :]])
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import seeding
-from ..data.avalanche_export import adapt_heads
 from .optimization import blocks_from_head, make_optimizer
 
 if TYPE_CHECKING:
@@ -58,10 +57,18 @@ def restore(learner: "Learner", state: dict[str, Any]) -> None:
     vars(learner.clock).update(state["clock"])
     learner.samples = state["samples"]
     if inside is not None:
-        learner.resume_from(inside["total"], inside["measured"])
-        for plugin in learner.strategies:
-            plugin.on_resume(learner)
-        seeding.restore_generators(inside["random"])
+        _continue_at(learner, inside)
+
+
+def _continue_at(learner: "Learner", inside: dict[str, Any]) -> None:
+    """Continue at the clock's position in the experience."""
+    total = inside["total"]
+    learner.total = total.to(learner.device) if isinstance(total, torch.Tensor) else total
+    learner.measured = dict(inside["measured"])
+    learner.dataloader.seek(learner.clock.train_exp_epochs, learner.clock.train_epoch_iterations)
+    for plugin in learner.strategies:
+        plugin.on_resume(learner)
+    seeding.restore_generators(inside["random"])
 
 
 def _load_network(learner: "Learner", state: dict[str, Any]) -> None:
@@ -71,7 +78,8 @@ def _load_network(learner: "Learner", state: dict[str, Any]) -> None:
         num_trained = state["clock"]["train_exp_counter"] + (state["inside"] is not None)
         stream = learner.benchmark.train_stream
         trained = [number for number in range(len(stream)) if learner.should_train(number)]
-        adapt_heads(learner.model, [stream[number] for number in trained[:num_trained]])
+        for number in trained[:num_trained]:
+            learner.grow_foreign_head(learner.model, stream[number])
         learner.model.to(learner.device)
     learner.model.load_state_dict(state["model"])
 
@@ -89,6 +97,4 @@ def _load_optimizer(learner: "Learner", state: dict[str, Any]) -> None:
     learner.optimizer = make_optimizer(
         learner.training.optimizer, learner.model.named_parameters(), 0, blocks_from_head(learner.model)
     )
-    # without this mapping, Avalanche's first check of the parameters would erase the state that is loaded next
-    learner.optimized_param_id = dict(learner.model.named_parameters())
     learner.optimizer.load_state_dict(state["optimizer"])

@@ -4,34 +4,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ..config.schema import Optimizer, Schedule, Training
+from ..config.settings import value_at as value_at
 from ..errors import UserError
 from ..models.blocks import block_numbers, blocks_of
 from ..models.heads import summarise_layers
 from .plugin import strategy_name
-
-V = TypeVar("V", int, float)
-
-
-def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
-    """Return the value for an experience (0-based): `value` itself, or the entry of a list with one value per experience.
-
-    Raises:
-        UserError: the list is shorter than the stream.
-    """
-    if not isinstance(value, tuple):
-        return value
-    if experience >= len(value):
-        raise UserError(
-            f"{key}={list(value)}: needs a value for each experience; there is none for number {experience + 1}."
-        )
-    return value[experience]
 
 
 def make_optimizer(

@@ -3,13 +3,20 @@
 Shapes: B batch, C outputs of the head.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+from typing_extensions import TypeVar
+
+from .learner_view import LearnerView as LearnerView  # strategies import both names from here
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+C = TypeVar("C", default=Any)  # the plugin's Config
 
 EVENTS = (
     "before_training",
@@ -49,20 +56,31 @@ _NO_OPS = {  # (module, class) whose hooks do nothing
 }
 
 
-class Plugin:
-    """Base class of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with state.
+class Plugin(Generic[C]):
+    """Base class of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with settings and state.
 
     Each hook is called as ``hook(learner)`` in Avalanche's order; `learner` is our `Learner` or an Avalanche template. A subclass
-    overrides the hooks that it needs; our learner calls only those.
+    overrides the hooks that it needs; our learner calls only those. `Plugin[Config]` gives `config` its type.
 
-    A plugin with a method ``state_dict() -> dict`` can be resumed between experiences and mid-experience. The method returns
-    everything that a fresh plugin needs to resume: tensors, numbers, strings, lists and dicts, or {} for nothing. A trial with a
-    plugin that has no `state_dict` restarts from its first experience.
+    A plugin with `STATE` can be resumed between experiences and mid-experience: the names of the attributes that hold everything
+    that a fresh plugin needs to resume, () for nothing. An attribute is a tensor, number, text, list, dict or None, or an object
+    with ``state_dict`` and ``load_state_dict``, whose entries are stored next to the names. Where that is not enough, override
+    `state_dict` and `load_state_dict`. A trial with a plugin that does neither restarts from its first experience.
+
+    Attributes:
+        config: the settings.
+        seed: derive random numbers from it, with `retain.platform.seeding.generator`.
     """
 
+    STATE: ClassVar[tuple[str, ...] | None] = None
     accumulates = False  # whether it trains on the data of all experiences so far
     # whether the network sees a sample differently each time, so that nothing can be computed once for all passes
     augments = False
+
+    def __init__(self, config: Any = None, seed: int = 0) -> None:
+        self.config: C = config
+        self.seed = seed
+        self.init_state()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a hook under its old name, which nothing would call."""
@@ -71,7 +89,10 @@ class Plugin:
             if old in vars(cls):
                 raise TypeError(f"{cls.__qualname__}.{old}: it was renamed to {new}")
 
-    def predict(self, learner: Any, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
+    def init_state(self) -> None:
+        """Set the attributes of a new plugin, those of `STATE` among them; called when it is created."""
+
+    def predict(self, learner: LearnerView, x: "Tensor", network: "Callable[[Tensor], Tensor]") -> "Tensor":
         """Return logits (B, C) of samples (B, *shape) in evaluation; override it to classify in another way.
 
         `network`: the usual way to classify. Called in evaluation mode, without gradients; must change nothing. Training and
@@ -79,73 +100,103 @@ class Plugin:
         """
         return network(x)
 
-    def after_eval_forward(self, learner: Any, **kwargs: Any) -> None:
+    def after_eval_forward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Apply `predict` in a plain Avalanche script, which does not know it; our learner never calls this hook."""
         if predicts(self):
             learner.mb_output = self.predict(learner, learner.mb_x, learner.model)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what another instance's `state_dict` returned; override it unless that is empty."""
-        if state:
-            raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
+    def state_dict(self) -> dict[str, Any]:
+        """Return the attributes named in `STATE`, by name; lists and dicts are copied, tensors are not."""
+        state: dict[str, Any] = {}
+        for name in self.STATE or ():
+            value = getattr(self, name)
+            if hasattr(value, "state_dict"):
+                state |= value.state_dict()
+            else:
+                state[name] = copy.copy(value) if isinstance(value, list | dict) else value
+        return state
 
-    def on_resume(self, learner: Any) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what another instance's `state_dict` returned; an attribute that it lacks keeps its value."""
+        if state and self.STATE is None:
+            raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
+        for name in self.STATE or ():
+            value = getattr(self, name)
+            if hasattr(value, "load_state_dict"):
+                value.load_state_dict(state)
+            elif name in state:
+                setattr(self, name, copy.copy(state[name]) if isinstance(state[name], list | dict) else state[name])
+
+    def on_start(self, learner: LearnerView) -> None:
+        """Prepare to train an experience; called in `before_training_exp` and, mid-experience, in `on_resume`.
+
+        Do here what a resumed trial must do again: change the network's flags, register hooks, replace the criterion, move state
+        to the device. Override it, or both of these hooks.
+        """
+
+    def on_resume(self, learner: LearnerView) -> None:
         """Prepare to resume mid-experience; the state is loaded and the data are chosen.
 
-        The hooks ``before_*`` are not called again. Repeat here what they did to the network (flags, hooks) or computed from it.
-        `after_train_dataset_adaptation` is called again: what it chooses must follow from the state.
+        The hooks ``before_*`` are not called again. `after_train_dataset_adaptation` is: what it chooses must follow from the
+        state. By default, objects in `STATE` with a method ``on_resume(learner)`` are prepared, then `on_start` is called.
         """
+        for name in self.STATE or ():
+            value = getattr(self, name)
+            if hasattr(value, "on_resume"):
+                value.on_resume(learner)
+        self.on_start(learner)
 
     def should_train(self, experience: int, num_experiences: int) -> bool:
         """Return whether to train on this experience (0-based); `joint` waits for the last one."""
         return True
 
-    def before_training(self, learner: Any, **kwargs: Any) -> None:
+    def before_training(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before a call to `train`."""
 
-    def before_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before the experience's training data are chosen; the head has not grown yet."""
 
-    def after_train_dataset_adaptation(self, learner: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when the training data are chosen (`learner.adapted_dataset`); the head has not grown yet."""
 
-    def before_training_exp(self, learner: Any, **kwargs: Any) -> None:
-        """Run when head, optimizer and loader are ready."""
+    def before_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
+        """Run when head, optimizer and loader are ready; by default call `on_start`."""
+        self.on_start(learner)
 
-    def before_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_epoch(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before an epoch."""
 
-    def before_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when the mini-batch is on the device."""
 
-    def before_forward(self, learner: Any, **kwargs: Any) -> None:
+    def before_forward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before the forward pass."""
 
-    def after_forward(self, learner: Any, **kwargs: Any) -> None:
+    def after_forward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when `learner.mb_output` is computed."""
 
-    def before_backward(self, learner: Any, **kwargs: Any) -> None:
+    def before_backward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when `learner.loss` holds the criterion; add terms to the loss here."""
 
-    def after_backward(self, learner: Any, **kwargs: Any) -> None:
+    def after_backward(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when the gradients are computed."""
 
-    def before_update(self, learner: Any, **kwargs: Any) -> None:
+    def before_update(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before the optimizer's step."""
 
-    def after_update(self, learner: Any, **kwargs: Any) -> None:
+    def after_update(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run after the optimizer's step."""
 
-    def after_training_iteration(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run at the end of an iteration."""
 
-    def after_training_epoch(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run at the end of an epoch."""
 
-    def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run when the training of the experience has ended."""
 
-    def after_training(self, learner: Any, **kwargs: Any) -> None:
+    def after_training(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run at the end of a call to `train`."""
 
 
@@ -155,7 +206,7 @@ def strategy_name(plugin: Any) -> str:
     ours = f"{__package__.rpartition('.platform.')[0]}.strategies."
     if module.startswith(ours):
         return module.removeprefix(ours)
-    return module if hasattr(sys.modules[module], "build") else f"{module}.{type(plugin).__qualname__}"
+    return module if hasattr(sys.modules[module], "Config") else f"{module}.{type(plugin).__qualname__}"
 
 
 def overrides_hook(plugin: Any, event: str) -> bool:
@@ -163,7 +214,16 @@ def overrides_hook(plugin: Any, event: str) -> bool:
     method = getattr(type(plugin), event, None)
     if method is None:
         return False
+    if event == "before_training_exp" and method is Plugin.before_training_exp:
+        return type(plugin).on_start is not Plugin.on_start
     return (method.__module__, method.__qualname__.partition(".")[0]) not in _NO_OPS
+
+
+def is_resumable(plugin: Any) -> bool:
+    """Return whether a plugin's state can be saved: Avalanche's cannot, and of ours those without `STATE` or a `state_dict`."""
+    if isinstance(plugin, Plugin):
+        return plugin.STATE is not None or type(plugin).state_dict is not Plugin.state_dict
+    return all(hasattr(plugin, name) for name in ("state_dict", "load_state_dict", "on_resume"))
 
 
 def hooks_of(plugins: Sequence[Any]) -> dict[str, list[Callable[..., None]]]:
@@ -188,7 +248,7 @@ def prediction_function(learner: Any, plugins: Sequence[Any]) -> "Callable[[Tens
 def replace_criterion(learner: Any, criterion: "Callable[[Tensor, Tensor], Tensor]") -> Callable[[], None]:
     """Train with `criterion` (logits (B, C), y (B,)) -> scalar instead of the cross-entropy.
 
-    Call it in `before_training_exp` and `on_resume`, and undo it in `after_training_exp`. The logits are those of all outputs; in
+    Call it in `on_start`, and undo it in `after_training_exp`. The logits are those of all outputs; in
     a task-incremental stream they are -inf outside of each sample's task.
 
     Returns:

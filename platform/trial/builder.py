@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config.schema import Experiment
+from ..config.schema import Data, Experiment, Resources, Seeds
 from ..data.augmentation.pipeline import Augmentation, check_stream
-from ..data.augmentation.presets import resolve_transformations
 from ..data.avalanche_import import stream_of
 from ..data.cache import DataFolders
 from ..data.streams import Stream
@@ -18,9 +17,8 @@ from ..seeding import derive, generator
 from ..training.optimization import blocks_from_head, parameter_groups
 from ..training.plugin import Plugin
 from ..training.probes._base import Probe, ProbeContext
-from .avalanche_plugin import build_avalanche_plugin
 from .checks import check_combination, check_last_batches, check_list_lengths, check_strategy_needs
-from .resolve import plugin_configs
+from .resolve import ResolvedExperiment, ResolvedPart
 
 if TYPE_CHECKING:
     from ..training.learner import Learner
@@ -40,16 +38,26 @@ class TrialBuilder:
     """Builder of a trial's parts: each method returns new objects, which share the stream.
 
     Attributes:
-        config: the checked config.
+        resolved: the resolved experiment.
         stream: the stream of experiences.
         seeds: the trial's seeds.
         device: where the network is trained.
     """
 
-    config: Experiment
+    resolved: ResolvedExperiment
     stream: Stream
     seeds: TrialSeeds
     device: torch.device
+
+    @property
+    def config(self) -> Experiment:
+        """Return the experiment's settings, with all defaults."""
+        return self.resolved.experiment
+
+    @property
+    def folders(self) -> DataFolders:
+        """Return the folders of data sets and prepared data."""
+        return _folders(self.config.data)
 
     def learner(
         self,
@@ -64,9 +72,10 @@ class TrialBuilder:
             on_note: called with each note that a strategy writes.
             on_iteration: called between two iterations.
         """
-        from ..training.learner import Learner  # here: it imports avalanche, which only a process that trains needs
+        # here: it imports avalanche, which only a process that trains needs
+        from ..training.avalanche_learner import AvalancheLearner
 
-        return Learner(
+        return AvalancheLearner(
             model=self.network(),
             stream=self.stream,
             training=self.config.training,
@@ -82,41 +91,33 @@ class TrialBuilder:
 
     def augmentation(self) -> Augmentation | None:
         """Return the augmentation of mini-batches; None if the config names no transformations."""
-        transformations = [transformation for _, transformation in resolve_transformations(self.config)]
+        transformations = [transformation for _, transformation in self.resolved.transformations]
         return Augmentation(self.stream, transformations, self.seeds.data) if transformations else None
 
     def network(self) -> torch.nn.Module:
         """Return a new network whose head has the classes of the first experience, or all (`training.full_head`)."""
-        (module, settings), *_ = plugin_configs(self.config, "networks")
+        module, settings = self.resolved.network.module, self.resolved.network.config
         full = self.config.training.full_head
         num_classes = len(self.stream.class_names) if full else 1 + max(self.stream.experiences[0].classes)
         init_generator = generator(self.seeds.initialisation, "network")
         network: torch.nn.Module
         if hasattr(module, "build_for"):  # for a network that needs the stream's normalisation and the data folders
-            network = module.build_for(settings, self.stream, _folders(self.config), num_classes, init_generator)
+            network = module.build_for(settings, self.stream, self.folders, num_classes, init_generator)
         else:
             network = module.build(settings, self.stream.shape, num_classes, init_generator)
-        for name, (strategy, config) in zip(
-            self.config.strategies, plugin_configs(self.config, "strategies"), strict=True
-        ):
-            if hasattr(strategy, "adapt"):  # it changes the network: another head, other norms, prompts
-                network = strategy.adapt(config, network, generator(self.seeds.initialisation, "adapt", name))
+        for strategy in self.resolved.strategies:
+            if adapt := strategy.declared("adapt", None):  # it changes the network: another head, other norms, prompts
+                network = adapt(strategy.config, network, generator(self.seeds.initialisation, "adapt", strategy.name))
         return network
 
     def plugins(self) -> list[Any]:
         """Return new plugins, in the order of the YAML."""
-        return [
-            _plugin(module, config, self.seeds.data) for module, config in plugin_configs(self.config, "strategies")
-        ]
+        return [strategy.build_strategy(self.seeds.data) for strategy in self.resolved.strategies]
 
     def probes(self, folder: Path) -> dict[str, Probe]:
         """Return new probes by name, in the order of the YAML; they write their files under `folder`."""
-        context = ProbeContext(self.stream, self.seeds.data, _folders(self.config), folder)
-        settings = plugin_configs(self.config, "probes")
-        probes = {
-            name: module.build(config, context)
-            for name, (module, config) in zip(self.config.probes, settings, strict=True)
-        }
+        context = ProbeContext(self.stream, self.seeds.data, self.folders, folder)
+        probes = {probe.name: probe.module.build(probe.config, context) for probe in self.resolved.probes}
         for name, probe in probes.items():
             if not isinstance(probe, Probe):
                 raise UserError(f"probes.{name}: its `build` returned {probe!r}, which is no retain.Probe.")
@@ -129,80 +130,70 @@ class TrialBuilder:
         return sum(all(plugin.should_train(number, length) for plugin in plugins) for number in range(length))
 
 
-def build_trial(config: Experiment, *, planning: bool = False, stream: Stream | None = None) -> TrialBuilder:
+def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream: Stream | None = None) -> TrialBuilder:
     """Build the stream and check everything that needs data or modules.
 
     Args:
-        config: the checked config.
+        resolved: the resolved experiment.
         planning: run the checks only; the machine need not have the GPUs that the trials will run on.
-        stream: the config's stream, if it is already built.
+        stream: the experiment's stream, if it is already built.
 
     Raises:
         UserError: data missing, strategies that cannot run together or on this stream, no GPU although one is requested.
     """
-    check_combination(config)
-    device = torch.device("cpu") if planning else device_of(config)
-    seeds = seeds_of(config)
-    stream = stream or _stream(config, seeds.class_order)
-    check_list_lengths(config, len(stream.experiences))
-    check_stream(resolve_transformations(config), stream)
-    builder = TrialBuilder(config, stream, seeds, device)
+    check_combination(resolved)
+    config = resolved.experiment
+    device = torch.device("cpu") if planning else device_of(config.resources)
+    seeds = seeds_of(config.seed, config.seeds)
+    stream = stream or _stream(resolved.benchmark, seeds.class_order, _folders(config.data))
+    check_list_lengths(config.training, len(stream.experiences))
+    check_stream(resolved.transformations, stream)
+    builder = TrialBuilder(resolved, stream, seeds, device)
     network = builder.network()
     # raises for patterns that match no parameter
     parameter_groups(config.training.optimizer, network.named_parameters(), blocks_from_head(network))
-    check_last_batches(config, stream, network)
+    check_last_batches(config.training, stream, network)
     num_trained = builder.num_trained()
-    for module, strategy in plugin_configs(config, "strategies"):
-        check_strategy_needs(module, strategy, stream, num_trained)
-        if hasattr(module, "check_model"):
-            module.check_model(strategy, network)
-    for module, probe in plugin_configs(config, "probes"):
-        if hasattr(module, "check_model"):
-            module.check_model(probe, network)
+    for strategy in resolved.strategies:
+        check_strategy_needs(strategy, stream, num_trained)
+    for part in (*resolved.strategies, *resolved.probes):
+        check_model = part.declared("check_model", None)
+        if check_model and not part.does_nothing:
+            check_model(part.config, network)
     builder.probes(Path())  # errors are raised now rather than when the trial starts
     return builder
 
 
-def _stream(config: Experiment, seed: int) -> Stream:
+def _stream(benchmark: ResolvedPart, seed: int, folders: DataFolders) -> Stream:
     """Return the benchmark's stream; an Avalanche benchmark is converted to one."""
-    (benchmark, settings), *_ = plugin_configs(config, "benchmarks")
-    if not hasattr(benchmark, "Config"):
-        return stream_of(next(iter(config.benchmark)), benchmark, settings)
-    stream: Stream = benchmark.build(settings, seed, _folders(config))
+    if not hasattr(benchmark.module, "Config"):
+        return stream_of(benchmark.name, benchmark.module, benchmark.config)
+    stream: Stream = benchmark.module.build(benchmark.config, seed, folders)
     return stream
 
 
-def _folders(config: Experiment) -> DataFolders:
-    return DataFolders.of(config.data.root, config.data.cache)
+def _folders(data: Data) -> DataFolders:
+    return DataFolders.of(data.root, data.cache)
 
 
-def seeds_of(config: Experiment) -> TrialSeeds:
+def seeds_of(seed: int, separate: Seeds) -> TrialSeeds:
     """Return the trial's seeds; each kind is derived separately, so equal numbers in the config give different draws."""
-    separate = config.seeds
+    initialisation = seed if separate.initialisation is None else separate.initialisation
     return TrialSeeds(
-        class_order=config.seed if separate.class_order is None else separate.class_order,
-        initialisation=derive(
-            config.seed if separate.initialisation is None else separate.initialisation, "initialisation"
-        ),
-        data=derive(config.seed if separate.data is None else separate.data, "data"),
+        class_order=seed if separate.class_order is None else separate.class_order,
+        initialisation=derive(initialisation, "initialisation"),
+        data=derive(seed if separate.data is None else separate.data, "data"),
     )
 
 
-def device_of(config: Experiment) -> torch.device:
+def device_of(resources: Resources) -> torch.device:
     """Return the first visible GPU if `resources.gpus` is not 0, else the CPU. Ray makes only a trial's GPUs visible to it.
 
     Raises:
         UserError: torch sees no GPU.
     """
-    if config.resources.gpus == 0:
+    if resources.gpus == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError(
-            f"resources.gpus={config.resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU."
-        )
+        raise UserError(f"resources.gpus={resources.gpus}: torch sees no GPU on this machine; set it to 0 for the CPU.")
     return torch.device("cuda", 0)
-
-
-def _plugin(module: Any, config: Any, seed: int) -> Any:
-    """Build one of our plugins, or an Avalanche class with its arguments."""
-    return build_avalanche_plugin(module, config) if isinstance(module, type) else module.build(config, seed)

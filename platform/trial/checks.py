@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
-from ..config.schema import Experiment
+from ..config.registry import is_neutral
+from ..config.schema import Training
+from ..config.settings import stream_problem
 from ..data.streams import Stream
 from ..errors import UserError, comma_separated
 from ..training.optimization import num_iterations, value_at
-from .resolve import plugin_configs
+from .resolve import ResolvedExperiment, ResolvedPart
 
 _ROLES = {  # what only one strategy of a trial can do; a module lists its roles in ROLES
     "criterion": "replace the cross-entropy by another loss",
@@ -26,59 +28,71 @@ _ROLES = {  # what only one strategy of a trial can do; a module lists its roles
 _RENAMED_ROLES = {"loss of its own": "second loss"}
 
 
-def check_combination(config: Experiment) -> None:
+def check_combination(resolved: ResolvedExperiment) -> None:
     """Raise UserError for strategies that cannot run together or with the training settings, with the reason."""
-    modules = [
-        (name, module)
-        for name, (module, _) in zip(config.strategies, plugin_configs(config, "strategies"), strict=True)
-    ]
-    for name, module in modules:
-        for role in set(getattr(module, "ROLES", ())) - set(_ROLES):
+    for strategy in resolved.strategies:
+        for role in set(strategy.declared("ROLES")) - set(_ROLES):
             new = _RENAMED_ROLES.get(role)
             advice = f"it was renamed to '{new}'" if new else f"must be one of {comma_separated(_ROLES)}"
-            raise UserError(f"strategies.{name}: ROLES has '{role}': {advice}")
-    for (first, first_module), (second, second_module) in combinations(modules, 2):
-        for role in sorted(set(getattr(first_module, "ROLES", ())) & set(getattr(second_module, "ROLES", ()))):
-            raise UserError(f"strategies: {first} and {second} cannot run together: both {_ROLES[role]}; choose one")
-        reason = getattr(first_module, "CONFLICTS", {}).get(second) or getattr(second_module, "CONFLICTS", {}).get(
-            first
-        )
-        if reason:
-            raise UserError(f"strategies: {first} and {second} cannot run together: {reason}")
-    for name, module in modules:
-        if config.training.full_head and hasattr(module, "NO_FULL_HEAD"):
-            raise UserError(f"training.full_head: strategies.{name} cannot run with it: {module.NO_FULL_HEAD}")
-        own_loss = {"criterion", "second loss"} & {*getattr(module, "ROLES", ())}
-        wraps = getattr(module, "WRAPS_CRITERION", False)
-        if config.training.label_smoothing > 0 and own_loss and not wraps:
-            key = f"training.label_smoothing={config.training.label_smoothing}"
-            raise UserError(f"{key}: is not used with strategies.{name}, which computes another loss: set it to 0")
+            raise UserError(f"{strategy.path}: ROLES has '{role}': {advice}")
+    for first, second in combinations(resolved.strategies, 2):
+        if reason := conflict(first, second):
+            raise UserError(f"strategies: {first.name} and {second.name} cannot run together: {reason}")
+    training = resolved.experiment.training
+    for strategy in resolved.strategies:
+        if training.full_head and (reason := strategy.declared("NO_FULL_HEAD", "")):
+            raise UserError(f"training.full_head: {strategy.path} cannot run with it: {reason}")
+        own_loss = {"criterion", "second loss"} & {*strategy.declared("ROLES")}
+        if training.label_smoothing > 0 and own_loss and not strategy.declared("WRAPS_CRITERION", False):
+            key = f"training.label_smoothing={training.label_smoothing}"
+            raise UserError(f"{key}: is not used with {strategy.path}, which computes another loss: set it to 0")
 
 
-def check_strategy_needs(module: Any, config: Any, stream: Stream, num_trained: int) -> None:
+def conflict(first: ResolvedPart, second: ResolvedPart) -> str:
+    """Return why two strategies cannot run together; an empty text if they can."""
+    for role in sorted({*first.declared("ROLES")} & {*second.declared("ROLES")}):
+        return f"both {_ROLES[role]}; choose one"
+    for each, other in ((first, second), (second, first)):
+        if reason := each.declared("CONFLICTS", {}).get(other.name):
+            return str(reason)
+        if each.declared("NEEDS_PAST", False) and other.name == "joint":
+            return f"joint trains once on all data, so there is no past for {each.name} to use"
+    return ""
+
+
+def check_strategy_needs(strategy: ResolvedPart, stream: Stream, num_trained: int) -> None:
     """Raise UserError if the stream lacks what a strategy needs: validation samples, or what its `check_stream` requires.
 
     Args:
-        module: the strategy's module.
-        config: its settings.
+        strategy: the strategy.
         stream: the trial's stream.
         num_trained: number of experiences that are trained on.
     """
-    if hasattr(module, "check_stream"):
-        module.check_stream(config, len(stream.class_names), num_trained)
-    if getattr(module, "needs_validation", lambda config: False)(config):
+    if hasattr(strategy.module, "Config"):
+        check_settings_fit(strategy.module, strategy.config, strategy.path, len(stream.class_names), num_trained)
+    if check_stream := strategy.declared("check_stream", None):
+        check_stream(strategy.config, len(stream.class_names), num_trained)
+    needs_validation = strategy.declared("needs_validation", None)
+    if needs_validation and needs_validation(strategy.config):
         empty = [e.name for e in stream.experiences if not len(e.validation)]
         if empty:
-            name = module.__name__.rpartition(".")[2]
             raise UserError(
-                f"benchmark.{stream.name}.validation: strategies.{name} needs validation samples; '{empty[0]}' has none."
+                f"benchmark.{stream.name}.validation: {strategy.path} needs validation samples; '{empty[0]}' has none."
             )
 
 
-def check_list_lengths(config: Experiment, num_experiences: int) -> None:
+def check_settings_fit(module: Any, config: Any, path: str, num_classes: int, num_trained: int) -> None:
+    """Raise UserError for a strategy's setting that does not fit the stream, by its annotation; not if it does nothing."""
+    if is_neutral(module, config):
+        return
+    if problem := stream_problem(config, num_classes, num_trained):
+        raise UserError(f"{path}.{problem}.")
+
+
+def check_list_lengths(training: Training, num_experiences: int) -> None:
     """Raise UserError for a list per experience that does not have one value for each."""
-    training, optimizer = config.training, config.training.optimizer
-    lists = {
+    optimizer = training.optimizer
+    lists: dict[str, Any] = {
         "training.epochs": training.epochs,
         "training.iterations": training.iterations,
         "training.batch_size": training.batch_size,
@@ -88,17 +102,17 @@ def check_list_lengths(config: Experiment, num_experiences: int) -> None:
     }
     for key, value in lists.items():
         if isinstance(value, tuple):
-            value_at(value, num_experiences - 1, key)
+            value_at(lists[key], num_experiences - 1, key)
             if len(value) > num_experiences:
                 raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
 
 
-def check_last_batches(config: Experiment, stream: Stream, network: torch.nn.Module) -> None:
+def check_last_batches(training: Training, stream: Stream, network: torch.nn.Module) -> None:
     """Raise UserError for a last mini-batch of one sample that BatchNorm cannot normalise, rather than fail hours later."""
     for number, experience in enumerate(stream.experiences):
-        size = value_at(config.training.batch_size, number, "training.batch_size")
+        size = value_at(training.batch_size, number, "training.batch_size")
         length = -(-len(experience.train) // size)
-        if len(experience.train) % size != 1 or num_iterations(config.training, number, length) < length:
+        if len(experience.train) % size != 1 or num_iterations(training, number, length) < length:
             continue
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():

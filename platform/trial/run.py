@@ -22,7 +22,7 @@ from .builder import build_trial
 from .checkpoint import CheckpointWriter
 from .environment import describe_environment
 from .failure_status import record_failure
-from .resolve import check_plugins
+from .resolve import resolve_experiment
 from .state import TrialResult, TrialServices, TrialState
 from .stop_request import StopRequest
 from .torch_settings import torch_settings
@@ -57,7 +57,8 @@ def run(
         UserError: the config does not fit its data or modules, or the folder is occupied or damaged.
         Stopped: a stop was requested (a SystemExit).
     """
-    config = check_plugins(as_experiment(config))
+    resolved = resolve_experiment(as_experiment(config))
+    config = resolved.experiment
     folder = (
         Path(folder) if folder is not None else Path(config.output) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
@@ -65,7 +66,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(reraise_disk_errors(folder))
         stack.enter_context(torch_settings(config.resources))
-        builder = build_trial(config)
+        builder = build_trial(resolved)
         ledger = stack.enter_context(_open(config, folder, identity))
         log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
         stack.enter_context(redirect_stdout(log))
@@ -111,7 +112,7 @@ def _config_text(config: Experiment) -> str:
 def _current_config_text(data: Mapping[str, Any]) -> str | None:
     """Return the YAML that this version writes for a run's config, which may be an older version's; None if it is refused."""
     try:
-        return _config_text(check_plugins(from_dict(data)))
+        return _config_text(resolve_experiment(from_dict(data)).experiment)
     except UserError:
         return None
 

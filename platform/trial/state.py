@@ -1,7 +1,6 @@
 """The state of a running trial (learner, accuracy matrices, position in the ledger), saved and restored as one."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ from ..training.learner import Learner
 from ..training.optimization import base_lr
 from . import checkpoint
 from .builder import TrialBuilder
+from .checkpoint_timer import CheckpointTimer
 from .environment import gpu_memory_reset, resource_usage
 from .probe_runner import ProbeRunner
 from .stop_request import StopRequest
+from .stopwatch import Stopwatch
 from .watchdog import Watchdog
-
-_CHECK_SECONDS = 0.5  # between two checks for stop requests and due checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class TrialState:
 
     Attributes:
         matrices: accuracies per view, (T + 1, T); NaN where not measured.
-        seconds: duration of the completed experiences.
+        stopwatch: seconds of training and evaluation.
     """
 
     def __init__(self, config: Experiment, builder: TrialBuilder, ledger: TrialLedger, services: TrialServices) -> None:
@@ -64,14 +63,11 @@ class TrialState:
         self.probes = ProbeRunner(builder.probes(ledger.folder / "probes"))
         num_experiences = len(builder.stream.experiences)
         self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
-        self.seconds = 0.0
-        self._train_seconds = 0.0  # of the current experience, up to `_since`
-        self._since = self._epoch_started = time.perf_counter()
+        self.stopwatch = Stopwatch()
         every = config.checkpoint.every
+        self._timer = CheckpointTimer(None if every is None else seconds("checkpoint.every", every))
         self._resumable = not self.learner.not_resumable
-        self._checkpoint_seconds = math.inf if every is None else seconds("checkpoint.every", every)
         self._newest_checkpoint = ""  # its name
-        self._last_save = self._next_check = time.monotonic()
         gpu_memory_reset(self.learner.device)
 
     def restore(self) -> int:
@@ -89,7 +85,7 @@ class TrialState:
             learner_state.restore(self.learner, state["learner"])
             self.probes.load_state_dict(state["probes"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
-            self.seconds, self._train_seconds = state["seconds"], state["train_seconds"]
+            self.stopwatch.load_state_dict(state)
             self._newest_checkpoint = path.name
             self._write_matrix()  # the file may be damaged, and after the last experience nothing else would write it
             return int(state["experience"])
@@ -110,9 +106,9 @@ class TrialState:
         if not self.learner.in_experience:
             seed_globals(self.builder.seeds.data, "experience", number)
             self.probes.before_experience(self.learner, number)
-        self._since = self._epoch_started = time.perf_counter()
+        self.stopwatch.start_training()
         self.learner.train_experience(number)
-        self._train_seconds += time.perf_counter() - self._since
+        self.stopwatch.split_training()
         self.services.watchdog.reset()
 
     def on_iteration(self, learner: Learner) -> None:
@@ -120,25 +116,23 @@ class TrialState:
 
         A checkpoint saved here does not contain the probes' results at this iteration: a resumed trial calls them again.
         """
-        now = time.monotonic()
-        if now >= self._next_check or self.services.stop_request.signal is not None:
-            self._save_or_stop(learner, now)
+        if self._timer.is_check_due or self.services.stop_request.signal is not None:
+            self._save_or_stop(learner)
         spent = self.probes.seconds_spent
         for event in self.probes.between_iterations(learner):
             self._append("probe", event)
-        self._exclude_from_timing(self.probes.seconds_spent - spent)
+        self.stopwatch.exclude(self.probes.seconds_spent - spent)
 
-    def _save_or_stop(self, learner: Learner, now: float) -> None:
+    def _save_or_stop(self, learner: Learner) -> None:
         """Reset the watchdog, save a checkpoint if one is due, stop if requested."""
         self.services.watchdog.reset()
         stop = self.services.stop_request.requested()
-        due = now - self._last_save >= self._checkpoint_seconds and not self.services.writer.busy
+        due = self._timer.is_checkpoint_due and not self.services.writer.busy
         if (stop or due) and learner.can_checkpoint:
             self._save(learner.experience.current_experience, learner.clock.train_exp_iterations)
         if stop:
             self.services.stop_request.raise_stop()
-        next_save = self._last_save + self._checkpoint_seconds
-        self._next_check = min(now + _CHECK_SECONDS, next_save) if self._checkpoint_seconds else now
+        self._timer.checked()
 
     def _save(self, experience: int, iteration: int | None = None) -> None:
         """Save a checkpoint after `experience` experiences or, with `iteration`, mid-experience in the next one."""
@@ -146,39 +140,31 @@ class TrialState:
         if name == self._newest_checkpoint:  # resumed from it, and nothing has been trained since
             return
         self.learner.check_loss_finite()
-        now = time.perf_counter()
         if iteration is not None:
-            self._train_seconds, self._since = self._train_seconds + now - self._since, now
+            self.stopwatch.split_training()
         state = {
             "experience": experience,
             "ledger": {"bytes": self.ledger.flush(), "sha256": self.ledger.digest()},
             "matrices": {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()},
-            "seconds": self.seconds,
-            "train_seconds": self._train_seconds,
+            **self.stopwatch.state_dict(),
             "learner": learner_state.capture(self.learner),
             "probes": self.probes.state_dict(),
         }
         self.services.writer.save(name, state)
-        self._newest_checkpoint, self._last_save = name, time.monotonic()
+        self._newest_checkpoint = name
+        self._timer.saved()
 
     def add_row(self, row: int) -> None:
         """Evaluate on all experiences and write the accuracies to row `row` of the matrices."""
-        self._evaluation_started = time.perf_counter()
+        self.stopwatch.start_evaluation()
         accuracy = self.learner.evaluate()
         for view in VIEWS:
             self.matrices[view][row] = getattr(accuracy, view)
 
     def record(self, experience: int) -> None:
         """Write the results of experience `experience` (from 1) to the ledger, then a checkpoint with the ledger's length."""
-        evaluation_seconds = time.perf_counter() - self._evaluation_started
-        self.seconds += self._train_seconds + evaluation_seconds
+        timing = self.stopwatch.complete_experience() | {"samples": self.learner.samples}
         rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
-        timing = {
-            "train_seconds": self._train_seconds,
-            "evaluation_seconds": evaluation_seconds,
-            "samples": self.learner.samples,
-        }
-        self._train_seconds = 0.0
         iteration = self.learner.clock.train_iterations
         self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
         self.ledger.append("resources", experience, iteration, resource_usage(self.learner.device))
@@ -193,7 +179,7 @@ class TrialState:
         """Write the summary and the status "done"; return the result."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
-        summary |= {"seconds": self.seconds, "samples": self.learner.samples}
+        summary |= {"seconds": self.stopwatch.completed, "samples": self.learner.samples}
         self.services.writer.wait()
         summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
@@ -202,22 +188,16 @@ class TrialState:
 
     def on_epoch(self, learner: Learner) -> None:
         """Write an event for the epoch: mean loss, learning rate, seconds, and what probes and plugins measured."""
-        now = time.perf_counter()
         event = {
             "epoch": learner.clock.train_exp_epochs,
             "loss": learner.epoch_loss,
             "lr": base_lr(learner.optimizer),
+            "seconds": self.stopwatch.split_epoch(),
         }
-        event["seconds"], self._epoch_started = now - self._epoch_started, now
         spent = self.probes.seconds_spent
         probe_values = self.probes.after_epoch(learner)
-        self._exclude_from_timing(self.probes.seconds_spent - spent)
+        self.stopwatch.exclude(self.probes.seconds_spent - spent)
         self._append("epoch", probe_values | event | learner.measured)
-
-    def _exclude_from_timing(self, seconds: float) -> None:
-        """Exclude the time of probes from the training time."""
-        self._since += seconds
-        self._epoch_started += seconds
 
     def on_note(self, text: str) -> None:
         """Write a strategy's note as an event."""

@@ -29,7 +29,7 @@ from retain.platform.data.augmentation.presets import resolve_transformations
 from retain.platform.data.streams import Arrays, Experience, Part, Stream
 from retain.platform.models.networks import small_cnn
 from retain.platform.seeding import generator
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 
 try:
     import kornia.augmentation as K

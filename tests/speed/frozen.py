@@ -16,7 +16,7 @@ import torch
 from loops import BATCH, LR, MOMENTUM, WARM_UP, Work, stream_of, works
 
 from retain.platform.config.schema import Optimizer, Training
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.strategies import freezing
 
 
@@ -26,7 +26,7 @@ def learner(work: Work, epochs: int, frozen: bool) -> Learner:
     lists = (WARM_UP, second, *[1] * (len(work.stream.experiences) - 2))
     optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
     training = Training(iterations=lists, batch_size=BATCH, optimizer=optimizer)
-    plugins = [freezing.build(freezing.Config(), 0)] if frozen else []
+    plugins = [freezing.FreezingPlugin(freezing.Config(), 0)] if frozen else []
     made = Learner(model=work.build(work.stream), stream=work.stream, training=training, plugins=plugins, seed_data=3)
     made.train_experience(0)
     return made
@@ -36,7 +36,7 @@ def seconds(work: Work, epochs: int, way: str) -> tuple[float, torch.Tensor]:
     """Return the CPU seconds of an epoch, and the head's weights at the end."""
     made = learner(work, epochs, way != "whole")
     if way == "each time":
-        made._frozen_features.of = lambda learner: None
+        made._frozen_features.lookup = lambda learner: None
     started = time.process_time()
     made.train_experience(1)
     return (time.process_time() - started) / epochs, made.model.head.weight.detach()

@@ -35,7 +35,7 @@ from retain.platform.data.streams import Arrays, Stream
 from retain.platform.errors import UserError
 from retain.platform.models.networks import mlp, small_cnn
 from retain.platform.seeding import generator
-from retain.platform.training.learner import Learner
+from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
 from retain.strategies import lwf
 
 BATCH, LR, MOMENTUM, TEMPERATURE = 64, 0.01, 0.9, 2.0
@@ -134,7 +134,7 @@ class Work:
         lists = (WARM_UP, iterations, *[1] * (len(self.stream.experiences) - 2))
         optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
         training = Training(iterations=lists, batch_size=BATCH, evaluation_batch_size=BATCH, optimizer=optimizer)
-        plugins = [lwf.build(lwf.Config(weight=1.0, temperature=TEMPERATURE), 0)] if strategy == "lwf" else []
+        plugins = [lwf.LwFPlugin(lwf.Config(weight=1.0, temperature=TEMPERATURE), 0)] if strategy == "lwf" else []
         learner = Learner(
             model=self.build(self.stream), stream=self.stream, training=training, plugins=plugins, seed_data=3
         )

@@ -5,13 +5,15 @@ from outside the picture are black.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
-from .base import Transformation, check_within, uniform
+from ...config.settings import UnitInterval, settings
+from .base import Transformation, uniform
 
 
 class Affine(Transformation):
@@ -28,24 +30,21 @@ class Affine(Transformation):
         return warp(x, self.matrix(u, (x.shape[2], x.shape[3])))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Rotation(Affine):
     """Rotate about the centre.
 
     degrees: maximum angle in either direction.
     """
 
-    degrees: float = 15.0
-
-    def __post_init__(self) -> None:
-        check_within("degrees", self.degrees, 0, 180)
+    degrees: Annotated[float, Interval(ge=0, le=180)] = 15.0
 
     def matrix(self, u: Tensor, size: tuple[int, int]) -> Tensor:
         """Return rotations by random angles."""
         return rotation(uniform(u[:, 0], -self.degrees, self.degrees))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Scale(Affine):
     """Enlarge or shrink about the centre.
 
@@ -54,10 +53,9 @@ class Scale(Affine):
     """
 
     low: float = 0.9
-    high: float = 1.1
+    high: Annotated[float, Interval(ge=0.1, le=10)] = 1.1
 
     def __post_init__(self) -> None:
-        check_within("high", self.high, 0.1, 10)
         if not 0.1 <= self.low <= self.high:
             raise ValueError(f"low={self.low!r}: must be in [0.1, high={self.high!r}]")
 
@@ -67,17 +65,14 @@ class Scale(Affine):
         return matrices(factor, 0, 0, 0, factor, 0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Translation(Affine):
     """Shift the picture, also by fractions of a pixel.
 
     amount: maximum shift up, down, left or right, as a fraction of the side.
     """
 
-    amount: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_within("amount", self.amount, 0, 1)
+    amount: UnitInterval = 0.1
 
     @property
     def num_draws(self) -> int:
@@ -91,7 +86,7 @@ class Translation(Affine):
         return matrices(1, 0, shift[:, 0] * width, 0, 1, shift[:, 1] * height)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Elastic(Transformation):
     """Deform smoothly: points of a coarse grid move at random, the rest is interpolated (Ronneberger et al. 2015, 3.1).
 
@@ -99,12 +94,8 @@ class Elastic(Transformation):
     points: number of grid points along each side.
     """
 
-    amount: float = 0.06
-    points: int = 4
-
-    def __post_init__(self) -> None:
-        check_within("amount", self.amount, 0, 1)
-        check_within("points", self.points, 2, 32)
+    amount: UnitInterval = 0.06
+    points: Annotated[int, Interval(ge=2, le=32)] = 4
 
     @property
     def num_draws(self) -> int:

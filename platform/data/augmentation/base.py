@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Transformation:
-    """A random change of pictures. A subclass is a frozen dataclass of its settings, checked in `__post_init__`.
+    """A random change of pictures. A subclass is a dataclass of its settings, made with ``@settings``.
 
     The result for a sample depends only on its row of random numbers, which the caller of `apply` samples. So it depends neither
     on earlier random numbers nor on the device of the pictures.
@@ -57,12 +57,6 @@ def select(x: Tensor, chosen: Tensor) -> Tensor:
 def true_indices(chosen: Tensor) -> Tensor:
     """Return the indices at which a mask (B,) is true; on the CPU, so that nothing waits for a GPU."""
     return torch.nonzero(chosen).flatten()
-
-
-def check_within(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError for a setting outside [low, high], including NaN."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: must be in [{low:g}, {high:g}]")
 
 
 def check_side(name: str, value: int, shape: tuple[int, ...]) -> None:

@@ -1,30 +1,29 @@
 """Transformations of brightness, contrast and colour, and blur. Shapes: see `augmentation.base`."""
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from .base import Transformation, check_colours, check_within, per_sample, replace_at, select, true_indices, uniform
+from ...config.settings import UnitInterval, settings
+from .base import Transformation, check_colours, per_sample, replace_at, select, true_indices, uniform
 from .spatial import separable
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class _Factor(Transformation):
     """A transformation by a factor around 1."""
 
-    amount: float = 0.4
-
-    def __post_init__(self) -> None:
-        check_within("amount", self.amount, 0, 1)
+    amount: UnitInterval = 0.4
 
     def factors(self, u: Tensor) -> Tensor:
         """Return factors (B,) in [1 - amount, 1 + amount)."""
         return uniform(u[:, 0], 1 - self.amount, 1 + self.amount)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Brightness(_Factor):
     """Multiply by a factor.
 
@@ -36,7 +35,7 @@ class Brightness(_Factor):
         return brightness(x, self.factors(u))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Contrast(_Factor):
     """Multiply the distance from the picture's mean grey by a factor.
 
@@ -48,7 +47,7 @@ class Contrast(_Factor):
         return contrast(x, self.factors(u))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Colour(_Factor):
     """Multiply each pixel's distance from its grey value (its saturation) by a factor.
 
@@ -64,17 +63,14 @@ class Colour(_Factor):
         check_colours(shape, "changing the colour")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Hue(Transformation):
     """Shift all hues around the colour circle.
 
     amount: maximum shift in either direction, as a fraction of the circle.
     """
 
-    amount: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_within("amount", self.amount, 0, 0.5)
+    amount: Annotated[float, Interval(ge=0, le=0.5)] = 0.1
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """Shift the hues; grey stays grey."""
@@ -85,17 +81,14 @@ class Hue(Transformation):
         check_colours(shape, "changing the hue")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Greyscale(Transformation):
     """Remove all colour from some pictures.
 
     p: probability.
     """
 
-    p: float = 0.2
-
-    def __post_init__(self) -> None:
-        check_within("p", self.p, 0, 1)
+    p: UnitInterval = 0.2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """Replace some pictures by their grey version, in three equal channels."""
@@ -107,7 +100,7 @@ class Greyscale(Transformation):
         check_colours(shape, "greyscale")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Blur(Transformation):
     """Blur some pictures with a Gaussian (Chen et al. 2020, SimCLR).
 
@@ -116,13 +109,11 @@ class Blur(Transformation):
     high: largest standard deviation, in pixels.
     """
 
-    p: float = 0.5
+    p: UnitInterval = 0.5
     low: float = 0.1
-    high: float = 1.0
+    high: Annotated[float, Interval(ge=0, le=100)] = 1.0
 
     def __post_init__(self) -> None:
-        check_within("p", self.p, 0, 1)
-        check_within("high", self.high, 0, 100)
         if not 0 < self.low <= self.high:
             raise ValueError(f"low={self.low!r}: must be above 0 and at most high={self.high!r}")
 

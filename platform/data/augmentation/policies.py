@@ -1,13 +1,15 @@
 """Policies that choose among many operations for each sample: RandAugment and AugMix. Shapes: see `augmentation.base`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
+from ...config.settings import settings
 from .affine import matrices, rotation, warp
-from .base import Transformation, check_within, per_sample, replace_at, select, true_indices, uniform
+from .base import Transformation, per_sample, replace_at, select, true_indices, uniform
 from .colour import brightness, colour, contrast
 from .tones import autocontrast, equalize, posterize, sharpness, solarize
 
@@ -60,7 +62,7 @@ AUGMIX: Mapping[str, Operation] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class RandAugment(Transformation):
     """Random operations out of fourteen, all of one strength (Cubuk et al. 2020), with torchvision's ranges.
 
@@ -69,12 +71,8 @@ class RandAugment(Transformation):
     magnitude: strength, 0..30.
     """
 
-    num_ops: int = 2
-    magnitude: int = 9
-
-    def __post_init__(self) -> None:
-        check_within("num_ops", self.num_ops, 1, 14)
-        check_within("magnitude", self.magnitude, 0, 30)
+    num_ops: Annotated[int, Interval(ge=1, le=14)] = 2
+    magnitude: Annotated[int, Interval(ge=0, le=30)] = 9
 
     @property
     def num_draws(self) -> int:
@@ -89,7 +87,7 @@ class RandAugment(Transformation):
         return x
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class AugMix(Transformation):
     """Three chains of one to three operations, mixed with each other and with the picture (Hendrycks et al. 2020).
 
@@ -97,10 +95,7 @@ class AugMix(Transformation):
     severity: an operation's strength is sampled from 0.1..severity, out of 10.
     """
 
-    severity: float = 3.0
-
-    def __post_init__(self) -> None:
-        check_within("severity", self.severity, 0.1, 10)
+    severity: Annotated[float, Interval(ge=0.1, le=10)] = 3.0
 
     @property
     def num_draws(self) -> int:

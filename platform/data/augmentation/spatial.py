@@ -1,29 +1,25 @@
 """Transformations that move pixels by whole steps, cover, or enlarge. Shapes: see `augmentation.base`."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Transformation, check_side, check_within, per_sample, replace_at, select, true_indices, uniform
+from ...config.settings import PositiveInt, UnitInterval, settings
+from .base import Transformation, check_side, per_sample, replace_at, select, true_indices, uniform
 
 _LOG_RATIO = math.log(4 / 3)  # maximum of width to height: Szegedy 2015
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Crop(Transformation):
     """Pad with black on each side, then crop to the original size at a random position (He et al. 2016, for CIFAR).
 
     padding: in pixels, on each side.
     """
 
-    padding: int = 4
-
-    def __post_init__(self) -> None:
-        if self.padding < 1:
-            raise ValueError(f"padding={self.padding!r}: must be at least 1")
+    padding: PositiveInt = 4
 
     @property
     def num_draws(self) -> int:
@@ -40,17 +36,14 @@ class Crop(Transformation):
         check_side("padding", self.padding, shape)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Flip(Transformation):
     """Mirror left and right. Not for digits or letters.
 
     p: probability.
     """
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_within("p", self.p, 0, 1)
+    p: UnitInterval = 0.5
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """Mirror some pictures."""
@@ -58,7 +51,7 @@ class Flip(Transformation):
         return replace_at(x, chosen, select(x, chosen).flip(3))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Cutout(Transformation):
     """Cover a square with grey; its centre is anywhere in the picture (DeVries & Taylor 2017).
 
@@ -66,13 +59,8 @@ class Cutout(Transformation):
     value: grey value in [0, 1]; 0.5 is CIFAR's mean, which the paper uses.
     """
 
-    size: int = 16
-    value: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size={self.size!r}: must be at least 1")
-        check_within("value", self.value, 0, 1)
+    size: PositiveInt = 16
+    value: UnitInterval = 0.5
 
     @property
     def num_draws(self) -> int:
@@ -89,7 +77,7 @@ class Cutout(Transformation):
         check_side("size", self.size, shape)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class RandomResizedCrop(Transformation):
     """Crop a part of random area and aspect ratio, and enlarge it to the picture's size (Szegedy et al. 2015).
 
@@ -99,10 +87,9 @@ class RandomResizedCrop(Transformation):
     """
 
     low: float = 0.08
-    high: float = 1.0
+    high: UnitInterval = 1.0
 
     def __post_init__(self) -> None:
-        check_within("high", self.high, 0, 1)
         if not 0 < self.low <= self.high:
             raise ValueError(f"low={self.low!r}: must be above 0 and at most high={self.high!r}")
 

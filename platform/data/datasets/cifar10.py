@@ -1,7 +1,6 @@
 """CIFAR-10."""
 
-from dataclasses import dataclass
-
+from ...config.settings import settings
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ._cifar import CifarSet, open_cifar
@@ -20,7 +19,7 @@ FILES = CifarSet(
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """CIFAR-10: ten kinds of animals and vehicles, 32x32 colour, 50,000 for training and 10,000 for testing (Krizhevsky 2009).
 

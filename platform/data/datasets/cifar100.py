@@ -1,10 +1,10 @@
 """CIFAR-100. N samples."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from ...config.settings import settings
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
 from ._cifar import CifarSet, open_cifar
@@ -48,7 +48,7 @@ FILES = CifarSet(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """CIFAR-100: 32x32 colour, 50,000 for training and 10,000 for testing, 100 classes in 20 groups (Krizhevsky 2009).
 
@@ -58,10 +58,6 @@ class Config:
     """
 
     labels: Literal["fine", "coarse"] = "fine"
-
-    def __post_init__(self) -> None:
-        if self.labels not in CLASSES:
-            raise ValueError(f"labels={self.labels!r}: must be 'fine' (100 classes) or 'coarse' (20)")
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

@@ -1,10 +1,12 @@
 """CORe50."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
+
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
@@ -34,7 +36,7 @@ CLASSES = {  # objects o1..o5 belong to the first category
 _ADVICE = "Unpack core50_128x128.zip of https://vlomonaco.github.io/core50 into a folder and set data.root or RETAIN_DATA to it."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """CORe50: 50 handheld household objects of 10 categories, filmed in 11 sessions, the domains (Lomonaco & Maltoni 2017).
 
@@ -46,14 +48,8 @@ class Config:
     level: "object" (default): 50 classes; "category": 10.
     """
 
-    size: int = 32
+    size: Annotated[int, Interval(ge=8, le=128)] = 32
     level: Literal["object", "category"] = "object"
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= 128:
-            raise ValueError(f"size={self.size!r}: must be from 8 to 128")
-        if self.level not in CLASSES:
-            raise ValueError(f"level={self.level!r}: must be 'object' (50 classes) or 'category' (10)")
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from ...config.settings import settings
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 from ..image_cache import statistics
@@ -19,7 +20,7 @@ HAS_DOMAINS = True
 DOMAINS = ("mnist", "optdigits", "mfeat")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Handwritten digits of three real sources, the domains: MNIST, optdigits (the set `digits`) and mfeat; grey, light on dark.
 
@@ -31,12 +32,8 @@ class Config:
         in the file's order; false: all 70,000.
     """
 
-    size: int = 28
+    size: Annotated[int, Interval(ge=8, le=64)] = 28
     balance: bool = True
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= 64:
-            raise ValueError(f"size={self.size!r}: must be from 8 to 64")
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

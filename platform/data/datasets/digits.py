@@ -1,17 +1,17 @@
 """scikit-learn's digits. N samples."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...config.settings import settings
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
 
 NUM_CLASSES = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Handwritten digits, 8x8 grey, 1,442 for training and 355 for testing; bundled with scikit-learn.
 

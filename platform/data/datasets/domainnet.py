@@ -1,9 +1,12 @@
 """DomainNet."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Interval
+
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
@@ -19,7 +22,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """DomainNet: 345 classes in six styles, the domains, colour, about 409,000 for training and 176,000 for testing (Peng 2019).
 
@@ -30,11 +33,7 @@ class Config:
         is kept.
     """
 
-    size: int = 64
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= 256:
-            raise ValueError(f"size={self.size!r}: must be from 8 to 256")
+    size: Annotated[int, Interval(ge=8, le=256)] = 64
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

@@ -2,10 +2,12 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
+
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
@@ -16,7 +18,7 @@ STYLES = {"google": ".png", "twitter": ".png", "fluent": ".webp"}  # in the orde
 _TEST = 5  # every fifth emoji of a category is for testing
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Emoji in three styles, the domains (google: Noto, twitter: Twemoji, fluent: Fluent 3D), in Unicode's nine categories.
 
@@ -26,11 +28,7 @@ class Config:
     size: side of the pictures in pixels (default 64); the files have 64 (google, twitter) and 256 (fluent).
     """
 
-    size: int = 64
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= 256:
-            raise ValueError(f"size={self.size!r}: must be from 8 to 256")
+    size: Annotated[int, Interval(ge=8, le=256)] = 64
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

@@ -1,7 +1,6 @@
 """Fashion-MNIST."""
 
-from dataclasses import dataclass
-
+from ...config.settings import settings
 from ..cache import DataFolders
 from ..dataset import DataSet
 from ._idx import IdxSet, idx_set
@@ -29,7 +28,7 @@ _CLOTHES = (
 NUM_CLASSES = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Fashion-MNIST: clothes, 28x28 grey, 60,000 for training and 10,000 for testing (Xiao, Rasul, Vollgraf 2017)."""
 

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
+
+from ...config.settings import settings
 from ...errors import UserError, comma_separated
 from ...run_folders import run_folder_of
 from ..cache import DataFolders
@@ -24,7 +26,7 @@ _KEY = "data.image_folder"
 _Row = tuple[str, dict[str, str]]  # path below the folder, values of the placeholders
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Your own pictures: folder names are the classes and, optionally, the domains; both are sorted by name.
 
@@ -41,8 +43,8 @@ class Config:
 
     path: str
     pattern: str = "{class}/*"
-    size: int = 64
-    test: float | None = None
+    size: Annotated[int, Interval(ge=4, le=1024)] = 64
+    test: Annotated[float, Interval(gt=0, lt=1)] | None = None
     unreadable: Literal["refuse", "skip"] = "refuse"
     colour: Literal["rgb", "grey"] = "rgb"
 
@@ -50,14 +52,10 @@ class Config:
         compiled(self.pattern)
         if not self.path:
             raise ValueError(f"path={self.path!r}: must be a folder")
-        if not 4 <= self.size <= 1024:
-            raise ValueError(f"size={self.size!r}: must be from 4 to 1024")
         if self.test is not None and "{split}" in self.pattern:
             raise ValueError(
                 f"test={self.test!r}: must be null, since the pattern {self.pattern!r} says it by {{split}}"
             )
-        if self.test is not None and not 0 < self.test < 1:
-            raise ValueError(f"test={self.test!r}: must be above 0 and below 1")
         object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))  # workers run in other folders
 
 

@@ -1,11 +1,11 @@
 """The pictures of UCI's "multiple features". N samples."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
@@ -17,7 +17,7 @@ _HEIGHT, _WIDTH, _TOP = 16, 15, 6
 _Y = np.repeat(np.arange(10), 200)  # the labels in the file's order
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Digits of Dutch utility maps, 16x15 grey, 1,600 for training and 400 for testing; they fill the picture.
 

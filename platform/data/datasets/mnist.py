@@ -1,7 +1,6 @@
 """MNIST."""
 
-from dataclasses import dataclass
-
+from ...config.settings import settings
 from ..cache import DataFolders
 from ..dataset import DataSet
 from ._idx import IdxSet, idx_set
@@ -12,7 +11,7 @@ FILES = IdxSet("MNIST", "MNIST", ("mnist", "MNIST/raw", "MNIST", "."), "")
 NUM_CLASSES = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """MNIST: handwritten digits, 28x28 grey, 60,000 for training and 10,000 for testing (LeCun, Cortes, Burges).
 

@@ -1,11 +1,11 @@
 """SVHN. N samples."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
 from ..dataset import DataSet, make_data_set
@@ -21,7 +21,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """SVHN: digits of house numbers, cropped, 32x32 colour, 73,257 for training and 26,032 for testing (Netzer et al. 2011).
 

@@ -1,9 +1,12 @@
 """Tiny ImageNet."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Interval
+
+from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
 from ..dataset import DataSet, make_data_set
@@ -18,7 +21,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Tiny ImageNet: 200 classes of ImageNet, 64x64 colour, 100,000 for training and 10,000 for testing (Le & Yang 2015).
 
@@ -28,11 +31,7 @@ class Config:
     size: side of the pictures in pixels (default 64, as in the files).
     """
 
-    size: int = 64
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= 64:
-            raise ValueError(f"size={self.size!r}: must be from 8 to 64")
+    size: Annotated[int, Interval(ge=8, le=64)] = 64
 
 
 def build(config: Config, folders: DataFolders) -> DataSet:

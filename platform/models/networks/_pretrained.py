@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ...config.settings import PositiveInt, settings
 from ...data.cache import DataFolders
 from ...data.streams import Stream
 from ...errors import UserError
@@ -24,7 +25,7 @@ from ._layers import group_norm
 from ._weight_files import StateDict, find_weight_file, load_weights, read_weights
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class PretrainedConfig:
     """Settings of a library's network.
 
@@ -38,11 +39,9 @@ class PretrainedConfig:
     name: str
     pretrained: bool | str = False
     norm: Literal["keep", "group"] = "keep"
-    resize: int | None = None
+    resize: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        if self.resize is not None and self.resize < 1:
-            raise ValueError(f"resize={self.resize}: must be at least 1")
         if self.pretrained == "":
             raise ValueError("pretrained='': must be true, false or the path of a file")
         if self.norm == "group" and self.pretrained is True:

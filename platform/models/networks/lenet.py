@@ -4,16 +4,15 @@ Two blocks of 5x5 convolution (6 and 16 channels) and 2x2 pooling, then hidden l
 for grey pictures of 28 pixels and ten classes.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
+from ...config.settings import settings
 from ..heads import Classifier, Init, initialise
 from ._layers import Activation, Norm, activation, check_image_shape, norm2d
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """LeNet-5: two blocks of 5x5 convolution and max-pooling, two hidden layers.
 

@@ -1,18 +1,19 @@
 """A multilayer perceptron: flatten, hidden layers (linear, normalisation, activation, dropout), growing head."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 
+from ...config.settings import Fraction, PositiveInt, settings
 from ..heads import Classifier, Init, initialise
 from ._layers import Activation, activation
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Multilayer perceptron.
 
@@ -23,17 +24,11 @@ class Config:
     init: kaiming (He 2015, for ReLU), xavier (Glorot 2010, for tanh), or torch (PyTorch's default).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (256, 256)
     activation: Activation = "relu"
     norm: Literal["batch", "layer"] | None = None
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     init: Init = "kaiming"
-
-    def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden={list(self.hidden)}: must hold at least one width, each at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
 
 @torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator

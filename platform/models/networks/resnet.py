@@ -8,20 +8,20 @@ Shapes: B batch, C channels, H height, W width, D features.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ...config.settings import PositiveInt, settings
 from ..heads import Classifier, Init, initialise
 from ._layers import MeanPool, Norm, check_image_shape, norm2d
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # blocks of each stage; other depths are 6n + 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Residual network.
 
@@ -34,13 +34,9 @@ class Config:
 
     depth: Literal[18, 20, 32, 34, 44, 50, 56, 110] = 18
     stem: Literal["cifar", "imagenet"] = "cifar"
-    width: int | None = None
+    width: PositiveInt | None = None
     norm: Norm | None = "batch"
     init: Init = "kaiming"
-
-    def __post_init__(self) -> None:
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width={self.width}: must be at least 1")
 
 
 class _Shortcut(nn.Module):

@@ -1,16 +1,18 @@
 """A small convolutional network: blocks of 3x3 convolution, ReLU and 2x2 max-pooling, then one hidden layer."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 
+from ...config.settings import PositiveInt, settings
 from ...errors import UserError
 from ..heads import Classifier, Init, initialise
 from ._layers import Norm, norm2d
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Small CNN: blocks of convolution and max-pooling, then a hidden layer.
 
@@ -20,16 +22,10 @@ class Config:
     init: kaiming (He 2015), xavier (Glorot 2010), or torch (PyTorch's default).
     """
 
-    channels: tuple[int, ...] = (16, 32)
-    hidden: int = 128
+    channels: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (16, 32)
+    hidden: PositiveInt = 128
     norm: Norm | None = None
     init: Init = "kaiming"
-
-    def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels={list(self.channels)}: must hold at least one number, each at least 1")
-        if self.hidden < 1:
-            raise ValueError(f"hidden={self.hidden}: must be at least 1")
 
 
 @torch.random.fork_rng(devices=[])  # torch's layers initialise themselves with the global generator

@@ -3,12 +3,12 @@
 model: {"timm:convnext_atto": {pretrained: true, resize: 96}}
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...config.settings import settings
 from ...data.cache import DataFolders
 from ...data.streams import Stream
 from ...errors import UserError, nearest
@@ -16,7 +16,7 @@ from . import _pretrained
 from ._pretrained import PretrainedConfig, Trunk
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(PretrainedConfig):
     """A network of timm, named "timm:NAME": resnet18, convnext_atto, vit_tiny_patch16_224, ..."""
 

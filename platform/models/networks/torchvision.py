@@ -4,12 +4,12 @@ model: {"torchvision:mobilenet_v2": {pretrained: weights/mobilenet_v2-b0353104.p
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...config.settings import settings
 from ...data.cache import DataFolders
 from ...data.streams import Stream
 from ...errors import UserError, comma_separated, nearest
@@ -17,7 +17,7 @@ from . import _pretrained
 from ._pretrained import PretrainedConfig, Trunk
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config(PretrainedConfig):
     """A network of torchvision, named "torchvision:NAME": resnet18, mobilenet_v2, efficientnet_b0, ..."""
 

@@ -7,12 +7,12 @@ the class token starts at 0, while DeiT samples it. Layers are named trunk.patch
 Shapes: B batch, C channels, H height, W width, N tokens (the class token first), D width of a token, M heads.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from ...config.settings import Fraction, PositiveInt, settings
 from ...errors import UserError
 from ..heads import Classifier
 from ._layers import check_image_shape
@@ -21,7 +21,7 @@ _SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6)}  # D, blocks, M
 _STD = 0.02
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Vision transformer.
 
@@ -33,23 +33,17 @@ class Config:
     """
 
     size: Literal["tiny", "small"] = "tiny"
-    patch: int = 4
-    dim: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    mlp_ratio: int = 4
-    dropout: float = 0.0
+    patch: PositiveInt = 4
+    dim: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    mlp_ratio: PositiveInt = 4
+    dropout: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "dim", "depth", "heads", "mlp_ratio"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
         dim, _, heads = self.sizes
         if dim % heads:
             raise ValueError(f"heads={heads}: must divide dim={dim}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -4,17 +4,17 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ...config.settings import Fraction, PositiveInt, settings
 from ..heads import Classifier, Init, initialise
 from ._layers import MeanPool, Norm, check_image_shape, norm2d
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Wide residual network, WRN-depth-widen.
 
@@ -26,18 +26,14 @@ class Config:
     """
 
     depth: int = 16
-    widen: int = 2
-    dropout: float = 0.0
+    widen: PositiveInt = 2
+    dropout: Fraction = 0.0
     norm: Norm | None = "batch"
     init: Init = "kaiming"
 
     def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(f"depth={self.depth}: must be 6n + 4, at least 10: 10, 16, 22, 28, 34, 40")
-        if self.widen < 1:
-            raise ValueError(f"widen={self.widen}: must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
 
 class _Block(nn.Module):

@@ -68,10 +68,3 @@ class Probe:
         """Restore what another instance's `state_dict` returned."""
         if state:
             raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
-
-
-def check_positive(**values: int) -> None:
-    """Raise ValueError for counts below 1; for the `__post_init__` of a probe's `Config`."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")

@@ -5,14 +5,11 @@ Shapes: n samples, D and E features of two layers, C classes.
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...models.features import FEATURES, find_head
+from ...models.activation_capture import ActivationCapture
 
 _MAP_SIDE = 4  # maps are averaged to at most this many cells a side
 
@@ -24,27 +21,13 @@ def layer_features(model: nn.Module, layers: Sequence[str], batches: Iterable[Te
     If a layer runs several times in a pass, its last output counts; a layer that never runs is left out.
     """
     outputs: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    current: dict[str, Tensor] = {}  # of the present pass
-    modules = dict(model.named_modules())
-
-    def store_output(layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        current[layer] = _flatten(output[0] if isinstance(output, tuple) else output)
-
-    def store_head_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        current[FEATURES] = _flatten(inputs[0])
-
-    with ExitStack() as stack:
-        for layer in layers:
-            if layer == FEATURES:
-                handle = find_head(model).register_forward_pre_hook(store_head_input)
-            else:
-                handle = modules[layer].register_forward_hook(partial(store_output, layer))
-            stack.callback(handle.remove)
+    capture = ActivationCapture(layers, transform=_flatten)
+    with capture.attached(model):
         for x in batches:
             model(x)
-            for layer, output in current.items():
+            for layer, output in capture.outputs.items():
                 outputs[layer].append(output)
-            current.clear()
+            capture.outputs.clear()
     return {layer: torch.cat(parts) for layer, parts in outputs.items() if parts}
 
 

@@ -8,19 +8,19 @@ Shapes: n samples.
 Source: Kornblith et al. 2019 (1905.00414).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...config.settings import PositiveInt, settings
 from ...models.features import select_layers
-from ._base import Probe, ProbeContext, Values, check_positive
+from ._base import Probe, ProbeContext, Values
 from ._representation import gram, layer_features, linear_cka
 from ._samples import input_batches, old_and_new
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Similarity (linear CKA) of each layer before and after an experience, on old and on new data.
 
@@ -29,10 +29,7 @@ class Config:
     """
 
     layers: tuple[str, ...] | None = None
-    samples: int = 256
-
-    def __post_init__(self) -> None:
-        check_positive(samples=self.samples)
+    samples: PositiveInt = 256
 
 
 class CKA(Probe):

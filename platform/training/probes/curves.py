@@ -10,17 +10,18 @@ Shapes: n samples, K outputs of the head.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from ._base import Probe, ProbeContext, Values, check_positive
-from ._samples import ProbeSamples, draw_samples, gather_samples, logits_for
+from ...config.settings import PositiveInt, settings
+from ...data.samples import PartSamples, gather_parts
+from ._base import Probe, ProbeContext, Values
+from ._samples import draw_samples, logits_for
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Loss and accuracy on fixed training and validation samples along the epochs, and the gap between the two.
 
@@ -28,11 +29,8 @@ class Config:
     samples: maximum number of training samples, and of validation samples.
     """
 
-    every: int | None = 5
-    samples: int = 500
-
-    def __post_init__(self) -> None:
-        check_positive(every=1 if self.every is None else self.every, samples=self.samples)
+    every: PositiveInt | None = 5
+    samples: PositiveInt = 500
 
 
 class Curves(Probe):
@@ -41,7 +39,7 @@ class Curves(Probe):
     def __init__(self, every: int, samples: int, seed: int) -> None:
         self.every, self.samples, self.seed = every, samples, seed
         self._number = -1  # experience of the current samples
-        self._subset: ProbeSamples | None = None
+        self._subset: PartSamples | None = None
         self._num_train = 0
 
     def during(self, learner: Any) -> Values:
@@ -78,7 +76,7 @@ class Curves(Probe):
             (index, draw_samples(experiences[index].validation, each, self.seed, "curves", "held", index))
             for index in numbers
         ]
-        self._subset = gather_samples(learner.stream, train + validation, learner.device)
+        self._subset = gather_parts(learner.stream, train + validation, learner.device)
         self._number, self._num_train = number, sum(len(part) for _, part in train)
 
 

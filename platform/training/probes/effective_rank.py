@@ -8,18 +8,18 @@ on test samples of the earlier experiences and of the one just learned.
 Source: Roy & Vetterli 2007.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ...config.settings import PositiveInt, settings
 from ...models.features import select_layers
-from ._base import Probe, ProbeContext, Values, check_positive
+from ._base import Probe, ProbeContext, Values
 from ._representation import effective_rank, layer_features
 from ._samples import input_batches, old_and_new
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Effective rank of each layer's features on old and on new data.
 
@@ -28,10 +28,7 @@ class Config:
     """
 
     layers: tuple[str, ...] | None = None
-    samples: int = 256
-
-    def __post_init__(self) -> None:
-        check_positive(samples=self.samples)
+    samples: PositiveInt = 256
 
 
 class EffectiveRank(Probe):

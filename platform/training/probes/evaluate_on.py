@@ -7,13 +7,15 @@ like the trial's. Values: <stream>/experience_01, ... (a second stream of the sa
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 
 from ...config import registry
 from ...config.load import build_config
+from ...config.settings import settings
 from ...data.streams import Arrays, Experience, Part, Stream
 from ...errors import UserError
 from ...models.inference import logits_of
@@ -23,18 +25,16 @@ from ._base import Probe, ProbeContext, Values
 NamedSettings = str | Mapping[str, Mapping[str, Any] | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Accuracy on the test sets of other streams after each experience.
 
     streams: each is the name of a benchmark, or a mapping from its name to its settings, as under `benchmark`.
     """
 
-    streams: tuple[NamedSettings, ...]
+    streams: Annotated[tuple[NamedSettings, ...], MinLen(1)]
 
     def __post_init__(self) -> None:
-        if not self.streams:
-            raise ValueError("streams=[]: must name at least one benchmark")
         object.__setattr__(
             self, "streams", tuple(_with_all_settings(i, stream) for i, stream in enumerate(self.streams))
         )

@@ -9,21 +9,22 @@ Source: Davari et al. 2022 (2203.13381), who train theirs by gradient descent.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 
+from ...config.settings import PositiveInt, settings
 from ...models.features import FEATURES, select_layers
-from ._base import Probe, ProbeContext, Values, check_positive
+from ._base import Probe, ProbeContext, Values
 from ._representation import layer_features, linear_probe
 from ._samples import draw_evenly, input_batches, old_and_new
 
 PENALTY = 0.1  # in the range where accuracies hardly change; its unit: `_representation.linear_probe`
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Accuracy of a linear classifier on frozen features, for old and for new data.
 
@@ -31,13 +32,8 @@ class Config:
     samples: total number of training samples, equally many per experience; also the number of old, and of new, test samples.
     """
 
-    layers: tuple[str, ...] = (FEATURES,)
-    samples: int = 1000
-
-    def __post_init__(self) -> None:
-        check_positive(samples=self.samples)
-        if not self.layers:
-            raise ValueError("layers=[]: must name at least one layer")
+    layers: Annotated[tuple[str, ...], MinLen(1)] = (FEATURES,)
+    samples: PositiveInt = 1000
 
 
 class LinearProbe(Probe):

@@ -10,14 +10,15 @@ and `wc_acc` (k counts the experiences that were trained on). In a task-incremen
 Source: De Lange et al. 2023 (2205.13452).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from ._base import Probe, ProbeContext, Values, check_positive
-from ._samples import ProbeSamples, accuracies, draw_evenly
+from ...config.settings import PositiveInt, settings
+from ...data.samples import PartSamples
+from ._base import Probe, ProbeContext, Values
+from ._samples import accuracies, draw_evenly
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """Accuracy on small test subsets every few iterations, and the worst of it (min-ACC, WC-ACC).
 
@@ -25,11 +26,8 @@ class Config:
     samples: test samples of each experience, always the same ones.
     """
 
-    every: int = 10
-    samples: int = 100
-
-    def __post_init__(self) -> None:
-        check_positive(every=self.every, samples=self.samples)
+    every: PositiveInt = 10
+    samples: PositiveInt = 100
 
 
 class StabilityGap(Probe):
@@ -39,7 +37,7 @@ class StabilityGap(Probe):
         self.iterations, self.samples, self.seed = config.every, config.samples, seed
         self._least: dict[int, float] = {}  # learned experience -> least accuracy since
         self._number = -1  # last experience in the current samples
-        self._subset: ProbeSamples | None = None
+        self._subset: PartSamples | None = None
 
     def during(self, learner: Any) -> Values:
         """Return the accuracy on each experience learned so far, and on the current one."""

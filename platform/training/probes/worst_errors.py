@@ -8,32 +8,30 @@ Shapes: n samples, K outputs of the head, C channels, H height, W width.
 
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...config.settings import PositiveInt, settings
+from ...data.samples import PartSamples, gather_parts
 from ...errors import UserError
 from ...files import write_bytes
 from ...ledger.documents import write_json
-from ._base import Probe, ProbeContext, Values, check_positive
-from ._samples import ProbeSamples, gather_samples, logits_for
+from ._base import Probe, ProbeContext, Values
+from ._samples import logits_for
 
 _SIDE, _COLUMNS, _TEXT = 72, 8, 28  # pixels a picture's side; pictures a row; pixels of a caption's height
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@settings
 class Config:
     """A sheet of the test pictures that are wrong with the highest confidence, in the trial's folder and the report.
 
     count: maximum number of pictures on a sheet.
     """
 
-    count: int = 24
-
-    def __post_init__(self) -> None:
-        check_positive(count=self.count)
+    count: PositiveInt = 24
 
 
 class WorstErrors(Probe):
@@ -45,7 +43,7 @@ class WorstErrors(Probe):
     def after_experience(self, learner: Any, number: int) -> Values:
         """Write the sheet for all test samples so far, and return its values."""
         experiences = learner.stream.experiences[: number + 1]
-        subset = gather_samples(
+        subset = gather_parts(
             learner.stream, [(i, experience.test) for i, experience in enumerate(experiences)], learner.device
         )
         confidence, predicted = logits_for(learner, subset).softmax(1).max(1)
@@ -59,7 +57,7 @@ class WorstErrors(Probe):
     def _write(
         self,
         stream: Any,
-        subset: ProbeSamples,
+        subset: PartSamples,
         worst: torch.Tensor,
         predicted: list[int],
         shares: list[float],
@@ -73,15 +71,12 @@ class WorstErrors(Probe):
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"worst_errors-{number + 1:03d}"
         write_json(path.with_suffix(".json"), {"experience": number + 1, "errors": entries})
-        write_bytes(
-            path.with_suffix(".png"), render_sheet(to_colours(stream, subset.x[worst], subset.converted), entries)
-        )
+        colours = to_colours(stream, subset.inputs.select(worst))
+        write_bytes(path.with_suffix(".png"), render_sheet(colours, entries))
 
 
-def to_colours(stream: Any, x: torch.Tensor, converted: bool) -> torch.Tensor:
-    """Return colours (n, H, W, 3) as bytes, of samples in the network's format (`converted`) or as stored."""
-    if not converted:
-        x = stream.normalise(x)
+def to_colours(stream: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return colours (n, H, W, 3) as bytes, of network inputs (n, *shape)."""
     channels = (1, -1, 1, 1)
     mean, std = (torch.tensor(values, device=x.device).view(channels) for values in (stream.mean, stream.std))
     values = (x * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -1,0 +1,28 @@
+"""A network of two linear layers. It drops outputs in evaluation mode too."""
+
+from math import prod
+
+from torch import nn
+
+from retain import Classifier, settings
+
+
+@settings
+class Config:
+    """Two linear layers. There are no settings."""
+
+
+class Trunk(nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return nn.functional.dropout(self.linear(x.flatten(1)).relu(), 0.2)
+
+
+def build(config, shape, num_classes, generator):
+    linear = nn.Linear(prod(shape), 16)
+    nn.init.kaiming_uniform_(linear.weight, generator=generator)
+    nn.init.zeros_(linear.bias)
+    return Classifier(Trunk(linear), 16, num_classes, generator)

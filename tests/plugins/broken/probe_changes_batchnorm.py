@@ -1,0 +1,26 @@
+"""A probe that measures the mean output on random samples. A pass in training mode changes BatchNorm."""
+
+import torch
+
+from retain import Probe, settings
+
+
+@settings
+class Config:
+    """Mean output. There are no settings."""
+
+
+class Broken(Probe):
+    def __init__(self, context):
+        self.x = torch.randn(8, *context.stream.shape, generator=torch.Generator().manual_seed(context.seed))
+        self.count = 0
+
+    def after_experience(self, learner, number):
+        learner.model.train()
+        value = float(learner.model(self.x).mean())
+        learner.model.eval()
+        return {"mean": value}
+
+
+def build(config, context):
+    return Broken(context)
