@@ -72,7 +72,7 @@ def check_stream(config: Config, num_classes: int, num_experiences: int) -> None
     held_out, replayed = config.num_held, config.memory - config.num_held
     if config.memory > 0 and min(held_out, replayed) < num_classes:
         parts = f"{held_out} held out, {replayed} replayed"
-        raise UserError(f"strategies.bic.memory={config.memory}: must be >= {num_classes} in both parts: {parts}")
+        raise UserError(f"strategies.bic.memory={config.memory}: must be at least {num_classes} in both parts: {parts}")
 
 
 class BiCPlugin(DistilledReplay[Config]):

@@ -81,7 +81,7 @@ class StopAtBudgetPlugin(Plugin[Config]):
         if self.config.accuracy is None and self.config.loss is None:
             return
         # sums stay on the device: no synchronisation with a GPU here
-        output = plugin_api.mask_other_tasks(learner, learner.mb_output, learner.mb_task_id)
+        output = plugin_api.mask_other_tasks(learner, learner.mb_output, learner.mbatch[-1])
         self.hits = self.hits + (output.argmax(1) == learner.mb_y).sum()
         self.losses = self.losses + learner.loss.detach().double()
         samples, iterations = self.counts

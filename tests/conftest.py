@@ -36,6 +36,9 @@ def _seed_globals() -> None:
     torch.manual_seed(0)
 
 
+_signal_handlers: dict[int, Any] = {}  # at the start of the session
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare the process.
 
@@ -44,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal_handlers.update({number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)})
     config.option.randomly_reset_seed = False
 
 
@@ -115,15 +119,14 @@ def _torch_and_python() -> dict[str, Any]:
 def _nothing_is_left() -> Iterator[None]:
     """Assert that a test leaves no global state, which would reach the next one.
 
-    Environment variables and signal handlers are restored: Ray sets some in every process that joins a cluster. So is the path:
-    the command line puts the working folder on it.
+    Environment variables are restored, and signal handlers are those of the session's start: Ray sets some in every process that
+    joins a cluster, in fixtures of modules too. So is the path: the command line puts the working folder on it.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in _signal_handlers.items():
+        signal.signal(number, handler)
     environment, path, before = dict(os.environ), list(sys.path), _torch_and_python()
     yield
     sys.path[:] = path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)

@@ -73,7 +73,7 @@ def test_a_memory_for_each_class_is_never_too_small() -> None:
 
 
 def test_each_part_of_bics_memory_must_hold_the_classes() -> None:
-    with pytest.raises(UserError, match="strategies.bic.memory=200: must be >= 21.*: 20 held out, 180 replayed"):
+    with pytest.raises(UserError, match="strategies.bic.memory=200: must be at least 21.*: 20 held out, 180 replayed"):
         bic.check_stream(bic.Config(memory=200), 21, 2)
     with pytest.raises(UserError, match="strategies.bic.memory=200"):
         bic.check_stream(bic.Config(memory=200, held_out=0.95), 20, 2)

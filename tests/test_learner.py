@@ -620,3 +620,59 @@ def test_the_logged_learning_rate_excludes_group_factors() -> None:
     ):
         rate = base_lr(make_optimizer(Optimizer(lr=0.01, groups=groups), layer.named_parameters(), 0))
         assert rate == pytest.approx(expected, nan_ok=True)
+
+
+# The base class of strategies: its state, and what a user's class may do.
+
+
+class Holder(Plugin):
+    STATE = ("first", "second", "count")
+
+    def init_state(self) -> None:
+        self.first, self.second, self.count = nn.Linear(2, 2), nn.Linear(2, 2), 0
+
+
+def test_objects_in_the_state_keep_their_entries_apart() -> None:
+    one, other = Holder(), Holder()
+    one.count = 3
+    other.load_state_dict(one.state_dict())
+    assert other.count == 3
+    for name in ("first", "second"):
+        assert torch.equal(getattr(one, name).weight, getattr(other, name).weight)
+    assert not torch.equal(other.first.weight, other.second.weight)
+
+
+def test_an_object_that_a_fresh_plugin_lacks_is_refused() -> None:
+    one, other = Holder(), Holder()
+    other.second = None  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="Holder.second: an object was saved; create it in init_state"):
+        other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"STATE": "count"}, "STATE='count': must be a tuple"),
+        ({"init_state": lambda self, size: None}, r"init_state: retain calls it with \(self\)"),
+        ({"on_start": lambda self: None}, r"on_start: retain calls it with \(self, learner\)"),
+    ],
+)
+def test_a_class_that_the_base_class_could_not_use_is_refused(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        type("Mine", (Plugin,), body)
+
+
+def test_a_users_class_may_set_config_itself_and_have_other_bases() -> None:
+    class Old(Plugin):
+        def __init__(self) -> None:
+            self.config, self.seed = "own", 7
+            super().__init__()
+
+    class Module(Plugin, nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+    assert (Old().config, Old().seed) == ("own", 7)
+    assert len(list(Module().parameters())) == 2
+    assert Plugin().config is None and Plugin("c", 3).seed == 3

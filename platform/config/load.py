@@ -7,13 +7,14 @@ needs their modules.
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from ..errors import UserError, comma_separated, nearest
 from . import registry
+from .plain_dataclass import build_plain, section_of
 from .renamed import hint
 from .schema import Experiment, Settings
-from .settings import checked_values
+from .settings import checked_values, is_settings
 from .yaml_overrides import apply_overrides, plain_mapping, read_yaml
 
 CONFIG_SCHEMA = 1
@@ -33,12 +34,15 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
     """
     _check_keys(cls, data, path)
+    if not is_settings(cls):
+        plain: T = build_plain(cls, data, path)
+        return plain
     values: dict[str, Any] = {}
     kind: Any = cls
     required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
     problems = [f"{_joined(path, name)}: is missing." for name in required if name not in data]
     for name, value in data.items():
-        section = _section(get_type_hints(cls)[name])
+        section = section_of(get_type_hints(cls)[name])
         try:
             nested = is_dataclass(section) and isinstance(value, Mapping)
             values[name] = build_config(section, value, _joined(path, name)) if nested else value
@@ -64,12 +68,7 @@ def _check_keys(cls: Any, data: Any, path: str) -> None:
         if key not in known:
             suggestion = hint(where) or nearest(str(key), known)
             raise UserError(f"{where}: unknown key.{suggestion} Known here: {comma_separated(known) or 'none'}.")
-        _check_keys(_section(hints[key]), value, where)
-
-
-def _section(hint: Any) -> Any:
-    """Return the dataclass of a section that may be null."""
-    return next((member for member in get_args(hint) if is_dataclass(member)), hint)
+        _check_keys(section_of(hints[key]), value, where)
 
 
 def _joined(path: str, key: Any) -> str:

@@ -122,17 +122,22 @@ def is_neutral(module: Any, config: Any) -> bool:
     """Return whether a strategy with these settings changes nothing, whatever its other settings are."""
     try:
         neutral = neutral_settings(module)
-        reference = module.Config(**neutral or {})
-    except TypeError:  # a user's module need not declare any, and its Config may have required settings
+    except TypeError:  # a user's module need not declare any
         return False
-    return neutral is not None and all(getattr(config, name) == getattr(reference, name) for name in neutral)
+    return neutral is not None and all(_same_setting(getattr(config, name), value) for name, value in neutral.items())
+
+
+def _same_setting(one: Any, other: Any) -> bool:
+    """Return whether two settings mean the same: lists equal tuples, and 0 of something equals none of it."""
+    one, other = (tuple(each) if isinstance(each, list) else each for each in (one, other))
+    return bool(one == other) or (one in (0, ()) and other in (0, ()))
 
 
 def resolve(kind: Kind, name: str) -> Any:
     """Return the module with this name or, for some dotted paths, an Avalanche plugin class or benchmark function.
 
     Raises:
-        UserError: the name cannot be imported, or the module lacks `Config` or `build`.
+        UserError: the name cannot be imported, or the module lacks `Config` or (but for strategies) `build`.
     """
     check_name(kind, name)
     name, _ = split_colon(name)

@@ -10,7 +10,7 @@ A field's annotation states what is allowed, with the constraints of `annotated_
 """
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
@@ -117,14 +117,16 @@ def settings(cls: type[T]) -> type[T]:
 
     Types are strict (no ``"1"`` for 1); lists become tuples, whole numbers become floats where the field is a float. A method
     ``__post_init__`` can check what annotations cannot express; it raises ValueError("name=value: must be ..."). Those of base
-    classes are called first.
+    classes are called first, so it must not call ``super().__post_init__()``.
 
     Raises:
         ValueError: a value is not allowed; the message has a line for each setting: name, value and what is allowed.
     """
-    own_checks: list[Callable[[Any], None]] = [*getattr(getattr(cls.__base__, "__post_init__", None), "own_checks", ())]
-    if "__post_init__" in vars(cls):
-        own_checks.append(vars(cls)["__post_init__"])
+    own_checks: list[Callable[[Any], None]] = []
+    for each in reversed(cls.__mro__):
+        check = vars(each).get("__post_init__")
+        checks = getattr(check, "own_checks", [check] if check else [])
+        own_checks += [method for method in checks if method not in own_checks]
 
     def __post_init__(self: Any) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -137,6 +139,11 @@ def settings(cls: type[T]) -> type[T]:
     __post_init__.own_checks = own_checks  # type: ignore[attr-defined]
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True, slots=True)(cls)
+
+
+def is_settings(cls: Any) -> bool:
+    """Return whether a class was made by `settings`."""
+    return hasattr(vars(cls).get("__post_init__"), "own_checks")
 
 
 def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
@@ -164,7 +171,7 @@ def checked_values(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         hint = _hints(cls)[name]
         try:
-            checked[name] = _adapter(hint).validate_python(_lists_to_tuples(hint, value))
+            checked[name] = _adapter(cls, name).validate_python(_from_yaml(hint, value))
         except ValidationError as error:
             problems.extend(_problems(name, hint, value, error))
     if problems:
@@ -213,30 +220,42 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 @cache  # building one takes up to a millisecond
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
     """Return pydantic's validator of a field; a field that is a dataclass takes instances only."""
+    hint = _hints(cls)[name]
     if is_dataclass(hint):
         return TypeAdapter(hint)
     return TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
 
 
-def _lists_to_tuples(hint: Any, value: Any) -> Any:
-    """Return a value from YAML with tuples instead of lists wherever the annotation is a tuple."""
-    if get_origin(hint) is Annotated:
-        return _lists_to_tuples(get_args(hint)[0], value)
-    if get_origin(hint) in (Union, types.UnionType):
-        kind = tuple if isinstance(value, list | tuple) else Mapping if isinstance(value, Mapping) else None
-        members = [member for member in get_args(hint) if get_origin(_bare(member)) is kind]
-        return _lists_to_tuples(members[0], value) if kind and members else value
-    arguments = get_args(hint)
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        item_hints = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(item_hints) != len(value):
+def _from_yaml(hint: Any, value: Any) -> Any:
+    """Return a value from YAML with tuples instead of lists wherever the annotation is a tuple, and texts as keys."""
+    bare, origin = _bare(hint), get_origin(_bare(hint))
+    if origin in (Union, types.UnionType):
+        member = _container_member(bare, value)
+        return value if member is None else _from_yaml(member, value)
+    arguments = get_args(bare)
+    if isinstance(value, list | tuple):
+        if bare is tuple or (origin is tuple and arguments[-1:] != (...,) and len(arguments) != len(value)):
             return tuple(value)
-        return tuple(_lists_to_tuples(item_hint, item) for item_hint, item in zip(item_hints, value, strict=True))
-    if get_origin(hint) is Mapping and isinstance(value, Mapping):
-        return {key: _lists_to_tuples(arguments[1], item) for key, item in value.items()}
+        if origin in (tuple, list, Sequence):
+            hints = arguments if origin is tuple and arguments[-1] is not ... else arguments[:1] * len(value)
+            items = [_from_yaml(item_hint, item) for item_hint, item in zip(hints, value, strict=True)]
+            return items if origin is list else tuple(items)
+    if isinstance(value, Mapping):
+        if is_dataclass(bare) and isinstance(bare, type):
+            return bare(**value)
+        if origin in (Mapping, dict):
+            return {str(key): _from_yaml(arguments[1], item) for key, item in value.items()}
     return value
+
+
+def _container_member(union: Any, value: Any) -> Any | None:
+    """Return the member of a union that a list or mapping is meant for; None for any other value."""
+    kinds = (tuple, list, Sequence) if isinstance(value, list | tuple) else (Mapping, dict)
+    if not isinstance(value, list | tuple | Mapping):
+        return None
+    return next((each for each in get_args(union) if get_origin(_bare(each)) in kinds), None)
 
 
 def _bare(hint: Any) -> Any:
@@ -286,27 +305,24 @@ def _shown(value: Any) -> str:
 
 def describe(hint: Any) -> str:
     """Return in words what an annotation allows: ``a finite number of at least 0 or a list with ...``."""
-    bare, origin = _bare(hint), get_origin(_bare(hint))
+    bare, origin, limits = _bare(hint), get_origin(_bare(hint)), _metadata(hint)
+    arguments = get_args(bare)
     if origin in (Union, types.UnionType):
-        members = get_args(bare)
-        return " or ".join(
-            "a list with one for each experience" if _is_per_experience(member, members) else describe(member)
-            for member in members
+        words = (
+            "a list with one for each experience" if _is_per_experience(member, arguments) else describe(member)
+            for member in arguments
         )
+        return _limited(" or ".join(words), limits)
     if origin is Literal:
-        names = [repr(name) for name in get_args(bare)]
+        names = [repr(name) for name in arguments]
         return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    if origin is tuple:
-        first, *others = get_args(bare)
-        if others != [...]:
-            return f"a list of {1 + len(others)} values: {', '.join(map(describe, (first, *others)))}"
-        size = " of at least one item" if _metadata(hint) else ""
-        return f"a list{size}, each item {describe(first)}"
-    if bare is str and _metadata(hint):
-        return "a string that is not empty"
-    if origin is Mapping or is_dataclass(bare):
+    if origin is tuple and arguments and arguments[1:] != (...,):
+        return f"a list of {len(arguments)} values: {', '.join(map(describe, arguments))}"
+    if origin in (tuple, list, Sequence) and arguments:
+        return f"{_limited('a list', limits)}, each item {describe(arguments[0])}"
+    if origin in (Mapping, dict) or is_dataclass(bare):
         return "a mapping"
-    return _number(_NOUNS.get(bare, getattr(bare, "__name__", str(bare))), _metadata(hint))
+    return _limited(_NOUNS.get(bare, getattr(bare, "__name__", str(bare))), limits)
 
 
 def _is_per_experience(member: Any, members: tuple[Any, ...]) -> bool:
@@ -315,20 +331,26 @@ def _is_per_experience(member: Any, members: tuple[Any, ...]) -> bool:
     return is_list and get_args(_bare(member))[0] in members
 
 
-def _number(noun: str, metadata: list[Any]) -> str:
+def _limited(noun: str, metadata: list[Any]) -> str:
     """Return a noun with its limits in words: ``a finite number of at least 0``, ``a number in [0, 1)``."""
     flat = [part for each in metadata for part in (each.metadata if isinstance(each, FieldInfo) else [each])]
     flat = [part for each in flat for part in (each if isinstance(each, Interval) else [each])]
     low = next((each for each in flat if isinstance(each, Ge | Gt)), None)
     high = next((each for each in flat if isinstance(each, Le | Lt)), None)
+    finite = any(getattr(each, "allow_inf_nan", None) is False for each in flat)
+    words = [noun]
     if low is not None and high is not None:
         opening = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}"
-        closing = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})"
-        return f"{noun} in {opening}, {closing}"
-    finite = any(getattr(each, "allow_inf_nan", None) is False for each in flat)
-    words = [noun.replace("a number", "a finite number") if finite else noun]
-    if low is not None:
+        words.append(f"in {opening}, {high.le}]" if isinstance(high, Le) else f"in {opening}, {high.lt})")
+    elif low is not None:
         words.append(f"of at least {low.ge}" if isinstance(low, Ge) else f"above {low.gt}")
-    if high is not None:
+    elif high is not None:
         words.append(f"of at most {high.le}" if isinstance(high, Le) else f"below {high.lt}")
+    if finite and high is None:
+        words[0] = noun.replace("a number", "a finite number")
+    for each in flat:
+        if isinstance(each, MinLen):
+            words.append("that is not empty" if noun == "a string" else "of at least one item")
+        elif not isinstance(each, Ge | Gt | Le | Lt | OnlyWith | StreamLimit) and not hasattr(each, "allow_inf_nan"):
+            words.append(f"({each})")
     return " ".join(words)

@@ -19,7 +19,7 @@ from .outcome import Outcome, assert_same, same, same_predictions
 from .settings import check_declared_names, check_methods
 from .trials import Trials, stops_mid_experience, stops_of, trained
 
-METHODS = (*EVENTS, "on_start", "on_resume", "should_train", "predict", "state_dict", "load_state_dict")
+METHODS = (*EVENTS, "init_state", "on_start", "on_resume", "should_train", "predict", "state_dict", "load_state_dict")
 DECLARED = (
     *("Config", "build", "check_stream", "check_model", "needs_validation", "adapt", "ROLES", "CONFLICTS"),
     *("NEEDS_PAST", "NO_FULL_HEAD", "WRAPS_CRITERION", "NEUTRAL", "NEUTRAL_REASON"),
@@ -79,7 +79,15 @@ def neutral_settings_of(part: ResolvedPart) -> dict[str, Any]:
         require(len(reason) > _MIN_REASON, "NEUTRAL is None: say why in NEUTRAL_REASON, in a sentence")
         raise NotApplicable(reason)
     required = [each.name for each in fields(part.module.Config) if each.default is each.default_factory is MISSING]
-    return {name: part.settings[name] for name in required} | neutral
+    settings = {name: part.settings[name] for name in required} | neutral
+    try:
+        part.module.Config(**settings)
+    except ValueError as error:
+        advice = "declare NEUTRAL, or NEUTRAL = None with NEUTRAL_REASON"
+        raise ContractError(
+            f"the settings with which it should change nothing are refused ({error}): {advice}"
+        ) from None
+    return settings
 
 
 def check_neutral(naive: Experiment, neutral: Experiment, trials: Trials) -> None:

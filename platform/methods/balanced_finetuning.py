@@ -23,6 +23,8 @@ class Finetuning:
     `record_frozen` in `after_training_epoch`, then `run`.
     """
 
+    MERGED = True  # its entries are stored next to those of its plugin
+
     def __init__(self, seed: int, name: str) -> None:
         self.seed, self.name = seed, name
         self.rates: list[float] = []  # one per group of the optimizer, at the start of the experience

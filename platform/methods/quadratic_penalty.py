@@ -58,6 +58,8 @@ def penalty(parameters: NamedTensors, anchors: NamedTensors, importances: NamedT
 class QuadraticPenalty:
     """The penalty with its anchors and importances; false until it has importances."""
 
+    MERGED = True  # its entries are stored next to those of its plugin
+
     def __init__(self) -> None:
         self.anchors: NamedTensors = {}
         self.importances: NamedTensors = {}

@@ -87,6 +87,8 @@ class ReplayMemory:
         key: where the columns are in a plugin's state; "": each is there under its name.
     """
 
+    MERGED = True  # its entries are stored next to those of its plugin
+
     def __init__(self, seed: int, name: str, key: str = "") -> None:
         self.seed, self.name, self.key = seed, name, key
         self.columns: Columns = {}

@@ -12,6 +12,8 @@ class SeenClasses:
     The head may grow with the classes or have all of them from the start.
     """
 
+    MERGED = True  # its entries are stored next to those of its plugin
+
     def __init__(self) -> None:
         self.groups: list[list[int]] = []
 

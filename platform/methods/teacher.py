@@ -28,6 +28,8 @@ class Teacher:
         reduce: what is kept of a layer: a function of its name and float32 output (B, ...) to (B, ...).
     """
 
+    MERGED = True  # its entries are stored next to those of its plugin
+
     def __init__(
         self, layers: Sequence[str] = (), reduce: Callable[[str, Tensor], Tensor] = lambda layer, output: output
     ) -> None:

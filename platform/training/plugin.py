@@ -4,6 +4,7 @@ Shapes: B batch, C outputs of the head.
 """
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,6 +49,7 @@ EVENTS = (
 )
 _RENAMED_HOOKS = {"trains_on": "should_train"}
 EVAL_EVENTS = tuple(event for event in EVENTS if "_eval" in event)
+_OBJECT = "state_dict"  # the key of an object's state, which tells it from a dict
 _NO_OPS = {  # (module, class) whose hooks do nothing
     (__name__, "Plugin"),
     ("avalanche.core", "BasePlugin"),
@@ -64,8 +66,8 @@ class Plugin(Generic[C]):
 
     A plugin with `STATE` can be resumed between experiences and mid-experience: the names of the attributes that hold everything
     that a fresh plugin needs to resume, () for nothing. An attribute is a tensor, number, text, list, dict or None, or an object
-    with ``state_dict`` and ``load_state_dict``, whose entries are stored next to the names. Where that is not enough, override
-    `state_dict` and `load_state_dict`. A trial with a plugin that does neither restarts from its first experience.
+    with ``state_dict`` and ``load_state_dict`` that `init_state` creates. Where that is not enough, override `state_dict` and
+    `load_state_dict`. A trial with a plugin that does neither restarts from its first experience.
 
     Attributes:
         config: the settings.
@@ -77,9 +79,15 @@ class Plugin(Generic[C]):
     # whether the network sees a sample differently each time, so that nothing can be computed once for all passes
     augments = False
 
-    def __init__(self, config: Any = None, seed: int = 0) -> None:
-        self.config: C = config
-        self.seed = seed
+    config: C = None  # type: ignore[assignment]
+    seed: int = 0
+
+    def __init__(self, config: Any = None, seed: int | None = None) -> None:
+        super().__init__()
+        if config is not None:
+            self.config = config
+        if seed is not None:
+            self.seed = seed
         self.init_state()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -88,6 +96,15 @@ class Plugin(Generic[C]):
         for old, new in _RENAMED_HOOKS.items():
             if old in vars(cls):
                 raise TypeError(f"{cls.__qualname__}.{old}: it was renamed to {new}")
+        if not (
+            cls.STATE is None or isinstance(cls.STATE, tuple | list) and all(isinstance(n, str) for n in cls.STATE)
+        ):
+            raise TypeError(f"{cls.__qualname__}.STATE={cls.STATE!r}: must be a tuple of attributes' names")
+        for name, arguments in (("init_state", 1), ("on_start", 2)):
+            method = vars(cls).get(name)
+            if inspect.isfunction(method) and len(inspect.signature(method).parameters) != arguments:
+                expected = "(self)" if arguments == 1 else "(self, learner)"
+                raise TypeError(f"{cls.__qualname__}.{name}: retain calls it with {expected}; name yours otherwise")
 
     def init_state(self) -> None:
         """Set the attributes of a new plugin, those of `STATE` among them; called when it is created."""
@@ -110,8 +127,10 @@ class Plugin(Generic[C]):
         state: dict[str, Any] = {}
         for name in self.STATE or ():
             value = getattr(self, name)
-            if hasattr(value, "state_dict"):
+            if getattr(value, "MERGED", False):
                 state |= value.state_dict()
+            elif hasattr(value, "state_dict"):
+                state[name] = {_OBJECT: value.state_dict()}
             else:
                 state[name] = copy.copy(value) if isinstance(value, list | dict) else value
         return state
@@ -121,11 +140,15 @@ class Plugin(Generic[C]):
         if state and self.STATE is None:
             raise NotImplementedError(f"{type(self).__qualname__} has a state_dict and no load_state_dict")
         for name in self.STATE or ():
-            value = getattr(self, name)
-            if hasattr(value, "load_state_dict"):
+            value, saved = getattr(self, name), state.get(name)
+            if getattr(value, "MERGED", False):
                 value.load_state_dict(state)
+            elif isinstance(saved, dict) and saved.keys() == {_OBJECT}:
+                if not hasattr(value, "load_state_dict"):
+                    raise TypeError(f"{type(self).__qualname__}.{name}: an object was saved; create it in init_state")
+                value.load_state_dict(saved[_OBJECT])
             elif name in state:
-                setattr(self, name, copy.copy(state[name]) if isinstance(state[name], list | dict) else state[name])
+                setattr(self, name, copy.copy(saved) if isinstance(saved, list | dict) else saved)
 
     def on_start(self, learner: LearnerView) -> None:
         """Prepare to train an experience; called in `before_training_exp` and, mid-experience, in `on_resume`.

@@ -146,13 +146,16 @@ def strategy_builder(module: Any, path: str) -> Callable[[Any, int], Any]:
     if hasattr(module, "build"):
         build: Callable[[Any, int], Any] = module.build
         return build
-    classes = [
+    own = {
         each
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Plugin) and each.__module__ == module.__name__
-    ]
+    }
+    classes = [
+        each for each in own if not any(each in other.__mro__[1:] for other in own)
+    ]  # without its own base classes
     if len(classes) != 1:
-        names = [each.__name__ for each in classes] or "none"
+        names = sorted(each.__name__ for each in classes) or "none"
         raise UserError(
             f"{path}: its module must define one subclass of retain.Plugin, or a function build(config, seed); it has {names}."
         )
