@@ -142,8 +142,8 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def is_settings(cls: Any) -> bool:
-    """Return whether a class was made by `settings`."""
-    return hasattr(vars(cls).get("__post_init__"), "own_checks")
+    """Return whether a class was made by `settings`, or derives from such a class (as an alias of a benchmark does)."""
+    return hasattr(getattr(cls, "__post_init__", None), "own_checks")
 
 
 def value_at(value: V | tuple[V, ...], experience: int, key: str) -> V:
