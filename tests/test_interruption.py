@@ -223,7 +223,8 @@ def test_a_clock_that_jumps_changes_nothing(
 @pytest.mark.parametrize("how", [pytest.param("sleep", marks=pytest.mark.slow), "hold"])
 def test_a_hung_trial_is_ended_and_its_stack_is_logged(how: str, folder: Path, make_experiment: Make) -> None:
     """The trial sleeps, or never releases the interpreter; its earlier progress is in its checkpoint. As a worker runs it."""
-    config = make_experiment("pair", strategies={"plugins.acting": {"what": how, "at": 5}})
+    acts = {"what": how, "at": 5, "checkpoints": f"{folder}/checkpoints/000000+*"}
+    config = make_experiment("pair", strategies={"plugins.acting": acts}, epochs=20)
     config = replace(config, checkpoint=Checkpoint(every=0), ray=Ray(hang_timeout=4))
     TrialLedger.create(folder, yaml.safe_dump(to_dict(config)), identity_of(config)).close()
     settings = {"folder": str(folder), "sweep": str(folder), "path": []}

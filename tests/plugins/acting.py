@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import glob
 from typing import Any
 
 from retain import Plugin
@@ -17,10 +18,12 @@ class Config:
     Attributes:
         what: call (the function in CALL), nan, slow, sleep or hold.
         at: the iteration of it, from 0.
+        checkpoints: a pattern of paths; sleep and hold begin at the first iteration from `at` on at which one exists.
     """
 
     what: str = "call"
     at: int = 0
+    checkpoints: str = ""
 
 
 class Acting(Plugin):
@@ -40,9 +43,9 @@ class Acting(Plugin):
             learner.loss = learner.loss * float("nan")
         elif self.config.what == "slow":
             time.sleep(0.05)
-        elif self.config.what == "sleep" and done == self.config.at:
-            time.sleep(1e6)
-        elif self.config.what == "hold" and done == self.config.at:
+        elif done >= self.config.at and glob(self.config.checkpoints):
+            if self.config.what == "sleep":
+                time.sleep(1e6)
             sum(range(10**13))  # never lets another thread of Python run
 
 
