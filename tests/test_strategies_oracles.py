@@ -182,7 +182,7 @@ def test_lwf_adds_weighted_distillation_of_the_old_outputs_only() -> None:
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(4))
     plugin = lwf.LwFPlugin(lwf.Config(weight=(9.0, 0.5), temperature=3.0), seed=0)
     plugin.before_train_dataset_adaptation(_Script(model=old))
-    assert _lwf_step(plugin, old, x).item() == 0  # the first experience has no teacher
+    assert _lwf_step(plugin, new, x).item() == 0  # the first experience has no teacher
     plugin.after_training_exp(_Script())
     plugin.before_train_dataset_adaptation(_Script(model=old))
     expected = 0.5 * logit_distillation.distillation_loss(new(x)[:, :3], old(x), 3.0, "kl")

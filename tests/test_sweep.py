@@ -203,11 +203,15 @@ def test_states_of_the_trials_after_each_stage(story: Story) -> None:
 
 @pytest.mark.parametrize("variant", ["interrupted", "terminated"])
 def test_ctrl_c_and_sigterm_let_the_running_trial_write_a_checkpoint(story: Story, variant: str) -> None:
-    """It need not finish its experience, and repeats no iteration."""
+    """It need not finish its experience, and the next command continues at its last checkpoint.
+
+    Between the two, Ray may have started it once more: Ctrl-C reaches the worker too, if it has not yet seen the request.
+    """
     stage = story.stages[0 if variant == "interrupted" else 1]
     assert stage.newest[variant].startswith("000001+") and stage.newest[variant] > story.before[variant]
-    first, second = story.starts(variant)
-    assert first == 0 and second == PER_EXPERIENCE + int(stage.newest[variant].partition("+")[2])
+    starts = story.starts(variant)
+    assert starts[0] == 0 and len(starts) in (2, 3) and starts == sorted(starts)
+    assert starts[-1] == PER_EXPERIENCE + int(stage.newest[variant].partition("+")[2])
 
 
 @pytest.mark.parametrize("variant", ["killed", "orphaned"])
