@@ -1,6 +1,5 @@
 """The key `training.augmentation`: its settings, its role in training, and the image sheet that shows it."""
 
-import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plugins import stopping
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -147,45 +147,14 @@ def test_samples_that_are_not_pictures_are_refused(tiny_stream: Callable[..., St
 
 # In training.
 
-OWN = '''
-"""Send SIGTERM in the iterations that a test sets."""
-import os
-import signal
-from dataclasses import dataclass
-from retain import Plugin
-
-AT = set()
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Nothing to set."""
-
-class Stop(Plugin):
-    def state_dict(self):
-        return {}
-
-    def before_backward(self, learner, **kwargs):
-        done = learner.clock.train_iterations
-        if done in AT:
-            AT.remove(done)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-def build(config, seed):
-    return Stop()
-'''
 ALL = ["crop", "rotation", "scale", "elastic", "brightness", {"blur": {"p": 0.3}}, "randaugment"]
 
 
-@pytest.fixture(scope="module")
-def stops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[int]]:
-    """Return the iterations in which the strategy `augmentationtest` stops the trial."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "augmentationtest").mkdir()
-    (folder / "augmentationtest" / "stop.py").write_text(OWN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        importlib.invalidate_caches()
-        yield importlib.import_module("augmentationtest.stop").AT
+@pytest.fixture
+def stops() -> Iterator[set[int]]:
+    """Yield the iterations in which the strategy plugins.stopping stops the trial."""
+    stopping.AT.clear()
+    yield stopping.AT
 
 
 @pytest.fixture
@@ -204,7 +173,7 @@ def folders(quick_folder: Path) -> Iterator[Callable[[], Path]]:
 
 def test_same_bits_when_repeated_or_resumed_mid_epoch(folders: Any, stops: set[int], make_experiment: Make) -> None:
     """Two epochs; stopped mid-epoch and at an epoch boundary of the first experience, and within the second experience."""
-    strategies = {"lwf": {}, "replay": {"memory": 40}, "augmentationtest.stop": {}}
+    strategies = {"lwf": {}, "replay": {"memory": 40}, "plugins.stopping": {}}
     config = make_experiment("pair", strategies=strategies, epochs=2, augmentation=ALL)
     first, again, stopped = folders(), folders(), folders()
     run_trial(config, first)

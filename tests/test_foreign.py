@@ -14,46 +14,10 @@ from retain.platform.errors import UserError
 from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import ResolvedExperiment, resolve_experiment
 
-MODULE = """
-from dataclasses import dataclass
-
-import torch
-from avalanche.benchmarks import class_incremental_benchmark
-from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
-from torch.utils.data import TensorDataset
-
-from retain import stream_of
-
-ORDER = [3, 1, 0, 2, 5, 4]
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    num_experiences: int = 2
-
-def build(config, seed, data):
-    return stream_of("theirs.streams", make, {"num_experiences": config.num_experiences})
-
-def dataset(size):
-    y = torch.arange(size) % 6
-    x = torch.zeros(size, 1, 4, 4)
-    x.view(size, -1)[torch.arange(size), y] = 2.0
-    labels = [DataAttribute(y.tolist(), "targets"), DataAttribute([0] * size, "targets_task_labels")]
-    return AvalancheDataset([TensorDataset(x, y)], data_attributes=labels)
-
-def make(num_experiences):
-    streams = {"train": dataset(120), "test": dataset(60)}
-    return class_incremental_benchmark(streams, num_experiences=num_experiences, class_order=ORDER)
-"""
-
 
 @pytest.fixture
-def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    (folder / "streams.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    return "theirs.streams"
+def name() -> str:
+    return "plugins.streams"
 
 
 def config(name: str, settings: str) -> ResolvedExperiment:
