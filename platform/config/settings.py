@@ -251,11 +251,11 @@ def _from_yaml(hint: Any, value: Any) -> Any:
 
 
 def _container_member(union: Any, value: Any) -> Any | None:
-    """Return the member of a union that a list or mapping is meant for; None for any other value."""
+    """Return the member of a union that a list or mapping is meant for; None for any other value or annotation."""
     kinds = (tuple, list, Sequence) if isinstance(value, list | tuple) else (Mapping, dict)
-    if not isinstance(value, list | tuple | Mapping):
+    if not isinstance(value, list | tuple | Mapping) or get_origin(_bare(union)) not in (Union, types.UnionType):
         return None
-    return next((each for each in get_args(union) if get_origin(_bare(each)) in kinds), None)
+    return next((each for each in get_args(_bare(union)) if get_origin(_bare(each)) in kinds), None)
 
 
 def _bare(hint: Any) -> Any:
@@ -273,19 +273,13 @@ def _problems(name: str, hint: Any, value: Any, error: ValidationError) -> list[
     for item in error.errors():
         key, key_hint, key_value = name, hint, value
         for part in item["loc"]:
-            kind = _mapping_member(key_hint) if isinstance(key_value, Mapping) else _bare(key_hint)
+            kind = _bare(_container_member(key_hint, key_value) or key_hint)
             if get_origin(kind) is Mapping and isinstance(key_value, Mapping) and part in key_value:
                 key, key_hint, key_value = f"{key}.{part}", get_args(kind)[1], key_value[part]
         faults[key] = key_hint, key_value
     if len(faults) > 1:  # the keys inside are more precise
         faults.pop(name, None)
     return [f"{key}={_shown(part)}: must be {describe(of)}{_nearest(of, part)}" for key, (of, part) in faults.items()]
-
-
-def _mapping_member(hint: Any) -> Any:
-    """Return an annotation without its constraints; of alternatives, the mapping if there is one."""
-    members = get_args(_bare(hint)) if get_origin(_bare(hint)) in (Union, types.UnionType) else ()
-    return next((each for each in members if get_origin(each) is Mapping), _bare(hint))
 
 
 def _nearest(hint: Any, value: Any) -> str:
