@@ -21,11 +21,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..platform.config.settings import NonNegativeInt, settings
 from ..platform.models.activation_capture import ActivationCapture
 from ..platform.models.batchnorm import batch_norms, check_running_statistics
+from ..platform.models.functional import call_with
 from ..platform.training.plugin import LearnerView, Plugin
 
 NEUTRAL = {"keep": 0}
@@ -78,7 +78,7 @@ def select_by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tens
     for number, bank in enumerate(banks):
         rows = (choice == number).nonzero().flatten()
         if len(rows):
-            logits[rows] = functional_call(model, bank, (x[rows],))
+            logits[rows] = call_with(model, bank, x[rows])
     return logits
 
 
@@ -125,5 +125,5 @@ class BatchNormPerExperiencePlugin(Plugin[Config]):
         logits = network(x)
         for number, bank in banks.items():
             columns = self.classes[number]
-            logits[:, columns] = functional_call(learner.model, bank, (x,))[:, columns]
+            logits[:, columns] = call_with(learner.model, bank, x)[:, columns]
         return logits

@@ -21,9 +21,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ..platform.config.settings import Fraction, settings
+from ..platform.models.functional import call_with
 from ..platform.training.plugin import LearnerView, Plugin
 
 NEUTRAL = {"decay": 0.0}
@@ -87,5 +87,5 @@ class EMAPlugin(Plugin[Config]):
         if not self.average:
             return network(x)
         average = {name: tensor.to(x.device) for name, tensor in self.average.items()}
-        logits: Tensor = functional_call(learner.model, average, (x,))
+        logits: Tensor = call_with(learner.model, average, x)
         return logits

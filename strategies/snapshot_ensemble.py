@@ -18,10 +18,10 @@ import copy
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.func import functional_call
 
 from ..platform.config.settings import PositiveInt, settings
 from ..platform.methods.probability_averaging import as_logits, average_probabilities, probabilities
+from ..platform.models.functional import call_with
 from ..platform.training.plugin import LearnerView, Plugin
 
 NEUTRAL = {"members": 1}
@@ -65,5 +65,5 @@ class SnapshotEnsemblePlugin(Plugin[Config]):
         stream = getattr(learner, "stream", None)
         own = stream.class_mask if stream is not None and stream.scenario == "task" else None  # classes of each task
         members = [{name: t.to(x.device) for name, t in snapshot.items()} for snapshot in self.snapshots]
-        votes = [*(functional_call(learner.model, member, (x,)) for member in members), network(x)]
+        votes = [*(call_with(learner.model, member, x) for member in members), network(x)]
         return as_logits(average_probabilities([probabilities(logits, own) for logits in votes], alone=own is not None))

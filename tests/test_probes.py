@@ -280,11 +280,11 @@ def test_without_a_validation_split_there_is_the_training_curve(folder: Path, ma
 
 def test_a_class_that_the_head_lacks_is_wrong_and_has_no_loss() -> None:
     output, y = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 2, 0])
-    loss, accuracy, others, none = curves._scores(output, y, 2)
+    loss, accuracy, others, none = curves.losses_and_accuracies(output, y, 2)
     assert (accuracy, none) == (0.5, 0.0)
     assert loss == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
     assert others == pytest.approx(math.log(1 + math.exp(2)), rel=1e-5)
-    assert math.isnan(curves._scores(output, y, 3)[2])
+    assert math.isnan(curves.losses_and_accuracies(output, y, 3)[2])
 
 
 # Representations.

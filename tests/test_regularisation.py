@@ -74,39 +74,53 @@ def two_values(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.stack([logits.square().sum(1), (rows * logits.log_softmax(1)).sum(1)], 1)
 
 
+def by_label(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return values that torch.func has no rule for."""
+    return two_values(logits, rows) * nn.functional.one_hot(logits.argmax(1), 3).sum(1, keepdim=True)
+
+
+def repeated() -> nn.Sequential:
+    """Make a network that runs a layer twice, for which there is no closed form."""
+    net = mlp()
+    return nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])
+
+
+def tied() -> nn.Sequential:
+    """Make a network with two layers of the same weight."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    net[2].weight = net[0].weight
+    return net
+
+
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("make", [mlp, cnn])
+@pytest.mark.parametrize("objective", [two_values, by_label])
+@pytest.mark.parametrize("make", [mlp, cnn, repeated, tied])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradient_sums_equal_a_loop(make: Callable[[], nn.Sequential], power: Any, frozen: bool) -> None:
-    """In closed form and by torch.func, with parts frozen or not; mode, flags, statistics and gradients do not change."""
+def test_gradient_sums_equal_a_loop(
+    make: Callable[[], nn.Sequential], objective: Any, power: Any, frozen: bool
+) -> None:
+    """In closed form, by torch.func and in a loop, frozen or not; mode, flags, statistics and gradients do not change."""
     net, x, rows = make(), draws(9, 4, seed=1), draws(9, 3, seed=2)
     if frozen:
         net[1 if make is cnn else 0].requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     flags = [p.requires_grad for p in net.parameters()]
-    ours = per_sample_gradients.gradient_sums(net, x, rows, two_values, power)
-    assert_named(ours, by_loop(net, x, rows, two_values, power), rtol=1e-4, atol=1e-6)
+    ours = per_sample_gradients.gradient_sums(net, x, rows, objective, power)
+    assert_named(ours, by_loop(net, x, rows, objective, power), rtol=1e-4, atol=1e-6)
     assert_named(before, net.state_dict(), rtol=0, atol=0)
     assert net.training and flags == [p.requires_grad for p in net.parameters()]
     assert all(p.grad is None for p in net.parameters()) and not any(m._forward_hooks for m in net.modules())
 
 
-def test_gradient_sums_do_not_depend_on_method_or_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, rows = mlp(), draws(9, 4, seed=1), draws(9, 3, seed=2)
-    closed = per_sample_gradients._closed_form(net.eval(), x, rows, two_values, 2)
-    assert closed is not None
-
-    def by_label(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return values that torch.func has no rule for."""
-        return two_values(logits, rows) * nn.functional.one_hot(logits.argmax(1), 3).sum(1, keepdim=True)
-
-    assert_named(per_sample_gradients._one_by_one(net, x, rows, by_label, 2), closed)
-    for size in (1, 2**20):
-        monkeypatch.setattr(per_sample_gradients, "_CHUNK_BYTES", size)
-        assert_named(per_sample_gradients._one_by_one(net, x, rows, two_values, 2), closed)
-    shared = nn.Sequential(net[0], nn.Linear(5, 4), net[0], net[2])  # a layer that runs twice has no closed form
-    assert per_sample_gradients._closed_form(shared.eval(), x, rows, two_values, 2) is None
-    assert per_sample_gradients._closed_form(cnn().eval(), x, rows, two_values, 2) is None
+@pytest.mark.parametrize("size", [1, 2**20])
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_gradient_sums_do_not_depend_on_chunk_size(
+    make: Callable[[], nn.Sequential], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, rows = make(), draws(9, 4, seed=1), draws(9, 3, seed=2)
+    expected = per_sample_gradients.gradient_sums(net, x, rows, two_values, 2)
+    monkeypatch.setattr(per_sample_gradients, "_CHUNK_BYTES", size)
+    assert_named(per_sample_gradients.gradient_sums(net, x, rows, two_values, 2), expected)
 
 
 def test_penalty_by_hand_counts_the_old_rows_only() -> None:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from ..data.samples import stored_samples
 from ..models.activation_capture import ActivationCapture
+from ..models.functional import call_with
 from ..models.heads import Head
 from ..models.inference import evaluation_mode
 from ..training.plugin_api import mask_other_tasks
@@ -91,10 +92,9 @@ def _closed_form(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective
 def _one_by_one(model: nn.Module, x: Tensor, rows: Tensor, objective: Objective, power: Power) -> NamedTensors:
     """For any network: each sample's gradients, a few samples at a time."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    buffers = dict(model.named_buffers())
 
     def values(parameters: NamedTensors, x: Tensor, row: Tensor) -> Tensor:
-        return objective(functional_call(model, (parameters, buffers), (x[None],)), row[None])[0]
+        return objective(call_with(model, parameters, x[None]), row[None])[0]
 
     with torch.no_grad():
         num_values = len(values(parameters, x[0], rows[0]))

@@ -9,11 +9,11 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..data.samples import input_transform
 from ..models.activation_capture import layer_outputs
 from ..models.features import FEATURES
+from ..models.functional import call_with
 from ..models.inference import evaluation_mode
 from ..training import plugin_api
 from ..training.learner_view import LearnerView
@@ -117,7 +117,7 @@ def interference(
 
     def losses(weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return loss(functional_call(model, {**weights, **buffers}, (batch[0],)), batch[1], batch[2])
+        return loss(call_with(model, {**weights, **buffers}, batch[0]), batch[1], batch[2])
 
     gradients = torch.autograd.grad(losses(parameters, new).mean(), list(parameters.values()), allow_unused=True)
     with torch.no_grad():

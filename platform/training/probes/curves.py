@@ -51,7 +51,7 @@ class Curves(Probe):
         if self._subset is None or number != self._number:
             self._gather(learner, number)
         assert self._subset is not None
-        scores = _scores(logits_for(learner, self._subset), self._subset.y, self._num_train)
+        scores = losses_and_accuracies(logits_for(learner, self._subset), self._subset.y, self._num_train)
         if len(self._subset) == self._num_train:
             return dict(zip(("train_loss", "train_accuracy"), scores, strict=False))
         validation = learner.measured.get("validation_accuracy", scores[3])
@@ -80,8 +80,8 @@ class Curves(Probe):
         self._number, self._num_train = number, sum(len(part) for _, part in train)
 
 
-def _scores(output: torch.Tensor, y: torch.Tensor, num_train: int) -> list[float]:
-    """Mean loss and accuracy of the first `num_train` samples, then of the others (NaN if none), from logits (n, K).
+def losses_and_accuracies(output: torch.Tensor, y: torch.Tensor, num_train: int) -> list[float]:
+    """Return mean loss and accuracy of the first `num_train` samples, then of the others (NaN if none), from logits (n, K).
 
     A class that the head lacks counts as wrong and has no loss.
     """
