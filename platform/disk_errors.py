@@ -9,7 +9,7 @@ from shutil import disk_usage
 
 from .errors import UserError
 
-_UNWRITABLE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+_UNWRITABLE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
 
 
 def unwritable_reason(error: BaseException) -> str | None:

@@ -33,17 +33,26 @@ TITLES: dict[str, str] = {
 
 
 def validate_matrix(matrix: ArrayLike) -> Array:
-    """Return `matrix` as float64 (T + 1, T); raise ValueError naming the shape if it is another."""
+    """Return `matrix` as float64 (T + 1, T); raise ValueError for another shape, or for a cell that is no accuracy."""
     array = np.asarray(matrix, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] < 1 or array.shape[0] != array.shape[1] + 1:
         raise ValueError(f"matrix.shape={array.shape}: must be (T + 1, T), row 0 for the untrained network")
+    return _check_accuracies(array, "matrix")
+
+
+def _check_accuracies(array: Array, name: str) -> Array:
+    """Return `array` unchanged; raise ValueError unless all of it is in [0, 1], or NaN for a missing cell."""
+    wrong = array[(array < 0) | (array > 1)]
+    if wrong.size:
+        hint = "; divide percentages by 100" if wrong.max() > 1 else ""
+        raise ValueError(f"{name}: has {float(wrong[0])}; accuracies must be in [0, 1], or NaN where missing{hint}")
     return array
 
 
 def validate_sizes(sizes: ArrayLike, num_experiences: int) -> Array:
-    """Return `sizes` as float64 (T,); raise ValueError unless they are T positive numbers."""
+    """Return `sizes` as float64 (T,); raise ValueError unless they are T positive, finite numbers."""
     array = np.asarray(sizes, dtype=np.float64)
-    if array.shape != (num_experiences,) or not bool((array > 0).all()):
+    if array.shape != (num_experiences,) or not bool(((array > 0) & np.isfinite(array)).all()):
         raise ValueError(f"sizes={array.tolist()}: must be {num_experiences} positive numbers, one per experience")
     return array
 
@@ -178,7 +187,7 @@ def min_accuracy(minima: ArrayLike) -> float:
     `minima` (k - 1,): the lowest accuracy on experience j in any iteration n since j was learned.
     Source: De Lange 2023, the stability gap (2205.13452).
     """
-    return _mean(np.asarray(minima, dtype=np.float64))
+    return _mean(_check_accuracies(np.asarray(minima, dtype=np.float64), "minima"))
 
 
 def worst_case_accuracy(accuracy: float, minima: ArrayLike) -> float:
@@ -189,11 +198,17 @@ def worst_case_accuracy(accuracy: float, minima: ArrayLike) -> float:
     Source: De Lange 2023, the stability gap (2205.13452).
     """
     lowest = np.asarray(minima, dtype=np.float64)
-    return _mean(np.append(lowest, accuracy))  # the same weights: 1/k for each of the k experiences
+    return _mean(
+        _check_accuracies(np.append(lowest, accuracy), "accuracy and minima")
+    )  # the same weights: 1/k for each of the k experiences
 
 
 def summary(matrix: ArrayLike, sizes: ArrayLike) -> dict[str, float]:
-    """Return every metric of one matrix by name, in the order of `TITLES`; NaN where a metric is undefined."""
+    """Return every metric of one matrix by name, in the order of `TITLES`; NaN where a metric is undefined.
+
+    Raises:
+        ValueError: the matrix is not (T + 1, T), an accuracy is outside [0, 1], or the sizes are not T positive numbers.
+    """
     return {
         "average_accuracy": average_accuracy(matrix),
         "average_incremental_accuracy": average_incremental_accuracy(matrix, sizes),
@@ -212,7 +227,12 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
     The half width of a single value is NaN; without values both are. A NaN among the values makes both NaN: no seed is
     dropped silently.
+
+    Raises:
+        ValueError: `level` is not in (0, 1).
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: must be in (0, 1), such as 0.95")
     array = np.asarray(values, dtype=np.float64)
     if array.size < 2:
         return _mean(array), math.nan

@@ -47,6 +47,10 @@ def project_gradient(gradient: Tensor, reference: Tensor) -> Tensor:
 class AGEMPlugin(GradientProjectionPlugin[Config]):
     """Uses one reference gradient, on samples from the whole memory."""
 
+    def separate_batch_size(self, batch_size: int, num_trained: int) -> int:
+        """Return how many remembered samples a reference gradient is computed on."""
+        return min(self.config.sample_size, self.config.memory * num_trained)
+
     def reference(self, learner: LearnerView) -> Tensor:
         """Return the gradient (P,) that a step must not oppose."""
         index = self.memory.sample(learner, self.config.sample_size)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..platform.config.settings import NonNegativeInt, settings
 from ..platform.models.activation_capture import ActivationCapture
-from ..platform.models.batchnorm import batch_norms, check_running_statistics
+from ..platform.models.batchnorm import batch_norms, batchnorm_tensors, check_running_statistics
 from ..platform.models.functional import call_with
 from ..platform.training.plugin import LearnerView, Plugin
 
@@ -48,16 +48,6 @@ class Config:
     affine: bool = True
 
 
-def bank_of(model: nn.Module, affine: bool) -> Bank:
-    """Return copies of the BatchNorm layers' tensors."""
-    kinds = ("running_mean", "running_var", *(("weight", "bias") if affine else ()))
-    bank: Bank = {}
-    for name, layer in batch_norms(model).items():
-        tensors = {f"{name}.{kind}": getattr(layer, kind) for kind in kinds}
-        bank |= {key: tensor.detach().clone() for key, tensor in tensors.items() if tensor is not None}
-    return bank
-
-
 def surprise(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """Return the sums (B,) of this file's formula: z (B, C) or (B, C, *), mean (C,), var (C,) > 0."""
     z = z.reshape(*z.shape[:2], -1)
@@ -72,7 +62,7 @@ def select_by_likelihood(model: nn.Module, x: Tensor, banks: list[Bank]) -> Tens
     with capture.attached(model):
         logits: Tensor = model(x)
     z = capture.runs[0].input
-    choices = [*banks, bank_of(model, affine=False)]
+    choices = [*banks, batchnorm_tensors(model, affine=False)]
     statistics = [(bank[f"{name}.running_mean"], bank[f"{name}.running_var"] + first.eps) for bank in choices]
     choice = torch.stack([surprise(z, mean, var) for mean, var in statistics]).argmin(0)
     for number, bank in enumerate(banks):
@@ -106,7 +96,7 @@ class BatchNormPerExperiencePlugin(Plugin[Config]):
         experience, keep = learner.experience, self.config.keep
         self.classes[str(experience.current_experience)] = list(experience.classes_in_this_experience)
         if self.trained is not None and keep != 0:
-            self.banks[self.trained] = bank_of(learner.model, self.config.affine)
+            self.banks[self.trained] = batchnorm_tensors(learner.model, self.config.affine)
             latest = list(self.banks.items())[-(keep or len(self.banks)) :]
             self.banks, self.trained = dict(latest), None
 

@@ -6,8 +6,8 @@
 When the training of an experience ends, by patience or after its last epoch, parameters and buffers of epoch b are restored
 (the optimizer's state is not). The last epoch counts too, a tie keeps the earlier epoch, and each experience starts anew. The
 test stream and other experiences' data are never used. Under `cumulative` and `joint` the validation splits of all experiences
-so far are used, because all their data are trained on. Other strategies' hooks at the end of an experience should see the
-restored weights: name early_stopping before them.
+so far are used, because all their data are trained on. Strategies that act at the end of an experience see the restored weights,
+in whatever order they are named (in a plain Avalanche script: name early_stopping before them).
 Shapes: n validation samples, C classes.
 
 Source: Prechelt 1998. Peers: Avalanche's EarlyStoppingPlugin restores only when its patience runs out, and never scores the
@@ -16,6 +16,7 @@ last epoch; its `margin` is our min_delta. FACIL lowers the learning rate where 
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -24,16 +25,18 @@ from torch.nn import functional as F
 from ..platform.config.settings import NonNegativeFloat, PositiveInt, settings
 from ..platform.methods.validation_samples import ValidationSamples, accuracy, gather_validation_samples, masked_logits
 from ..platform.training import plugin_api
-from ..platform.training.plugin import LearnerView, Plugin
+from ..platform.training.plugin import EndOrder, LearnerView, Plugin
 
 NEUTRAL = {"patience": None}
+ROLES = ("final weights",)
 
 
 @settings
 class Config:
     """Stop an experience when its validation score stops improving, and restore its best epoch.
 
-    patience: epochs without a gain before training stops; null: never stop, never restore, score nothing.
+    patience: epochs without a gain before training stops, below the epochs of every experience; null: never stop, never
+        restore, score nothing.
     min_delta: the least gain that counts, >= 0.
     metric: "accuracy" or "loss" (cross-entropy) on the experience's validation split.
     """
@@ -46,6 +49,14 @@ class Config:
 def needs_validation(config: Config) -> bool:
     """Return whether the benchmark must set validation data aside."""
     return config.patience is not None
+
+
+def check_training(config: Config, epochs: Sequence[int]) -> dict[str, str]:
+    """Return the problem of a patience that can never run out; `epochs`: those of each experience that is trained on."""
+    if config.patience is None or config.patience < min(epochs):
+        return {}
+    reason = f"must be below {min(epochs)}, the epochs of an experience: training would never stop early"
+    return {"patience": f"{reason}. Lower it, or raise training.epochs"}
 
 
 def score(logits: Tensor, y: Tensor, metric: Literal["accuracy", "loss"]) -> float:
@@ -68,6 +79,7 @@ class EarlyStoppingPlugin(Plugin[Config]):
     """Scores the network after each epoch, and decides before the next epoch whether it is trained."""
 
     STATE = ("counts", "weights")
+    end_order = EndOrder.REPLACE_WEIGHTS
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -7,7 +7,7 @@ Balanced finetuning follows the training of each experience from the second on. 
 (equally many samples of each, by herding). Then the network is trained on it for `epochs` with the same loss, at `lr_factor`
 times the learning rate that the experience began with, by a new optimizer of the same kind. The classes that the experience
 added are distilled there too, from the network as its training left it. What was frozen in the last epoch stays frozen. It
-runs in float32, without augmentation, schedule or clipping. The teacher is the network as it was before the experience. New
+runs in float32, without augmentation or schedule. The teacher is the network as it was before the experience. New
 classes are those that no experience before had. A stream of domains adds none after the first: all classes are distilled, and
 finetuned too.
 Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher, m in memory.
@@ -35,7 +35,7 @@ from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss_by_task
 from ..platform.methods.teacher import LOGITS
 from ..platform.models.inference import logits_of
-from ..platform.training.plugin import LearnerView
+from ..platform.training.plugin import EndOrder, LearnerView
 from ..platform.training.plugin_api import mask_other_tasks
 
 NEUTRAL = {"memory": 0, "weight": 0.0}
@@ -73,6 +73,7 @@ class EEILPlugin(DistilledReplay[Config]):
     """Distils while an experience is trained, and finetunes afterwards."""
 
     STATE = (*DistilledReplay.STATE, "finetuning")
+    end_order = EndOrder.CHANGE_WEIGHTS
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -54,6 +54,10 @@ class ERACEPlugin(ReservoirPlugin[Config]):
     num_trained = 0  # number of experiences
     _restore_criterion: Callable[[], None] | None = None
 
+    def separate_batch_size(self, batch_size: int, num_trained: int) -> int:
+        """Return how many remembered samples form a mini-batch, from the second trained experience on."""
+        return super().separate_batch_size(batch_size, num_trained) if num_trained else 0
+
     def on_start(self, learner: LearnerView) -> None:
         """Replace the criterion if there are old classes."""
         if self.num_trained and self.config.memory > 0:

@@ -7,8 +7,8 @@
 p is the network's softmax (on a task-incremental stream, over the sample's task), in evaluation mode, without augmentation. The
 gradient is that of each sample alone. E_c is over the network's predictions ("exact"), over one label sampled from them
 ("sampled"), or is the true label ("empirical"), which shrinks to nothing as the training set is fitted. "separate" is stored as
-one quadratic (the sum of two is one, Huszar 2018): memory and time do not grow with the stream. F is measured at this
-strategy's turn at an experience's end: name `early_stopping`, which restores weights, before it.
+one quadratic (the sum of two is one, Huszar 2018): memory and time do not grow with the stream. F is measured at the
+end of an experience, after strategies such as `early_stopping` have restored weights.
 
 Sources: Kirkpatrick et al. 2017 (1612.00796); online: Schwarz et al. 2018 (1805.06370); on ways to compute F: van de Ven 2025
 (2502.11756). There is no factor 1/2 here. Peers: Kirkpatrick's and van de Ven's lambda have it: weight = lambda / 2 (his EWC is

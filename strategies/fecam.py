@@ -35,7 +35,7 @@ _MIN_VARIANCE = 1e-8  # for a class of identical samples
 
 @settings
 class Config:
-    """Classify by the Mahalanobis distance to each class, with a covariance per class, instead of by the head (FeCAM).
+    """Classify by each class's Mahalanobis distance instead of by the head (FeCAM); needs a frozen trunk.
 
     tukey: power of the features, in [0, 1]; 1 leaves them unchanged, 0 is their logarithm (ReLU features above 0 only).
     gamma1, gamma2: shrinkage of a covariance, >= 0, in multiples of the mean of its diagonal and of its off-diagonal elements.

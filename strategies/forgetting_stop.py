@@ -9,8 +9,7 @@ one at most `tolerance`. A network that forgets at once, as plain finetuning on 
 That trade-off shows best with `every` at a few iterations, together with a strategy that reduces forgetting.
 
 The strategy looks at samples of past experiences: validation splits, never test data, and no gradients of them. Most protocols
-rule that out; naming the strategy allows it. The ledger records each stop. If early_stopping is used too, name it before this
-strategy.
+rule that out; naming the strategy allows it. The ledger records each stop, and which weights were restored.
 Shapes: n validation samples, C classes.
 
 Source: our own. Chaudhry et al. 2018 (1801.10112) measure forgetting in this way, on test data. Peers: Avalanche's
@@ -23,9 +22,10 @@ from statistics import mean
 from ..platform.config.settings import Fraction, PositiveInt, settings
 from ..platform.methods.validation_samples import ValidationSamples, accuracy, gather_validation_samples, masked_logits
 from ..platform.training import plugin_api
-from ..platform.training.plugin import LearnerView, Plugin
+from ..platform.training.plugin import EndOrder, LearnerView, Plugin
 
 NEEDS_PAST = True
+ROLES = ("final weights",)
 NEUTRAL = {"tolerance": None}
 
 
@@ -61,14 +61,17 @@ def drop(start: list[float], now: list[float]) -> float:
 class ForgettingStopPlugin(Plugin[Config]):
     """Scores all experiences so far at each check, and keeps the best weights."""
 
-    STATE = ("start", "counts", "weights")
+    STATE = ("start", "counts", "weights", "best_iteration")
+    end_order = EndOrder.REPLACE_WEIGHTS
+    best_iteration = 0  # of this experience, after which `weights` were kept; 0: its start
 
     def init_state(self) -> None:
         """Set the initial state."""
         self.start: list[float] = []  # accuracies at the beginning; empty: no checks
         self.counts = (0.0, 0)  # the best mean accuracy; iterations
         self.weights: dict[str, object] = {}  # where it was the best
-        self._stopped = False
+        self.best_iteration = 0
+        self._lost = 0.0  # by an older experience, at the check that stopped the training; 0: not stopped
         self._data: list[ValidationSamples] = []
 
     def before_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
@@ -94,27 +97,30 @@ class ForgettingStopPlugin(Plugin[Config]):
         """Check the iterations after the last check too, and restore the best weights after a stop."""
         if self.config.every is not None and self.counts[1] % self.config.every:
             self._check(learner)
-        if self._stopped:
+        if self._lost:
             learner.model.load_state_dict(self.weights)
+            best, iterations = self.counts
+            lost = f"an older experience lost {self._lost:.4f} of its validation accuracy by iteration {iterations}"
+            kept = f"restored the weights of iteration {self.best_iteration} (mean validation accuracy {best:.4f})"
+            plugin_api.note(learner, f"forgetting_stop: {lost}; {kept}")
         plugin_api.undo_stop(learner)
         self.init_state()
 
     def _check(self, learner: LearnerView) -> None:
         """Keep the weights if they are the best so far, or stop."""
-        if not self.start or self._stopped or self.config.tolerance is None:
+        if not self.start or self._lost or self.config.tolerance is None:
             return
         now = self._accuracies(learner)
-        lost, (best, iterations) = drop(self.start, now), self.counts
+        lost = drop(self.start, now)
         if lost > self.config.tolerance:
-            self._stopped = True
+            self._lost = lost
             learner.stop_training()
-            text = f"forgetting_stop: an older experience lost {lost:.4f} of its validation accuracy by iteration "
-            plugin_api.note(learner, f"{text}{iterations}; the best weights until then were put back")
-        elif mean(now) > best:
+        elif mean(now) > self.counts[0]:
             self._keep(learner, mean(now))
 
     def _keep(self, learner: LearnerView, value: float) -> None:
         self.counts = (value, self.counts[1])
+        self.best_iteration = self.counts[1]
         self.weights = copy.deepcopy(learner.model.state_dict())
 
     def _accuracies(self, learner: LearnerView) -> list[float]:

@@ -19,19 +19,18 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..platform.config.settings import FromExperience, MinLen, NonNegativeInt, settings
 from ..platform.errors import UserError, comma_separated
+from ..platform.methods.freezing import NORMS, FrozenParts, frozen_norms, names_of_norms
 from ..platform.methods.freezing import FreezingPlugin as Base
-from ..platform.methods.freezing import FrozenParts, frozen_norms
 from ..platform.models.blocks import HEADS, block_numbers, blocks_of, is_added, is_head
 from ..platform.models.heads import summarise_layers
 from ..platform.training.plugin import LearnerView
 
 NEUTRAL: dict[str, Any] = {"layers": [], "norm": None}
 Layers = Literal["trunk"] | NonNegativeInt | tuple[Annotated[str, MinLen(1)], ...]
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @settings
@@ -61,12 +60,6 @@ def selector(layers: Layers, numbers: Mapping[str, int] | None = None) -> Callab
     if isinstance(layers, int):
         return lambda name: name in (numbers or {}) and (numbers or {})[name] < layers
     return lambda name: any(fnmatchcase(name, pattern) for pattern in layers)
-
-
-def names_of_norms(model: nn.Module) -> set[str]:
-    """Return the names of the normalisation layers' parameters."""
-    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _NORMS)]
-    return {name for path, module in norms for name, _ in module.named_parameters(prefix=path)}
 
 
 def frozen_names(config: Config, model: nn.Module) -> set[str]:
@@ -101,7 +94,7 @@ def check_model(config: Config, model: nn.Module) -> None:
     if isinstance(layers, int) and layers > len(blocks_of(model)):
         blocks = blocks_of(model)
         raise UserError(f"{key}: the trunk of this network has {len(blocks)} blocks: {', '.join(blocks)}.")
-    if norm and not any(isinstance(module, _NORMS if "affine" in norm else _BatchNorm) for module in model.modules()):
+    if norm and not any(isinstance(module, NORMS if "affine" in norm else _BatchNorm) for module in model.modules()):
         raise UserError(f"strategies.freezing.norm={list(norm)}: the network has no such normalisation layers")
     if set(names) == frozen_names(config, model):
         hint = f" A head is called one of {comma_separated(HEADS)}; give patterns instead." if layers == "trunk" else ""

@@ -14,14 +14,16 @@ GDumb has mem_size = memory. Mammoth's buffer_size is a reservoir; it is trained
 schedule and cutmix.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..platform.config.settings import MemorySize, settings
 from ..platform.methods.accumulated_data import data_so_far
-from ..platform.methods.replay_memory import Columns, check_capacity, compete, keep_balanced
+from ..platform.methods.replay_memory import Columns, check_capacity, compete, keep_balanced, num_balanced
+from ..platform.models.heads import reset_weights
 from ..platform.seeding import generator
 from ..platform.training.plugin import LearnerView, Plugin
 
@@ -43,25 +45,6 @@ class Config:
     memory: MemorySize = 200
 
 
-@torch.no_grad()
-def reset(model: nn.Module, initial: dict[str, Tensor], draw: torch.Generator) -> None:
-    """Give a network its `initial` tensors.
-
-    Rows that a tensor has gained since are sampled uniformly in +-1/sqrt(D); those of a bias are 0.
-    """
-    for name, tensor in model.state_dict().items():
-        saved = initial[name]
-        if tensor.ndim and not tensor.is_floating_point():
-            continue  # not weights: Avalanche's heads mark the outputs in use
-        if tensor.shape == saved.shape:
-            tensor.copy_(saved)
-            continue
-        tensor[: len(saved)].copy_(saved)
-        added = tensor[len(saved) :]
-        bound = added[0].numel() ** -0.5 if added.ndim > 1 else 0.0
-        added.copy_((torch.rand(added.shape, generator=draw) * 2 - 1) * bound)
-
-
 class GDumbPlugin(Plugin[Config]):
     """Resets the network before each experience, and replaces its training data by the memory."""
 
@@ -74,6 +57,12 @@ class GDumbPlugin(Plugin[Config]):
         # position (m,) among the training samples of all experiences so far, label y (m,), key (m,)
         self.columns: Columns = {}
 
+    def num_training_samples(self, labels: Sequence[Tensor], experience: int) -> int:
+        """Return the size of the memory."""
+        if self.config.memory == 0:
+            return super().num_training_samples(labels, experience)
+        return num_balanced(labels[: experience + 1], self.config.memory)
+
     def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
         """Reset the weights to those from before the first experience."""
         if self.config.memory == 0:
@@ -81,7 +70,7 @@ class GDumbPlugin(Plugin[Config]):
         if not self.initial:
             self.initial = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
         number = learner.experience.current_experience
-        reset(learner.model, self.initial, generator(self.seed, "gdumb rows", number))
+        reset_weights(learner.model, self.initial, generator(self.seed, "gdumb rows", number))
 
     def after_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
         """Fill the memory, once per experience, and make it the training data."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..platform.config.settings import NonNegativeFloat, NonNegativeInt, settings
-from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of
+from ..platform.methods.gradient_projection import GradientProjectionPlugin, gradient_of, nonnegative_quadratic
 from ..platform.methods.replay_memory import Columns
 from ..platform.training.plugin import LearnerView
 
@@ -51,35 +51,12 @@ def project_gradient(gradient: Tensor, references: Tensor, strength: float) -> T
     return (g + weights.to(rows.device) @ rows).to(gradient.dtype)
 
 
-def nonnegative_quadratic(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Return the w >= 0 (E,) that minimises w' A w / 2 + b' w, for positive definite A (E, E) and b (E,).
-
-    The algorithm is that of Lawson and Hanson 1974.
-    """
-    solution, free = torch.zeros_like(vector), torch.zeros(len(vector), dtype=torch.bool)
-    threshold = 1e-12 * float(vector.abs().max())
-    while True:
-        descent = (-(matrix @ solution) - vector).masked_fill(free, -torch.inf)
-        steepest = int(descent.argmax())
-        if float(descent[steepest]) <= threshold:
-            return solution
-        free[steepest] = True
-        while True:
-            target = torch.zeros_like(vector)
-            target[free] = torch.linalg.solve(matrix[free][:, free], -vector[free])
-            blocked = free & (target <= 0)
-            if not bool(blocked.any()):
-                break
-            # go only to where the first entry would become negative; fix that entry at 0 again
-            steps = (solution / (solution - target)).masked_fill(~blocked, torch.inf)
-            first = int(steps.argmin())
-            solution = solution + steps[first] * (target - solution)
-            solution[first], free[first] = 0.0, False
-        solution = target
-
-
 class GEMPlugin(GradientProjectionPlugin[Config]):
     """Computes a gradient per past experience before an iteration, and changes the gradient after the backward pass."""
+
+    def separate_batch_size(self, batch_size: int, num_trained: int) -> int:
+        """Return how many remembered samples of an experience its gradient is computed on."""
+        return self.config.memory if num_trained else 0
 
     def new_samples(self, learner: LearnerView) -> Columns:
         """Return the columns of the experience's samples, with its number."""

@@ -9,6 +9,7 @@ epoch. Its discriminative learning rates, used together with this, are training.
 fastai's freeze_to(-n), called by hand, n = 1 + the free blocks, as the head is one of its layer groups.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -38,6 +39,18 @@ class Config:
     from_experience: FromExperience = 1
 
 
+def check_training(config: Config, epochs: Sequence[int]) -> dict[str, str]:
+    """Return the problem of an `every` that no experience reaches; `epochs`: those of each experience that is trained on."""
+    gradual = epochs[config.from_experience :]
+    limit, what = min(gradual, default=0), "the epochs of an experience"
+    if config.per == "experience":
+        limit, what = len(gradual), "the experiences after the first `from_experience`"
+    if config.start is None or not gradual or config.every < limit:
+        return {}
+    reason = f"must be below {limit}, {what} (per: {config.per}): no block would be freed"
+    return {"every": f"{reason}. Lower it, or use strategies.freezing"}
+
+
 def num_frozen(num_blocks: int, start: int, passed: int, every: int) -> int:
     """Return the number of frozen blocks, counted from the input, after `passed` epochs or experiences."""
     return max(0, num_blocks - start - passed // every)
@@ -59,6 +72,11 @@ class GradualUnfreezingPlugin(FreezingPlugin[Config]):
     STATE = ("num_trained", "epoch")
     epoch = 0  # of this experience
 
+    def always_frozen(self, model: nn.Module, num_trained: int) -> FrozenParts:
+        """Return the first blocks that no epoch of the experience frees; none with per: epoch."""
+        is_first = num_trained < self.config.from_experience
+        return NOTHING if is_first or self.config.per == "epoch" else self._first_blocks(model, num_trained)
+
     def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Count the epoch; the next one may free a block."""
         self.epoch += 1
@@ -70,9 +88,12 @@ class GradualUnfreezingPlugin(FreezingPlugin[Config]):
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """Return the first blocks, with the layers before and between them."""
+        return self._first_blocks(model, self.num_trained)
+
+    def _first_blocks(self, model: nn.Module, num_trained: int) -> FrozenParts:
         config = self.config
         if config.start is None:
             return NOTHING
-        passed = self.epoch if config.per == "epoch" else self.num_trained - config.from_experience
+        passed = self.epoch if config.per == "epoch" else num_trained - config.from_experience
         frozen, numbers = num_frozen(len(blocks_of(model)), config.start, passed, config.every), block_numbers(model)
         return selected_parts(model, lambda name: name in numbers and numbers[name] < frozen)

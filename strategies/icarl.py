@@ -7,9 +7,9 @@
 g: logits. f: features scaled to length 1. teacher: the network from the start of the experience. A class is absent if it was
 seen before and the experience does not have it. A stream of domains has no absent classes; there the method is replay with this
 loss and classifier. In a task-incremental stream only the outputs of a sample's task count.
-Exemplars are chosen by herding when an experience ends, by the network as it is then (name strategies that change it there
-before this one). They join the mini-batches, by default as if shuffled into the new data. During the training of an experience
-the outputs classify.
+Exemplars are chosen by herding when an experience ends, by the network as it is then (after other strategies have changed it
+there). They join the mini-batches, by default as if shuffled into the new data. During the training of an experience the outputs
+classify.
 Shapes: B batch (new samples, then remembered ones), C outputs, K outputs of the teacher, D features.
 
 Source: Rebuffi et al. 2017 (1611.07725), with T = 1; the sum over samples and outputs there only scales the learning rate.

@@ -5,8 +5,8 @@
     Omega <- Omega + Omega_t   (alpha null), or   Omega <- alpha * Omega + (1 - alpha) * Omega_t
 
 No labels are needed. Gradients are per sample, in evaluation mode, without augmentation. In a task-incremental stream f(x) holds
-the outputs of the sample's task. Omega_t is measured at the end of an experience, in the order in which strategies are named:
-name `early_stopping`, which restores weights, before this one.
+the outputs of the sample's task. Omega_t is measured at the end of an experience, after strategies
+such as `early_stopping` have restored weights.
 
 Source: Aljundi et al. 2018 (1711.09601), the global version, which sums Omega up and has no bound (`largest: null`).
 Peers (no bound either): Avalanche's lambda_reg = weight, with alpha 0.5 by default. It takes the absolute gradient of a

@@ -30,7 +30,7 @@ ROLES = ("predictions",)
 
 @settings
 class Config:
-    """Classify by the nearest class mean of the features instead of by the head (NCM).
+    """Classify by the nearest class mean of the features instead of by the head (NCM); needs a frozen trunk.
 
     metric: "euclidean" or "cosine" distance.
     """

@@ -14,13 +14,12 @@ Source: McDonnell et al. 2023 (2307.02251). Peers: in the authors' code, LAMDA-P
 M x M matrix of 800 MB in a checkpoint; a solve of O(M^3) after each experience), and the ridge is always searched.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..platform.config.settings import PositiveFloat, PositiveInt, settings
 from ..platform.methods.feature_classifier import Classify, FeatureClassifier, add_statistics
+from ..platform.methods.ridge_regression import held_out_errors, ridge_weights
 from ..platform.seeding import generator
 
 NEUTRAL = None
@@ -31,7 +30,7 @@ RIDGES = tuple(10.0**power for power in range(-8, 9))
 
 @settings
 class Config:
-    """Classify by ridge regression on randomly projected features instead of by the head (RanPAC).
+    """Classify by ridge regression on randomly projected features (RanPAC); needs a frozen trunk.
 
     projection: M, number of random features, >= 1; the paper has 10,000.
     ridge: strength of the ridge, > 0; null: chosen after each experience on a fifth of its training data.
@@ -39,32 +38,6 @@ class Config:
 
     projection: PositiveInt = 1000
     ridge: PositiveFloat | None = None
-
-
-def ridge_weights(gram: Tensor, products: Tensor, ridge: float | Tensor) -> Tensor:
-    """Return the weights (M, C) = (gram (M, M) + ridge I)^-1 products (M, C)."""
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weights: Tensor = torch.linalg.solve(gram + ridge * identity, products)
-    return weights
-
-
-def held_out_errors(train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], ridges: Sequence[float]) -> Tensor:
-    """Return the mean squared errors (len(ridges),) of the ridge solutions on held-out samples.
-
-    All ridges share one eigendecomposition, of the smaller of h^T h and h h^T.
-
-    Args:
-        train: h (n, M) and one-hot labels y (n, C) of the samples that the solutions are computed from.
-        held: the same for the held-out samples.
-        ridges: the ridges to compare.
-    """
-    (h, y), (other_h, other_y) = train, held
-    dual = len(h) < h.shape[1]
-    values, vectors = torch.linalg.eigh(h @ h.T if dual else h.T @ h)
-    left = (other_h @ h.T if dual else other_h) @ vectors
-    right = vectors.T @ (y if dual else h.T @ y)
-    scales = [values.clamp(min=0) + ridge for ridge in ridges]
-    return torch.stack([((left / scale) @ right - other_y).square().mean() for scale in scales])
 
 
 class RanPACPlugin(FeatureClassifier[Config]):

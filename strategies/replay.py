@@ -77,6 +77,10 @@ class ReplayPlugin(Plugin[Config]):
         """Set the initial state."""
         self.memory = ReplayMemory(self.seed, "replay")
 
+    def num_appended(self, num_trained: int) -> int:
+        """Return 1 as soon as there is a memory."""
+        return int(num_trained > 0 and self.config.memory > 0)
+
     def before_training_iteration(self, learner: LearnerView, **kwargs: object) -> None:
         """Append remembered samples."""
         if len(self.memory):

@@ -31,7 +31,7 @@ ROLES = ("predictions",)
 
 @settings
 class Config:
-    """Classify by class means and a shared covariance of the features instead of by the head (streaming LDA).
+    """Classify by class means and a shared covariance of features instead of by the head (SLDA); needs a frozen trunk.
 
     shrinkage: share of the covariance that is replaced by the identity, in (0, 1].
     """

@@ -14,6 +14,7 @@ those of training frameworks. Peers: Lightning's `max_time` and `stopping_thresh
 """
 
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from torch import Tensor
@@ -39,6 +40,13 @@ class Config:
     seconds: PositiveFloat | None = None
 
 
+def check_training(config: Config, epochs: Sequence[int]) -> dict[str, str]:
+    """Return targets that are looked at only when training has ended; `epochs`: those of each experience trained on."""
+    reason = "is looked at after each epoch, and every experience has one: training would never stop early"
+    targets = [name for name in ("accuracy", "loss") if max(epochs) < 2 and getattr(config, name) is not None]
+    return dict.fromkeys(targets, f"{reason}. Raise training.epochs, or set it to null")
+
+
 def reached(config: Config, accuracy: float, loss: float) -> str:
     """Return in words which target an epoch with this accuracy and loss has reached; empty for none."""
     if config.accuracy is not None and accuracy >= config.accuracy:
@@ -56,6 +64,7 @@ class StopAtBudgetPlugin(Plugin[Config]):
     def init_state(self) -> None:
         """Set the initial state."""
         self.spent = 0.0  # seconds of this experience, up to the clock's time `_since`
+        self._stopped = ""  # when and why, once it has stopped the experience
         self._reset_sums()
 
     def _reset_sums(self) -> None:
@@ -95,8 +104,7 @@ class StopAtBudgetPlugin(Plugin[Config]):
         self.spent += now - self._since
         self._since = now
         if self.spent >= self.config.seconds:
-            learner.stop_training()
-            plugin_api.note(learner, f"stop_at_budget: stopped after {self.config.seconds:g} seconds")
+            self._stop(learner, f"after {self.config.seconds:g} seconds")
 
     def after_training_epoch(self, learner: LearnerView, **kwargs: object) -> None:
         """Stop when a target is reached."""
@@ -105,11 +113,16 @@ class StopAtBudgetPlugin(Plugin[Config]):
             return
         target = reached(self.config, float(self.hits) / samples, float(self.losses) / iterations)
         if target:
-            learner.stop_training()
-            epoch = learner.clock.train_exp_epochs + 1
-            plugin_api.note(learner, f"stop_at_budget: stopped after epoch {epoch}: {target}")
+            self._stop(learner, f"after epoch {learner.clock.train_exp_epochs + 1}: {target}")
+
+    def _stop(self, learner: LearnerView, when: str) -> None:
+        learner.stop_training()
+        self._stopped = self._stopped or when
 
     def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
-        """Reset the sums and the stop."""
+        """Reset the sums and the stop; note a stop that came before the last iteration."""
+        if self._stopped and learner.clock.train_exp_iterations < getattr(learner, "num_iterations", 0):
+            plugin_api.note(learner, f"stop_at_budget: stopped {self._stopped}")
+        self._stopped = ""
         self._reset_sums()
         plugin_api.undo_stop(learner)

@@ -5,8 +5,9 @@
 Averages of weights along the path of SGD lie in flatter regions than its last point, and move less far from where the experience
 began. The average becomes the network: the next experience, teachers and memories use it. Running statistics of BatchNorm are
 averaged like weights. The paper instead recomputes them under the averaged weights, in a pass over the training data: name
-recompute_batchnorm after this one for that. Where E epochs give only one point (E = 1, `start` near 1), that is the last epoch,
-and nothing changes. The paper keeps the learning rate high while it averages: ``training.schedule`` constant.
+recompute_batchnorm too for that. Where another strategy ends the experience early, so that there is only one point, the weights
+stay as they are. The ledger records which epochs were averaged. The paper keeps the learning rate high while it averages:
+``training.schedule`` constant.
 Shapes: those of the network's tensors.
 
 Source: Izmailov et al. 2018 (1803.05407). Peers: torch.optim.swa_utils.AveragedModel (use_buffers=True) is the same mean.
@@ -14,16 +15,17 @@ Lightning's StochasticWeightAveraging has our `start` as swa_epoch_start (0.8), 
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..platform.config.settings import Fraction, settings
-from ..platform.training.plugin import LearnerView, Plugin
+from ..platform.training import plugin_api
+from ..platform.training.plugin import EndOrder, LearnerView, Plugin
 
 NEUTRAL = {"start": None}
-_REASON = "each decides which weights an experience ends with"
-CONFLICTS = {"early_stopping": _REASON, "forgetting_stop": _REASON}
+ROLES = ("final weights",)
 
 
 @settings
@@ -34,6 +36,15 @@ class Config:
     """
 
     start: Fraction | None = 0.5
+
+
+def check_training(config: Config, epochs: Sequence[int]) -> dict[str, str]:
+    """Return the problem of a start that leaves a single epoch; `epochs`: those of each experience that is trained on."""
+    least = min(epochs)
+    if config.start is None or sum(e > config.start * least for e in range(1, least + 1)) > 1:
+        return {}
+    reason = f"leaves one of the {least} epochs of an experience, so there is nothing to average"
+    return {"start": f"{reason}. Lower it, or raise training.epochs"}
 
 
 @torch.no_grad()
@@ -53,6 +64,7 @@ class SWAPlugin(Plugin[Config]):
     """Adds a point after each of the last epochs; the average becomes the network where training ends."""
 
     STATE = ("average", "counts")
+    end_order = EndOrder.REPLACE_WEIGHTS
 
     def init_state(self) -> None:
         """Set the initial state."""
@@ -82,7 +94,9 @@ class SWAPlugin(Plugin[Config]):
 
     def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
         """Load the average into the network."""
-        _, points = self.counts
+        epochs, points = self.counts
         if points > 1:
             learner.model.load_state_dict(self.average)
+            text = f"swa: the weights are the mean of those after epochs {epochs - points + 1} to {epochs}"
+            plugin_api.note(learner, f"{text} of {learner.train_epochs}")
         self.init_state()

@@ -6,8 +6,8 @@ New are the classes that no earlier experience had; old are the classes of earli
 head's weights (C, D). Biases do not change. Trained on many new samples and few old ones, new rows grow longer than old ones, and
 so their logits grow. Nothing happens in the first experience, nor in an experience without new classes (a stream of domains). The
 paper's method is three strategies in this order: `replay` (or another memory), `lwf` (its loss is (1 - l) L_CE + l L_KD with l =
-old / all classes, T = 2) and this one; the next teacher is a copy of the aligned network. Name this one after strategies that
-change the weights at the end of an experience (early_stopping) and before those that use the network there (icarl).
+old / all classes, T = 2) and this one; the next teacher is a copy of the aligned network. Rows are aligned after another
+strategy has replaced the weights (early_stopping, swa) and before others use the network (icarl's exemplars).
 
 Source: Zhao et al. 2020 (1911.07053). Peers: PyCIL's WA and LAMDA-PILOT's align the same way, without `clip`.
 """
@@ -21,7 +21,7 @@ from ..platform.config.settings import settings
 from ..platform.errors import UserError
 from ..platform.methods.seen_classes import SeenClassesPlugin
 from ..platform.models.features import find_head
-from ..platform.training.plugin import LearnerView
+from ..platform.training.plugin import EndOrder, LearnerView
 from ..platform.training.plugin_api import note
 
 NEUTRAL = None
@@ -58,6 +58,8 @@ def check_model(config: Config, model: nn.Module) -> None:
 
 class WeightAligningPlugin(SeenClassesPlugin[Config]):
     """Aligns the rows when the training of an experience has ended."""
+
+    end_order = EndOrder.CHANGE_WEIGHTS
 
     @torch.no_grad()
     def after_update(self, learner: LearnerView, **kwargs: object) -> None:

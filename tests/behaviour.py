@@ -24,7 +24,7 @@ SEEDS = (0, 1, 2)
 MLP = {"mlp": {"hidden": [200, 200]}}
 CNN = {"small_cnn": {"channels": [16, 32], "hidden": 64, "norm": "batch"}}
 VIT = {"vit": {"dim": 32, "depth": 2, "heads": 4, "patch": 2, "mlp_ratio": 2}}
-TRAINING = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05}}
+TRAINING = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05, "clip": None}}
 STREAMS: dict[str, dict[str, Any]] = {
     "split": {
         "class_incremental": {"data": "mnist", "num_experiences": 5}
@@ -81,8 +81,8 @@ class Claim:
 
 LONG = {"epochs": 20, "batch_size": 32}  # so that early stopping has something to stop
 SHORT = {"epochs": 10, "batch_size": 32}
-FEW = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02}}
-STEADY = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}}
+FEW = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.02, "clip": None}}
+STEADY = {"epochs": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1, "clip": None}}
 CLAIMS: list[Claim] = [
     Claim(name="replay", strategies={"replay": {"memory": 500}}, stream="split", margin=0.4),
     Claim(name="lwf", strategies={"lwf": {"weight": 1.0}}, stream="tasks", margin=0.02),
@@ -234,7 +234,7 @@ CLAIMS: list[Claim] = [
         stream="digits",
         metric="learning accuracy",
         model=CNN,
-        training={"iterations": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1}},
+        training={"iterations": 10, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.1, "clip": None}},
         margin=0.02,
     ),
     Claim(
@@ -271,7 +271,7 @@ CLAIMS: list[Claim] = [
             stream="digit tasks",
             metric="forgetting",
             model=VIT,
-            training={"epochs": 15, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.002}},
+            training={"epochs": 15, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.002, "clip": None}},
             margin=0.1,
         )
         for name in ("l2p", "coda_prompt")

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,10 @@ import torch
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.schema import Experiment
+from retain.platform.contract.trials import with_enough_epochs
 from retain.platform.data.streams import Arrays, Part, Stream
 from retain.platform.data.streams import Experience as Step
+from retain.platform.errors import UserError
 
 Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
@@ -206,6 +209,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "podnet": _CNN,
     "recompute_batchnorm": _CNN,
 }  # for strategies that are refused without such layers
+_NEED_EPOCHS = {"early_stopping", "swa", "gradual_unfreezing", "stop_at_budget"}
 
 
 def _make_experiment(
@@ -218,7 +222,9 @@ def _make_experiment(
     """Make an experiment.
 
     `split`: ten digits in five steps on an MLP; `pair`: in two; `rotated`: three domains on a CNN with BatchNorm.
-    `network_for`: use the network of this strategy, so that the trial can be compared with one of it.
+    `network_for`: use the network of this strategy, so that the trial can be compared with one of it. Unless `epochs` are
+    given, there are as many as the strategies need to act. Gradients are not clipped unless `optimizer` says so: the recorded
+    curves and the bare loops that trials are compared with do not clip.
     """
     kinds: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         "split": ({"split_digits": {}}, {"mlp": {"hidden": [16]}}, {"epochs": 2, "batch_size": 32}),
@@ -229,13 +235,17 @@ def _make_experiment(
     needed = [NETWORKS[name] for name in [network_for, *(strategies or {})] if name in NETWORKS]
     if needed:  # in any order: a transformer has the layers that the others need, or they refuse it
         model = _VIT if _VIT in needed else needed[-1]
-    return from_dict(
+    experiment = from_dict(
         {
             "name": "test",
             "benchmark": stream,
             "model": model,
             "strategies": strategies or {},
             "seed": seed,
-            "training": defaults | training,
+            "training": defaults | training | {"optimizer": {"clip": None, **training.get("optimizer", {})}},
         }
     )
+    if {*(strategies or {})} & _NEED_EPOCHS and "epochs" not in training:
+        with suppress(UserError):  # settings that are refused: the test expects that later
+            return with_enough_epochs(experiment)
+    return experiment

@@ -70,7 +70,7 @@ STREAMS: list[dict[str, Any]] = [
 TRAININGS: list[dict[str, Any]] = [
     {"epochs": 2, "batch_size": 32},
     {"epochs": 2, "batch_size": 32, "optimizer": {"name": "adam", "lr": 0.01, "reset": False}},
-    {"iterations": 40, "batch_size": 32, "schedule": {"name": "cosine", "warmup": 0.2}, "optimizer": {"clip": 1.0}},
+    {"iterations": 40, "batch_size": 64, "schedule": {"name": "cosine", "warmup": 0.2}, "optimizer": {"clip": 1.0}},
     {"epochs": 2, "batch_size": 64, "precision": "bfloat16"},
     {
         "epochs": 2,

@@ -19,7 +19,7 @@ import numpy as np
 
 from retain.platform.config.load import config_names, config_path, load_config
 from retain.platform.config.schema import Experiment, Published
-from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.config.yaml_files import read_yaml
 from retain.platform.ledger.reader import trials_of, unfinished_trials
 from retain.platform.metrics import interval
 

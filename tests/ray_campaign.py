@@ -24,7 +24,7 @@ import sweeps
 from faults import STRATEGIES
 
 from retain.platform.config.load import from_dict
-from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.config.yaml_files import read_yaml
 from retain.platform.contract.outcome import differences, outcome
 from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial.run import run as run_trial

@@ -14,7 +14,7 @@ import yaml
 from helpers.processes import COMMAND, DEADLINE
 
 from retain.platform.config.load import from_dict
-from retain.platform.config.yaml_overrides import read_yaml
+from retain.platform.config.yaml_files import read_yaml
 from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 from retain.platform.trial.run import run as run_trial

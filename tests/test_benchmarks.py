@@ -334,8 +334,9 @@ def test_random_angles(tiny: DataFolders) -> None:
     assert np.abs(drawn.numpy().astype(int) - rotated.astype(int)).max() <= 1  # the name has fewer digits
 
 
-def test_without_normalisation_pixels_are_divided_by_255(tiny: DataFolders) -> None:
-    stream = build("class_incremental", tiny, data={"mnist": {"normalise": False}})
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "digits"])
+def test_without_normalisation_pixels_are_divided_by_255(name: str, tiny: DataFolders) -> None:
+    stream = build("class_incremental", tiny, data={name: {"normalise": False}})
     part = stream.experiences[0].train
     stored = part.arrays.x[part.indices[:3]]
     torch.testing.assert_close(stream.normalise(stored), stored / 255)

@@ -1,8 +1,10 @@
 """Checkpoints: saved states are restored, damaged ones are skipped, nothing is ever unpickled."""
 
+import errno
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -347,14 +349,18 @@ def test_errors_in_the_writer_thread_are_raised(tmp_path: Path) -> None:
     assert checkpoint.load_newest_checkpoint(tmp_path / "checkpoints") is None
 
 
-def test_a_temporary_read_error_loses_no_checkpoint(tmp_path: Path) -> None:
+def test_a_temporary_read_error_loses_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that exists and cannot be opened now is not damaged: the trial must not start again because of it."""
     save(tmp_path, 1, state_of(1), keep=1)
-    manifest = tmp_path / "000001" / "manifest.json"
-    manifest.rename(tmp_path / "whole")
-    manifest.symlink_to(manifest)
-    with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        checkpoint.load_newest_checkpoint(tmp_path)
-    manifest.unlink()
-    (tmp_path / "whole").rename(manifest)
+    really_open = os.open
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("manifest.json"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return really_open(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoint.load_newest_checkpoint(tmp_path)
     assert checkpoint.load_newest_checkpoint(tmp_path) is not None

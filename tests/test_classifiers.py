@@ -20,6 +20,7 @@ from retain.platform.config.load import from_dict
 from retain.platform.errors import UserError
 from retain.platform.methods import prompted_vit
 from retain.platform.methods.feature_classifier import FeatureClassifier, add_statistics
+from retain.platform.methods.ridge_regression import held_out_errors, ridge_weights
 from retain.platform.models.blocks import is_added
 from retain.platform.models.heads import Classifier
 from retain.platform.models.networks import vit
@@ -192,8 +193,8 @@ def test_held_out_errors_equal_those_of_the_solutions(width: int) -> None:
     h, other = (torch.randn(n, width, generator=draw, dtype=torch.float64) for n in (30, 8))
     y, other_y = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for n in (30, 8))
     ridges = (1e-3, 1.0, 100.0)
-    expected = [(other @ ranpac.ridge_weights(h.T @ h, h.T @ y, ridge) - other_y).square().mean() for ridge in ridges]
-    errors = ranpac.held_out_errors((h, y), (other, other_y), ridges)
+    expected = [(other @ ridge_weights(h.T @ h, h.T @ y, ridge) - other_y).square().mean() for ridge in ridges]
+    errors = held_out_errors((h, y), (other, other_y), ridges)
     torch.testing.assert_close(errors, torch.stack(expected), rtol=1e-6, atol=1e-9)
 
 

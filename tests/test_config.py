@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from retain import run, sweep
 from retain.platform.config.load import config_names, from_dict, load_config, to_dict
 from retain.platform.config.schema import Experiment, Sweep
-from retain.platform.config.yaml_overrides import merge, parse_yaml
+from retain.platform.config.yaml_files import parse_yaml
+from retain.platform.config.yaml_overrides import merge
 from retain.platform.errors import UserError
 from retain.platform.sweep.plan import PlannedTrial, check_trials, plan, search_points
 from retain.platform.trial.resolve import resolve_experiment
@@ -216,7 +217,7 @@ def test_bad_override(override: str, parts: tuple[str, ...], here: Path) -> None
 
 LR = "training.optimizer.lr"
 FILES = [
-    ("", says("config.yaml", "mapping", "NoneType")),
+    ("", says("config.yaml", "mapping", "empty file")),
     ("[1, 2]", says("config.yaml", "mapping", "list")),
     ("name: [", says("config.yaml", "not valid YAML", "line 1")),
     (BASE + "seed: !!python/object:os.system 1\n", says("config.yaml", "python/object:os.system", "line 6")),
@@ -225,7 +226,7 @@ FILES = [
     (LAUGHS, says("config.yaml", "20000 values", "aliases")),
     (BASE + "seeds: &me\n  data: *me\n", says("config.yaml", "alias")),
     ("a: " + "[" * 5000 + "]" * 5000, says("config.yaml", "nested too deeply")),
-    ("a: " + "x" * 1_000_001, says("config.yaml", "1000004 characters")),
+    ("a: " + "x" * 1_000_001, says("config.yaml", "1000000 characters")),
     (BASE + "seed: 1\nseed: 2\n", says("config.yaml", "'seed' stands twice")),
     (BASE + "training: {epochs: 1, epochs: 2}\n", says("config.yaml", "'epochs' stands twice")),
     (BASE + "sweep: {variants: {a: {name: '${oc.env:HOME}'}}}\n", says("sweep.variants.a.name=", "no resolvers")),

@@ -25,7 +25,7 @@ import torch
 from retain.platform.config import registry
 from retain.platform.data import dataset_key
 from retain.platform.data.cache import DataFolders
-from retain.platform.data.dataset import DataSet
+from retain.platform.data.dataset import DataSet, DataSetOptions
 from retain.platform.data.datasets import (
     cifar10,
     cifar100,
@@ -661,6 +661,11 @@ def test_tiny_imagenet(where: str, tmp_path: Path, no_readers: Callable[[], None
         ("words.txt", lambda path: truncate(path, 20), "words.txt: has no line for the class n04"),
         ("val/val_annotations.txt", lambda path: truncate(path, 20), "val_annotations.txt:8: 'val_7.' names no class"),
         ("val/val_annotations.txt", page, "val_annotations.txt:1: .* names no class"),
+        (
+            "val/val_annotations.txt",
+            lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:3])),
+            "val_annotations.txt: has no picture of the class n04; truncated",
+        ),
         ("val/images/val_3.JPEG", Path.unlink, "1 of 20 pictures cannot be read: .*val_3.JPEG: No such file"),
         ("train/n01/images/n01_2.JPEG", lambda path: truncate(path, 99), "1 of 20 pictures .*n01_2.JPEG: .*truncated"),
         ("train/n03/images", lambda path: path.rename(path.with_name("pictures")), "n03/images: holds no .JPEG file"),
@@ -800,6 +805,11 @@ def test_domainnet(where: str, tmp_path: Path, no_readers: Callable[[], None]) -
         ),
         (
             "clipart_train.txt",
+            lambda path: path.write_text("clipart/anvil/x.jpg 0\nclipart/anvil/y.jpg 1\n"),
+            "the class anvil has the labels 0 and 1; it must have one",
+        ),
+        (
+            "clipart_train.txt",
             lambda path: path.write_text(""),
             "clipart_train.txt: its labels must be",
         ),
@@ -846,6 +856,25 @@ def test_settings_are_documented(name: str) -> None:
     module = registry.resolve("datasets", name)
     assert [field for field in module.Config.__slots__ if f"    {field}: " not in (module.Config.__doc__ or "")] == []
     assert (name in dataset_key.data_sets_with_domains()) == (module in (digit_domains, core50, domainnet))
+
+
+@pytest.mark.parametrize("name", registry.names("datasets"))
+def test_every_data_set_has_the_common_settings(name: str) -> None:
+    """What one data set offers, its siblings offer too."""
+    config = registry.resolve("datasets", name).Config
+    assert issubclass(config, DataSetOptions)
+    settings = {"path": "x"} if name == "image_folder" else {}
+    assert dataset_key.with_defaults({name: settings})[name]["normalise"] is True
+    assert dataset_key.with_defaults({name: {**settings, "normalise": False}})[name]["normalise"] is False
+
+
+def test_without_normalisation_the_arrays_are_the_same(tmp_path: Path) -> None:
+    """Mean and deviation become 0 and 1, also where they are those of the prepared pictures; the cache entry is shared."""
+    write_core50(tmp_path / "data")
+    as_usual, plain = load("core50", tmp_path), load("core50", tmp_path, normalise=False)
+    assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3) != (as_usual.mean, as_usual.std)
+    assert plain.key == as_usual.key and len(entries(tmp_path)) == 1
+    assert torch.equal(plain.train.x, as_usual.train.x)
 
 
 def test_every_data_set_is_tested_here() -> None:

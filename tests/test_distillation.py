@@ -67,7 +67,7 @@ def learn(
     stream: Stream, model: nn.Module, plugins: Sequence[Plugin], cls: type[Learner] = Learner, **training: Any
 ) -> Learner:
     """Train on the stream, two epochs per experience."""
-    settings = {"epochs": 2, "batch_size": 16, "optimizer": Optimizer(lr=0.1)} | training
+    settings = {"epochs": 2, "batch_size": 16, "optimizer": Optimizer(lr=0.1, clip=None)} | training
     learner = cls(model=model, stream=stream, training=Training(**settings), plugins=plugins)
     for number in range(len(stream.experiences)):
         learner.train_experience(number)
@@ -486,7 +486,7 @@ def test_old_classes_weights_are_fixed_while_the_constraint_acts(weight: float, 
         def after_training_exp(self, learner: Any, **kwargs: Any) -> None:
             rows.append(learner.model.head.weight.detach().clone())
 
-    optimizer = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.1, clip=None)
     learn(tiny_stream(), cosines(config), [lucir.LucirPlugin(config, 0), Look(None)], optimizer=optimizer)
     fixed = [torch.equal(rows[1][:2], rows[0]), torch.equal(rows[2][:4], rows[1])]
     assert fixed == [weight > 0] * 2 and [len(each) for each in rows] == [2, 4, 6]

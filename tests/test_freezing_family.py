@@ -64,7 +64,7 @@ def moved_tensors(before: Bits, after: Bits) -> set[str]:
 
 def learner(stream: Stream, plugins: list[Any], model: nn.Module | None = None, **training: Any) -> Learner:
     """Return a learner whose network was adapted by each of the plugins' modules."""
-    settings = {"epochs": 3, "batch_size": 16, "optimizer": Optimizer(lr=0.05)} | training
+    settings = {"epochs": 3, "batch_size": 16, "optimizer": Optimizer(lr=0.05, clip=None)} | training
     return Learner(
         model=network() if model is None else model, stream=stream, training=Training(**settings), plugins=plugins
     )
@@ -415,7 +415,7 @@ def test_bad_values_are_named(module: Any, settings: Any, message: str) -> None:
         (freezing, {"norm": ("statistics",)}, "norm=['statistics']: the network has no such"),
         (gradual_unfreezing, {"start": 2}, "start=2: must be below 2"),
         (lora, {"layers": ("trunk.1", "head")}, "layers=['trunk.1', 'head']: 'head' fits no linear"),
-        (adapters, {"layers": ("trunk.2",)}, "layers=['trunk.2']: 'trunk.2' fits no layer"),
+        (adapters, {"layers": ("trunk.2",)}, "layers=['trunk.2']: 'trunk.2' fits no layer of the trunk. Known: trunk"),
     ],
 )
 def test_what_does_not_fit_the_network_is_refused(module: Any, settings: Any, message: str) -> None:

@@ -389,7 +389,7 @@ def test_a_read_only_disk_is_reported(tiny_disk: Path, make_experiment: Make) ->
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     with pytest.raises(UserError, match="trial cannot be written: Read-only file system"):
         run_trial(calling(make_experiment, interrupting), tiny_disk / "trial")
-    with pytest.raises(UserError, match="new cannot be written: Read-only file system"):
+    with pytest.raises(UserError, match="new: cannot be written: Read-only file system"):
         run_trial(make_experiment("pair"), tiny_disk / "new")
     assert outcome(tiny_disk / "done").summary  # it can be read
 

@@ -17,7 +17,7 @@ FOLDERS = ("platform", "strategies", "benchmarks", "configs")
 FILES = [ROOT / "__init__.py"] + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 # The only modules at the top of platform/; everything else is in one of its subpackages.
-TOP = {"errors", "files", "seeding", "metrics", "run_folders", "disk_errors"}
+TOP = {"errors", "files", "seeding", "metrics", "run_folders", "disk_errors", "visible_text"}
 SUBPACKAGES = {
     *("config", "ledger", "data", "models", "training", "methods", "trial", "sweep", "reporting", "cli", "contract"),
 }

@@ -38,7 +38,7 @@ from retain.strategies import joint
 Build = Callable[..., Stream]
 Make = Callable[..., Experiment]
 Bits = dict[str, torch.Tensor]
-HOLD = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Optimizer(lr=0.1))
+HOLD = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Optimizer(lr=0.1, clip=None))
 
 
 def network(stream: Stream, kind: str = "mlp", num_classes: int = 2) -> nn.Module:
@@ -524,7 +524,10 @@ def test_an_exception_names_the_plugin(folder: Path, make_experiment: Make) -> N
         run_trial(config, folder)
     status = Trial(folder).status()
     where = "in plugins.raising.Raising.after_backward"
-    assert (status.status, status.error) == ("failed", f"RuntimeError: no more of this ({where})")
+    source = Path(__file__).parent / "plugins" / "raising.py"
+    number = 1 + source.read_text().splitlines().index('            raise RuntimeError("no more of this")')
+    line = f"{source}, line {number}"
+    assert (status.status, status.error) == ("failed", f"RuntimeError: no more of this ({where}, {line})")
     log = (folder / "trial.log").read_text()
     assert "Traceback" in log and where in log and 'raise RuntimeError("no more of this")' in log
 

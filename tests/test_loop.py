@@ -28,7 +28,7 @@ from retain.platform.training.plugin_api import undo_stop
 from retain.platform.trial import checkpoint_timer, stopwatch
 
 Build = Callable[..., Stream]
-TRAINING = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Optimizer(lr=0.1))
+TRAINING = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Optimizer(lr=0.1, clip=None))
 
 
 class PartDataset(ResidentDataset):
@@ -125,7 +125,7 @@ def test_the_learner_imports_no_avalanche() -> None:
 @pytest.mark.parametrize("scenario", ["class", "domain", "task"])
 def test_same_bits_clock_and_accuracy_without_avalanche(scenario: str, reset: bool, tiny_stream: Build) -> None:
     stream = tiny_stream(scenario)
-    training = replace(TRAINING, optimizer=Optimizer(lr=0.1, reset=reset))
+    training = replace(TRAINING, optimizer=Optimizer(lr=0.1, clip=None, reset=reset))
     watched, theirs = Recording(), Recording()
     ours = train(plain(stream, watched, training=training))
     avalanche = train(AvalancheLearner(**settings(stream, theirs, training=training)))
@@ -137,7 +137,7 @@ def test_same_bits_clock_and_accuracy_without_avalanche(scenario: str, reset: bo
 
 def test_a_learner_without_avalanche_resumes_mid_experience(tiny_stream: Build) -> None:
     stream, states = tiny_stream(), []
-    training = replace(TRAINING, optimizer=Optimizer(lr=0.1, reset=False))
+    training = replace(TRAINING, optimizer=Optimizer(lr=0.1, clip=None, reset=False))
 
     def capture(learner: Any) -> None:
         if learner.clock.train_iterations == 10:  # the fifth iteration of the second experience

@@ -129,6 +129,18 @@ def test_pickles_that_ray_and_wandb_would_leave_are_not_read(run: Path, canary: 
     assert not canary.exists()
 
 
+def test_a_repository_in_the_folder_runs_no_command(run: Path, canary: Path) -> None:
+    """`git status` runs what the repository's settings name."""
+    subprocess.run(["git", "init", "-q"], cwd=run, check=True)
+    someone = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *someone, "commit", "-q", "--allow-empty", "-m", "x"], cwd=run, check=True)
+    subprocess.run(["git", "config", "core.fsmonitor", f"touch {canary};"], cwd=run, check=True)
+    assert retain("resume", ".", cwd=run).returncode == 0
+    assert not canary.exists()
+    subprocess.run(["git", "status"], cwd=run, check=True, capture_output=True)
+    assert canary.exists()
+
+
 TAGS = ("!!python/object/apply:os.system ['touch {canary}']", "!!python/object/new:os.system ['touch {canary}']")
 
 
@@ -142,7 +154,7 @@ def test_yaml_tags_are_refused(run: Path, canary: Path, tmp_path: Path, tag: str
         lambda: resume(sweep),
         lambda: load_config(run / "config.yaml"),
     ):
-        with pytest.raises(UserError, match=r"(config|experiment)\.yaml: is not valid YAML"):
+        with pytest.raises(UserError, match=r"(config|experiment)\.yaml, line .*: the tag '.*' is not allowed"):
             look()
     assert not canary.exists()
 

@@ -44,7 +44,9 @@ class Opened:
         sys.addaudithook(self._heard)
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and self.paths is not None and threading.get_ident() == self.thread:
+        if event != "open" or isinstance(arguments[0], int):  # a descriptor: its path was heard of before
+            return
+        if self.paths is not None and threading.get_ident() == self.thread:
             self.paths.append(str(arguments[0]))
 
     def during(self, action: Callable[[], object]) -> list[str]:

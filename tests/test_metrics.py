@@ -1,6 +1,7 @@
 """The metrics against hand-computed numbers, Avalanche's own function, scipy, and laws over random matrices."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,35 @@ def test_a_wrong_shape_is_named(matrix: np.ndarray[Any, np.dtype[np.float64]]) -
         metrics.average_accuracy(matrix)
 
 
-@pytest.mark.parametrize("sizes", [[1, 2], [1, 2, 0], [1, 2, NAN]])
+@pytest.mark.parametrize("value", [1.0000001, 50.0, 100, -0.01, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda value: metrics.summary([[0.5, NAN], [value, 0.5], [0.5, 0.5]], [1, 1]),
+        lambda value: metrics.average_accuracy([[NAN], [value]]),
+        lambda value: metrics.running_average_accuracy([[value], [0.5]]),
+        lambda value: metrics.forgetting_max([[0, 0], [1, value], [1, 1]]),
+        lambda value: metrics.intransigence([[0], [1]], [[0], [value]]),
+        lambda value: metrics.min_accuracy([0.5, value]),
+        lambda value: metrics.worst_case_accuracy(value, [0.5]),
+        lambda value: metrics.worst_case_accuracy(0.5, [value]),
+    ],
+)
+def test_what_is_no_accuracy_is_refused(metric: Callable[[float], Any], value: float) -> None:
+    """Percentages above all; a missing cell is NaN, and stays allowed."""
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], or NaN where missing") as refused:
+        metric(value)
+    assert ("divide percentages by 100" in str(refused.value)) == (value > 1)
+    assert metric(1.0) is not None and metric(0) is not None
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.5, NAN])
+def test_a_level_in_percent_is_refused(level: float) -> None:
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
+        metrics.interval([0.1, 0.2], level)
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [1, 2, 0], [1, 2, NAN], [1, 2, np.inf]])
 def test_wrong_sizes_are_named(sizes: list[float]) -> None:
     with pytest.raises(ValueError, match=r"sizes=.*must be 3 positive numbers"):
         metrics.summary(R, sizes)

@@ -7,13 +7,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ import numpy as np
 import PIL
 import pytest
 import torch
+import yaml
 from helpers.processes import DEADLINE, wait_until
-from PIL import Image
+from PIL import Image, features
 from torch.nn.functional import interpolate
 
+from retain import run as run_trial
 from retain.platform.cli import app
 from retain.platform.config import registry
 from retain.platform.config.yaml_overrides import nest_key
@@ -34,9 +38,10 @@ from retain.platform.data.cache import DataFolders, opened_entries
 from retain.platform.data.cache_entry import new_entry
 from retain.platform.data.dataset import DataSet
 from retain.platform.data.datasets import emoji, image_folder
+from retain.platform.data.datasets._folder_scan import scan
 from retain.platform.data.datasets._path_pattern import compiled
 from retain.platform.data.image_cache import Listing, files_identity, statistics
-from retain.platform.data.image_decoding import UnreadableError, decode
+from retain.platform.data.image_decoding import EXTENSIONS, UnreadableError, decode
 from retain.platform.errors import UserError
 
 RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (120, 120, 120)
@@ -75,13 +80,23 @@ def saved(path: Path, image: Image.Image, **options: Any) -> Path:
         ("a.tif", {}),
         ("a.webp", {"lossless": True}),
         ("a.gif", {}),
+        ("a.apng", {}),
+        ("a.pnm", {}),
         ("a.jpg", {"quality": 100, "subsampling": 0}),
+        ("a.jpe", {"quality": 100, "subsampling": 0}),
+        ("a.jfif", {"quality": 100, "subsampling": 0}),
+        pytest.param(
+            "a.avif",
+            {"quality": 100, "subsampling": "4:4:4"},
+            marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF"),
+        ),
     ],
 )
 def test_formats(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    assert name.endswith(EXTENSIONS)
     picture = decode(saved(tmp_path / name, quarters(16), **options), 16, 3, True)
     assert (picture.shape, picture.dtype) == ((3, 16, 16), np.uint8)
-    tolerance = 3 if name.endswith("jpg") else 0
+    tolerance = 3 if name.startswith(("a.j", "a.av")) else 0
     assert np.abs(np.array(corners(picture)) - np.array(QUARTERS)).max() <= tolerance
 
 
@@ -167,6 +182,29 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
     assert np.abs(decoded.astype(int) - exact).mean() < 2
 
 
+def test_memory_is_counted_at_the_size_that_is_decoded(tmp_path: Path) -> None:
+    """What a picture holds in memory is announced while it does: all pixels of a PNG, those of a JPEG at 1/8."""
+    held: list[int] = []
+
+    @contextmanager
+    def room(pixels: int) -> Iterator[None]:
+        held.append(pixels)
+        yield
+
+    for name in ("a.png", "a.jpg"):
+        decode(saved(tmp_path / name, Image.new("RGB", (1600, 1200))), 32, 3, True, room=room)
+    assert held == [1600 * 1200, 200 * 150]
+
+
+def test_pictures_of_the_limit_each_are_decoded_one_after_another(tmp_path: Path) -> None:
+    """Together they exceed the limit, so threads wait for each other; all arrive."""
+    paths = [saved(tmp_path / f"{i:03d}.png", Image.new("L", (8, 8), i)) for i in range(200)]
+    arrays = image_cache.cached_images(
+        "grey", {"train": Listing(paths, [0] * 200)}, 4, folders_of(tmp_path), max_pixels=64
+    )
+    assert arrays["train_x"][:, 0, 0, 0].tolist() == list(range(200))
+
+
 def _bomb() -> bytes:
     """Return a PNG that declares 60,000 x 60,000 pixels in 57 bytes."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
@@ -208,6 +246,44 @@ def test_unreadable_pictures(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(make(tmp_path))
     with pytest.raises(UnreadableError, match=reason):
         decode(tmp_path / name, 8, 3, True)
+
+
+def test_a_special_file_is_not_opened(tmp_path: Path) -> None:
+    """Opening a FIFO for reading would wait for ever."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UnreadableError, match="no regular file"):
+        decode(tmp_path / "a.png", 8, 3, True)
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    with pytest.raises(UnreadableError, match="no regular file"):
+        decode(tmp_path / "b.png", 8, 3, True)
+
+
+LARGE: dict[str, dict[str, Any]] = {
+    "a.png": {},
+    "a.gif": {},
+    "a.tif": {"compression": "tiff_deflate"},
+    "a.webp": {"lossless": True},
+    "a.jpg": {},
+    "a.pbm": {},
+    "a.bmp": {},
+    "many.gif": {"save_all": True, "append_images": [Image.new("1", (300, 200), 1)]},
+    "many.tif": {"save_all": True, "append_images": [Image.new("1", (300, 200), 1)]},
+    "many.webp": {"save_all": True, "append_images": [Image.new("1", (300, 200), 1)], "lossless": True},
+    "many.png": {"save_all": True, "append_images": [Image.new("1", (300, 200), 1)]},
+} | ({"a.avif": {}} if features.check("avif") else {})
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_pixels_are_limited_before_a_picture_is_decoded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header decides, in every format; the limit itself is allowed; nothing is decoded."""
+    path = saved(tmp_path / name, Image.new("1", (300, 200)), **LARGE[name])
+    assert decode(path, 8, 3, True, max_pixels=60_000).shape == (3, 8, 8)
+    with Image.open(path) as image:
+        monkeypatch.setattr(type(image), "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(UnreadableError, match="^300 x 200 = 60,000 pixels, more than max_pixels=59999$"):
+        decode(path, 8, 3, True, max_pixels=59_999)
 
 
 # --- entries of the cache ---
@@ -288,6 +364,25 @@ def test_unreadable_pictures_are_skipped(tmp_path: Path) -> None:
     lines = (tmp_path / "cache" / "grey-v1" / "skipped.txt").read_text().splitlines()
     assert lines == [f"{paths[i]}: no picture of a known format" for i in broken]
     assert {path.suffix for path in (tmp_path / "cache" / "grey-v1").iterdir()} == {".npy", ".txt", ".json"}
+
+
+def test_pictures_above_pillows_limit_if_the_config_allows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting replaces Pillow's limit of the process, which stays as it was."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    root = tree(tmp_path / "t", *(f"a/{i}.png" for i in range(20)))
+    saved(root / "a" / "large.png", Image.new("RGB", (30, 30)))
+    with pytest.raises(UserError, match=r"/a/large.png: 30 x 30 = 900 pixels, more than max_pixels=899\."):
+        own(root, tmp_path, max_pixels=899)
+    skipped = own(root, tmp_path, max_pixels=899, unreadable="skip")
+    assert "1 of 21 files are left out: 1 unreadable (listed in " in skipped.notes[0]
+    taken = [own(root, tmp_path, max_pixels=number, unreadable="skip") for number in (900, 901)]
+    assert [len(each.train.y) + len(each.test.y) for each in (skipped, *taken)] == [20, 21, 21]
+    assert (
+        own(root, tmp_path).key == own(root, tmp_path, max_pixels=900).key
+    )  # a limit that nothing exceeds is no setting
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_a_part_with_unreadable_pictures_only(tmp_path: Path) -> None:
@@ -496,7 +591,7 @@ def test_patterns(pattern: str, num_domains: int, left: set[int], tmp_path: Path
         f"{domain}/{name}/{number}.png" for domain in ("photo", "art") for name in ("dog", "cat") for number in names
     ]
     root = tree(tmp_path / "pets", *files, "deep/x/dog/a.png", "deep/x/dog/b.png")
-    data_set = own(root, tmp_path, pattern=pattern, test=0.5)
+    data_set = own(root, tmp_path, pattern=pattern, test=0.5, allow_skipped=True)
     assert numbers(data_set.train.x) | numbers(data_set.test.x) == left
     assert len(data_set.domain_names) == num_domains
     if num_domains:
@@ -527,13 +622,188 @@ def test_splits(splits: tuple[str, ...], tested: str, tmp_path: Path) -> None:
     assert numbers(data_set.test.x) == set(range(first, first + 4))
 
 
-def test_files_that_are_ignored(tmp_path: Path) -> None:
-    """Hidden files, other types of files and folders with picture suffixes are ignored; suffixes in capitals are read."""
+def test_files_that_are_left_out(tmp_path: Path) -> None:
+    """Hidden files and other types of files are counted; folders with picture suffixes are none; capitals are read."""
     root = tree(tmp_path / "t", "a/0.png", "a/1.PNG", "a/._0.png", ".git/2.png")
     (root / "a" / "notes.txt").write_text("x")
     (root / "a" / "folder.png").mkdir()
-    data_set = own(root, tmp_path, test=0.5)
+    data_set = own(root, tmp_path, test=0.5, allow_skipped=True)
     assert (data_set.class_names, len(data_set.train.y), len(data_set.test.y)) == (("a",), 1, 1)
+    (note,) = data_set.notes
+    left = (
+        "by the extension (such as a/notes.txt)",
+        "hidden (such as .git/2.png)",
+        "metadata of macOS (such as a/._0.png)",
+    )
+    assert f"/t: 3 of 5 files are left out: {', '.join(f'1 {reason}' for reason in left)}." in note
+
+
+def mixed(taken: int, left: dict[str, int]) -> list[str]:
+    """Return names of `taken` pictures a/0.png, ... and of others: `left` holds the names, with {} for a number, and how many."""
+    return [f"a/{i}.png" for i in range(taken)] + [name.format(i) for name, num in left.items() for i in range(num)]
+
+
+@pytest.mark.parametrize(
+    ("left", "report"),
+    [
+        ({"a/x/{}.png": 1}, "1 by the pattern (such as a/x/0.png). The pattern {class}/**/* takes those too."),
+        ({"{}.png": 1}, "1 by the pattern (such as 0.png)."),
+        ({"a/{}.heic": 1}, "1 by the extension (such as a/0.heic)."),
+        ({"a/x/{}.heic": 1}, "1 by the extension (such as a/x/0.heic)."),
+        ({"a/.{}.png": 1}, "1 hidden (such as a/.0.png)."),
+        ({".a/{}.png": 1}, "1 hidden (such as .a/0.png)."),
+        ({"README{}.txt": 1, "a/.DS_Store{}": 1}, ""),
+    ],
+)
+def test_left_out(left: dict[str, int], report: str, tmp_path: Path) -> None:
+    """Files that are left out are counted by reason; more than a tenth is refused, unless the config allows it."""
+    few, many = tmp_path / "few", tmp_path / "many"
+    for root, names in (few, mixed(9, left)), (many, mixed(8, left)):
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            noise(6, 6).save(root / name, "png")
+    notes = own(few, tmp_path).notes
+    assert [note.partition(" files are left out: ")[2] for note in notes] == ([report] if report else [])
+    if not report:
+        assert own(many, tmp_path).notes == ()
+        return
+    with pytest.raises(
+        UserError, match="More than 10 %.*accept it with data.image_folder.allow_skipped=true"
+    ) as refused:
+        own(many, tmp_path)
+    assert f"1 of 9 files are left out: {report}" in str(refused.value)
+    allowed, kept = own(many, tmp_path, allow_skipped=True), own(few, tmp_path, allow_skipped=True)
+    assert len(allowed.notes) == 1 and kept.key == own(few, tmp_path).key
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "better"),
+    [
+        ("{class}/*", ("a/0.png", "a/x/0.png", "b/y/z/0.png"), "{class}/**/*"),
+        ("{class}/*", ("data/a/0.png", "data/b/0.png"), "**/{class}/*"),
+        ("{class}/*", ("train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png"), "{split}/{class}/*"),
+        ("{class}/*", ("a/Train/0.png", "a/test/0.png", "b/train/0.png", "b/test/0.png"), "{class}/{split}/*"),
+        ("{domain}/{class}/*", ("x/train/a/0.png", "x/val/b/0.png"), "{domain}/{split}/{class}/*"),
+        ("{class}/*", ("train/a/0.png", "train/b/0.png"), "**/{class}/*"),
+        ("{class}/*.jpg", ("a/0.jpg", "a/0.JPG", "b/0.png"), "{class}/*"),
+        ("{class}/*.jpg", ("a/0.jpg", "b/x/0.png"), "{class}/**/*"),
+        ("{domain}/{class}/*", ("x/a/0.png", "x/a/v/0.png", "y/b/v/0.png"), "{domain}/{class}/**/*"),
+        ("photo/{class}/*", ("photo/a/0.png", "photo/b/x/0.png", "art/a/0.png"), "photo/{class}/**/*"),
+    ],
+)
+def test_a_better_pattern_is_named(pattern: str, files: tuple[str, ...], better: str, tmp_path: Path) -> None:
+    """The pattern that takes all files is named, and does take them."""
+    root = tree(tmp_path / "t", *files)
+    with pytest.raises(UserError, match=f"The pattern {re.escape(better)} takes those too"):
+        own(root, tmp_path, pattern=pattern)
+    inside = [file for file in files if not pattern.startswith("photo") or file.startswith("photo")]
+    assert [path for path, _ in scan(root, better).rows] == sorted(inside)
+
+
+def test_if_two_levels_of_folders_may_be_the_classes_both_patterns_are_named(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "t", *(f"{year}/{name}/{i}.png" for year in (2020, 2021) for name in ("cat", "dog") for i in "01")
+    )
+    both = "{class}/**/* takes those too (classes 2020, 2021), or **/{class}/* (classes cat, dog)."
+    with pytest.raises(UserError, match=re.escape(both)):
+        own(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        ("{class}/*", "c, d/dog, e"),
+        ("{domain}/{class}/*", "c, d/dog, d/empty"),
+        ("**/{class}/*", "c, d/dog, d/empty, e"),
+    ],
+)
+def test_folders_without_pictures(pattern: str, named: str, tmp_path: Path) -> None:
+    """An empty folder of a class or domain, a broken link in its place, and one with other files only are named."""
+    root = tmp_path / "t"
+    files = [f"{name}/{i}.png" for name in ("d/cat", "f/cat") for i in range(40)]
+    if pattern == "{class}/*":
+        files, named = [f"{name}/{i}.png" for name in "ab" for i in range(20)], "c, d, e"
+    tree(root, *files)
+    for name in ("c", "d/empty", "d/dog"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "d" / "dog" / "list.txt").touch()
+    (root / "e").symlink_to("nowhere")
+    if pattern == "{domain}/{class}/*":
+        named = "c, d/dog, d/empty, e"
+    with pytest.raises(UserError, match=f"No picture is taken from these folders of classes or domains: {named}\\. "):
+        own(root, tmp_path, pattern=pattern)
+    (note,) = own(root, tmp_path, pattern=pattern, allow_skipped=True).notes
+    assert f"domains: {named}." in note
+
+
+def test_a_linked_folder_that_is_not_followed_is_reported(tmp_path: Path) -> None:
+    """With ** no link is followed; a class behind one is not lost in silence."""
+    root = tree(tmp_path / "t", *(f"a/{i}.png" for i in range(20)))
+    tree(tmp_path / "other", "0.png", "1.png")
+    (root / "b").symlink_to(tmp_path / "other")
+    assert own(root, tmp_path).class_names == ("a", "b")
+    (note,) = own(root, tmp_path, pattern="**/{class}/*").notes
+    assert "1 of 21 files are left out: 1 behind links that are not followed (such as b)." in note
+
+
+E_NFC, E_NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("names", [(E_NFC, E_NFD), (E_NFD, E_NFC), (E_NFD, E_NFD)])
+@pytest.mark.parametrize("pattern", ["{domain}/{class}/*", "{split}/{class}/*", "*/{class}/*", "**/{class}/*"])
+def test_names_are_compared_in_normal_form_c(names: tuple[str, str], pattern: str, tmp_path: Path) -> None:
+    """A Mac's spelling and another system's are one class."""
+    root = tree(
+        tmp_path / "t",
+        *(
+            f"{top}/{name}/{i}.png"
+            for top, cafe in zip(("train", "test"), names, strict=True)
+            for name in (cafe, "bar")
+            for i in "01"
+        ),
+    )
+    data_set = own(root, tmp_path, pattern=pattern)
+    assert data_set.class_names == ("bar", E_NFC)
+    assert numbers(data_set.train.x) | numbers(data_set.test.x) == set(range(8))
+
+
+@pytest.mark.parametrize("other", [E_NFC, E_NFD])
+def test_a_fixed_part_of_a_pattern_is_compared_in_normal_form_c(other: str, tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", f"{E_NFD}/a/0.png", f"{E_NFD}/a/1.png")
+    assert own(root, tmp_path, pattern=f"{other}/{{class}}/*").class_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [
+        ("Dog", "dog", "'Dog' (in x) and 'dog' (in y)"),
+        ("dog", "dog ", "'dog' (in x) and 'dog ' (in y)"),
+        ("a dog", "a  dog", "'a  dog' (in y) and 'a dog' (in x)"),
+        ("a dog", "a\u00a0dog", r"'a dog' (in x) and 'a\xa0dog' (in y)"),
+        ("dog", "dog\u200b", r"'dog' (in x) and 'dog\u200b' (in y)"),
+        ("fish", "\ufb01sh", "'fish' (in x) and '\ufb01sh' (in y)"),
+        ("STRASSE", "stra\u00dfe", "'STRASSE' (in x) and 'stra\u00dfe' (in y)"),
+    ],
+)
+def test_names_that_are_probably_the_same(first: str, second: str, shown: str, tmp_path: Path) -> None:
+    """Classes and domains that differ in case, blanks or Unicode's variants are refused with both spellings."""
+    root = tree(tmp_path / "t", *(f"{d}/{c}/{i}.png" for d, c in (("x", first), ("y", second)) for i in "01"))
+    with pytest.raises(UserError, match=f"classes differ only in how they are spelt: {re.escape(shown)}\\. Rename"):
+        own(root, tmp_path, pattern="{domain}/{class}/*")
+    with pytest.raises(UserError, match="domains differ only in how they are spelt"):
+        own(root, tmp_path, pattern="*/{domain}/{class}.png")
+
+
+@pytest.mark.parametrize(("pattern", "tops"), [("{class}/*", ("",)), ("{domain}/{class}/*", ("x/", "y/"))])
+def test_classes_that_differ_in_case_in_one_folder(pattern: str, tops: tuple[str, ...], tmp_path: Path) -> None:
+    """A folder that has both, such as one of letters, means two classes; names that look the same are refused even so."""
+    root = tree(tmp_path / "t", *(f"{top}{letter}/{i}.png" for top in tops for letter in "aA" for i in "01"))
+    if len(list(root.glob("**/[aA]"))) < 2 * len(tops):
+        pytest.skip("this file system does not distinguish case")
+    assert own(root, tmp_path, pattern=pattern).class_names == ("A", "a")
+    tree(root, *(f"{tops[0]}a /{i}.png" for i in "01"))
+    with pytest.raises(UserError, match="'a' .* and 'a ' "):
+        own(root, tmp_path, pattern=pattern)
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -556,7 +826,9 @@ def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
         UserError, match=r"1 of 5 pictures cannot be read: .*/t/caf\\xe9/2\\n.png: No such file or directory"
     ):
         own(root, tmp_path)
-    data_set = own(root, tmp_path, unreadable="skip")
+    with pytest.raises(UserError, match="1 of 5 files are left out: 1 unreadable .* More than 10 %"):
+        own(root, tmp_path, unreadable="skip")
+    data_set = own(root, tmp_path, unreadable="skip", allow_skipped=True)
     assert data_set.class_names == ("a", "caf\\xe9")
     (skipped,) = (tmp_path / "cache").glob("*/skipped.txt")
     assert skipped.read_text() == f"{root}/caf\\xe9/2\\n.png: No such file or directory\n"
@@ -596,6 +868,10 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"pattern": "{klass}/*"}, "no other than {class}, {domain}, {split}. Did you mean 'class'?"),
         ({"pattern": "../{class}/*"}, "no \\.\\."),
         ({"pattern": "/{class}/*"}, "no leading /"),
+        ({"pattern": "{class}/**"}, r"pattern='{class}/\*\*': fits folders only, no files: write {class}/\*\*/\*"),
+        ({"pattern": "{class}/**/"}, r"write {class}/\*\*/\*"),
+        ({"pattern": "{domain}/{class}/"}, r"write {domain}/{class}/\*"),
+        ({"max_pixels": 0}, "max_pixels=0: must be an integer above 0"),
         ({"size": 2}, r"size=2: must be an integer in \[4, 1024\]"),
         ({"test": 0.0}, r"test=0.0: must be a number in \(0, 1\)"),
         ({"test": 0.2, "pattern": "{split}/{class}/*"}, "test=0.2: must be null, since the pattern"),
@@ -642,7 +918,7 @@ def test_refused_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the folder has no files"):
         own(tmp_path / "t", tmp_path)
     (tmp_path / "t" / "a.txt").touch()
-    with pytest.raises(UserError, match="of its 1 files none ends in .bmp, .gif"):
+    with pytest.raises(UserError, match="of its 1 files none ends in .apng, .avif, .bmp, .gif"):
         own(tmp_path / "t", tmp_path)
 
 
@@ -724,8 +1000,29 @@ def test_prepare(command: Any, tmp_path: Path) -> None:
     assert "22 pictures to 8x8; needs 0.0 MB, " in shown and " MB are free" in shown
     assert "class_incremental: 2 experiences, 2 classes, 3x8x8; samples: " in shown
     assert "was prepared now: " in shown and str(tmp_path / "cache" / "image_folder8-") in shown
-    assert f"1 files were left out, listed in {tmp_path}" in shown and f"    {broken}: empty\n" in shown
-    assert "1 classes are not in every domain" in shown
+    assert f"files that were left out: 1, listed in {tmp_path}" in shown and f"    {broken}: empty\n" in shown
+    assert "classes that are not in every domain: 1 (" in shown
+
+
+def test_what_is_left_out_is_said_once_and_recorded(command: Any, tmp_path: Path) -> None:
+    """On the terminal, however many streams are built; and in the trial's environment.json."""
+    tree(tmp_path / "t", *(f"{c}/{i}.png" for c in "ab" for i in range(20)), "a/deeper/0.png")
+    config = {
+        "name": "left",
+        "benchmark": {"class_incremental": {"num_experiences": 2, "data": {"image_folder": {"path": "t", "size": 4}}}},
+        "model": {"mlp": {"hidden": [4]}},
+        "training": {"iterations": 1, "batch_size": 8},
+        "sweep": {"variants": {"x": {}, "y": {"seeds": {"class_order": 1}}}, "seeds": [0, 1]},
+        "wandb": {"mode": "disabled"},
+    }
+    (tmp_path / "left.yaml").write_text(yaml.safe_dump(config))
+    code, _, errors = command("prepare", "left.yaml")
+    assert code == 0
+    left = "1 of 41 files are left out: 1 by the pattern (such as a/deeper/0.png). The pattern {class}/**/* takes those too."
+    assert errors.count(left) == 1
+    result = run_trial(config, tmp_path / "run")
+    notes = json.loads((result.folder / "environment.json").read_text())["data_notes"]
+    assert notes == [f"data.image_folder.path={tmp_path}/t: {left}"]
 
 
 def test_prepare_again(command: Any, tmp_path: Path) -> None:

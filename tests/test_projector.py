@@ -27,11 +27,11 @@ from retain.platform.reporting.projector import (
     PROJECTOR_STOP_FILE,
     ProjectorSettings,
     project,
-    resolve_mode,
     start,
     stop,
 )
 from retain.platform.reporting.rows import MetricsRow
+from retain.platform.reporting.wandb_account import resolve_mode
 
 OFFLINE, ONLINE = (
     ProjectorSettings(mode="offline", project="p", tags=("mine",)),
@@ -294,10 +294,10 @@ def test_a_damaged_ledger_is_reported_and_the_others_are_sent(sweep: Path) -> No
     ("mode", "variables", "resolved"),
     [
         (None, {}, "offline"),
-        (None, {"WANDB_API_KEY": "k"}, "online"),
-        (None, {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        (None, {"WANDB_API_KEY": "k" * 40}, "online"),
+        (None, {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "offline"}, "offline"),
         (None, {"WANDB_MODE": "disabled"}, "disabled"),
-        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "offline"),
+        ("offline", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "online"}, "offline"),
         ("online", {}, "`wandb login`"),
         (None, {"WANDB_MODE": "online"}, "`wandb login`"),
         (None, {"WANDB_MODE": "dryrun"}, "WANDB_MODE=dryrun: must be one of online, offline, disabled"),
@@ -317,9 +317,9 @@ def test_a_key_in_netrc_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     wandb.teardown()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n")
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'k' * 40}\n")
     assert resolve_mode(None) == "offline"
-    (tmp_path / "netrc").write_text("machine wandb.example.org login user password k\n")
+    (tmp_path / "netrc").write_text(f"machine wandb.example.org login user password {'k' * 40}\n")
     assert resolve_mode(None) == "online"
     wandb.teardown()
 

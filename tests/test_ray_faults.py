@@ -3,9 +3,11 @@
 Real processes and real signals. They need minutes, some of them root. The usual failures are in test_sweep.py.
 """
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,10 @@ import sweeps
 from helpers.processes import COMMAND, DEADLINE
 from ray.cluster_utils import Cluster
 
+from retain import load_config
+from retain.platform.errors import UserError
 from retain.platform.ledger.reader import trials_of
+from retain.platform.sweep.ray_cluster import RayCluster
 
 
 @pytest.fixture
@@ -78,6 +83,98 @@ def test_a_worker_that_gets_sigterm_lets_its_trial_write_a_checkpoint(users_fold
     first, second = starts(users_folder, "one")
     assert first == 0 < second < 90, "it resumed mid-experience, in the first"
     assert_as_alone(folder, "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent"])
+def test_a_local_cluster_that_dies_ends_the_sweep_which_resumes(users_folder: Path, process: str) -> None:
+    """SIGKILL; the raylet ends with its agents. Ray's own driver waits for ever, or ends after a minute without a word."""
+    write(users_folder, {"one": fault(users_folder, "one", pause=0.1)})
+    folder = users_folder / "out"
+    sweep = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out")
+    sweeps.wait_for(sweep, mid_experience(folder, 0))
+    children = psutil.Process(sweep.pid).children(recursive=True)
+    (victim,) = [child for child in children if child.name().strip() == process]
+    victim.kill()
+    code, output = sweeps.ended(sweep)
+    assert code == 2 and "Traceback" not in output, output
+    assert f"Continue with: retain resume {folder}" in output.splitlines()[-1]
+    assert "error: Ray has died under the sweep" in output.splitlines()[-1]
+    assert sweeps.states(folder) == {"one": "stopped"}
+    psutil.wait_procs(children, timeout=DEADLINE)
+    assert not [child for child in children if child.is_running()], "no process is left"
+    code, output = sweeps.ended(sweeps.retain(users_folder, "resume", "out"))
+    assert code == 0, output
+    first, second = starts(users_folder, "one")
+    assert first == 0 < second
+    assert_as_alone(folder, "one")
+
+
+JOINED = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+processes = cluster.head_node.all_processes
+print(cluster.address, *(processes[name][0].process.pid for name in ("raylet", "gcs_server")), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def joined() -> "Iterator[tuple[str, dict[str, int]]]":
+    """Start a cluster in a process that may die with it: its address, and the processes of its head."""
+    process = subprocess.Popen([sys.executable, "-c", JOINED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address, raylet, gcs = process.stdout.readline().split()
+    members = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    yield address, {"raylet": int(raylet), "gcs_server": int(gcs)}
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+def test_a_joined_cluster_that_dies_ends_the_sweep(
+    users_folder: Path, joined: tuple[str, dict[str, int]], process: str
+) -> None:
+    """SIGKILL of the raylet to which the driver is connected, or of the GCS."""
+    address, pids = joined
+    write(users_folder, {"one": fault(users_folder, "one", pause=0.5)})
+    folder = users_folder / "out"
+    sweep = sweeps.retain(
+        users_folder, "sweep", "config.yaml", "--output", "out", RAY_ADDRESS=address, HOME=os.environ["HOME"]
+    )
+    sweeps.wait_for(sweep, mid_experience(folder, 0))
+    os.kill(pids[process], signal.SIGKILL)
+    code, output = sweeps.ended(sweep)
+    assert code == 2 and "Traceback" not in output, output
+    assert "error: Ray has died under the sweep" in output and f"retain resume {folder}" in output.splitlines()[-1]
+    assert sweeps.states(folder) == {"one": "stopped"}
+
+
+@pytest.mark.slow
+def test_a_local_cluster_without_its_log_monitor_runs_on(users_folder: Path) -> None:
+    write(users_folder, {"one": fault(users_folder, "one")})
+    sweep = sweeps.retain(users_folder, "sweep", "config.yaml", "--output", "out")
+    sweeps.wait_for(sweep, mid_experience(users_folder / "out", 0))
+    commands = {child: " ".join(child.cmdline()) for child in psutil.Process(sweep.pid).children()}
+    victims = [child for child, line in commands.items() if "log_monitor.py" in line or "dashboard.py" in line]
+    assert len(victims) == 2
+    for victim in victims:
+        victim.kill()
+    code, output = sweeps.ended(sweep)
+    assert code == 0 and sweeps.states(users_folder / "out") == {"one": "done"}, output
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_is_no_cluster() -> None:
+    with socket.create_server(("", 0)) as server:
+        config = load_config("quickstart", [f"ray.address=127.0.0.1:{server.getsockname()[1]}"])
+        with pytest.raises(UserError, match="no Ray cluster answers at .*: timed out"):
+            RayCluster(config).__enter__()
 
 
 LOCAL = """

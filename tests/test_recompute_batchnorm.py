@@ -12,9 +12,10 @@ from torch import nn
 from retain.platform.config.schema import Experiment
 from retain.platform.data.streams import Arrays, Part
 from retain.platform.errors import UserError
+from retain.platform.models.batchnorm import recompute_statistics
 from retain.platform.trial.builder import build_trial
 from retain.platform.trial.resolve import resolve_experiment
-from retain.strategies.recompute_batchnorm import Config, check_model, recompute
+from retain.strategies.recompute_batchnorm import Config, check_model
 
 Make = Callable[..., Experiment]
 
@@ -33,7 +34,7 @@ def mini_batches(count: int = 3) -> list[torch.Tensor]:
 
 def test_the_first_layer_has_the_average_of_the_mini_batches_statistics() -> None:
     model, batches = network(), mini_batches()
-    recompute(model, iter(batches))
+    recompute_statistics(model, iter(batches))
     with torch.no_grad():
         maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
     torch.testing.assert_close(model[1].running_mean, torch.stack([m.mean(1) for m in maps]).mean(0))
@@ -44,7 +45,7 @@ def test_it_equals_torchs_update_bn() -> None:
     """A second way: torch.optim.swa_utils.update_bn, which does not turn dropout off."""
     ours, theirs = network(), network()
     ours[3].p = theirs[3].p = 0.0
-    recompute(ours, iter(mini_batches()))
+    recompute_statistics(ours, iter(mini_batches()))
     torch.optim.swa_utils.update_bn(mini_batches(), theirs)
     for one, other in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(one, other)
@@ -56,7 +57,7 @@ def test_nothing_else_changes(training: bool) -> None:
     model[1].eval()  # like a frozen layer
     before, flags = copy.deepcopy(dict(model.named_parameters())), [m.training for m in model.modules()]
     momenta, state = [model[1].momentum, model[6].momentum], torch.get_rng_state()
-    recompute(model, iter(mini_batches()))
+    recompute_statistics(model, iter(mini_batches()))
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert flags == [module.training for module in model.modules()]
     assert momenta == [model[1].momentum, model[6].momentum]
@@ -66,7 +67,7 @@ def test_nothing_else_changes(training: bool) -> None:
 def test_statistics_stay_without_samples() -> None:
     model = network()
     before = [buffer.clone() for buffer in model.buffers()]
-    recompute(model, iter(()))
+    recompute_statistics(model, iter(()))
     assert all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True))
 
 

@@ -20,8 +20,10 @@ from retain.platform.config.load import load_config
 from retain.platform.config.schema import Experiment
 from retain.platform.errors import UserError
 from retain.platform.methods import herding, sample_selection
+from retain.platform.methods.gradient_projection import nonnegative_quadratic
 from retain.platform.methods.replay_memory import quotas
 from retain.platform.methods.reservoir_memory import ReservoirPlugin, reservoir_slots
+from retain.platform.models.heads import reset_weights
 from retain.platform.seeding import generator
 from retain.platform.training.plugin import Plugin
 from retain.platform.trial.builder import build_trial
@@ -428,7 +430,7 @@ def test_least_squares_with_bounds_against_all_active_sets() -> None:
             value = float(solution @ matrix @ solution / 2 + vector @ solution)
             if (solution >= 0).all() and value < least:
                 best, least = solution, value
-        torch.testing.assert_close(gem.nonnegative_quadratic(matrix, vector), best)
+        torch.testing.assert_close(nonnegative_quadratic(matrix, vector), best)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +500,7 @@ def test_gdumb_trains_the_initial_network_on_a_balanced_memory() -> None:
 def test_reset_samples_rows_that_were_added_later() -> None:
     model = nn.Linear(4, 3)
     initial = {"weight": torch.ones(2, 4), "bias": torch.ones(2)}
-    gdumb.reset(model, initial, generator(0))
+    reset_weights(model, initial, generator(0))
     assert torch.equal(model.weight[:2], initial["weight"]) and model.bias.tolist() == [1, 1, 0]
     assert (model.weight[2].abs() <= 0.5).all() and len(model.weight[2].unique()) == 4
 

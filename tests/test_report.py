@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -13,69 +12,22 @@ from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
 from helpers.processes import DEADLINE
+from helpers.written_runs import AWARE, CLASS, DOMAIN, JOINT, NAN, identity, write_sweep, write_trial
 
 from retain.platform.errors import UserError
 from retain.platform.ledger.documents import write_json
-from retain.platform.ledger.writer import SweepLedger, TrialLedger
+from retain.platform.ledger.reader import Trial
+from retain.platform.ledger.writer import TrialLedger, write_status
 from retain.platform.reporting import charts
 from retain.platform.reporting.html_report import report
 from retain.platform.reporting.results import TableRow, best_variants, finished, format_cell, results_of, table_rows
+from retain.platform.reporting.rows import final_values
 
 CHROMIUM = "/usr/bin/chromium"
-NAN = math.nan
-CLASS = [
-    [NAN, NAN],
-    [0.9, NAN],
-    [0.2, 0.8],
-]  # ACC 50, incremental (90 + (0.2 * 100 + 0.8 * 300) / 4) / 2, forgetting 70
-AWARE = [[NAN, NAN], [0.95, NAN], [0.85, 0.9]]
-DOMAIN = [[0.1, 0.1], [0.9, 0.3], [0.6, 0.8]]
-JOINT = [[NAN, NAN], [NAN, NAN], [0.7, 0.9]]
-
-
-def identity(variant: str, seed: int = 0, stream: str = "class_incremental") -> dict[str, Any]:
-    """Return the content of trial.json."""
-    name = f"{crc32(variant.encode()):08x}-{stream[:5]}-{seed}"
-    return {"id": name, "variant": variant, "stream": stream, "seed": seed, "overrides": {}}
-
-
-def write_trial(
-    folder: Path,
-    who: Mapping[str, Any],
-    agnostic: Sequence[Sequence[float]] = CLASS,
-    aware: Sequence[Sequence[float]] | None = None,
-    *,
-    status: Any = "done",
-    error: str | None = None,
-    config: str = "schema: 1\nstrategies: {}\n",
-) -> Path:
-    """Write a trial's folder in the ledger's format; a completed one has a matrix and two epochs per experience."""
-    scenario = "domain" if who["stream"].startswith("domain") else "class"
-    with TrialLedger.create(folder, config, who) as ledger:
-        if status == "done":
-            matrix = {"num_experiences": 2, "experiences": ["classes 0, 1", "classes 2, 3"], "sizes": [100, 300]}
-            views = {"task_agnostic": agnostic, "task_aware": agnostic if aware is None else aware}
-            ledger.write("matrix", {**matrix, "scenario": scenario, "class_names": list("abcd"), **views})
-            ledger.write("summary", {"seconds": 1.0})
-            for iteration, experience in enumerate((1, 1, 2, 2)):
-                ledger.append("epoch", experience, iteration, {"epoch": iteration % 2, "loss": 1.0 / (1 + iteration)})
-        ledger.write("environment", {"retain": "0.1.0", "git": {"commit": "abcdef0123456789", "clean": False}})
-        ledger.status(status, experience=2 if status == "done" else 1, error=error)
-    return folder
-
-
-def write_sweep(folder: Path, trials: Sequence[tuple[Mapping[str, Any], dict[str, Any]]], name: str = "demo") -> Path:
-    """Write a sweep's folder; a trial's second item goes to `write_trial`, and "absent" omits its folder."""
-    with SweepLedger.create(folder, "schema: 1\n", name, [who for who, _ in trials]):
-        for who, options in trials:
-            if options != {"absent": True}:
-                write_trial(folder / "trials" / str(who["id"]), who, **options)
-    return folder
 
 
 @pytest.fixture
@@ -165,16 +117,25 @@ def test_the_table_has_the_numbers_by_hand(sweep: Path) -> None:
     # seeds 0 and 1: ACC 50 and 60, t(0.975, 1) = 12.706, half width 12.706 * 7.0711 / sqrt(2) = 63.5;
     # incremental (90 + 65) / 2 and (90 + 75) / 2; forgetting 70 and 60; learning (90 + 80) / 2 and 90
     assert agnostic["naive"] == ["55.0 ± 63.5", "80.0 ± 31.8", "65.0 ± 63.5", "87.5 ± 31.8", "-65.0 ± 63.5", "2"]
-    assert agnostic["lwf"] == ["70.0", "82.5", "30.0", "85.0", "-30.0", "1"]
+    assert agnostic["lwf"] == ["70.0", "82.5", "30.0", "85.0", "-30.0", "1 of 3"]
     assert agnostic["joint"] == ["80.0", "-", "-", "-", "-", "1"]
     assert list(agnostic) == ["naive", "lwf", "joint"]
     assert domain == {"naive": ["70.0", "82.5", "30.0", "85.0", "-30.0", "1"]}
 
 
-def test_the_best_competitor_is_marked_and_never_a_bound(sweep: Path) -> None:
-    page = Page(report([sweep]))
-    assert page.marked(0) == {("lwf", 0), ("lwf", 1), ("lwf", 2), ("naive", 3), ("lwf", 4)}
-    assert page.marked(2) == set()  # a single variant has no competitor
+def test_the_best_competitor_is_marked_and_never_a_bound(tmp_path: Path) -> None:
+    better = [[NAN, NAN], [0.9, NAN], [0.6, 0.8]]
+    matrices = {"naive": CLASS, "lwf": better, "joint": JOINT}
+    trials = [(identity(name, seed), {"agnostic": matrices[name]}) for name in matrices for seed in (0, 1)]
+    page = Page(report([write_sweep(tmp_path / "s", trials)]))
+    assert page.marked(0) == {("lwf", 0), ("lwf", 1), ("lwf", 2), ("naive", 3), ("lwf", 3), ("lwf", 4)}
+    assert "Highest average accuracy at the end, in %: lwf (70.0 ± 0.0)" in "".join(page.text)
+
+
+def test_nothing_is_the_best_on_one_seed(sweep: Path) -> None:
+    page = Page(report([sweep]))  # lwf: 1 of 3
+    assert [page.marked(table) for table in range(3)] == [set(), set(), set()]
+    assert "Highest average accuracy" not in "".join(page.text)
 
 
 def test_failed_and_missing_trials_are_named_with_the_reason(sweep: Path) -> None:
@@ -411,9 +372,10 @@ def test_cell(value: tuple[float, float], shown: str) -> None:
     assert format_cell(*value) == shown
 
 
-def row(variant: str, mean: float, *, bound: bool = False) -> TableRow:
+def row(variant: str, mean: float, *, bound: bool = False, seeds: int = 2) -> TableRow:
     """Return a row with two metrics only."""
-    return TableRow("s", "v", variant, bound, dict.fromkeys(("average_accuracy", "forgetting_max"), (mean, NAN, 1)))
+    names = ("average_accuracy", "forgetting_max")
+    return TableRow("s", "v", variant, bound, dict.fromkeys(names, (mean, NAN, seeds)), planned=3)
 
 
 def test_best_knows_the_direction_ties_and_undefined_values() -> None:
@@ -421,6 +383,16 @@ def test_best_knows_the_direction_ties_and_undefined_values() -> None:
     assert best_variants(rows, "average_accuracy") == {"b", "d"}
     assert best_variants(rows, "forgetting_max") == {"a"}
     assert best_variants(rows[2:3], "average_accuracy") == set()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "best"), [((2, 2), {"b"}), ((3, 2), {"b"}), ((1, 2), set()), ((2, 1), set()), ((1, 1), set())]
+)
+def test_best_needs_two_seeds_of_every_variant_compared(seeds: tuple[int, int], best: set[str]) -> None:
+    bound_and_empty = [row("joint", 0.9, bound=True, seeds=1), row("lwf", NAN, seeds=0)]
+    rows = [row("a", 0.5, seeds=seeds[0]), row("b", 0.7, seeds=seeds[1]), *bound_and_empty]
+    assert best_variants(rows, "average_accuracy") == best
+    assert [shown.seeds for shown in rows] == [f"{n} of 3" if n < 3 else "3" for n in (*seeds, 1, 0)]
 
 
 def test_curves_show_means_with_their_interval_and_joint_as_a_level(sweep: Path) -> None:
@@ -499,3 +471,136 @@ def test_charts_draw_in_a_browser(sweep: Path, tmp_path: Path) -> None:
     assert len(re.findall('class="[^"]*svg-container[^"]*"', dom)) == expected > 0
     assert dom.count('class="main-svg"') >= expected
     assert ">naive<" in dom
+
+
+FAILED: dict[str, Any] = {"status": "failed", "error": "FloatingPointError: loss is nan"}
+
+
+@pytest.fixture
+def failures(tmp_path: Path) -> Path:
+    """Write a sweep after failures: of three seeds, naive has one, ewc two, lwf none; a stream has none at all."""
+    states: dict[str, list[dict[str, Any]]] = {
+        "naive": [{}, FAILED, {"absent": True}],
+        "lwf": [FAILED, {"status": "stopped"}, FAILED],
+        "ewc": [{}, {}, FAILED],
+    }
+    trials = [(identity(name, seed), options) for name, each in states.items() for seed, options in enumerate(each)]
+    trials += [(identity("naive", seed, "domain_incremental"), FAILED) for seed in (0, 1)]
+    return write_sweep(tmp_path / "failures", trials)
+
+
+def test_unfinished_variants_and_seeds_are_counted_everywhere_on_the_page(failures: Path) -> None:
+    page = Page(report([failures]))
+    (_, first), (_, second) = page.summary()
+    assert {name: cells[-1] for name, cells in first.items()} == {
+        "naive": "1 of 3",
+        "lwf: 0 of 3 done": "0 of 3",
+        "ewc": "2 of 3",
+    }
+    assert first["lwf: 0 of 3 done"][:-1] == ["-"] * 5
+    assert second == {"naive: 0 of 2 done": ["-"] * 5 + ["0 of 2"]}
+    text = "".join(page.text)
+    assert "naive · seeds: 1 of 3" in text and "ewc · seeds: 2 of 3" in text  # accuracy matrices
+    assert "naive (1 of 3 seeds)" in text  # legends
+    figures = [json.loads(script) for script in page.scripts if script.startswith('{"data"')]
+    names = {trace["name"] for figure in figures for trace in figure["data"] if "name" in trace}
+    assert {"naive (1 of 3 seeds)", "ewc (2 of 3 seeds)"} <= names and not {"naive", "ewc"} & names
+
+
+def test_downloads_name_what_has_not_finished(failures: Path) -> None:
+    page = Page(report([failures]))
+    lines = list(csv.DictReader(io.StringIO(downloaded(page, "summary.csv"))))
+    counts = {(line["stream"], line["variant"]): (line["seeds"], line["planned_seeds"]) for line in lines}
+    assert counts == {
+        ("class_incremental", "naive"): ("1", "3"),
+        ("class_incremental", "lwf"): ("0", "3"),
+        ("class_incremental", "ewc"): ("2", "3"),
+        ("domain_incremental", "naive"): ("0", "2"),
+    }
+    data = json.loads(downloaded(page, "matrices.json"))
+    assert (len(data["trials"]), len(data["unfinished"])) == (3, 8)
+    assert data["unfinished"][0]["problem"] == "failed after experience 1: FloatingPointError: loss is nan"
+
+
+def test_all_trials_get_their_names_by_one_rule(tmp_path: Path) -> None:
+    """Finished, failed, stopped and pending seeds of a variant have one name, also if several folders share the variant."""
+    states: list[dict[str, Any]] = [{}, FAILED, {"status": "stopped"}, {"status": "pending"}, {"absent": True}]
+    folders = []
+    for weight in (1.0, 2.0):
+        config = f"schema: 1\nstrategies: {{lwf: {{weight: {weight}}}}}\n"
+        trials: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+        for seed, options in enumerate(states):
+            trials.append((identity("lwf", seed), options if "absent" in options else options | {"config": config}))
+        trials += [(identity("naive", seed), FAILED) for seed in (0, 1)]
+        folders.append(write_sweep(tmp_path / f"weight{weight}", trials))
+    results = results_of(folders)
+    labels = {(result.sweep, result.label) for result in results}
+    assert labels == {
+        ("weight1.0", "lwf weight=1.0"),
+        ("weight2.0", "lwf weight=2.0"),
+        ("weight1.0", "naive (weight1.0)"),
+        ("weight2.0", "naive (weight2.0)"),
+    }
+    rows = {row.variant: row for row in table_rows(results)}
+    assert len(rows) == 4 and (rows["lwf weight=1.0"].seeds, rows["lwf weight=1.0"].sweep) == ("1 of 5", "weight1.0")
+    page = Page(report(folders))
+    assert page.summary()[0][1]["lwf weight=2.0"][-2:] == ["1 of 5", "weight2.0"]
+    lines = list(csv.DictReader(io.StringIO(downloaded(page, "summary.csv"))))
+    assert {(line["sweep"], line["variant"]) for line in lines} == labels
+
+
+def test_an_unfinished_trial_is_on_the_stream_of_its_benchmark(tmp_path: Path) -> None:
+    folders = []
+    for length in (1, 2):
+        config = f"schema: 1\nbenchmark: {{split_digits: {{num_experiences: {length}}}}}\n"
+        trials = [(identity("naive", seed), {"config": config} | (FAILED if seed else {})) for seed in (0, 1)]
+        folders.append(write_sweep(tmp_path / str(length), trials))
+    matrix = next(folders[0].glob("trials/*/matrix.json"))
+    single = {"num_experiences": 1, "experiences": ["all"], "sizes": [5], "task_agnostic": [[0.1], [0.7]]}
+    write_json(matrix, {**json.loads(matrix.read_text()), **single, "task_aware": [[0.1], [0.7]]})
+    streams = [f"class_incremental ({length} experiences)" for length in (1, 1, 2, 2)]
+    assert [result.stream for result in results_of(folders)] == streams
+    assert [row.seeds for row in table_rows(results_of(folders))] == ["1 of 2", "1 of 2"]
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=cmd|' /C calc'!A0", '="a";=1']
+
+
+def test_names_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
+    trials = [(identity(name, stream=f"{name} class") | {"id": f"t{n}"}, {}) for n, name in enumerate(FORMULAS)]
+    rows = list(
+        csv.reader(io.StringIO(downloaded(Page(report([write_sweep(tmp_path / "-1", trials)])), "summary.csv")))
+    )
+    assert {cells[2] for cells in rows[1:]} == {f"'{name}" for name in FORMULAS}
+    for cells in rows[1:]:
+        assert cells[0] == f"{cells[2]} class" and cells[8] == "'-1"
+        assert all(cell == "" or float(cell) <= 1 for cell in cells[4:8])  # -0.7 stays a number
+    assert any(cells[4].startswith("-0.") for cells in rows)
+
+
+MARKS = ["\u202e", "\u2066", "\u200f", "\u200b", "\ufeff", "\x1b[31m", "\0", "\x9b"]
+
+
+def test_marks_do_not_reorder_or_hide_text_on_the_page(harmless: Page, tmp_path: Path) -> None:
+    name = "a" + "b".join(MARKS) + "c"
+    path = report([write_named(tmp_path / "s", name)])
+    page = Page(path)
+    assert not set("".join(MARKS)) - set("[31m") & set(path.read_text(encoding="utf-8"))
+    assert skeleton(page) == skeleton(harmless)
+    assert list(page.summary()[0][1]) == [name.encode("unicode_escape").decode()]
+    figures = [json.loads(text) for text in page.scripts if text.startswith('{"data"')]
+    names = [str(trace.get(key)) for figure in figures for trace in figure["data"] for key in ("name", "legendgroup")]
+    assert "".join(names).isprintable()
+
+
+def test_wandb_gets_no_results_of_a_trial_that_is_not_done(tmp_path: Path) -> None:
+    """W&B would take the metrics of its last row for the results, and average them with those of finished trials."""
+    folder = write_trial(tmp_path / "t", identity("lwf"), **FAILED)
+    metrics = {"task_agnostic": {"average_accuracy": 0.249}, "task_aware": {"average_accuracy": 0.5}}
+    with TrialLedger.open(folder) as ledger:
+        ledger.append("experience", 1, 7, {"task_agnostic": [0.249, None], "metrics": metrics})
+    names = ("task_agnostic/average_accuracy", "task_aware/average_accuracy")
+    error = {"status": "failed", "error": "FloatingPointError: loss is nan"}
+    assert final_values(Trial(folder)) == error | dict.fromkeys(names)
+    write_status(folder, "done", 2, None)
+    assert final_values(Trial(folder)) == {"status": "done", "error": ""}

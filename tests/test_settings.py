@@ -62,7 +62,7 @@ def test_values_of_yaml_are_converted(values: dict[str, Any], stored: dict[str, 
     [
         (
             {"weight": "1"},
-            "p.weight='1': must be a finite number of at least 0 or a list with one for each experience.",
+            "p.weight='1': must be a finite number of at least 0 or a list with one for each experience: remove the quotes.",
         ),
         ({"weight": []}, "p.weight=[]: must be a finite number of at least 0 or a list with one for each experience."),
         ({"loss": "kll"}, "p.loss='kll': must be 'kl' or 'mse'. Did you mean 'kl'?"),
@@ -167,7 +167,7 @@ def test_a_plain_dataclass_is_a_config_too() -> None:
     assert (built.weight, built.stages, built.table, built.derived) == (2.0, (Stage(2),), {"1": (1, 2)}, 3)
     for values, message in (
         ({"weight": -1}, "p.weight=-1.0: must be above 0."),
-        ({"weight": "1"}, "p.weight='1': must be a valid number."),
+        ({"weight": "1"}, "p.weight='1': must be a valid number: remove the quotes."),
         ({"stages": [{"size": "x"}]}, "p.stages"),
         ({"wait": 1}, "p.wait: unknown key. Did you mean 'weight'?"),
     ):

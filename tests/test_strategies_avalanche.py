@@ -336,7 +336,7 @@ class Growing(nn.Module):
 
 def learn(plugins: Sequence[Plugin], cls: type[Learner] = Learner) -> Learner:
     """Two experiences on our learner."""
-    training = Training(epochs=4, batch_size=16, optimizer=Optimizer(lr=0.1))
+    training = Training(epochs=4, batch_size=16, optimizer=Optimizer(lr=0.1, clip=None))
     learner = cls(model=Growing(), stream=stream(), training=training, plugins=plugins)
     for number in (0, 1):
         if learner.should_train(number):

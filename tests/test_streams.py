@@ -1,6 +1,7 @@
 """Streams of any data set: division into classes and domains, subset options, and learning with a given task."""
 
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from retain.platform.config.load import from_dict, to_dict
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data import class_streams, dataset_key, domain_streams, subsampling
 from retain.platform.data.cache import DataFolders
-from retain.platform.data.dataset import DataSet
+from retain.platform.data.dataset import DataSet, warn_once
 from retain.platform.data.streams import Arrays, Part, Stream
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import Trial
@@ -187,6 +188,16 @@ def test_a_class_that_a_domain_lacks() -> None:
     assert pairs.experiences[-1].classes == (4,)
 
 
+def test_domain_incremental_says_that_a_domain_lacks_a_class(caplog: pytest.LogCaptureFixture) -> None:
+    """On the terminal, once, and in the stream's notes; a data set without gaps has none."""
+    warn_once.cache_clear()  # another test may have built the stream
+    streams = [build("domain_incremental", seed=seed, data={ANIMALS: {"lacking": True}}) for seed in (0, 1)]
+    note = "benchmark.domain_incremental: 1 of 6 classes lack training pictures in a domain: 'fox' is not in 'pencil'"
+    assert [len(stream.notes) for stream in streams] == [1, 1] and streams[0].notes[0].startswith(note)
+    assert sum(note in record.getMessage() for record in caplog.records) == 1
+    assert build("domain_incremental", data=ANIMALS).notes == ()
+
+
 def test_the_task_aware_view_of_a_mixed_stream_is_among_the_experiences_classes() -> None:
     """Counted by hand from random logits."""
     stream = build("classes_and_domains", num_groups=3)
@@ -347,6 +358,21 @@ def test_names_that_are_numbers(given: tuple[Any, ...], expected: list[int]) -> 
         class_streams.ordered_classes((0, 1, 2), names)
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_compared_in_one_normal_form(form: Any) -> None:
+    """A name may be typed in another of Unicode's normal forms than the data set's."""
+    names = ("caf\u00e9", "the\u0301")
+    given = [unicodedata.normalize(form, name) for name in names]
+    assert class_streams.ordered_classes([given[1], given[0]], names) == [1, 0]
+    y = torch.arange(2)
+    parts = [Arrays(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), y) for _ in range(2)]
+    source = DataSet("two", ("a", "b"), (0.5,), (0.5,), *parts, domain_names=names, train_domains=y, test_domains=y)
+    config = domain_streams.DomainSplit(domains=tuple(reversed(given)))
+    assert domain_streams.chosen_domains("domain_incremental", source, config) == [1, 0]
+    with pytest.raises(ValueError, match="each once"):
+        domain_streams.DomainSplit(domains=(names[0], unicodedata.normalize("NFD", names[0])))
+
+
 def test_a_domain_without_test_pictures_is_refused_where_others_have_some() -> None:
     source = animal_set()
     assert source.test_domains is not None
@@ -370,7 +396,7 @@ def experiment(name: str, strategies: dict[str, Any] | None = None, **settings: 
             "benchmark": {name: {"data": ANIMALS} | settings},
             "model": {"mlp": {"hidden": [8]}},
             "strategies": strategies or {},
-            "training": {"epochs": 1, "batch_size": 16},
+            "training": {"epochs": 2, "batch_size": 16},
         }
     )
 
@@ -476,7 +502,7 @@ def test_channels_that_do_not_fit_are_refused(name: str, settings: dict[str, Any
 
 def test_a_data_set_without_settings_in_yaml() -> None:
     filled = resolve_experiment(experiment("class_incremental", data={"digits": None})).experiment
-    assert filled.benchmark["class_incremental"]["data"] == {"digits": {}}
+    assert filled.benchmark["class_incremental"]["data"] == {"digits": {"normalise": True}}
 
 
 def test_data_sets_that_declare_domains() -> None:
@@ -492,7 +518,7 @@ def test_data_sets_that_declare_domains() -> None:
 
 def learner_of(stream: Stream, *strategies: Any, **training: Any) -> Learner:
     """Return a learner with a small network."""
-    settings = Training(**({"epochs": 1, "batch_size": 16, "optimizer": Optimizer(lr=0.05)} | training))
+    settings = Training(**({"epochs": 1, "batch_size": 16, "optimizer": Optimizer(lr=0.05, clip=None)} | training))
     model = mlp.build(
         mlp.Config(hidden=(8,)), stream.shape, len(stream.experiences[0].classes), generator(1, "network")
     )

@@ -8,6 +8,10 @@ import ipaddress
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +22,13 @@ import pytest
 import ray
 import sweeps
 import torch
+from helpers.processes import DEADLINE
 from ray.cluster_utils import Cluster
 
 from retain import load_config, sweep
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import Trial
+from retain.platform.sweep.ray_cluster import RayCluster
 from retain.platform.trial import checkpoint
 
 VARIANTS = {
@@ -195,6 +201,15 @@ def test_exit_codes_and_messages(story: Story) -> None:
     assert (story.folder / "report.html").is_file()
 
 
+def test_each_start_tells_how_to_resume(story: Story) -> None:
+    """On the terminal and in the sweep's log: a process that is killed, or that Ray ends, cannot tell it later."""
+    assert all(f"continue with: retain resume {story.folder}" in stage.output for stage in (story.stages[0],))
+    assert all("continue with: retain resume out" in stage.output for stage in story.stages[1:])
+    log = (story.folder / "sweep.log").read_text().splitlines()
+    starts = [f"continue with: retain resume {story.folder}" in line for line in log]
+    assert starts == [True, False, True, False, True, True, False], "the third was killed"
+
+
 def test_states_of_the_trials_after_each_stage(story: Story) -> None:
     done = {"naive": "done", **FAILED, "messes": "done"}
     later = dict.fromkeys(list(VARIANTS)[6:], "pending")
@@ -235,7 +250,7 @@ def test_errors_are_in_the_ledger_and_ray_does_not_run_the_trials_again(story: S
     assert errors["fills"].startswith("MemoryError")
     assert "can't allocate memory" in errors["allocates"]
     for variant, error in errors.items():
-        assert error[:50] in story.stages[-1].output.replace("\n", " ")
+        assert " ".join(error.split())[:50] in " ".join(story.stages[-1].output.split())
         assert (story.trial(variant) / "trial.log").read_text().count("Traceback") == len(story.stages)
 
 
@@ -290,3 +305,85 @@ def test_a_trial_that_fits_no_node_is_refused_before_it_starts(cluster: Cluster,
     with pytest.raises(UserError, match=r"^resources.cpus=2: no node of the cluster has as many"):
         sweep(config, tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists(), "nothing was written"
+
+
+GREETINGS = {"ssh": b"SSH-2.0-OpenSSH_9.6\r\n", "nothing": b""}  # what another server sends first, before it hangs up
+
+
+@pytest.fixture
+def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Start a server that is no cluster; yield its address."""
+    with socket.create_server(("", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(GREETINGS[request.param])
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:1",  # nothing listens there
+        "localhost:1",
+        "[::1]:1",
+        "127.0.0.1:99999",
+        "127.0.0.1",
+        "127.0.0.1:port",
+        "no-such-host.invalid:6379",
+        "ray://127.0.0.1:1",
+        "ray://",
+        "http://127.0.0.1:8265",
+        "garbage",
+        "a host:6379",
+        "\u00fc" * 70 + ":6379",
+    ],
+)
+@pytest.mark.parametrize("source", ["config", "environment"])
+def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, address: str, source: str) -> None:
+    """Ray itself would try for minutes."""
+    if source == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    config = load_config("quickstart", [f"ray.address={address!r}"] if source == "config" else [])
+    with pytest.raises(UserError, match=rf"^ray\.address={re.escape(address)}: .*HOST:PORT"), RayCluster(config):
+        pass
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("other_server", GREETINGS, indirect=True)
+def test_another_server_is_no_cluster(other_server: str) -> None:
+    config = load_config("quickstart", [f"ray.address={other_server}"])
+    with pytest.raises(UserError, match=rf"^ray\.address={other_server}: what answers at .* is no Ray cluster"):
+        RayCluster(config).__enter__()
+
+
+DYING = """
+import time
+import psutil
+from retain import load_config
+from retain.platform.sweep.ray_cluster import RayCluster
+from retain.platform.sweep.ray_health import run_watched
+
+def work():
+    (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    raylet.kill()
+    time.sleep(3600)
+
+with RayCluster(load_config("quickstart")):
+    run_watched(work)
+"""
+
+
+def test_a_local_cluster_that_dies_is_noticed(tmp_path: Path) -> None:
+    """Even if nothing returns from Ray any more; test_ray_faults.py has whole sweeps."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "HOME": str(tmp_path)
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", DYING], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "ClusterLostError: Ray has died under the sweep: its process raylet ended by SIGKILL" in last, ended.stderr

@@ -239,9 +239,9 @@ def test_rows_that_wandb_drops_silently_are_sent_again(sweep: Path, server: Any,
     finish_all(sweep)
     with pytest.raises(UserError, match=r"(?s)not all was sent: ConnectionError: W&B has 0 of 25 rows.*retain sync"):
         project(sweep, ONLINE)
-    assert num_unsent(sweep) == 2
+    assert num_unsent(sweep, ONLINE) == 2
     assert project(sweep, ONLINE) == 2
-    assert num_unsent(sweep) == 0
+    assert num_unsent(sweep, ONLINE) == 0
     assert_once(server, sweep)
 
 
@@ -279,7 +279,7 @@ def test_a_hung_server_delays_the_end_for_a_bounded_time(
         with following(sweep) as follower:
             wait_until(lambda: server.requests > 0)
             follower.stop.set()
-    assert num_unsent(sweep) == 2
+    assert num_unsent(sweep, ONLINE) == 2
     assert "2 trials are not sent completely: `retain sync" in (sweep / "projector.log").read_text()
     server.fault = lambda kind: None
     assert project(sweep, ONLINE) == 2
@@ -397,7 +397,7 @@ def test_a_sweeps_end_is_bounded_with_wandb_as_it_is(tmp_path: Path, server: Any
         subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE, env=environment).stdout
     )
     log = (tmp_path / "trial" / "with" / "projector.log").read_text()
-    assert (num_unsent(tmp_path / "trial" / "with") == 0) == (fault == "slow") == ("`retain sync" not in log)
+    assert (num_unsent(tmp_path / "trial" / "with", ONLINE) == 0) == (fault == "slow") == ("`retain sync" not in log)
     server.fault = lambda kind: None
     if fault == "slow":
         assert project(tmp_path / "trial" / "with", ONLINE) == 0

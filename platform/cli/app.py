@@ -5,20 +5,26 @@ Nothing heavy is imported at the top, so ``--help`` and a wrong key answer at on
 
 import os
 import sys
+import time
+import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..config.dotted_paths import module_path
 from ..config.load import load_config
 from ..config.schema import Experiment
+from ..config.user_code import user_line
+from ..disk_errors import unwritable_reason
 from ..errors import UserError
-from ..run_folders import outside_run_folders
+from ..ledger.writer import SweepLedger, TrialLedger
+from ..run_folders import is_run_folder, new_folder
 from .exit_report import print_resume_hint, show_results
+from .terminal import Terminal, one_line, prepare_streams, print_error, several_lines, terminal
+from .unsent import print_unsent, warn_about_wandb
 
 app = typer.Typer(
     name="retain",
@@ -28,8 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Terminal()
+errors = Terminal(stderr=True)
 
 
 def _renamed_to_output(old: str) -> Any:
@@ -69,21 +75,20 @@ def run(
 ) -> None:
     """Run one trial in this process, without Ray."""
     experiment = load_config(config, overrides or [])
-    from ..sweep.run import default_folder
+    _refuse_occupied(output, TrialLedger)
+    with new_folder(output, experiment.output, experiment.name) as folder:
+        from ..reporting.projector import projector_process
+        from ..reporting.wandb_account import check_wandb
+        from ..trial.run import run as run_trial
+        from .progress import ProgressDisplay  # imported late: a trial's imports take seconds
 
-    folder = (output or default_folder(experiment)).absolute()
-    _check_new_folder(folder)
-    from ..reporting.projector import projector_process
-    from ..reporting.wandb_runs import resolve_mode
-    from ..trial.run import run as run_trial
-    from .progress import ProgressDisplay  # imported late: a trial's imports take seconds
-
-    resolve_mode(experiment.wandb.mode)
-    with print_resume_hint(folder, errors), ProgressDisplay(folder, console):
-        run_trial(experiment, folder)
-    with projector_process(folder, experiment):
-        pass  # on exit, the projector sends the finished trial
-    show_results(folder, console, errors)
+        check_wandb(experiment.wandb)
+        with print_resume_hint(folder, errors), ProgressDisplay(folder, terminal()):
+            run_trial(experiment, folder)
+        with projector_process(folder, experiment):
+            pass  # on exit, the projector sends the finished trial
+        with print_unsent(folder, errors):
+            show_results(folder, console, errors)
 
 
 @app.command()
@@ -92,25 +97,33 @@ def sweep(
     overrides: _Overrides = None,
     output: _NewFolder = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the trials, estimate time and disk, start nothing.")
+        bool, typer.Option("--dry-run", help="List the trials, estimate time and disk in 20 s, start nothing.")
+    ] = False,
+    no_estimate: Annotated[
+        bool, typer.Option("--no-estimate", help="With --dry-run: check all trials, estimate nothing.")
     ] = False,
     old_folder: _OldFolder = None,
 ) -> None:
     """Run all trials of a config on Ray: streams x variants x seeds x search space."""
+    started = time.monotonic()
     experiment = load_config(config, overrides or [])
-    if dry_run:
-        _dry_run(experiment)
-        return
-    from ..sweep.run import default_folder
-    from ..sweep.run import sweep as run_sweep
-    from .progress import ProgressDisplay
+    from ..reporting.wandb_account import check_wandb
 
-    folder = (output or default_folder(experiment)).absolute()
-    _check_new_folder(folder)
-    console.print(f"sweep [bold]{escape(experiment.name)}[/] -> {escape(str(folder))}", soft_wrap=True)
-    with print_resume_hint(folder, errors):
-        run_sweep(experiment, folder, watch=ProgressDisplay(folder, console))
-    show_results(folder, console, errors)
+    check_wandb(experiment.wandb)
+    if dry_run:
+        _dry_run(experiment, None if no_estimate else started)
+        return
+    _refuse_occupied(output, SweepLedger)
+    with new_folder(output, experiment.output, experiment.name) as folder:
+        from ..sweep.run import sweep as run_sweep
+        from .progress import ProgressDisplay
+
+        console.print(one_line("sweep ", (experiment.name, "bold"), f" -> {folder}"), soft_wrap=True)
+        console.print(one_line(f"If it ends early, continue with: retain resume {folder}"), style="dim", soft_wrap=True)
+        with print_resume_hint(folder, errors):
+            run_sweep(experiment, folder, watch=ProgressDisplay(folder, terminal()))
+        with print_unsent(folder, errors):
+            show_results(folder, console, errors)
 
 
 @app.command()
@@ -125,17 +138,18 @@ def resume(
     console.print(f"{len(trials) - len(pending)} of {len(trials)} trials are done, {len(pending)} to go")
     for trial, damage in pending:
         if damage is not None:
-            errors.print(
-                f"[yellow]damaged[/] {escape(trial.id)}: {escape(damage)}; it resumes from its newest valid checkpoint",
-                soft_wrap=True,
-            )
+            advice = "it resumes from its newest valid checkpoint"
+            errors.print(one_line(("damaged", "yellow"), f" {trial.id}: {damage}; {advice}"), soft_wrap=True)
     if pending:
         from ..sweep.run import resume as resume_run
         from .progress import ProgressDisplay
 
+        warn_about_wandb(folder, errors)
+        console.print(one_line(f"If it ends early, continue with: retain resume {folder}"), style="dim", soft_wrap=True)
         with print_resume_hint(folder, errors):
-            resume_run(folder, watch=ProgressDisplay(folder.absolute(), console))
-    show_results(folder, console, errors)
+            resume_run(folder, watch=ProgressDisplay(folder.absolute(), terminal()))
+    with print_unsent(folder, errors) if pending else nullcontext():
+        show_results(folder, console, errors)
 
 
 @app.command()
@@ -151,7 +165,7 @@ def prepare(
     from .prepare import prepared_lines
 
     for line in prepared_lines(name, overrides or [], console):
-        console.print(escape(line), soft_wrap=True)
+        console.print(one_line(line), soft_wrap=True)
 
 
 @app.command()
@@ -190,7 +204,7 @@ def report(
     """Write one HTML page with the forgetting curves; it opens from disk, without a network."""
     from ..reporting.html_report import report as write_report
 
-    console.print(str(write_report(folders, output)), soft_wrap=True)
+    console.print(one_line(str(write_report(folders, output))), soft_wrap=True)
 
 
 @app.command()
@@ -198,10 +212,12 @@ def ensemble(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of finished sweeps or trials.")],
 ) -> None:
     """Ensemble the finished seeds of each variant: the accuracy of each seed and of their mean probabilities."""
-    from .ensemble import ensembles, table
+    from .ensemble import ensembles, left_out, table
 
     for result in ensembles(folders):
         console.print(table(result))
+    for line in left_out(folders):
+        errors.print(one_line(line), soft_wrap=True)
 
 
 @app.command()
@@ -217,19 +233,21 @@ def show(
     ] = None,
     old_out: _OldOut = None,
 ) -> None:
-    """Print the whole resolved config, or draw what the network is trained on."""
-    import yaml
-
+    """Print the whole resolved config, or that of a run's folder, or draw what the network is trained on."""
     from ..config.load import to_dict
+    from ..config.yaml_files import dump_yaml
+    from ..ledger.reader import run_config
     from ..trial.resolve import resolve_experiment
 
-    resolved = resolve_experiment(load_config(config, overrides or []))
+    folder = Path(config)
+    data = run_config(folder) if os.path.isdir(folder) and is_run_folder(folder) else config
+    resolved = resolve_experiment(load_config(data, overrides or []))
     if images or output is not None:
         from .image_sheet import write_image_sheet
 
-        console.print(escape(str(write_image_sheet(resolved, output))), soft_wrap=True)
+        console.print(one_line(str(write_image_sheet(resolved, output))), soft_wrap=True)
         return
-    typer.echo(yaml.safe_dump(to_dict(resolved.experiment), sort_keys=False), nl=False)
+    console.print(several_lines(dump_yaml(to_dict(resolved.experiment))), soft_wrap=True, end="")
 
 
 @app.command(name="list")
@@ -250,62 +268,98 @@ def list_(
     if kind is not None and kind not in KINDS:
         raise UserError(f"list {kind}: there is no such kind.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
     for listed_kind in KINDS if kind is None else [kind]:
-        console.print(f"[bold]{listed_kind}[/]")
+        console.print(one_line((listed_kind, "bold")))
         for entry in list_entries(listed_kind):
-            console.print(f"  [cyan]{escape(entry.name)}[/]  {escape(entry.line)}", soft_wrap=True)
+            console.print(one_line("  ", (entry.name, "cyan"), f"  {entry.line}"), soft_wrap=True)
             for setting in entry.settings:
-                console.print(f"      {escape(setting)}", soft_wrap=True)
+                console.print(one_line(f"      {setting}"), soft_wrap=True)
 
 
 @app.command()
 def sync(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
 ) -> None:
-    """Send new results to Weights & Biases."""
-    from ..config.load import from_dict
+    """Send new results to Weights & Biases, and write TensorBoard's files if the config asks for them."""
     from ..ledger.reader import run_config, trials_of
     from ..reporting.projector import project, settings_for
+    from ..reporting.wandb_account import has_valid_key
 
     absolute = folder.absolute()
     trials_of(absolute)
-    with outside_run_folders():  # W&B reads settings from the working folder, which must not be a run's
-        settings = settings_for(absolute, from_dict(run_config(absolute)))
-        project(absolute, replace(settings, mode="online", tensorboard=False), follow=False)
-    console.print(f"{escape(str(folder))}: all trials are on W&B")
+    settings = settings_for(absolute, load_config(run_config(absolute)))
+    mode = "online" if has_valid_key() else settings.mode
+    project(
+        absolute, replace(settings, mode=mode)
+    )  # without a key: what a projector that failed has left to be written
+    if mode is None or (mode == "disabled" and not settings.tensorboard):
+        raise UserError(f"sync {folder}: no W&B key is set. Run `wandb login`, or set WANDB_API_KEY.")
+    places = {"online": ["on W&B"], "offline": [f"in {folder / 'wandb'}, offline"]}.get(str(mode), [])
+    places += ["in TensorBoard's files"] * settings.tensorboard
+    console.print(one_line(f"{folder}: all trials are {' and '.join(places)}"), soft_wrap=True)
 
 
-def _dry_run(experiment: Experiment) -> None:
-    """Plan, check, list the trials and print the estimate."""
-    from ..sweep.estimate import estimate
+def _dry_run(experiment: Experiment, started: float | None) -> None:
+    """Plan, check and list the trials; print the estimate, unless `started` (the command's start) is None."""
+    from ..sweep.estimate import dry_run
     from ..sweep.plan import check_trials, plan
-    from .tables import dry_run_table, duration
+    from .tables import dry_run_table, estimate_lines
 
     trials = plan(experiment)
-    check_trials(trials)
-    console.print(dry_run_table([trial.identity for trial in trials]))
-    cost = estimate(trials)
-    console.print(
-        f"{len(trials)} trials; about {duration(cost.seconds)} on this machine's {os.cpu_count()} cores (without what the "
-        f"strategies add) and {cost.disk / 2**20:.0f} MB in {escape(experiment.output)}. Nothing was started."
-    )
+    table = dry_run_table([trial.identity for trial in trials])
+    if started is None:
+        check_trials(trials)
+        console.print(table)
+        console.print(f"{len(trials)} trials. Nothing was started.")
+        return
+    result = dry_run(experiment, trials, started)
+    console.print(table)
+    for line in estimate_lines(result, len(trials), experiment.output):
+        console.print(one_line(line), soft_wrap=True)
 
 
-def _check_new_folder(folder: Path) -> None:
-    """Raise UserError, before anything is computed, for a folder that cannot be written or has a run."""
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
-    if not parent.is_dir():
-        raise UserError(f"{folder}: {parent} is a file, not a folder.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be written; choose another with --output or output=PATH.")
-    if (folder / "trials.json").exists() or (folder / "trial.json").exists():
-        raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another with --output.")
+def _refuse_occupied(output: Path | None, ledger: type[TrialLedger] | type[SweepLedger]) -> None:
+    """Raise UserError, before anything is computed, for a folder that holds a run or other files."""
+    if output is not None and is_run_folder(output):
+        raise UserError(f"{output} is occupied: resume it (retain resume {output}) or choose another with --output.")
+    if output is not None:
+        ledger.refuse_occupied(output)
 
 
 def main() -> None:
-    """Run the command line; a UserError is printed in one sentence and ends with exit code 2."""
+    """Run the command line; a UserError is printed in one sentence and ends with exit code 2.
+
+    All messages are printed here, also those of typer and of exceptions that nobody expected: they may quote a hostile name.
+    """
+    prepare_streams(errors)
     sys.path[:] = module_path(sys.path)  # for the user's strategies, named by dotted path
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        print_error(errors, error)
         sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the interpreter would print it too, but with the escape sequences in it
+        sys.exit(_print_exception(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_exception(error: Exception) -> int:
+    """Print an error of the user's code or of the command's arguments in one line; return the exit code.
+
+    Any other exception is printed with its traceback.
+    """
+    if line := user_line(error):  # the user's own strategy, network, ...: the rest of the traceback does not help
+        print_error(errors, f"{line}: {type(error).__name__}: {error}")
+        return 2
+    if reason := unwritable_reason(error):  # of the standard output, for example
+        print_error(errors, f"{getattr(error, 'filename', None) or 'the output'} cannot be written: {reason}")
+        return 2
+    if not hasattr(error, "format_message"):  # the errors of typer, and of click in its older versions, have it
+        errors.print(several_lines("".join(traceback.format_exception(error))), soft_wrap=True, end="")
+        return 1
+    message = error.format_message().removesuffix(".")
+    if message:  # without any argument, typer has printed the help already
+        path = getattr(getattr(error, "ctx", None), "command_path", app.info.name)
+        errors.print(one_line(("error:", "red"), f" {message} (see: {path} --help)"), soft_wrap=True)
+    return int(getattr(error, "exit_code", 2))

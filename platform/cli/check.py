@@ -1,5 +1,6 @@
 """`retain check`: run the contract suite on a module, and print a line for each check."""
 
+import logging
 import tempfile
 import warnings
 from collections import Counter
@@ -7,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ..config.yaml_overrides import apply_overrides
 from ..contract.checks import Result, run_checks
 from ..contract.kinds import kind_of
+from .terminal import Part, one_line
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "yellow"}
 
@@ -28,17 +30,26 @@ def check(name: str, overrides: Sequence[str], kind: str | None, console: Consol
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="retain-check-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="avalanche")  # about what the checks look at themselves
+        logging.getLogger("retain.platform.trial.run").setLevel(logging.ERROR)  # of the short trials, many times
         checks = checks_for(kind, name, apply_overrides({}, overrides), Path(folder))
-        console.print(f"{kind.replace('_', ' ')} [bold]{escape(name)}[/]: {len(checks)} checks", soft_wrap=True)
-        for result in run_checks(checks, lambda text: console.print(f"  {escape(text)} ... ", end="", soft_wrap=True)):
+        title = one_line(f"{kind.replace('_', ' ')} ", (name, "bold"), f": {len(checks)} checks")
+        console.print(title, soft_wrap=True)
+
+        def announce(text: str) -> None:
+            console.print(one_line(f"  {text} ... "), end="", soft_wrap=True)
+
+        for result in run_checks(checks, announce):
             counts[result.state] += 1
             console.print(_state(result), soft_wrap=True)
-    parts = [f"[{style}]{counts[state]} {state}[/]" for state, style in _STYLES.items() if counts[state]]
-    console.print(", ".join(parts), soft_wrap=True)
+    parts: list[Part] = []
+    for state, style in _STYLES.items():
+        if counts[state]:
+            parts += [", "] * bool(parts) + [(f"{counts[state]} {state}", style)]
+    console.print(one_line(*parts), soft_wrap=True)
     return counts["failed"] == 0
 
 
-def _state(result: Result) -> str:
-    """Return how a check ended, with rich's markup."""
-    reason = f": {escape(' '.join(result.reason.split()))}" if result.reason else ""
-    return f"[{_STYLES[result.state]}]{result.state}[/]{reason}"
+def _state(result: Result) -> Text:
+    """Return how a check ended, with the reason."""
+    reason = f": {' '.join(result.reason.split())}" if result.reason else ""
+    return one_line((result.state, _STYLES[result.state]), reason)

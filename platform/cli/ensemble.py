@@ -11,7 +11,6 @@ from statistics import mean
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from ..config.load import from_dict
@@ -19,7 +18,7 @@ from ..errors import UserError
 from ..files import digest
 from ..methods.probability_averaging import as_logits, average_probabilities, probabilities
 from ..metrics import interval
-from ..reporting.results import ComparedTrial, finished, format_cell, results_of
+from ..reporting.results import ComparedTrial, finished, format_cell, results_of, seeds_text, table_rows
 from ..training import learner_state
 from ..training.evaluation import TestSet
 from ..training.learner import Learner
@@ -27,6 +26,7 @@ from ..trial import checkpoint
 from ..trial.builder import TrialBuilder, build_trial, seeds_of
 from ..trial.resolve import resolve_experiment
 from ..trial.torch_settings import torch_settings
+from .terminal import cell, plain_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Ensemble:
         experiences: the names of the experiences.
         members: seed -> accuracies, one per experience.
         together: accuracies of the seeds' mean probabilities, one per experience.
+        planned: the number of the variant's seeds, finished or not.
     """
 
     stream: str
@@ -46,6 +47,7 @@ class Ensemble:
     experiences: tuple[str, ...]
     members: Mapping[int, list[float]]
     together: list[float]
+    planned: int = 0
 
 
 def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
@@ -68,6 +70,16 @@ def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
     return [_ensemble(stream, label, seeds) for stream, label, seeds in variants]
 
 
+def left_out(folders: Sequence[Path]) -> list[str]:
+    """Return a line for each variant in these folders that has no ensemble, because fewer than two of its seeds are done."""
+    rows = {(row.stream, row.variant): row for row in table_rows(results_of(folders))}
+    return [
+        f"{row.stream}, {row.variant}: left out, {row.done} of {row.planned} done; an ensemble needs two seeds"
+        for row in rows.values()
+        if row.done < 2
+    ]
+
+
 def _ensemble(stream: str, label: str, seeds: Sequence[ComparedTrial]) -> Ensemble:
     """Evaluate one learner after another, keeping only its probabilities."""
     members: dict[int, list[float]] = {}
@@ -86,12 +98,12 @@ def _ensemble(stream: str, label: str, seeds: Sequence[ComparedTrial]) -> Ensemb
         votes.append(probabilities(logits, builder.stream.class_mask if task_is_given else None))
     assert first is not None
     together = first[1].row(as_logits(average_probabilities(votes))).task_agnostic
-    return Ensemble(stream, label, seeds[0].experiences, members, together)
+    return Ensemble(stream, label, seeds[0].experiences, members, together, seeds[0].planned)
 
 
 def _builder(result: ComparedTrial, first: TrialBuilder | None) -> TrialBuilder:
     """The trial's builder; on the CPU if there is no GPU, even if the trial was trained on one."""
-    resolved = resolve_experiment(from_dict(dict(result.config)))
+    resolved = resolve_experiment(from_dict(dict(result.config or {})))
     stream = None
     if first is not None:  # reuse the first trial's stream if it is the same
         sources = [
@@ -124,15 +136,11 @@ def _check_same(first: TestSet, other: TestSet, label: str, seed: int, other_see
 
 def table(ensemble: Ensemble) -> Table:
     """Return a table in per cent: experiences by seeds, their mean with its 95 % interval, and the ensemble."""
-    rich_table = Table(
-        title=Text(f"{ensemble.stream}, {ensemble.variant}", style="bold"),
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    rich_table.add_column("accuracy at the end")
-    for heading in (*(f"seed {seed}" for seed in ensemble.members), "mean", "ensemble"):
-        rich_table.add_column(heading, justify="right", no_wrap=True)
+    title, num_seeds = f"{ensemble.stream}, {ensemble.variant}", len(ensemble.members)
+    if num_seeds < ensemble.planned:
+        title += f": {seeds_text(num_seeds, ensemble.planned)} seeds"
+    headings = (*(f"seed {seed}" for seed in ensemble.members), "mean", "ensemble")
+    rich_table = plain_table("accuracy at the end", *headings, title=title)
     columns = [*ensemble.members.values(), ensemble.together]
     averages = [mean(accuracies) for accuracies in columns]
     lines = [("ACC", averages), *zip(ensemble.experiences, zip(*columns, strict=True), strict=True)]
@@ -140,5 +148,5 @@ def table(ensemble: Ensemble) -> Table:
         *seeds, together = values
         cells = [format_cell(value, float("nan")) for value in seeds]
         cells += [format_cell(*interval(seeds)), format_cell(together, float("nan"))]
-        rich_table.add_row(Text(name), *cells, style="bold" if name == "ACC" else "")
+        rich_table.add_row(cell(name), *cells, style="bold" if name == "ACC" else "")
     return rich_table

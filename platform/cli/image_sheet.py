@@ -3,7 +3,6 @@
 Shapes: n pictures of a row, C channels, H height, W width.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..data.streams import Experience, Stream
 from ..errors import UserError
+from ..run_folders import check_new_file, folder_name
 from ..trial.builder import TrialBuilder, build_trial
 from ..trial.resolve import ResolvedExperiment
 
@@ -55,13 +55,15 @@ def write_image_sheet(resolved: ResolvedExperiment, path: Path | None) -> Path:
     Raises:
         UserError: the stream's samples are not pictures; the file cannot be written; or as `build_trial` raises.
     """
-    builder, name = build_trial(resolved, planning=True), resolved.experiment.name
+    name = resolved.experiment.name
+    path = path or Path(f"{folder_name(name)}-augmentation.png")
+    check_new_file(path)
+    builder = build_trial(resolved, planning=True)
     stream, augmented = builder.stream, builder.augmentation() is not None
     if len(stream.shape) != 3 or stream.shape[0] not in (1, 3):
         raise UserError(
             f"benchmark.{stream.name}: its samples are not grey or colour pictures: their shape is {stream.shape}."
         )
-    path = path or Path(re.sub(r"[^\w.=+-]+", "_", name) + "-augmentation.png")
     heads = ["original", *(f"epoch {epoch}" for epoch in range(1, _EPOCHS + 1))] if augmented else []
     rows = augmented_rows(builder) if augmented else experience_rows(stream)
     subtitle = transformations_text(resolved) if augmented else "training pictures of each experience, not augmented"

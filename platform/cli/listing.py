@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..config import registry
 from ..config.load import config_names, config_path
-from ..config.yaml_overrides import read_yaml
+from ..config.yaml_files import read_yaml
 
 KINDS = ("strategies", "benchmarks", "datasets", "models", "probes", "augmentation", "configs")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import registry
@@ -18,6 +17,7 @@ from ..data.image_cache import SKIPPED
 from ..data.streams import Stream
 from ..errors import UserError, comma_separated, nearest
 from ..sweep.plan import plan
+from .terminal import one_line
 
 _MAX_SKIPPED = 20  # skipped files that are printed
 
@@ -99,10 +99,10 @@ def _entry_lines(folder: Path, is_new: bool) -> Iterator[str]:
     yield f"{'was prepared now' if is_new else 'is prepared'}: {folder} ({size:,} bytes)"
     incomplete = _num_incomplete_classes(folder)
     if incomplete:
-        yield f"  {incomplete} classes are not in every domain: right for classes_and_domains, not for domain_incremental"
+        yield f"  classes that are not in every domain: {incomplete} (right for classes_and_domains, not for domain_incremental)"
     if (folder / SKIPPED).exists():
         skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()
-        yield f"  {len(skipped)} files were left out, listed in {folder / SKIPPED}:"
+        yield f"  files that were left out: {len(skipped)}, listed in {folder / SKIPPED}"
         yield from (f"    {line}" for line in skipped[:_MAX_SKIPPED])
 
 
@@ -133,7 +133,7 @@ class _ProgressBars:
     def progress(self, title: str, done: int, total: int) -> None:
         """Update the bar of a step; print its title at the first call."""
         if title not in self._tasks:
-            self._bar.console.print(f"preparing {escape(title)}", soft_wrap=True)
+            self._bar.console.print(one_line(f"preparing {title}"), soft_wrap=True)
             if self._bar.console.is_terminal:
                 self._bar.start()
             self._tasks[title] = self._bar.add_task(title, total=total)

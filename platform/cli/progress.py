@@ -12,14 +12,19 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
 from ..reporting.polling import Fingerprint, LedgerCursor, PollSchedule, fingerprint
+from ..reporting.results import failure_of
+from ..visible_text import beginning
+from .terminal import cell, one_line
 
 _VIEW = "task_agnostic"  # of the running accuracy
 _ENDED = ("done", "failed")
 _MAX_SHOWN = 10  # running and latest trials under the bar
+_MAX_FAILURE = 160  # characters of an error in a line; `show_results` prints all of it
 
 
 @dataclass(slots=True)
@@ -28,6 +33,7 @@ class _TrialDisplay:
 
     trial: Trial
     state: str = "pending"
+    failure: str = ""  # how a failed trial failed
     updated: float = 0.0
     experience: int = 0
     accuracy: float | None = None
@@ -43,7 +49,7 @@ class _TrialDisplay:
         self.looked_at = current
         with contextlib.suppress(UserError):  # a damaged file is reported with the results
             status = self.trial.status()
-            self.state, self.updated = status.status, status.updated
+            self.state, self.updated, self.failure = status.status, status.updated, failure_of(status)
         return True
 
     def read(self) -> None:
@@ -83,7 +89,7 @@ class ProgressDisplay:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("starting Ray", total=None)
+        self._task = self._bar.add_task("starting", total=None)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
         self._thread = Thread(target=self._follow, daemon=True)
 
@@ -130,10 +136,15 @@ class ProgressDisplay:
             self._schedule.mark(shown.trial, shown.state)
             if changed and shown.state in _ENDED and shown.state != before and not self.console.is_terminal:
                 shown.read()
-                self.console.print(_line(shown, self._ended(), len(self._all)), highlight=False)
+                with contextlib.suppress(
+                    OSError
+                ):  # a log on a full disk: the trials continue, and so do the next lines
+                    self.console.print(_line(shown, self._ended(), len(self._all)), soft_wrap=True)
         self._choose()
         started = any(shown.state != "pending" for shown in self._all.values())
-        description = "training" if started else "starting Ray"
+        description = "training" if started else "starting"
+        failed = sum(shown.state == "failed" for shown in self._all.values())
+        description += f", {failed} failed" if failed else ""
         self._bar.update(self._task, description=description, total=len(self._all), completed=self._ended())
 
     def _choose(self) -> None:
@@ -156,15 +167,27 @@ class ProgressDisplay:
         return Group(self._bar, table)
 
 
-def _cells(shown: _TrialDisplay) -> tuple[str, str, str, str]:
-    mark = {"running": "[cyan]▶[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(shown.state, "")
-    trial = shown.trial
-    accuracy = "" if shown.accuracy is None else f"accuracy so far {100 * shown.accuracy:5.1f} %"
+def _cells(shown: _TrialDisplay) -> tuple[Text, Text, Text, Text]:
+    """A trial's mark, name and state; the accuracy so far, or how it failed: a failed trial has no result."""
+    mark = {"running": cell("▶", "cyan"), "done": cell("✓", "green"), "failed": cell("✗", "red")}.get(
+        shown.state, cell("")
+    )
+    so_far = "accuracy so far" if shown.state == "running" else "accuracy"
+    accuracy = "" if shown.accuracy is None else f"{so_far} {100 * shown.accuracy:.1f} %"
+    if shown.state == "failed":
+        return mark, cell(_name(shown.trial)), cell("failed"), cell(shown.failure, "red")
     state = f"experience {shown.experience}" if shown.state == "running" else shown.state
-    return mark, f"{trial.stream} / {trial.variant} / seed {trial.seed}", state, accuracy
+    return mark, cell(_name(shown.trial)), cell(state), cell(accuracy)
 
 
-def _line(shown: _TrialDisplay, ended: int, total: int) -> str:
+def _line(shown: _TrialDisplay, ended: int, total: int) -> Text:
+    """A line on a trial that has ended: the accuracy of one that is done, how the other failed."""
+    name = _name(shown.trial)
+    if shown.state == "failed":
+        return one_line(f"{ended}/{total} failed: {name}: ", (beginning(shown.failure, _MAX_FAILURE), "red"))
     accuracy = "" if shown.accuracy is None else f", accuracy {100 * shown.accuracy:.1f} %"
-    trial = shown.trial
-    return f"{ended}/{total} {shown.state}: {trial.stream} / {trial.variant} / seed {trial.seed}{accuracy}"
+    return one_line(f"{ended}/{total} {shown.state}: {name}{accuracy}")
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.stream} / {trial.variant} / seed {trial.seed}"

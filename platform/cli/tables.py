@@ -1,13 +1,17 @@
 """Tables for the terminal: results of a run folder, trials of a dry run."""
 
-import time
+import math
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ..reporting.results import VIEW_TITLES, TableRow, best_variants, format_cell
+from .terminal import cell, plain_table
+
+if TYPE_CHECKING:
+    from ..sweep.estimate import DryRun
 
 _HEADINGS = {
     "average_accuracy": "ACC",
@@ -15,29 +19,28 @@ _HEADINGS = {
     "forgetting_max": "forget. max",
     "learning_accuracy": "learning",
 }
+_MAX_PROBLEMS = 3  # of trials that a dry run could not measure
 
 
 def tables(rows: Sequence[TableRow]) -> list[Table]:
-    """Return one table per stream and view: variants by metrics in per cent, mean and 95 % interval, the best in bold."""
+    """Return one table per stream and view: variants by metrics in per cent, mean and 95 % interval, the best in bold.
+
+    Each row has its number of finished seeds. A variant without any is in the table too: "lwf: 0 of 3 done".
+    """
     all_tables = []
     for stream, view in dict.fromkeys((row.stream, row.view) for row in rows):
         members = [row for row in rows if (row.stream, row.view) == (stream, view)]
         both_views = len({row.view for row in rows if row.stream == stream}) > 1
-        seeds = max(row.metrics["average_accuracy"][2] for row in members)
         title = f"{stream}, {VIEW_TITLES[view].lower()}" if both_views else stream
-        title += f": {seeds} seeds" if seeds > 1 else ""
-        table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
-        table.add_column("variant", overflow="fold")  # in a narrow terminal, names wrap and numbers stay whole
-        for heading in _HEADINGS.values():
-            table.add_column(heading, justify="right", no_wrap=True)
-        winners = {column: best_variants(members, column) for column in _HEADINGS}
+        table = plain_table("variant", "seeds", *_HEADINGS.values(), title=title)
+        winners = {metric: best_variants(members, metric) for metric in _HEADINGS}
         for row in members:
+            name = row.variant + (" (bound)" if row.bound else "") + ("" if row.done else f": {row.seeds} done")
             cells = [
-                (format_cell(*row.metrics[name][:2]), "bold" if row.variant in winners[name] else "")
-                for name in _HEADINGS
+                cell(format_cell(*row.metrics[metric][:2]), "bold" if row.variant in winners[metric] else "")
+                for metric in _HEADINGS
             ]
-            name = Text(row.variant + (" (bound)" if row.bound else ""), style="dim" if row.bound else "")
-            table.add_row(name, *(Text(text, style=style) for text, style in cells))
+            table.add_row(cell(name, "dim" if row.bound or not row.done else ""), cell(row.seeds), *cells)
         all_tables.append(table)
     return all_tables
 
@@ -50,10 +53,31 @@ def dry_run_table(trials: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as "3 min 20 s", or as "01 h 30 min" from an hour."""
-    return (
-        time.strftime("%H h %M min", time.gmtime(seconds))
-        if seconds >= 3600
-        else f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    )
+def estimate_lines(result: "DryRun", num_trials: int, output: str) -> list[str]:
+    """Return what to print on the cost of a sweep of `num_trials` trials into the folder `output`."""
+    lines = [f"not measured: {problem}" for problem in result.problems[:_MAX_PROBLEMS]]
+    if not result.checked:
+        lines.append(
+            "The trials are not checked: their data take longer than a dry run may. Prepare them with: retain prepare CONFIG"
+        )
+    estimate = result.estimate
+    if estimate is None:
+        why = "" if result.problems else ": 20 s are too short for it"
+        return [*lines, f"{num_trials} trials; no estimate{why}. Nothing was started."]
+    kinds = f"{estimate.num_measured} of {estimate.num_kinds} kinds of trials were measured"
+    cost = f"about {duration_range(estimate.low, estimate.high)} on this machine's {os.cpu_count()} cores"
+    return [
+        *lines,
+        f"{num_trials} trials; {cost}, if nothing else runs, and {estimate.disk / 2**20:.0f} MB in {output} ({kinds}). "
+        "Nothing was started.",
+    ]
+
+
+def duration_range(low: float, high: float) -> str:
+    """Return a range of seconds as "40 to 75 s", "12 to 25 min" or "2.1 to 3.5 h", rounded outwards."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600), ("days", 86400)):
+        if high < 120 * seconds or unit == "days":
+            break
+    parts = 10 if unit in ("h", "days") and high < 10 * seconds else 1
+    first, last = math.floor(parts * low / seconds) / parts, math.ceil(parts * high / seconds) / parts
+    return f"{first:g} to {last:g} {unit}" if first < last else f"{last:g} {unit}"

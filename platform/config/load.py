@@ -4,18 +4,29 @@ Names and the platform's keys are checked here, without torch. `trial.resolve.re
 needs their modules.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from ..errors import UserError, comma_separated, nearest
+from ..visible_text import shortened
 from . import registry
+from .interpolations import has_interpolation, interpolations_of, plain_mapping, resolve_interpolations
+from .mistakes import (
+    PLUGIN_KEYS,
+    named_settings,
+    not_a_config,
+    refuse_number_of_seeds,
+    refuse_unindented,
+    suggestion,
+)
 from .plain_dataclass import build_plain, section_of
-from .renamed import hint
-from .schema import Experiment, Settings
+from .schema import Experiment, Origin, Settings
 from .settings import checked_values, is_settings
-from .yaml_overrides import apply_overrides, plain_mapping, read_yaml
+from .yaml_files import MAX_DEPTH, MAX_INTEGER, read_yaml
+from .yaml_overrides import combine, merge_overrides
 
 CONFIG_SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -33,7 +44,7 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     Raises:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
     """
-    _check_keys(cls, data, path)
+    _check_keys(cls, data, path, {} if path else data)
     if not is_settings(cls):
         plain: T = build_plain(cls, data, path)
         return plain
@@ -57,18 +68,20 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     raise UserError("\n".join(problems))
 
 
-def _check_keys(cls: Any, data: Any, path: str) -> None:
-    """Refuse unknown keys, at any depth."""
+def _check_keys(cls: Any, data: Any, path: str, root: Mapping[str, Any]) -> None:
+    """Refuse unknown keys, at any depth. `root`: the whole config, for suggestions."""
     if not is_dataclass(cls) or not isinstance(data, Mapping):
         return
     hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls)]
+    known = [field.name for field in fields(cls) if field.repr]
     for key, value in data.items():
         where = _joined(path, key)
         if key not in known:
-            suggestion = hint(where) or nearest(str(key), known)
-            raise UserError(f"{where}: unknown key.{suggestion} Known here: {comma_separated(known) or 'none'}.")
-        _check_keys(section_of(hints[key]), value, where)
+            meant = suggestion(where, str(key), known, root)
+            raise UserError(
+                f"{shortened(where, 80)}: unknown key.{meant} Known here: {comma_separated(known) or 'none'}."
+            )
+        _check_keys(section_of(hints[key]), value, where, root)
 
 
 def _joined(path: str, key: Any) -> str:
@@ -87,19 +100,26 @@ def config_names() -> list[str]:
 def config_path(name: str) -> Path:
     """Return the path of a shipped config's file, or `name` as a path; UserError if neither exists."""
     shipped = _CONFIGS / f"{name}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):  # False for a name that no file can have
         return shipped
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         return path
+    if problem := not_a_config(name, path):
+        raise UserError(problem)
     known = config_names()
+    folder = os.path.dirname(name)
+    files = sorted(path.parent.glob("*.y*ml")) if os.path.isdir(path.parent) else []
+    near = nearest(name, [*known, *(os.path.join(folder, file.name) for file in files)])
     raise UserError(
-        f"config '{name}': neither a shipped name nor a file.{nearest(name, known)} Shipped: {comma_separated(known)}."
+        f"config '{shortened(name, 80)}': neither a shipped name nor a file.{near} Shipped: {comma_separated(known)}."
     )
 
 
 def load_config(config: str | Path | Mapping[Any, Any], overrides: Sequence[str] = ()) -> Experiment:
-    """Read a config, apply overrides, and check names and the platform's keys.
+    """Read a config, apply overrides, resolve interpolations, and check names and the platform's keys.
+
+    A sweep resolves the interpolations again for each of its trials.
 
     Args:
         config: a shipped config's name, the path of a YAML file, or the config itself: a dict, or OmegaConf's DictConfig as Hydra
@@ -110,7 +130,21 @@ def load_config(config: str | Path | Mapping[Any, Any], overrides: Sequence[str]
         UserError: with the key's full path, the value, and what is allowed.
     """
     data = plain_mapping(config) if isinstance(config, Mapping) else read_yaml(config_path(str(config)))
-    return from_dict(apply_overrides(data, overrides))
+    _check_plain(data, "")
+    merged, applied = merge_overrides(data, overrides)
+    resolved = resolve_interpolations(combine(_defaults(), merged)) if has_interpolation(merged) else merged
+    experiment = from_dict({key: resolved[key] for key in merged})
+    written = interpolations_of({key: value for key, value in merged.items() if key not in ("schema", "sweep")})
+    values = plain_data(experiment)
+    interpolations = tuple((keys, value, value_of(values, keys)) for keys, value in written)
+    return replace(experiment, origin=Origin(interpolations, applied))
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the schema's defaults, which an interpolation may name; plugins' settings have theirs in modules."""
+    plain = plain_data(Experiment(name="defaults", benchmark={}, model={}))
+    left_out = ("name", "benchmark", "model", "strategies", "probes", "origin")
+    return {key: value for key, value in plain.items() if key not in left_out}
 
 
 def as_experiment(config: Experiment | Mapping[Any, Any]) -> Experiment:
@@ -125,9 +159,11 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     schema = plain.pop("schema", CONFIG_SCHEMA)
     if schema != CONFIG_SCHEMA:
         raise UserError(f"schema={schema!r}: this version of retain reads schema {CONFIG_SCHEMA}.")
-    for key in ("benchmark", "model", "strategies", "probes"):
+    refuse_unindented(plain)
+    refuse_number_of_seeds(plain)
+    for key in PLUGIN_KEYS:
         if key in plain:
-            plain[key] = _settings_by_name(key, plain[key])
+            plain[key] = named_settings(key, plain[key])
     experiment = build_config(Experiment, plain)
     _check_one_name("benchmark", experiment.benchmark, "benchmarks")
     _check_one_name("model", experiment.model, "networks")
@@ -138,30 +174,35 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def _check_plain(value: Any, path: str) -> None:
-    """Refuse what YAML and JSON cannot hold, such as a Path or a NumPy number in a dict from Python."""
+def _check_plain(value: Any, path: str, depth: int = MAX_DEPTH) -> None:
+    """Refuse what YAML and JSON cannot hold, such as a Path, a NumPy number or a key that is no text in a dict from Python."""
+    if depth == 0:
+        raise UserError(f"{shortened(path, 80)}: is nested too deeply, or contains itself.")
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_plain(item, _joined(path, key))
+            if type(key) is not str:
+                raise UserError(f"{_joined(path, key)}: the key {key!r} is no text: put it in quotes.")
+            _check_text(key, _joined(path, key))
+            _check_plain(item, _joined(path, key), depth - 1)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _check_plain(item, f"{path}[{number}]")
+            _check_plain(item, f"{path}[{number}]", depth - 1)
+    elif type(value) is str:
+        _check_text(value, path)
+    elif type(value) is int and abs(value) >= MAX_INTEGER:
+        raise UserError(f"{path}: is too large: an integer has at most 64 bits.")
     elif value is not None and type(value) not in (str, int, float, bool):
         raise UserError(
             f"{path}={value!r}: is a {type(value).__name__}, no plain YAML value (text, number, list, mapping)."
         )
 
 
-def _settings_by_name(key: str, value: Any) -> Any:
-    """Return a mapping of names to settings: ``benchmark: split_digits`` means ``benchmark: {split_digits: {}}``."""
-    if isinstance(value, str):
-        return {value: {}}
-    if not isinstance(value, Mapping):
-        raise UserError(f"{key}={value!r}: must be a name, or a mapping of a name to its settings.")
-    for name, settings in value.items():
-        if settings is not None and not isinstance(settings, Mapping):
-            raise UserError(f"{key}.{name}={settings!r}: must be a mapping of settings.")
-    return {str(name): dict(settings or {}) for name, settings in value.items()}
+def _check_text(text: str, path: str) -> None:
+    """Refuse text that no file in UTF-8 can hold, such as the name of a file in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{ascii(path)[1:-1]}={text!r:.200}: is not valid text (UTF-8); rename it.") from None
 
 
 def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
@@ -172,8 +213,30 @@ def _check_one_name(key: str, value: Settings, kind: registry.Kind) -> None:
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """Return the experiment as plain data for YAML and JSON, with the schema version first; `from_dict` reads it."""
-    return {"schema": CONFIG_SCHEMA, **plain_data(experiment)}
+    """Return the experiment as plain data for YAML and JSON, with the schema version first.
+
+    `from_dict` reads that of a single trial (see `without_interpolations`); `load_config` reads any, with its ``${...}``.
+    """
+    plain = plain_data(experiment)
+    del plain["origin"]
+    for keys, written, value in experiment.origin.interpolations:
+        if value_of(plain, keys) == value:  # otherwise it was replaced in Python
+            value_of(plain, keys[:-1])[keys[-1]] = written
+    return {"schema": CONFIG_SCHEMA, **plain}
+
+
+def without_interpolations(experiment: Experiment) -> Experiment:
+    """Return the experiment with its interpolations resolved from its present values, such as its `seed`."""
+    if not experiment.origin.interpolations:
+        return replace(experiment, origin=Origin())
+    return from_dict(resolve_interpolations(to_dict(experiment)))
+
+
+def value_of(data: Any, keys: Sequence[str]) -> Any:
+    """Return the value at the end of `keys` in nested mappings; None if there is none."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
 
 
 def plain_data(instance: Any) -> dict[str, Any]:

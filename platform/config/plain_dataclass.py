@@ -12,6 +12,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import UserError, nearest
+from .repairs import mapping_advice, repairs
+
+_TYPES: dict[str, Any] = {  # pydantic's type of an error -> the type that it wants
+    "int_type": int,
+    "float_type": int | float,
+    "bool_type": bool,
+    "string_type": str,
+    "tuple_type": list,
+    "list_type": list,
+    "dict_type": dict,
+    "dataclass_type": dict,
+}
 
 
 def build_plain(cls: Any, data: Mapping[str, Any], path: str) -> Any:
@@ -41,15 +53,26 @@ def section_of(hint: Any) -> Any:
 def _messages(cls: Any, error: ValidationError, path: str) -> list[str]:
     """Return pydantic's errors as sentences, one per key: a value that fits none of several types has several errors."""
     problems_of_key: dict[str, list[str]] = {}
+    advice: dict[str, str] = {}
     for item in error.errors():
         where, problem = _explain(cls, item, path)
         problems_of_key.setdefault(where, []).append(problem)
+        advice[where] = advice.get(where) or _advice(item)
     lines = []
     for where, problems in problems_of_key.items():
         text = " or ".join([problems[0], *(problem.removeprefix(": must be ") for problem in problems[1:])])
-        line = where + text
+        line = where + text + advice[where]
         lines.append(line if line.endswith(("?", ".")) else f"{line}.")
     return lines
+
+
+def _advice(item: Any) -> str:
+    """Return how to write what the user probably meant; an empty text if that is unclear."""
+    kind, value = _TYPES.get(item["type"]), item["input"]
+    if kind is dict:
+        return mapping_advice(value, names=item["type"] == "dict_type")
+    meant = (each for each in repairs(value) if kind is not None and isinstance(each[0], kind))
+    return next((f": {advice}" for _, advice in meant), "")
 
 
 def _explain(cls: Any, item: Any, path: str) -> tuple[str, str]:

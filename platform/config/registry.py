@@ -12,7 +12,8 @@ Imports no torch at the top: names are checked before anything heavy is loaded.
 
 import importlib
 import inspect
-from dataclasses import field, fields, make_dataclass
+import os
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -92,12 +93,25 @@ def alias(name: str) -> ModuleType:
 def check_name(kind: Kind, name: str) -> None:
     """Raise UserError for an unknown name, without importing anything; `resolve` checks dotted paths."""
     module, _ = split_colon(name)
-    if "." not in module and module not in names(kind):
+    is_path = "/" in module or module.endswith(".py")
+    if is_path or ("." not in module and module not in names(kind)):
         known = names(kind)
+        meant = _own_file(module) or hint(f"{KEYS[kind]}.{name}") or nearest(module, known)
         raise UserError(
-            f"{KEYS[kind]}.{name}: there is no such name.{hint(f'{KEYS[kind]}.{name}') or nearest(module, known)} "
+            f"{KEYS[kind]}.{name}: there is no such name.{meant} "
             f"Known: {comma_separated(known)}; or give the dotted path of your own module."
         )
+
+
+def _own_file(name: str) -> str:
+    """Return how to name a file of the user's, whose path or name was given; an empty text if there is no such file."""
+    stem = name.removesuffix(".py").removeprefix("./")
+    dotted = stem.replace("/", ".")
+    if not os.path.isfile(f"{stem}.py") or not all(part.isidentifier() for part in dotted.split(".")):
+        return ""
+    if "." in dotted:
+        return f" For your file {stem}.py write {dotted}."
+    return f" For your file {stem}.py, put it into a folder, such as mine, and write mine.{dotted}."
 
 
 def neutral_settings(module: Any) -> dict[str, Any] | None:
@@ -148,6 +162,7 @@ def resolve(kind: Kind, name: str) -> Any:
     imported = import_path(f"{KEYS[kind]}.{name}", name)
     has_build = hasattr(imported, "build") or kind == "strategies"  # by default, the strategy's class is called
     if isinstance(imported, ModuleType) and hasattr(imported, "Config") and has_build:
+        _check_config(f"{KEYS[kind]}.{name}", imported.Config)
         return imported
     defined_in = str(getattr(imported, "__module__", ""))
     if kind == "strategies" and isinstance(imported, type) and not defined_in.startswith("avalanche.logging"):
@@ -158,3 +173,13 @@ def resolve(kind: Kind, name: str) -> Any:
         f"{KEYS[kind]}.{name}: is no module with a dataclass `Config` and a function `build` (see docs/extending.md), no plugin "
         f"class and no function of {_BENCHMARKS}*."
     )
+
+
+def _check_config(key: str, config: Any) -> None:
+    """Raise UserError for a user's `Config` that is no dataclass, or has an annotation that cannot be evaluated."""
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise UserError(f"{key}: its Config is no dataclass: write @settings (from retain import settings) above it.")
+    try:
+        get_type_hints(config)
+    except Exception as error:  # noqa: BLE001 - an annotation may be any expression
+        raise UserError(f"{key}: an annotation of its Config is wrong: {type(error).__name__}: {error}.") from error

@@ -2,8 +2,9 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MinLen
@@ -12,6 +13,7 @@ from .settings import Fraction, NonNegativeFloat, NonNegativeInt, PerExperience,
 
 Settings = Mapping[str, Any]
 GROUP_FACTORS = ("lr", "weight_decay")  # the settings that a parameter group may multiply by a factor
+DEFAULT_PROBES: Settings = {"curves": {}}  # on by default
 
 
 def seconds(name: str, time: str | float) -> float:
@@ -39,7 +41,8 @@ class Optimizer:
         lr: learning rate, one value or a list per experience.
         momentum: of sgd; in [0, 1).
         weight_decay: one value or a list per experience.
-        clip: maximum norm of the gradient, one value or a list per experience; null: no clipping.
+        clip: maximum norm of the gradient, one value or a list per experience; null: no clipping. Without it the first steps of
+            an experience, whose loss starts large, can make the weights diverge: see docs/training.md.
         groups: patterns on parameter names -> factors of `lr` and `weight_decay`, e.g. {"head.*": {lr: 10}}. The first pattern
             that matches a parameter applies to it; parameters without a match have factors of 1.
         layer_decay: the learning rate of a trunk of L blocks is multiplied by layer_decay^(L - l) in block l = 0 .. L - 1, so by
@@ -51,7 +54,7 @@ class Optimizer:
     lr: PerExperience[PositiveFloat] = 0.05
     momentum: Fraction = 0.9
     weight_decay: PerExperience[NonNegativeFloat] = 0.0
-    clip: PerExperience[PositiveFloat] | None = None
+    clip: PerExperience[PositiveFloat] | None = 1.0
     groups: Mapping[str, Mapping[str, NonNegativeFloat]] = field(default_factory=dict)
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     reset: bool = True
@@ -159,7 +162,15 @@ class Checkpoint:
 
 @settings
 class Wandb:
-    """Weights & Biases. `mode` null: online if an API key is found, else offline."""
+    """Weights & Biases.
+
+    Attributes:
+        mode: null: online if an API key is found, else offline.
+        project: of the runs; 1 to 128 characters, none of them / \\ # ? % :
+        entity: the user or team that owns the project; null: W&B's default.
+        group: of the runs, at most 128 characters; null: the folder's name.
+        tags: of the runs, besides variant, stream and strategies; W&B shows 64 characters of each.
+    """
 
     mode: Literal["online", "offline", "disabled"] | None = None
     project: str = "retain"
@@ -195,17 +206,26 @@ class Sweep:
 
     `streams` and `variants` map a name to overrides (nested as in the file). `space` maps a dotted key to one of
     ``{choice: [..]}``, ``{uniform: [a, b]}``, ``{loguniform: [a, b]}``, ``{randint: [a, b]}`` or ``{grid: [..]}``. For each
-    grid point, `samples` points are sampled from the other domains, the same for every variant.
+    grid point, `samples` different points are sampled from the other domains, the same for every variant. A stream or a variant
+    may have a `space` too: its keys are added to the sweep's, replace them, or remove them (null).
     """
 
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
     variants: Mapping[str, Settings] = field(default_factory=dict)
     streams: Mapping[str, Settings] = field(default_factory=dict)
-    space: Mapping[str, Settings] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)  # checked where its points are made
     samples: PositiveInt = 1
     space_seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        for section in ("variants", "streams"):
+            seen: dict[str, str] = {}  # as they look -> the name
+            for name in getattr(self, section):
+                if not name.strip():
+                    raise ValueError(f"{section}={name!r}: a name must not be blank")
+                same = seen.setdefault(unicodedata.normalize("NFC", " ".join(name.split())), name)
+                if same != name:
+                    raise ValueError(f"{section}: {ascii(same)} and {ascii(name)} look the same: rename one of them")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: each seed once")
 
@@ -234,6 +254,34 @@ class Published:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A ``key=value`` that was merged into a config.
+
+    Attributes:
+        text: as it was written.
+        keys: the keys of nested mappings that lead to its value.
+        added: the strategy that it added to the config; "": none.
+    """
+
+    text: str
+    keys: tuple[str, ...]
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a config was written, which its values do not say: a sweep resolves and checks it again for each trial.
+
+    Attributes:
+        interpolations: for each value with a ``${...}``: the keys that lead to it, the value as written, and the resolved one.
+        overrides: what was merged into the file.
+    """
+
+    interpolations: tuple[tuple[tuple[str, ...], Any, Any], ...] = ()
+    overrides: tuple[Override, ...] = ()
+
+
 @settings
 class Experiment:
     """A whole experiment. `benchmark` and `model` map one name to its settings, `strategies` and `probes` any number."""
@@ -255,8 +303,11 @@ class Experiment:
     output: str = "runs"
     sweep: Sweep = field(default_factory=Sweep)
     published: Published | None = None
+    origin: Origin = field(default_factory=Origin, repr=False, compare=False)  # no key of the file
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError(f"name={self.name!r}: must not be blank")
         unknown = [
             name for name in (self.published.figures if self.published else ()) if name not in self.sweep.variants
         ]

@@ -25,6 +25,8 @@ from pydantic import Field as Constraint
 from pydantic.fields import FieldInfo
 
 from ..errors import UserError, nearest
+from ..visible_text import shortened
+from .repairs import mapping_advice, repairs
 
 T = TypeVar("T")
 V = TypeVar("V", int, float)
@@ -279,7 +281,33 @@ def _problems(name: str, hint: Any, value: Any, error: ValidationError) -> list[
         faults[key] = key_hint, key_value
     if len(faults) > 1:  # the keys inside are more precise
         faults.pop(name, None)
-    return [f"{key}={_shown(part)}: must be {describe(of)}{_nearest(of, part)}" for key, (of, part) in faults.items()]
+    return [
+        f"{key}={_shown(part)}: must be {describe(of)}{_nearest(of, part) or _advice(of, part)}"
+        for key, (of, part) in faults.items()
+    ]
+
+
+def _advice(hint: Any, value: Any) -> str:
+    """Return how to write what the user probably meant, if the annotation allows it; an empty text otherwise."""
+    if is_dataclass(hint) or get_origin(_bare(_container_member(hint, {}) or hint)) in (Mapping, dict):
+        if value is None and not is_dataclass(hint):
+            return ": write {} if it has no content, or indent its content under it"
+        return mapping_advice(value, names=not is_dataclass(hint)) or _key_of(hint, value)
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    for repaired, advice in repairs(value):
+        try:
+            adapter.validate_python(_from_yaml(hint, repaired))
+        except ValidationError:
+            continue
+        return f": {advice}"
+    return ""
+
+
+def _key_of(section: Any, value: Any) -> str:
+    """Return the form with the key of a section that takes a value as its name: ``{name: adam}``; an empty text if none does."""
+    hints = get_type_hints(section) if is_dataclass(section) and isinstance(value, str) else {}
+    key = next((key for key, hint in hints.items() if value in _names(hint)), None)
+    return f": write {{{key}: {value}}}" if key else ""
 
 
 def _nearest(hint: Any, value: Any) -> str:
@@ -287,14 +315,19 @@ def _nearest(hint: Any, value: Any) -> str:
     if get_origin(_bare(hint)) is tuple and isinstance(value, list | tuple):
         item_hint = get_args(_bare(hint))[0]
         return next((_nearest(item_hint, item) for item in value if item not in get_args(_bare(item_hint))), "")
-    members = get_args(_bare(hint)) if get_origin(_bare(hint)) in (Union, types.UnionType) else (hint,)
-    names = [name for member in members if get_origin(_bare(member)) is Literal for name in get_args(_bare(member))]
-    suggestion = nearest(value, [name for name in names if isinstance(name, str)]) if isinstance(value, str) else ""
+    suggestion = nearest(value, _names(hint)) if isinstance(value, str) else ""
     return suggestion and f".{suggestion}"
 
 
+def _names(hint: Any) -> list[str]:
+    """Return the texts that an annotation lists, ``Literal["a", "b"] | None`` too."""
+    members = get_args(_bare(hint)) if get_origin(_bare(hint)) in (Union, types.UnionType) else (hint,)
+    names = [name for member in members if get_origin(_bare(member)) is Literal for name in get_args(_bare(member))]
+    return [name for name in names if isinstance(name, str)]
+
+
 def _shown(value: Any) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)
+    return shortened(repr(list(value) if isinstance(value, tuple) else value), 200)
 
 
 def describe(hint: Any) -> str:

@@ -1,171 +1,93 @@
-"""Read YAML and ``key=value`` overrides into plain data. OmegaConf resolves interpolations such as ``${seed}``."""
+"""Merge ``key=value`` overrides, and the overrides of a sweep's streams and variants, into plain data."""
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-from ..errors import UserError
+from ..errors import UserError, comma_separated, nearest
+from ..visible_text import shortened
 from . import registry
+from .interpolations import refuse_resolvers, resolve_interpolations, section_of_text
+from .schema import DEFAULT_PROBES, Override
+from .yaml_files import MAX_DEPTH, parse_value
 
-_MAX_BYTES = 1_000_000
-_MAX_VALUES = (
-    20_000  # with aliases expanded: nested aliases that multiply (billion laughs) are refused before they are built
-)
-# a number such as 1e-3 too, for which YAML 1.1 wants 1.0e-3
-_FLOAT = (
-    r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of plain values: no tags, no code, bounded size, also with its aliases expanded.
-
-    Raises:
-        UserError: the file is not readable, not YAML, not a mapping, or too large.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}.") from None
-    if len(text) > _MAX_BYTES:
-        raise UserError(f"{path}: {len(text)} characters; a config has at most {_MAX_BYTES}.")
-    return parse_yaml(text, str(path))
-
-
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """Parse YAML text of plain values into a mapping; `source` names it in errors."""
-    data = _parse(text, source)
-    if not isinstance(data, Mapping):
-        raise UserError(f"{source}: must hold a mapping of keys to values, not {type(data).__name__}.")
-    return dict(data)
-
-
-def _parse(text: str, source: str) -> Any:
-    """Parse YAML text of plain values; the values are counted with aliases expanded before anything is built."""
-    try:
-        try:
-            return _construct(_FastLoader(text), source)
-        except yaml.YAMLError:
-            return _construct(_Loader(text), source)  # for its better error message
-    except yaml.YAMLError as error:
-        hint = " (A text that begins with {, [ or * must be quoted.)" if "<scalar>" in str(error) else ""
-        raise UserError(f"{source}: is not valid YAML: {error}{hint}") from None
-    except RecursionError:
-        raise UserError(f"{source}: is nested too deeply, or an alias contains itself.") from None
-
-
-def _construct(loader: Any, source: str) -> Any:
-    """Build the single document of a loader."""
-    try:
-        root = loader.get_single_node()
-        if root is not None and _size(root, {}) > _MAX_VALUES:
-            raise UserError(f"{source}: more than {_MAX_VALUES} values with its aliases expanded.")
-        return None if root is None else loader.construct_document(root)
-    finally:
-        loader.dispose()
-
-
-def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """Return the number of values under a node with its aliases expanded; RecursionError for one that contains itself."""
-    if node not in known:
-        pairs = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
-        inside = pairs if isinstance(node, yaml.CollectionNode) else ()
-        known[node] = 1 + sum(_size(item, known) for item in inside)
-    return known[node]
-
-
-class _StrictKeys:
-    """Mixin for a SafeLoader that refuses duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; raise ConstructorError for a duplicate key."""
-        loader: Any = self
-        seen: set[Any] = set()
-        for key in (loader.construct_object(key, deep=True) for key, _ in node.value):
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", node.start_mark)
-            seen |= {key} if isinstance(key, Hashable) else set()
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
-        return mapping
-
-
-class _Loader(_StrictKeys, yaml.SafeLoader):
-    """The loader in Python."""
-
-
-class _FastLoader(_StrictKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The loader in C, if PyYAML was built with it: a report reads thousands of configs."""
-
-
-for _loader in (_Loader, _FastLoader):
-    _loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
-
-
-def plain_mapping(config: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a dict of plain values; OmegaConf's DictConfig is resolved, with whatever resolvers its program registered.
-
-    Raises:
-        UserError: a value of a DictConfig is missing (``???``) or cannot be resolved.
-    """
-    return _resolved(config) if OmegaConf.is_config(config) else {str(key): value for key, value in config.items()}
-
-
-def _resolved(config: Any) -> dict[str, Any]:
-    """Resolve the interpolations of a dict or DictConfig; UserError names the key that cannot be resolved or has no value."""
-    try:
-        made = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
-        plain = OmegaConf.to_container(made, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}=???: has no value yet; set it.") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+_ONE_NAME = ("benchmark", "model")
+MANY_NAMES = ("strategies", "probes")
+_IN_SWEEP = ("variants", "streams")
+KINDS: dict[str, registry.Kind] = {key: kind for kind, key in registry.KEYS.items() if kind != "datasets"}
+# Sections whose keys are names: null in an override removes one.
+_REMOVABLE = {*((key,) for key in MANY_NAMES), *(("sweep", key) for key in (*_IN_SWEEP, "space"))}
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Merge ``key.path=value`` overrides into plain data and resolve interpolations. Values are YAML.
 
     An override replaces the whole value of its key: after ``strategies={lwf: {}}`` lwf is the only strategy, while
-    ``strategies.lwf.weight=2`` sets one value and keeps the rest.
+    ``strategies.lwf.weight=2`` sets one value and keeps the rest. ``strategies.lwf=null`` removes lwf.
 
     Raises:
         UserError: an override is not ``key=value`` or its value is not YAML, or an interpolation fails.
     """
+    return resolve_interpolations(merge_overrides(data, overrides)[0])
+
+
+def merge_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[Override, ...]]:
+    """Merge ``key.path=value`` overrides into plain data; return it, with its interpolations, and the overrides.
+
+    Raises:
+        UserError: an override is not ``key=value``, its value is not YAML, or it names what its variant or stream does not have.
+    """
+    refuse_resolvers(data)
     merged: Any = dict(data)
-    for override in overrides:
-        key, equals, value = override.partition("=")
+    applied: list[Override] = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"override '{override}': must be key=value, e.g. training.epochs=5.")
-        merged = merge(merged, nest_key(key.strip(), _Replacement(_value(key, value))))
-    return resolve_interpolations(merged)
+            raise UserError(f"override '{text}': must be key=value, e.g. training.epochs=5.")
+        keys, content = split_key(key.strip()), _value(key, value)
+        refuse_resolvers(content, key.strip())
+        _check_part(merged, keys, text)
+        adds = keys[0] == "strategies" and len(keys) > 1 and keys[1] not in names_in(merged.get("strategies"))
+        if keys == ["strategies"]:  # it replaces what earlier ones have added
+            applied = [each for each in applied if each.keys[0] != "strategies"]
+        applied.append(Override(text, tuple(keys), keys[1] if adds else ""))
+        merged = merge(merged, _nested(keys, _Replacement(content)))
+    return merged, tuple(applied)
+
+
+def split_key(key: str) -> list[str]:
+    """Split a dotted key into the keys of nested mappings.
+
+    A module's dotted path under strategies, benchmark, model or probes stays one key; so does a key of a search space.
+    """
+    parts = key.split(".")
+    if len(parts) > MAX_DEPTH:
+        raise UserError(f"{shortened(key, 80)}: has {len(parts)} parts; a key has at most {MAX_DEPTH}.")
+    if parts[0] == "sweep" and len(parts) > 3 and parts[1] in _IN_SWEEP:
+        return [*parts[:3], *split_key(".".join(parts[3:]))]
+    if parts[:2] == ["sweep", "space"] and len(parts) > 2:
+        return ["sweep", "space", ".".join(parts[2:])]
+    if parts[0] == "space" and len(parts) > 1:  # of a variant or stream
+        return ["space", ".".join(parts[1:])]
+    if len(parts) > 3 and _is_dotted(parts[0], parts[1]):
+        return [parts[0], ".".join(parts[1:-1]), parts[-1]]
+    return parts
 
 
 def nest_key(key: str, value: Any) -> dict[str, Any]:
-    """Return nested mappings: ``a.b=1`` -> ``{a: {b: 1}}``.
+    """Return nested mappings: ``a.b=1`` -> ``{a: {b: 1}}``; `split_key` says which dots separate keys."""
+    return _nested(split_key(key), value)
 
-    A module's dotted path under strategies, benchmark, model or probes stays one key; so does a key under sweep.space.
-    """
-    parts = key.split(".")
-    if len(parts) > 3 and _is_dotted(parts[0], parts[1]):
-        parts = [parts[0], ".".join(parts[1:-1]), parts[-1]]
-    if parts[:2] == ["sweep", "space"] and len(parts) > 3:
-        parts = ["sweep", "space", ".".join(parts[2:])]  # a search space's keys are dotted
-    for part in reversed(parts):
-        value = {part: value}
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
     return dict(value)
 
 
 def _value(key: str, text: str) -> Any:
     """Return the value of an override, read as YAML; None for an empty one."""
-    return _parse(text, f"override '{key}={text}'") if text else None
+    return parse_value(text, f"override '{key}={shortened(text, 80)}'") if text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,56 +102,105 @@ def _is_dotted(key: str, name: str) -> bool:
 
     The settings of shipped plugins may be nested, so their dots separate keys.
     """
-    kinds: dict[str, registry.Kind] = {key: kind for kind, key in registry.KEYS.items() if kind != "datasets"}
-    return key in kinds and name not in registry.names(kinds[key])
+    return key in KINDS and name not in registry.names(KINDS[key])
+
+
+def names_in(section: Any) -> list[str]:
+    """Return the names in a section such as strategies or model, which may be a single name."""
+    return [section] if isinstance(section, str) else list(section) if isinstance(section, Mapping) else []
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; `over` wins. Another benchmark or model replaces the previous one: there is one of each."""
+    """Merge the overrides `over` into a config.
+
+    Another benchmark or model replaces the previous one: there is one of each. Strategies and probes are added; null removes one.
+
+    Raises:
+        UserError: null names a strategy, probe, variant, ... that there is not, or a benchmark or model.
+    """
+    return _merge(base, over, (), base)
+
+
+def combine(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides `first`, then `second`, as one mapping of overrides; null stays null."""
+    return _merge(first, second, (), None)
+
+
+def _merge(
+    base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ...], config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Merge the mappings at `path`. `config`: the whole config, where null removes; None: null is kept."""
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, _Replacement):
-            merged[key] = value.value
-        elif key in ("benchmark", "model"):
-            merged[key] = _replace_or_merge(merged.get(key), value)
-        elif isinstance(value, Mapping):
-            previous = merged.get(key)
-            merged[key] = merge(previous if isinstance(previous, Mapping) else {}, value)
+        is_whole = isinstance(value, _Replacement)
+        content = value.value if is_whole else value
+        if content is None and config is not None and path in _REMOVABLE:
+            _remove(merged, path, key)
+        elif content is None and config is not None and path in {(each,) for each in _ONE_NAME}:
+            raise UserError(
+                f"{path[0]}.{key}=null: write {path[0]}.{key}={{}} to keep its settings, or settings to change."
+            )
         else:
-            merged[key] = value
+            merged[key] = content if is_whole else _merged_value(merged.get(key), content, (*path, key), config)
     return merged
 
 
-def _replace_or_merge(base: Any, over: Any) -> Any:
-    """Merge settings of the same name; another name replaces the previous one."""
-    base = {base: {}} if isinstance(base, str) else base
-    over = {over: {}} if isinstance(over, str) else over
+def _merged_value(base: Any, over: Any, path: tuple[str, ...], config: Mapping[str, Any] | None) -> Any:
+    """Merge the values of one key."""
+    section = path[3:] if path[:1] == ("sweep",) and path[1:2] in {(each,) for each in _IN_SWEEP} else path
+    is_one = section in {(each,) for each in _ONE_NAME}
+    if is_one or section in {(each,) for each in MANY_NAMES}:
+        base, over = ({each: {}} if isinstance(each, str) and "${" not in each else each for each in (base, over))
+    if config is not None and isinstance(base, Mapping):
+        over = section_of_text(over, config)
     if not isinstance(over, Mapping):
         return over
-    same_name = {name: settings for name, settings in base.items() if name in over} if isinstance(base, Mapping) else {}
-    return merge(same_name, over)
+    if config is not None:
+        base = section_of_text(base, config)
+    base = base if isinstance(base, Mapping) else {}
+    if is_one:
+        base = {name: settings for name, settings in base.items() if name in over}
+    return _merge(base, over, path, config)
 
 
-def resolve_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve ``${key}`` interpolations with OmegaConf; its resolvers, which can read the environment, are refused."""
-    _refuse_resolvers(data, "")
-    return _resolved(data)
+def _remove(section: dict[str, Any], path: tuple[str, ...], name: str) -> None:
+    """Remove a name from a section; UserError if it is not there."""
+    where = ".".join((*path, name))
+    if path == ("probes",) and name in DEFAULT_PROBES:
+        raise UserError(f"{where}=null: this probe is there by default; {where}.every=null turns it off.")
+    if name not in section:
+        raise UserError(
+            f"{where}=null: there is nothing to remove.{nearest(name, section)} Here: {comma_separated(section) or 'none'}. "
+            f"Default settings are {{}}: {name}: {{}}."
+        )
+    del section[name]
 
 
-def _refuse_resolvers(value: Any, path: str) -> None:
-    """Refuse ``${resolver:...}``: a config is data, and loading it runs no code."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_resolvers(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for index, item in enumerate(value):
-            _refuse_resolvers(item, f"{path}.{index}")
-    elif isinstance(value, str) and _has_resolver(value):
-        raise UserError(f"{path}={value!r}: only ${{key}} interpolations are allowed, no resolvers.")
-
-
-def _has_resolver(text: str) -> bool:
-    """Return whether there is a colon inside ``${...}``, at any depth; plain interpolations are removed from the inside."""
-    while (rest := re.sub(r"\$\{[^${}:]*\}", "", text)) != text:
-        text = rest
-    return ":" in text.partition("${")[2]
+def _check_part(config: Mapping[str, Any], keys: Sequence[str], text: str) -> None:
+    """Refuse an override inside a variant or stream that does not exist, or does not have the strategy, model or benchmark."""
+    if keys[0] != "sweep" or len(keys) < 4 or keys[1] not in _IN_SWEEP:
+        return
+    sweep: Any = config.get("sweep")
+    sections = {each: sweep.get(each) or {} for each in _IN_SWEEP} if isinstance(sweep, Mapping) else {}
+    parts, what, name = sections.get(keys[1], {}), keys[1].removesuffix("s"), keys[2]
+    where = ".".join(keys[:3])
+    if not isinstance(parts, Mapping) or not isinstance(parts.get(name), Mapping):
+        raise UserError(
+            f"override '{shortened(text, 80)}': there is no {what} '{name}'.{nearest(name, parts)} "
+            f"Here: {comma_separated(parts) or 'none'}. {where}={{...}} adds one."
+        )
+    section, plugin = keys[3], keys[4] if len(keys) > 5 else ""
+    if not plugin or section not in ("strategies", *_ONE_NAME):
+        return
+    streams = sections["streams"].values() if keys[1] == "variants" and isinstance(sections["streams"], Mapping) else ()
+    shared = [config, *(each for each in streams if isinstance(each, Mapping))]
+    names = names_in(parts[name].get(section))
+    if section == "strategies" or not names:
+        names += [each for settings in shared for each in names_in(settings.get(section))]
+    if plugin not in names:
+        registry.check_name(KINDS[section], plugin)
+        has, verb = comma_separated(set(names)) or "none", "adds" if section == "strategies" else "sets"
+        raise UserError(
+            f"override '{shortened(text, 80)}': there is no '{plugin}' in the {section} of the {what} '{name}', which has {has}. "
+            f"{where}.{section}.{plugin}={{...}} {verb} it."
+        )

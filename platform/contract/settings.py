@@ -9,10 +9,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config.load import load_config, to_dict
 from ..config.schema import Experiment
+from ..config.yaml_files import dump_yaml
 from ..errors import nearest
 from ..trial.resolve import ResolvedPart, resolve_experiment
 from .errors import NotApplicable, require
@@ -60,7 +59,7 @@ def check_yaml(experiment: Experiment, folder: Path) -> None:
     resolved = resolve_experiment(experiment)
     for number, written in enumerate((experiment, resolved.experiment)):
         path = folder / f"settings-{number}.yaml"
-        path.write_text(yaml.safe_dump(to_dict(written)), encoding="utf-8")
+        path.write_text(dump_yaml(to_dict(written)), encoding="utf-8")
         read = resolve_experiment(load_config(path))
         require(_configs(read) == _configs(resolved), f"settings differ after YAML: {_configs(read)}")
         require(read.experiment == resolved.experiment, "the experiment differs after YAML")

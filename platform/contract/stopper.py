@@ -34,7 +34,7 @@ class Stopper(Plugin[Config]):
         flag = Path(self.config.flag)
         if not flag.exists():
             return
-        how, iteration = flag.read_text().split()
+        how, iteration = flag.read_text(encoding="utf-8").split()
         if int(iteration) != learner.clock.train_iterations:
             return
         flag.unlink()

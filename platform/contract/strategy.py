@@ -19,9 +19,22 @@ from .outcome import Outcome, assert_same, same, same_predictions
 from .settings import check_declared_names, check_methods
 from .trials import Trials, stops_mid_experience, stops_of, trained
 
-METHODS = (*EVENTS, "init_state", "on_start", "on_resume", "should_train", "predict", "state_dict", "load_state_dict")
+METHODS = (
+    *(*EVENTS, "init_state", "on_start", "on_resume", "should_train", "predict", "state_dict", "load_state_dict"),
+    *("num_training_samples", "num_appended", "separate_batch_size", "always_frozen"),
+)
 DECLARED = (
-    *("Config", "build", "check_stream", "check_model", "needs_validation", "adapt", "ROLES", "CONFLICTS"),
+    *(
+        "Config",
+        "build",
+        "check_stream",
+        "check_training",
+        "check_model",
+        "needs_validation",
+        "adapt",
+        "ROLES",
+        "CONFLICTS",
+    ),
     *("NEEDS_PAST", "NO_FULL_HEAD", "WRAPS_CRITERION", "NEUTRAL", "NEUTRAL_REASON"),
 )
 _MIN_REASON = 20  # letters

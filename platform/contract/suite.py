@@ -15,7 +15,17 @@ from ..trial.builder import build_trial
 from ..trial.resolve import ResolvedPart, resolve_experiment
 from . import benchmark, data_set, network, probe, settings, strategy
 from .checks import Check
-from .trials import CNN, NETWORKS, WATCHER, Settings, StreamName, Trials, short_experiment, trained
+from .trials import (
+    CNN,
+    NETWORKS,
+    WATCHER,
+    Settings,
+    StreamName,
+    Trials,
+    short_experiment,
+    trained,
+    with_enough_epochs,
+)
 
 RANDOM_PICTURES = f"{__package__}.random_pictures"
 _ACTIVE: dict[str, Any] = {"epochs": 6, "optimizer": {"lr": 0.2}}  # enough for patience to run out
@@ -88,7 +98,8 @@ class _StrategySuite(_Suite):
         for stream in streams:
             for candidate in NETWORKS:
                 try:
-                    build_trial(resolve_experiment(short_experiment(stream, candidate, {self.name: self.settings})))
+                    experiment = short_experiment(stream, candidate, {self.name: self.settings})
+                    build_trial(resolve_experiment(with_enough_epochs(experiment)))
                 except UserError as error:
                     refusals.append(error)
                 else:
@@ -100,10 +111,10 @@ class _StrategySuite(_Suite):
         self.experiment = self.with_it(self.streams[0])
 
     def with_it(self, stream: StreamName, chosen: Settings | None = None, **training: Any) -> Experiment:
-        """Return a trial with the strategy."""
-        chosen = self.settings if chosen is None else chosen
+        """Return a trial with the strategy, of as many epochs as its own settings need, whatever is `chosen`."""
         network = self.network.get(stream, self.network[self.streams[0]])
-        return short_experiment(stream, network, {self.name: chosen}, **training)
+        experiment = with_enough_epochs(short_experiment(stream, network, {self.name: self.settings}, **training))
+        return experiment if chosen is None else replace(experiment, strategies={self.name: chosen})
 
     def naive(self, stream: StreamName, **training: Any) -> Experiment:
         """Return the same trial without strategies."""

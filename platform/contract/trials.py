@@ -13,6 +13,7 @@ from ..ledger.reader import Trial
 from ..training.learner import Learner
 from ..training.plugin import is_resumable
 from ..trial.builder import build_trial
+from ..trial.checks import training_problems
 from ..trial.resolve import resolve_experiment
 from ..trial.run import run
 from ..trial.stop_request import Stopped
@@ -29,6 +30,8 @@ NETWORKS: Sequence[Settings] = (
     CNN,
     {"vit": {"dim": 16, "depth": 2, "heads": 2, "patch": 4, "mlp_ratio": 2}},
 )
+_MORE_EPOCHS = (2, 4, 8, 16, 32, 64)
+_MANY_EXPERIENCES = 1000  # so that no limit by their number matters here
 _STREAMS: dict[StreamName, tuple[Settings, Settings]] = {  # the benchmark and the settings of the training
     "split": ({"split_digits": {}}, {"epochs": 2, "batch_size": 32}),
     "pair": ({"split_digits": {"num_experiences": 2}}, {"epochs": 1, "batch_size": 64}),
@@ -56,6 +59,15 @@ def short_experiment(
             "training": {**defaults, **training},
         }
     )
+
+
+def with_enough_epochs(experiment: Experiment) -> Experiment:
+    """Return the experiment with the epochs that its strategies need in order to act: a patience must be able to run out."""
+    strategies, first = resolve_experiment(experiment).strategies, experiment.training.epochs
+    for epochs in (first, *_MORE_EPOCHS) if isinstance(first, int) and experiment.training.iterations is None else ():
+        if not any(training_problems(each, [epochs] * _MANY_EXPERIENCES) for each in strategies):
+            return replace(experiment, training=replace(experiment.training, epochs=epochs))
+    return experiment
 
 
 class Trials:
@@ -104,7 +116,7 @@ class Trials:
         """
         folder = self.new_folder()
         for iteration in stops:
-            self.flag.write_text(f"{how} {iteration}")
+            self.flag.write_text(f"{how} {iteration}", encoding="utf-8")
             try:
                 _run(experiment, folder)
             except (KeyboardInterrupt, Stopped):

@@ -74,7 +74,7 @@ def load_or_make(key: str, make: Callable[[], Mapping[str, _Array]], cache: Path
 
 def load_or_fill(key: str, fill: Callable[[EntryWriter], None], cache: Path) -> dict[str, torch.Tensor]:
     """Do as `load_or_make`, for arrays too large for memory: `fill` creates them on the disk and fills them."""
-    folder = cache / f"{key}-v{ENTRY_FORMAT}"
+    folder = entry_folder(key, cache)
     arrays, made = _open(folder), False
     if arrays is None:
         with reraise_write_errors(cache):
@@ -97,6 +97,11 @@ def load_or_fill(key: str, fill: Callable[[EntryWriter], None], cache: Path) -> 
     return arrays
 
 
+def entry_folder(key: str, cache: Path) -> Path:
+    """Return the folder of an entry."""
+    return cache / f"{key}-v{ENTRY_FORMAT}"
+
+
 def opened_entries() -> dict[Path, bool]:
     """Return the folders of the entries opened by this process, in order of first opening; True if it made them."""
     return dict(_opened)
@@ -110,7 +115,7 @@ def _absolute(path: str) -> Path:
 def _open(folder: Path) -> dict[str, torch.Tensor] | None:
     """Map an entry; return None if it is absent, incomplete or damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         entries: dict[str, dict[str, Any]] = manifest["arrays"]
         hashing = sum(entry["bytes"] for entry in entries.values()) < HASHED_BELOW
         return {name: _map(folder / f"{name}.npy", entry, hashing) for name, entry in entries.items()}

@@ -98,7 +98,7 @@ class EntryWriter:
             for array in self._maps.values():
                 array.flush()
             entries = {path.stem: _line(path) for path in sorted(self._folder.glob("*.npy"))}
-            with (self._folder / "manifest.json").open("w") as file:
+            with (self._folder / "manifest.json").open("w", encoding="utf-8") as file:
                 json.dump({"format": ENTRY_FORMAT, "arrays": entries}, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())

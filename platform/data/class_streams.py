@@ -3,6 +3,7 @@
 Shapes: N samples of a part of the data set, n of them chosen. Labels are numbered in order of appearance.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -88,8 +89,9 @@ def _number(entry: int | str, class_names: tuple[str, ...]) -> int:
         )
     if isinstance(entry, int) and 0 <= entry < len(class_names):
         return entry
-    if entry in class_names:
-        return class_names.index(str(entry))
+    normal_names = [unicodedata.normalize("NFC", name) for name in class_names]  # files of a Mac may have form D
+    if isinstance(entry, str) and (name := unicodedata.normalize("NFC", entry)) in normal_names:
+        return normal_names.index(name)
     known = f"the numbers 0 to {len(class_names) - 1}, or the names of the classes"
     raise ValueError(f"class_order: {entry!r} is no class: {known}.{nearest(str(entry), class_names)}")
 
@@ -191,5 +193,7 @@ def joined_class_names(source: DataSet, classes: Sequence[int]) -> str:
 
 
 def make_stream(name: str, scenario: Scenario, source: DataSet, experiences: Sequence[Experience]) -> Stream:
-    """Build a stream from its experiences and the data set's class names, shape, mean and deviation."""
-    return Stream(name, scenario, tuple(experiences), source.class_names, source.shape, source.mean, source.std)
+    """Build a stream from its experiences and the data set's class names, shape, mean, deviation and notes."""
+    return Stream(
+        name, scenario, tuple(experiences), source.class_names, source.shape, source.mean, source.std, source.notes
+    )

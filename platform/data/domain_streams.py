@@ -3,13 +3,16 @@
 Shapes: N samples of a part of the data set, n of them chosen.
 """
 
+import unicodedata
+from collections.abc import Sequence
+
 import torch
 
 from ..config.settings import settings
 from ..errors import UserError, nearest
 from . import dataset_key
 from .class_streams import training_indices
-from .dataset import DataSet
+from .dataset import DataSet, warn_once
 from .subsampling import SubsetOptions, train_validation_split
 
 ExperienceIndices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # to train, validate and test on
@@ -25,7 +28,9 @@ class DomainSplit(SubsetOptions):
     domains: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.domains is not None and (not self.domains or len(set(self.domains)) < len(self.domains)):
+        if self.domains is not None and (
+            not self.domains or len({unicodedata.normalize("NFC", name) for name in self.domains}) < len(self.domains)
+        ):
             raise ValueError(f"domains={list(self.domains)}: must be one or more names, each once, or null for all")
 
 
@@ -70,7 +75,8 @@ def chosen_domains(name: str, source: DataSet, config: DomainSplit) -> list[int]
         known = ", ".join(dataset_key.data_sets_with_domains()) or "none of those shipped"
         raise UserError(f"{key}.data: this data set has no domains; these have: {known}.")
     present = [source.domain_names[number] for number in source.train_domains.unique().tolist()]
-    chosen = list(config.domains or present)
+    by_normal_name = {unicodedata.normalize("NFC", name): name for name in source.domain_names}
+    chosen = [by_normal_name.get(unicodedata.normalize("NFC", name), name) for name in config.domains or present]
     for domain in chosen:
         if domain not in present:
             reason = "has no training pictures" if domain in source.domain_names else "is no domain of the data set"
@@ -83,3 +89,23 @@ def indices_of_domain(domains: torch.Tensor | None, domain: int) -> torch.Tensor
     """Return the indices of a domain's pictures."""
     assert domains is not None
     return torch.nonzero(domains == domain).flatten()
+
+
+def warn_about_missing_classes(name: str, source: DataSet, domains: Sequence[int]) -> tuple[str, ...]:
+    """Return, and log once, a note if one of these domains has no training picture of a class; else ()."""
+    names = source.class_names
+    missing: dict[int, int] = {}  # class -> the first domain without it
+    for domain in domains:
+        present = set(source.train.y[indices_of_domain(source.train_domains, domain)].tolist())
+        for label in set(range(len(names))) - present:
+            missing.setdefault(label, domain)
+    if not missing:
+        return ()
+    label = min(missing)
+    example = f"'{names[label]}' is not in '{source.domain_names[missing[label]]}', for example"
+    note = (
+        f"benchmark.{name}: {len(missing)} of {len(names)} classes lack training pictures in a domain: {example}. "
+        "The benchmark classes_and_domains is made for such data."
+    )
+    warn_once(note)
+    return (note,)

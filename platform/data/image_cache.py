@@ -5,11 +5,12 @@ Shapes: N pictures of a part, C channels, S side.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Condition
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from ..errors import UserError
 from .cache import DataFolders, load_or_fill
 from .cache_entry import EntryWriter
-from .image_decoding import VERSION, UnreadableError, decode, printable
+from .image_decoding import MAX_PIXELS, VERSION, UnreadableError, decode, printable
 
 SKIPPED = "skipped.txt"  # in the entry: the skipped files, each with the reason
 _CHUNK = 64  # files that a thread decodes at a time
@@ -46,6 +47,7 @@ def cached_images(
     channels: int = 3,
     unreadable: Literal["refuse", "skip"] = "refuse",
     crop: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, torch.Tensor]:
     """Open a cache entry of pictures, or decode the files into it.
 
@@ -56,6 +58,7 @@ def cached_images(
         channels: 3 for RGB, 1 for grey.
         unreadable: "refuse" files that cannot be decoded, or "skip" them and list them in the entry's skipped.txt.
         crop: keep the centre of a picture that is not square; False: squeeze it.
+        max_pixels: a picture of more pixels is unreadable; those decoded at the same time have no more together either.
 
     Returns:
         For each part, named as in `parts`: ``{part}_x`` (N, C, S, S) uint8, ``{part}_y`` (N,) int64 and, with domains,
@@ -71,8 +74,10 @@ def cached_images(
         needed = total * (channels * size * size + 16)
         writer.need(needed)
         room = f"needs {needed / 1e6:,.1f} MB, {writer.free / 1e6:,.0f} MB are free"
-        decoder = _Decoder(size, channels, crop, f"{key}: {total:,} pictures to {size}x{size}; {room}", total, folders)
-        skipped = [line for part, listing in listings.items() for line in decoder.fill(writer, part, listing)]
+        form = _Form(size, channels, crop, max_pixels)
+        decoder = _Decoder(form, f"{key}: {total:,} pictures to {size}x{size}; {room}", total, folders)
+        with _without_pillows_limit():
+            skipped = [line for part, listing in listings.items() for line in decoder.fill(writer, part, listing)]
         if skipped and unreadable == "refuse":
             raise _refusal(skipped, total)
         if skipped:
@@ -103,11 +108,54 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Switch Pillow's limit on pixels off, since `decode` checks another; Pillow knows only one for the whole process."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The form of prepared pictures, as `cached_images` describes it."""
+
+    size: int
+    channels: int
+    crop: bool
+    max_pixels: int
+
+
+class _PixelBudget:
+    """Lets threads hold decoded pictures of at most `limit` pixels together; a larger one alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._changed = limit, 0, Condition()
+
+    @contextmanager
+    def room(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + pixels <= self._limit)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+
 class _Decoder:
     """Fills the arrays of one part after another and reports progress."""
 
-    def __init__(self, size: int, channels: int, crop: bool, title: str, total: int, folders: DataFolders) -> None:
-        self._form = (size, channels, crop)
+    def __init__(self, form: _Form, title: str, total: int, folders: DataFolders) -> None:
+        self._form, self._budget = form, _PixelBudget(form.max_pixels)
         self._title, self._total, self._done = title, total, 0
         self._progress = folders.progress or (lambda title, done, total: None)
 
@@ -115,8 +163,8 @@ class _Decoder:
         """Decode a part without its unreadable files; return a line for each of those."""
         if not listing.paths:
             raise UserError(f"{self._title.partition(':')[0]}: the part {part} has no pictures.")
-        size, channels, _ = self._form
-        x = writer.create(f"{part}_x", (len(listing.paths), channels, size, size), np.uint8)
+        form = self._form
+        x = writer.create(f"{part}_x", (len(listing.paths), form.channels, form.size, form.size), np.uint8)
         self._progress(self._title, self._done, self._total)
         reasons = self._decode(listing.paths, x)
         rows = np.array([i for i in range(len(x)) if i not in reasons], dtype=np.int64)
@@ -134,10 +182,17 @@ class _Decoder:
         """Write picture i to x[i]; return the reason for each failure. PIL releases the GIL while it decodes."""
 
         def decode_some(chunk: range) -> dict[int, str]:
-            failed = {}
+            failed, form = {}, self._form
             for i in chunk:
                 try:
-                    x[i] = decode(paths[i], *self._form)
+                    x[i] = decode(
+                        paths[i],
+                        form.size,
+                        form.channels,
+                        form.crop,
+                        max_pixels=form.max_pixels,
+                        room=self._budget.room,
+                    )
                 except UnreadableError as error:
                     failed[i] = str(error)
             return failed

@@ -5,6 +5,8 @@ Shapes: C channels (3: RGB, 1: grey), S the picture's side.
 
 import struct
 import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VERSION = 1  # part of the cache keys: raise it when decoding changes
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# JPEG includes MPO; no EPS, which would start Ghostscript
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# all usual ones of _FORMATS; JPEG includes MPO, PNG APNG
+EXTENSIONS = (
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jfi",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# no EPS, which would start Ghostscript; Pillow reads AVIF from version 11.3 on
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it warns
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -24,7 +46,15 @@ class UnreadableError(Exception):
     """A file cannot be decoded as a picture; the message gives the reason."""
 
 
-def decode(path: Path, size: int, channels: int, crop: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode(
+    path: Path,
+    size: int,
+    channels: int,
+    crop: bool,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    room: Callable[[int], AbstractContextManager[object]] = lambda pixels: nullcontext(),
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Read a picture as (C, S, S) uint8.
 
     The EXIF orientation is applied. Transparent areas become white. Of 16 bits the upper eight are kept, of several frames the
@@ -35,9 +65,11 @@ def decode(path: Path, size: int, channels: int, crop: bool) -> np.ndarray[Any, 
         size: side S of the result in pixels.
         channels: 3 for RGB, 1 for grey.
         crop: resize the shorter side to `size` and keep the centre; False: squeeze the whole picture into the square.
+        max_pixels: pixels that the header may declare; a picture of more is not decoded.
+        room: entered, with the number of pixels, while the picture is in memory.
 
     Raises:
-        UnreadableError: the file is damaged, truncated, of another format, or suspiciously large (a decompression bomb).
+        UnreadableError: the file is damaged, truncated, of another format, no regular file, or has too many pixels.
     """
     from PIL import Image, ImageOps
 
@@ -53,16 +85,31 @@ def decode(path: Path, size: int, channels: int, crop: bool) -> np.ndarray[Any, 
         struct.error,
     )
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")  # opening a FIFO would wait for ever
+        with Image.open(path, formats=_readable_formats()) as image:
+            if (pixels := image.width * image.height) > max_pixels:
+                raise ValueError(
+                    f"{image.width} x {image.height} = {pixels:,} pixels, more than max_pixels={max_pixels}"
+                )
             image.draft(None, (2 * size, 2 * size))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        box = _centre(*upright.size) if crop else None
-        square = _flat(upright, _MODES[channels]).resize((size, size), Image.Resampling.BILINEAR, box)
+            with room(image.width * image.height):
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                box = _centre(*upright.size) if crop else None
+                square = _flat(upright, _MODES[channels]).resize((size, size), Image.Resampling.BILINEAR, box)
     except (*unreadable, zlib.error, MemoryError, Image.DecompressionBombError) as error:
         raise UnreadableError(_reason(error, path)) from error
     array = np.asarray(square, dtype=np.uint8)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _readable_formats() -> list[str]:
+    """Return those of the formats that the installed Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def printable(name: str | Path) -> str:

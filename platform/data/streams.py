@@ -63,7 +63,8 @@ class Stream:
     (each experience is a group of classes in one domain).
 
     `class_names[label]` is the original name of a class; labels are numbered in order of appearance. `shape` is that of one
-    network input, channels first. `mean` and `std` are per channel and apply to values in [0, 1].
+    network input, channels first. `mean` and `std` are per channel and apply to values in [0, 1]. `notes` are those of the data
+    set, for the user.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stream:
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def class_mask(self) -> torch.Tensor:

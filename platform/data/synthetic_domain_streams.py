@@ -45,7 +45,7 @@ def stream_of_domains(
         )
     shape = tuple(domains[0][1].shape[1:])
     mean, std = (value * (shape[0] // len(value)) for value in (source.mean, source.std))  # grey may have become RGB
-    return Stream(name, "domain", tuple(experiences), source.class_names, shape, mean, std)
+    return Stream(name, "domain", tuple(experiences), source.class_names, shape, mean, std, source.notes)
 
 
 def changed_pictures(

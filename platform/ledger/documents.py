@@ -1,21 +1,32 @@
 """JSON documents of a run folder: written atomically with a checksum, which is verified on reading."""
 
+import errno
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_regular, write_text
 
 DOCUMENT_SCHEMA = 2  # of the JSON documents; those of schema 1 had no checksum
 VIEWS = (
     "task_agnostic",
     "task_aware",
 )  # of an accuracy matrix: predict among all classes, or among the experience's classes
-_MAX_BYTES = 2**28  # far more than any document needs
+NAME_FIELDS = ("id", "variant", "stream")  # of a trial's identity
+_MAX_NAME = 255  # bytes of a file's name
+_MEBIBYTE = 2**20
+# Of the documents that grow; a matrix of 800 experiences has 28 MB, a list of 100,000 trials 50 MB.
+_MAX_BYTES = {"matrix.json": 32 * _MEBIBYTE, "trials.json": 64 * _MEBIBYTE, "projector.json": 64 * _MEBIBYTE}
+_MAX_BYTES_OF_OTHERS = 8 * _MEBIBYTE
+MAX_EXPERIENCES = 800  # of a stream: more, and its matrix.json could not be read again
+# What Python would read as infinity, or as an integer that does not fit into a float
+_EXTREME = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{19}")
 
 
 class DamagedError(UserError):
@@ -45,22 +56,74 @@ def read_json(path: Path) -> dict[str, Any]:
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
     """Return a document and the checksum computed from it."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DamagedError(f"{path} is damaged: it has more than {_MAX_BYTES} bytes")
-        data = json.loads(path.read_bytes())
+        data = strict_json(read_regular(path, _MAX_BYTES.get(path.name, _MAX_BYTES_OF_OTHERS)))
         if not isinstance(data, dict):
             raise DamagedError(f"{path} is damaged: a mapping was expected, not {type(data).__name__}")
         return data, checksum({key: value for key, value in data.items() if key != "sha256"})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from None
     except RecursionError:
         raise DamagedError(f"{path} is damaged: it is nested too deeply") from None
     except DamagedError:  # it is also a ValueError
         raise
     except ValueError as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
+
+
+def strict_json(data: bytes) -> Any:
+    """Parse JSON that a ledger holds: finite numbers only, integers of at most 64 bits, as `to_json` writes them.
+
+    Raises:
+        ValueError: the text is not such JSON.
+        RecursionError: it is nested too deeply.
+    """
+    if _EXTREME.search(data) is None:  # the hooks below cost time for each number
+        return json.loads(data, parse_constant=_refuse_constant)
+    return json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_fitting)
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text:.20} is too large")
+    return number
+
+
+def _fitting(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"an integer of {len(text.lstrip('-'))} digits is too large")
+    return int(text)
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error of a file that cannot be read, or that is no file of a run: a link, a pipe, a folder, too large."""
+    if error.errno in (errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.EISDIR):
+        return DamagedError(f"{path} is damaged: {error.strerror}")
+    return UserError(f"{path}: cannot be read: {error.strerror}")
+
+
+def identity_problem(data: object) -> str:
+    """Return what is wrong with a trial's identity, whose id becomes part of paths; an empty text if nothing is.
+
+    The writer and the reader both ask here, so that whatever is written can be read.
+    """
+    if not isinstance(data, Mapping):
+        return "a trial must be a mapping"
+    for name in NAME_FIELDS:
+        if not isinstance(data.get(name), str):
+            return f"a trial's {name} must be a text"
+    if type(data.get("seed")) is not int:
+        return "a trial's seed must be a whole number"
+    trial_id = data["id"]
+    if trial_id in ("", ".", "..") or set(trial_id) & set("/\\\0") or len(os.fsencode(trial_id)) > _MAX_NAME:
+        return f"a trial's id {trial_id!r:.300} must be the name of a folder"
+    return ""
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -89,9 +152,11 @@ def read_text(path: Path, sha256: str | None) -> str:
         DamagedError: the file has another checksum, or is not UTF-8 text.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _MAX_BYTES_OF_OTHERS)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     actual_sum = hashlib.sha256(data).hexdigest()
     if sha256 is not None and sha256 != actual_sum:
         raise DamagedError(

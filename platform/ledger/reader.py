@@ -4,23 +4,24 @@ A folder may come from someone else. Its content is data: no code in it runs, an
 nothing heavy: `retain --help`, the report and the projector read ledgers without torch.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..config.renamed import translate
+from ..config.yaml_files import parse_yaml
 from ..errors import UserError
-from ..files import digest
+from ..files import digest, open_regular
 from ..run_folders import refuse_links
-from .documents import DamagedError, read_json, read_text
+from .documents import NAME_FIELDS, DamagedError, identity_problem, read_json, read_text, strict_json, unreadable
 
 StatusName = Literal["pending", "running", "done", "failed", "stopped"]
 Document = Literal["matrix", "summary", "environment", "config"]
-_NAME_FIELDS = ("id", "variant", "stream")
+_MAX_LINE = 2**24  # bytes of an event
 _log = logging.getLogger(__name__)
 
 
@@ -110,9 +111,11 @@ class Trial:
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
-        with path.open("rb") as file:
+        with _opened(path) as file:
             offset = file.seek(after_byte)
-            for line in file:
+            while line := file.readline(_MAX_LINE + 1):
+                if len(line) > _MAX_LINE:
+                    raise DamagedError(f"{path} is damaged at byte {offset}: a line has more than {_MAX_LINE} bytes")
                 if not line.endswith(b"\n"):
                     return
                 event = _event(line, f"{path} is damaged at byte {offset}")
@@ -139,8 +142,7 @@ class Trial:
 
     def config(self) -> dict[str, Any]:
         """Return the trial's config as plain data; UserError if config.yaml is missing or has changed."""
-        self.config_text()
-        return _read_config(self.folder / "config.yaml")
+        return _parse_config(self.config_text(), self.folder / "config.yaml")
 
     def damage(self) -> str | None:
         """Return what is wrong with the first damaged or missing file; None if all files are as they were written."""
@@ -158,7 +160,7 @@ class Trial:
         started = any((self.folder / name).exists() for name in ("trial.json", "config.yaml"))
         if state.status == "done" or started:
             identity = _identity(self.folder / "trial.json", read_json(self.folder / "trial.json"))
-            if any(identity.get(key) != self.identity.get(key) for key in (*_NAME_FIELDS, "seed", "overrides")):
+            if any(identity.get(key) != self.identity.get(key) for key in (*NAME_FIELDS, "seed", "overrides")):
                 raise DamagedError(
                     f"{self.folder / 'trial.json'} is damaged: the sweep's trials.json names another trial here"
                 )
@@ -180,10 +182,18 @@ class Trial:
             raise DamagedError(f"{path} is damaged: it has changed since the trial was done")
 
 
+def _opened(path: Path) -> BufferedReader:
+    """Open a file of events; DamagedError if it is a link, a pipe or another thing that is no file."""
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def _event(line: bytes, where: str) -> dict[str, Any]:
     """Parse one line of metrics.jsonl."""
     try:
-        event = json.loads(line)
+        event = strict_json(line)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{where}: {error}") from error
     numbers = isinstance(event, dict) and all(type(event.get(key)) is int for key in ("experience", "iteration"))
@@ -194,15 +204,10 @@ def _event(line: bytes, where: str) -> dict[str, Any]:
 
 def _identity(path: Path, data: object) -> dict[str, Any]:
     """Return a trial's identity after checking it, since its id becomes part of paths. `path`: the file that it is from."""
-    if not isinstance(data, Mapping):
-        raise DamagedError(f"{path} is damaged: a trial must be a mapping")
-    for name in _NAME_FIELDS:
-        if not isinstance(data.get(name), str):
-            raise DamagedError(f"{path} is damaged: a trial's {name} must be a text")
-    if type(data.get("seed")) is not int:
-        raise DamagedError(f"{path} is damaged: a trial's seed must be a whole number")
-    if data["id"] in ("", ".", "..") or set(data["id"]) & set("/\\\0"):
-        raise DamagedError(f"{path} is damaged: a trial's id {data['id']!r} must be the name of a folder")
+    problem = identity_problem(data)
+    if problem:
+        raise DamagedError(f"{path} is damaged: {problem}")
+    assert isinstance(data, Mapping)
     return {key: value for key, value in data.items() if key not in ("schema", "config_sha256")}
 
 
@@ -211,11 +216,9 @@ def _recorded_sum(data: Mapping[str, Any], key: str) -> str | None:
     return str(data[key]) if key in data else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _parse_config(text: str, path: Path) -> dict[str, Any]:
     """Return a run's config with the current keys."""
-    from ..config.yaml_overrides import read_yaml  # here: OmegaConf, which it imports, is slow
-
-    return translate(read_yaml(path))
+    return translate(parse_yaml(text, str(path)))
 
 
 def is_sweep(folder: Path) -> bool:
@@ -231,8 +234,8 @@ def run_config(folder: Path) -> dict[str, Any]:
         sha256 = _recorded_sum(read_json(folder / "trials.json"), "experiment_sha256")
     except DamagedError:  # trials.json is rebuilt from the trials' folders; experiment.yaml is then read unverified
         sha256 = None
-    read_text(folder / "experiment.yaml", sha256)
-    return _read_config(folder / "experiment.yaml")
+    path = folder / "experiment.yaml"
+    return _parse_config(read_text(path, sha256), path)
 
 
 def run_name(folder: Path) -> str:

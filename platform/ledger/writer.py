@@ -14,19 +14,15 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..files import digest, fsync, whole_lines, write_text
-from ..run_folders import refuse_links
-from .documents import DamagedError, read_json, to_json, write_json
+from ..run_folders import is_run_folder, refuse_links
+from .documents import DamagedError, identity_problem, read_json, to_json, write_json
 from .reader import Status, StatusName, Trial, listed_trials, run_name, status_of, trials_of
-
-# Files that a folder may hold and still be free: those that `create` writes before the first event, and logs.
-_FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
-_FREE_SWEEP = {".lock", "sweep.log", "experiment.yaml"}
 
 
 class InUseError(UserError):
@@ -35,6 +31,9 @@ class InUseError(UserError):
 
 class _LockedFolder:
     """A folder that this process has locked: the base of the two writers. The kernel frees the lock of a dead process."""
+
+    # Files that a folder may hold and still be free: those that `create` writes before the first event, and logs.
+    _FREE: ClassVar[set[str]]
 
     def __init__(self, folder: Path) -> None:
         """Lock the folder; UserError if another process has locked it, or a link in it leads out of it."""
@@ -45,6 +44,20 @@ class _LockedFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InUseError(f"{folder} is in use: another retain process is writing to it") from None
+
+    @classmethod
+    def refuse_occupied(cls, folder: Path) -> None:
+        """Raise UserError unless the folder is new, empty, or holds a run that has not started."""
+        if not os.path.exists(folder):
+            return
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder} is a file: choose another folder")
+        names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".tmp")}
+        metrics = folder / "metrics.jsonl"
+        started = metrics.exists() and metrics.stat().st_size > 0
+        if names - cls._FREE or started or status_of(folder).status != "pending":
+            advice = f"resume it (retain resume {folder})" if is_run_folder(folder) else "empty it"
+            raise UserError(f"{folder} is occupied: {advice} or choose another")
 
     def close(self) -> None:
         """Release the folder; may be called twice."""
@@ -68,6 +81,8 @@ class TrialLedger(_LockedFolder):
         folder: the trial's folder.
     """
 
+    _FREE = {".lock", "trial.json", "config.yaml", "status.json", "environment.json", "metrics.jsonl", "trial.log"}
+
     def __init__(self, folder: Path) -> None:
         """Lock an existing folder and open its events; callers use `create` or `open`."""
         super().__init__(folder)
@@ -89,13 +104,16 @@ class TrialLedger(_LockedFolder):
         Raises:
             UserError: the folder holds a started trial or other files, or is in use.
         """
-        _refuse_occupied(folder, _FREE)
+        problem = identity_problem(identity)
+        if problem:
+            raise UserError(f"{folder}: {problem}")
+        cls.refuse_occupied(folder)
         folder.mkdir(parents=True, exist_ok=True)
         fsync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
-            _refuse_occupied(folder, _FREE)  # again, now that no other process can start here
+            cls.refuse_occupied(folder)  # again, now that no other process can start here
             (folder / "trial.json").unlink(missing_ok=True)  # it holds the checksum of the previous config
             write_text(folder / "config.yaml", config_yaml)
             ledger._write_identity(identity)
@@ -201,6 +219,8 @@ def _sum_of(path: Path, length: int) -> Any:
 class SweepLedger(_LockedFolder):
     """Writer of a sweep's folder: its resolved experiment and the list of its trials."""
 
+    _FREE = {".lock", "sweep.log", "experiment.yaml"}
+
     @classmethod
     def create(cls, folder: Path, experiment_yaml: str, name: str, trials: Sequence[Mapping[str, Any]]) -> Self:
         """Start a sweep in a new or empty folder.
@@ -214,13 +234,16 @@ class SweepLedger(_LockedFolder):
         Raises:
             UserError: the folder is occupied or in use.
         """
-        _refuse_occupied(folder, _FREE_SWEEP)
+        for trial in trials:
+            if problem := identity_problem(trial):
+                raise UserError(f"{folder}: {problem}")
+        cls.refuse_occupied(folder)
         folder.mkdir(parents=True, exist_ok=True)
         fsync(folder.parent)
         ledger = cls(folder)
         with ExitStack() as undo:
             undo.callback(ledger.close)
-            _refuse_occupied(folder, _FREE_SWEEP)
+            cls.refuse_occupied(folder)
             write_text(folder / "experiment.yaml", experiment_yaml)
             entries = [{"folder": f"trials/{trial['id']}", **trial} for trial in trials]
             ledger._write_list(name, entries)
@@ -248,19 +271,6 @@ class SweepLedger(_LockedFolder):
     def trials(self) -> list[Trial]:
         """Return all trials of the sweep, in the order of its list."""
         return trials_of(self.folder)
-
-
-def _refuse_occupied(folder: Path, free: set[str]) -> None:
-    """Raise UserError unless the folder is new, empty, or holds a trial that has not started."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another folder")
-    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".tmp")}
-    metrics = folder / "metrics.jsonl"
-    started = metrics.exists() and metrics.stat().st_size > 0
-    if names - free or started or status_of(folder).status != "pending":
-        raise UserError(f"{folder} is occupied: resume it (retain resume {folder}) or choose another")
 
 
 def write_status(folder: Path, status: StatusName, experience: int, error: str | None) -> None:

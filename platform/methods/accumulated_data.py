@@ -1,7 +1,10 @@
 """The training data of all experiences so far."""
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
+
+from torch import Tensor
 
 from ..training.learner_view import LearnerView
 from ..training.plugin import Plugin
@@ -18,6 +21,10 @@ class AccumulatedDataPlugin(Plugin):
 
     STATE = ()
     accumulates = True
+
+    def num_training_samples(self, labels: Sequence[Tensor], experience: int) -> int:
+        """Return the number of samples of all experiences so far."""
+        return sum(map(len, labels[: experience + 1]))
 
     def after_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Replace the data before the head grows, so that it grows to all classes of the data."""

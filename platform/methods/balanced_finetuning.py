@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..seeding import generator
+from ..training import plugin_api
 from ..training.learner_view import LearnerView
 from .freezing import Freezer
 
@@ -19,8 +20,8 @@ from .freezing import Freezer
 class Finetuning:
     """Finetunes the network with a new optimizer of the same kind as the experience's.
 
-    It runs in float32, without augmentation, schedule or clipping. Call `record_learning_rates` in `before_training_exp` and
-    `record_frozen` in `after_training_epoch`, then `run`.
+    It runs in float32, without augmentation or schedule; gradients are clipped as in the experience. Call
+    `record_learning_rates` in `before_training_exp` and `record_frozen` in `after_training_epoch`, then `run`.
     """
 
     MERGED = True  # its entries are stored next to those of its plugin
@@ -68,17 +69,19 @@ class Finetuning:
         total = torch.zeros((), device=x.device)
         for epoch in range(epochs):
             for index in self._order(learner, len(x), epoch).split(learner.train_mb_size):
-                if len(index) == 1:  # BatchNorm cannot train on a single sample
+                # the last: BatchNorm cannot train on one sample
+                if len(index) == 1 < min(len(x), learner.train_mb_size):
                     continue
                 optimizer.zero_grad()
                 value = loss(learner.model(x[index]).float(), index)
                 value.backward()
+                plugin_api.clip_gradients(learner)
                 optimizer.step()
                 total += value.detach()
         optimizer.zero_grad()
         frozen.release()
         if not math.isfinite(total):
-            raise FloatingPointError(f"strategies.{self.name}: the loss of its finetuning became {total.item()}")
+            raise FloatingPointError(f"strategies.{self.name}: the loss of its finetuning became {total.item()}.")
 
     def _optimizer(self, learner: LearnerView, factor: float) -> torch.optim.Optimizer:
         groups = [

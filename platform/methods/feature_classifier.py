@@ -25,9 +25,11 @@ class FeatureClassifier(Plugin[C]):
 
     `statistics` holds the tensors that `update` computes from an experience's features, "counts" (C,) among them. The
     statistics of a class describe its features at the end of its experience. If the trunk keeps learning, they grow stale: the
-    published protocols freeze it (`freezing` with from_experience 0 or 1). Name strategies that change the network at the end
-    of an experience (early stopping, BatchNorm statistics) before this one. Until an experience has ended, the head classifies.
+    published protocols freeze it (`freezing` with from_experience 0 or 1), and a warning says so at the start. Until an
+    experience has ended, the head classifies.
     """
+
+    stores_features = True
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from ..errors import UserError, comma_separated
 from ..models.blocks import is_added, is_head
@@ -17,6 +17,7 @@ from ..training.plugin import Plugin
 
 FrozenParts = tuple[list[nn.Parameter], list[nn.Module]]  # parameters, and BatchNorm layers that keep their statistics
 NOTHING: FrozenParts = ([], [])
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # classes of normalisation layers
 
 
 class Freezer:
@@ -84,11 +85,14 @@ class FreezingPlugin(Plugin[F]):
         """Return what is frozen in the first `from_experience` experiences; by default nothing."""
         return NOTHING
 
+    def always_frozen(self, model: nn.Module, num_trained: int) -> FrozenParts:
+        """Return what is frozen from the first epoch of the experience to its last."""
+        start = self.config.from_experience
+        return self.frozen_at_first(model) if start is None or num_trained < start else self.frozen_parts(model)
+
     def freeze(self, learner: LearnerView) -> None:
         """Freeze what must not change now, and unfreeze the rest."""
-        start = self.config.from_experience
-        is_first = start is None or self.num_trained < start
-        self._frozen.freeze_only(*(self.frozen_at_first if is_first else self.frozen_parts)(learner.model))
+        self._frozen.freeze_only(*FreezingPlugin.always_frozen(self, learner.model, self.num_trained))
 
     def on_start(self, learner: LearnerView) -> None:
         """Freeze, now that the network has its final shape."""
@@ -118,6 +122,12 @@ def frozen_norms(model: nn.Module, selected: Callable[[str], bool]) -> list[nn.M
             if all(selected(f"{path}.{name}" if path else name) for name in names):
                 norms.append(module)
     return norms
+
+
+def names_of_norms(model: nn.Module) -> set[str]:
+    """Return the names of the normalisation layers' parameters."""
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, NORMS)]
+    return {name for path, module in norms for name, _ in module.named_parameters(prefix=path)}
 
 
 def all_parts_except(model: nn.Module, learns: Callable[[str], bool]) -> FrozenParts:
@@ -150,4 +160,6 @@ def check_added_layers(
     for pattern in patterns or ("*",):
         if not any(fnmatchcase(name, pattern) for name in added):
             given = None if patterns is None else list(patterns)
-            raise UserError(f"{key}={given}: '{pattern}' fits no {kind} of the trunk. Known: {comma_separated(known)}.")
+            raise UserError(
+                f"{key}={given}: '{pattern}' fits no {kind} of the trunk. Known: {comma_separated(filter(None, known))}."
+            )

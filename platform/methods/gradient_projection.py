@@ -32,6 +32,33 @@ def gradient_of(learner: LearnerView, minibatch: list[Tensor]) -> Tensor:
     )
 
 
+def nonnegative_quadratic(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Return the w >= 0 (E,) that minimises w' A w / 2 + b' w, for positive definite A (E, E) and b (E,).
+
+    The algorithm is that of Lawson and Hanson 1974.
+    """
+    solution, free = torch.zeros_like(vector), torch.zeros(len(vector), dtype=torch.bool)
+    threshold = 1e-12 * float(vector.abs().max())
+    while True:
+        descent = (-(matrix @ solution) - vector).masked_fill(free, -torch.inf)
+        steepest = int(descent.argmax())
+        if float(descent[steepest]) <= threshold:
+            return solution
+        free[steepest] = True
+        while True:
+            target = torch.zeros_like(vector)
+            target[free] = torch.linalg.solve(matrix[free][:, free], -vector[free])
+            blocked = free & (target <= 0)
+            if not bool(blocked.any()):
+                break
+            # go only to where the first entry would become negative; fix that entry at 0 again
+            steps = (solution / (solution - target)).masked_fill(~blocked, torch.inf)
+            first = int(steps.argmin())
+            solution = solution + steps[first] * (target - solution)
+            solution[first], free[first] = 0.0, False
+        solution = target
+
+
 class ProjectionSettings(Protocol):
     """Settings of such a method."""
 

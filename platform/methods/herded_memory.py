@@ -46,6 +46,10 @@ class DistilledReplay(Plugin[M]):
     def finish(self, learner: LearnerView) -> None:
         """Use the new memory while the teacher still exists; subclasses may override it."""
 
+    def num_appended(self, num_trained: int) -> int:
+        """Return 1 as soon as there is a memory."""
+        return int(num_trained > 0 and self.capacity(1) > 0)
+
     def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: Any) -> None:
         """Copy the network as the teacher, before it sees the new experience."""
         if self.has_teacher(learner):

@@ -211,7 +211,11 @@ class PromptPlugin(Plugin[S]):
 
     def frozen_parts(self, model: nn.Module) -> FrozenParts:
         """Return the trunk without the prompts, after the first `from_experience` experiences."""
-        is_on = self.config.length and self.num_trained >= self.config.from_experience
+        return PromptPlugin.always_frozen(self, model, self.num_trained)
+
+    def always_frozen(self, model: nn.Module, num_trained: int) -> FrozenParts:
+        """Return the trunk without the prompts, after the first `from_experience` experiences."""
+        is_on = self.config.length and num_trained >= self.config.from_experience
         return all_parts_except(model, is_added) if is_on else NOTHING
 
     def on_start(self, learner: LearnerView) -> None:

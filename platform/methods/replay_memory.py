@@ -3,7 +3,8 @@
 Shapes: M remembered samples in a mini-batch, m in memory, n candidates, K outputs.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,19 @@ class MemorySettings(Protocol):
 def quotas(memory: int, num_classes: int) -> list[int]:
     """Return the number of samples of each class in a balanced memory, by rank of its label; they add up to `memory`."""
     return [memory // num_classes + (rank < memory % num_classes) for rank in range(num_classes)]
+
+
+def num_balanced(labels: Sequence[Tensor], memory: int) -> int:
+    """Return the size of a balanced memory after experiences with these labels, each (n,).
+
+    A class has at most its quota, which shrinks as classes join; places that a rare class leaves free stay free.
+    """
+    kept: Counter[int] = Counter()
+    for new in labels:
+        kept.update(new.tolist())
+        shares = zip(sorted(kept), quotas(memory, len(kept)), strict=True)
+        kept = Counter({label: min(kept[label], quota) for label, quota in shares})
+    return kept.total()
 
 
 def keep_reservoir(candidates: Columns, memory: int) -> Tensor:

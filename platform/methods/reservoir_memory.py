@@ -69,6 +69,10 @@ class ReservoirPlugin(Plugin[M]):
         self.num_seen = state["num_met"]
         self.columns = {name: column.clone() for name, column in state.items() if isinstance(column, Tensor)}
 
+    def separate_batch_size(self, batch_size: int, num_trained: int) -> int:
+        """Return how many remembered samples form a mini-batch; the memory also fills within an experience."""
+        return min(self.config.batch_size or batch_size, self.config.memory)
+
     def draw(self, learner: LearnerView, what: str = "draw") -> Tensor:
         """Return positions (M,) in memory, sampled without replacement.
 

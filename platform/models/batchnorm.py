@@ -1,15 +1,17 @@
-"""Find the BatchNorm layers of a network, and replace them.
+"""Find the BatchNorm layers of a network, copy their tensors, recompute their statistics, and replace them.
 
 Shapes: C channels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
+from .inference import evaluation_mode
 
 _MIN_GROUP_SIZE = 16  # channels per group where a channel is one value
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -19,6 +21,37 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return the BatchNorm layers that keep running statistics, by name, in the network's order."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     return {name: layer for name, layer in layers.items() if layer.running_mean is not None}
+
+
+def batchnorm_tensors(model: nn.Module, affine: bool) -> dict[str, Tensor]:
+    """Return copies of the BatchNorm layers' running statistics, by name; with `affine`, weights and biases too."""
+    kinds = ("running_mean", "running_var", *(("weight", "bias") if affine else ()))
+    copies: dict[str, Tensor] = {}
+    for name, layer in batch_norms(model).items():
+        tensors = {f"{name}.{kind}": getattr(layer, kind) for kind in kinds}
+        copies |= {key: tensor.detach().clone() for key, tensor in tensors.items() if tensor is not None}
+    return copies
+
+
+def recompute_statistics(model: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Set the statistics of all BatchNorm layers to their cumulative average over `batches` (B, *shape each), B >= 2.
+
+    Without any batch they do not change.
+    """
+    first = next(batches, None)
+    if first is None:  # nothing to compute the statistics from
+        return
+    layers = batch_norms(model).values()
+    momenta = [layer.momentum for layer in layers]
+    with evaluation_mode(model):  # turns dropout off, and restores the modes
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # in torch: cumulative average
+            layer.train()
+        for x in chain([first], batches):
+            model(x)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def check_running_statistics(key: str, model: nn.Module) -> None:

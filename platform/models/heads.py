@@ -70,6 +70,25 @@ class Classifier(nn.Module):
         return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
+def reset_weights(model: nn.Module, initial: dict[str, torch.Tensor], draw: torch.Generator) -> None:
+    """Give a network its `initial` tensors.
+
+    Rows that a tensor has gained since are sampled uniformly in +-1/sqrt(D) with `draw`; those of a bias are 0.
+    """
+    for name, tensor in model.state_dict().items():
+        saved = initial[name]
+        if tensor.ndim and not tensor.is_floating_point():
+            continue  # not weights: Avalanche's heads mark the outputs in use
+        if tensor.shape == saved.shape:
+            tensor.copy_(saved)
+            continue
+        tensor[: len(saved)].copy_(saved)
+        added = tensor[len(saved) :]
+        bound = added[0].numel() ** -0.5 if added.ndim > 1 else 0.0
+        added.copy_((torch.rand(added.shape, generator=draw) * 2 - 1) * bound)
+
+
 def summarise_layers(names: Iterable[str]) -> str:
     """List the layers of the named parameters for an error message.
 

@@ -5,7 +5,7 @@ Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`. Accuraci
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 
 from .. import metrics
 from ..metrics import Array
-from .results import ComparedTrial, TableRow, table_rows
+from ..visible_text import visible
+from .results import ComparedTrial, TableRow, seeds_text, table_rows
 
 Figure = dict[str, Any]
 TrialsByVariant = Mapping[str, Sequence[ComparedTrial]]
@@ -42,12 +43,13 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class VariantStyle:
-    """How a variant looks in every chart. Symbols repeat later than colours."""
+    """How a variant looks in every chart. Symbols repeat later than colours. `name` is what legends call it."""
 
     colour: str
     dash: str
     symbol: str
     bound: bool = False
+    name: str = ""
 
     def band(self) -> str:
         """Return the colour of an interval around the line."""
@@ -57,15 +59,29 @@ class VariantStyle:
 
 def variant_styles(results: Iterable[ComparedTrial]) -> dict[str, VariantStyle]:
     """Return a style for each label of a report, in order of appearance; bounds are grey dashed lines."""
-    bound = {result.label: result.bound for result in results if result.views}
+    bound: dict[str, bool] = {}
+    for result in results:  # unfinished variants too: the tables show them
+        bound[result.label] = bound.get(result.label, False) or result.bound
     styles: dict[str, VariantStyle] = {}
     competitors = [label for label in bound if not bound[label]]
     for index, label in enumerate(competitors):
         dash = ("solid", "dot", "dashdot")[index // len(_COLOURS) % 3]
-        styles[label] = VariantStyle(_COLOURS[index % len(_COLOURS)], dash, _SYMBOLS[index % len(_SYMBOLS)])
+        colour, symbol = _COLOURS[index % len(_COLOURS)], _SYMBOLS[index % len(_SYMBOLS)]
+        styles[label] = VariantStyle(colour, dash, symbol, name=label)
     for index, label in enumerate(label for label in bound if bound[label]):
-        styles[label] = VariantStyle(_BOUND, ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2], bound=True)
+        dash, symbol = ("dash", "dot")[index % 2], ("cross", "hexagon")[index % 2]
+        styles[label] = VariantStyle(_BOUND, dash, symbol, bound=True, name=label)
     return styles
+
+
+def styles_on_stream(styles: Mapping[str, VariantStyle], variants: TrialsByVariant) -> dict[str, VariantStyle]:
+    """Return the styles with names that say how many seeds a mean is over, where some have not finished on this stream."""
+    named = dict(styles)
+    for label, results in variants.items():
+        planned = results[0].planned
+        if len(results) < planned:
+            named[label] = replace(styles[label], name=f"{label} ({seeds_text(len(results), planned)} seeds)")
+    return named
 
 
 def variants_in_charts(variants: TrialsByVariant) -> dict[str, Sequence[ComparedTrial]]:
@@ -143,7 +159,8 @@ def training(variants: TrialsByVariant, style: Mapping[str, VariantStyle], key: 
             side = ", training" if name in _ON_TRAINING else ""
             dash = "dot" if side and len(names) > 1 else style[label].dash
             line = {"color": style[label].colour, "width": 1.5, "dash": dash}
-            legend = {"name": as_plotly_text(label + side), "legendgroup": label, "showlegend": name == names[-1]}
+            legend = {"name": as_plotly_text(label + side), "showlegend": name == names[-1]}
+            legend["legendgroup"] = as_plotly_text(label)
             figure.add_scatter(x=curves[name][0], y=curves[name][1], mode="lines", line=line, **legend)
     if not figure.data:
         return None
@@ -210,12 +227,12 @@ def add_mean(
         low, high = (mean - half)[defined], (mean + half)[defined]
         edge = {"x": [*x[defined], *x[defined][::-1]], "y": _numbers(np.concatenate([high, low[::-1]]))}
         band = {"fill": "toself", "fillcolor": look.band(), "line": {"width": 0}, "hoverinfo": "skip"}
-        figure.add_scatter(**edge, **band, legendgroup=label, showlegend=False, mode="lines")
+        figure.add_scatter(**edge, **band, legendgroup=as_plotly_text(label), showlegend=False, mode="lines")
     figure.add_scatter(
         x=x.tolist(),
         y=_numbers(mean),
-        name=as_plotly_text(label),
-        legendgroup=label,
+        name=as_plotly_text(look.name or label),
+        legendgroup=as_plotly_text(label),
         mode="lines" if look.bound and len(x) > 1 else "lines+markers",
         line={"color": look.colour, "dash": look.dash, "width": 1.5 if look.bound else 2.25},
         marker={"symbol": look.symbol, "size": 7},
@@ -229,15 +246,15 @@ def _add_point(
         return None if math.isnan(half) else {"type": "data", "array": [half], "thickness": 1.2, "width": 4}
 
     (x, x_half, _), (y, y_half, _) = at
-    name = as_plotly_text(label)
+    name, group = as_plotly_text(look.name or label), as_plotly_text(label)
     faint = {"color": look.colour, "size": 6, "opacity": 0.4, "symbol": look.symbol}
     xs, ys = zip(*seeds, strict=True)
-    figure.add_scatter(x=xs, y=ys, mode="markers", marker=faint, legendgroup=label, showlegend=False, hoverinfo="skip")
+    figure.add_scatter(x=xs, y=ys, mode="markers", marker=faint, legendgroup=group, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
         x=[x],
         y=[y],
         name=name,
-        legendgroup=label,
+        legendgroup=group,
         mode="markers",
         marker={"color": look.colour, "size": 13, "symbol": look.symbol},
         error_x=bars(x_half),
@@ -270,9 +287,9 @@ def as_plotly_text(name: str) -> str:
     """Return a name as Plotly shows it literally.
 
     Plotly reads tags and entities in the names of traces and in hover texts. It gets them from JSON, where the templates
-    escape nothing, so this is done here.
+    escape nothing, so this is done here. Characters that cannot be seen are escaped as on the rest of the page.
     """
-    return escape(name, quote=False)
+    return escape(visible(name), quote=False)
 
 
 def plain(figure: Any, x: str, y: str, hovermode: str = "x unified", tickformat: str = ".0%") -> Figure:

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_text
 from ..ledger.reader import run_name
+from ..run_folders import check_new_file
 from .charts import MAX_VARIANTS, variant_styles
 from .html_templates import render
 from .report_tables import downloads
@@ -30,15 +31,20 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
         The file's path.
 
     Raises:
-        UserError: no folder is given, or one is neither a trial's nor a sweep's.
+        UserError: no folder is given, one is neither a trial's nor a sweep's, or the file cannot be written.
     """
     if not folders:
         raise UserError("report: no folder is given: name the folders of sweeps or trials")
-    results = results_of(folders)
     path = out if out is not None else folders[0] / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_new_file(path)
+    results = results_of(folders)
     title = " · ".join(dict.fromkeys(run_name(folder) for folder in folders))
-    write_text(path, _page(title, results))
+    page = _page(title, results)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 
 
@@ -46,10 +52,11 @@ def _page(title: str, results: Sequence[ComparedTrial]) -> str:
     from plotly.offline import get_plotlyjs
 
     rows, style = table_rows(results), variant_styles(results)
-    streams = [
-        stream_section(number, name, variants, rows, style)
-        for number, (name, variants) in enumerate(finished(results).items())
-    ]
+    done = finished(results)
+    names = (
+        dict.fromkeys(result.stream for result in results) if done else ()
+    )  # a stream without results has its table too
+    streams = [stream_section(number, name, done.get(name, {}), rows, style) for number, name in enumerate(names)]
     return render(
         "report.html.jinja",
         title=title,
@@ -59,6 +66,7 @@ def _page(title: str, results: Sequence[ComparedTrial]) -> str:
         style=style,
         max_variants=MAX_VARIANTS,
         trials=results,
+        sweeps=list(dict.fromkeys(result.sweep for result in results)),
         downloads=downloads(rows, results),
         themes=_themes(),
         plotly_js=get_plotlyjs(),

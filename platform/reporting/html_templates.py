@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..visible_text import visible
+
 _FOLDER = Path(__file__).with_name("templates")
 
 
@@ -34,12 +36,18 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     # keys keep their order, as in the figure
     environment.policies["json.dumps_kwargs"] = {"default": _plain, "separators": (",", ":"), "allow_nan": False}
     return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Escape what cannot be seen in a text, such as marks that would reorder the page; line breaks are blanks in HTML."""
+    return visible(value, keep="\n\t") if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _plain(value: Any) -> Any:

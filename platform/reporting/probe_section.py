@@ -6,7 +6,6 @@ data, so it cannot run anything. The template probes.html.jinja shows all this a
 
 import base64
 import math
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..errors import UserError
+from ..files import read_regular
 from ..ledger.documents import read_json
 from ..metrics import interval
 from .charts import Chart, Figure, TrialsByVariant, VariantStyle, add_mean, as_plotly_text, plain
@@ -172,23 +172,16 @@ def _sheet(label: str, result: ComparedTrial) -> ImageSheet | None:
 
 def _png_bytes(path: Path) -> bytes:
     """A PNG's bytes; b"" for a link, another kind of file, or a file that is too large."""
-    if path.parent.is_symlink() or not _is_small_file(path):
+    try:
+        data = read_regular(path, _MAX_BYTES) if not path.parent.is_symlink() else b""
+    except OSError:
         return b""
-    data = path.read_bytes()
     return data if data.startswith(_PNG) else b""
-
-
-def _is_small_file(path: Path) -> bool:
-    """Whether the path is a regular file (no link, no pipe) of at most _MAX_BYTES."""
-    status = path.lstat()
-    return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES
 
 
 def _text(path: Path) -> str:
     """The content of a sheet as text."""
     try:
-        if not _is_small_file(path.with_suffix(".json")):
-            raise ValueError("is not a small regular file")
         sheet = read_json(path.with_suffix(".json"))
         errors = [
             f"{error['true']} taken for {error['predicted']} ({error['probability']:.1%})" for error in sheet["errors"]

@@ -4,8 +4,8 @@ One projector follows all trials of a folder, in a separate process during the s
 Its failures never reach a trial: it logs them to <folder>/projector.log and tries again.
 """
 
-import argparse
 import contextlib
+import json
 import logging
 import math
 import os
@@ -14,28 +14,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import IO
 
 from filelock import FileLock, Timeout
 
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
-from ..run_folders import outside_run_folders
 from .polling import Fingerprint, PollSchedule, fingerprint
-from .projector_state import ProjectorState
-from .rows import Mode, ProjectorSettings
+from .projector_state import ProjectorState, signature
+from .rows import ProjectorSettings
 from .tensorboard_files import TensorBoardFiles
-from .wandb_runs import ENDED, WandbRuns, failures, resolve_mode
+from .wandb_account import isolated, resolve_mode
+from .wandb_runs import ENDED, WandbRuns
 
 PROJECTOR_STOP_FILE = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two polls of the ledgers
 _RETRY = 10.0  # seconds until the next attempt after a failure, doubled for a trial up to _RETRY_MAX
 _RETRY_MAX = 300.0
 _LAST = 20.0  # seconds in which the last poll may begin trials; W&B's timeouts (see wandb_runs) come on top
+_STOP = 120.0  # seconds until a projector that was told to end is killed
 _SAVE = 5.0  # seconds between two writes of projector.json in a long poll
+_REFUSED = 2  # exit code after a UserError: another attempt would fail too
 _log = logging.getLogger("retain.projector")
 
 
@@ -43,6 +46,9 @@ def project(
     folder: Path, settings: ProjectorSettings, *, follow: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> int:
     """Send everything in the ledgers of a folder's trials that W&B and TensorBoard do not have yet.
+
+    W&B runs in an empty working directory and without the environment variables of an outer W&B run: call this where no other
+    thread depends on them. What W&B refuses does not keep TensorBoard's files from being written.
 
     Args:
         folder: a trial's or a sweep's; its wandb/, tensorboard/, projector.json and projector.log are written.
@@ -54,38 +60,66 @@ def project(
         How many times a trial had something new.
 
     Raises:
-        UserError: no trial's folder, another projector is running, no key. Without `follow` also: W&B or the network
+        UserError: no trial's folder, another projector is running, no valid key. Without `follow` also: W&B or the network
             failed, or a ledger is damaged.
     """
-    trials, mode = trials_of(folder), resolve_mode(settings.mode)
-    with _working(folder, stopped if follow else lambda: True):
-        state = ProjectorState(folder)
-        sinks: list[WandbRuns | TensorBoardFiles] = [TensorBoardFiles(folder, state)] if settings.tensorboard else []
-        if mode != "disabled":
-            sinks.append(WandbRuns(folder, settings, mode, state))
-        projector = _Projector(trials, sinks, state)
-        state.left = len(trials)  # in case this process is killed
-        while follow and not stopped():
-            projector.look(enough=stopped)
-            _sleep(_POLL, stopped)
-        limit = time.monotonic() + (_LAST if follow else math.inf)
-        error = projector.look(last=True, enough=lambda: time.monotonic() > limit)
-        state.left = projector.left
-        if follow and state.left:
-            _log.warning("%d trials are not sent completely: `retain sync %s` sends the rest", state.left, folder)
-    if error is not None and not follow:
-        advice = (
-            ""
-            if isinstance(error, UserError)
-            else f". The ledgers have everything: `retain sync {folder}` sends the rest"
-        )
-        raise UserError(f"not all was sent: {_describe(error)}{advice}") from error
-    return projector.sent
+    folder, refused = folder.absolute(), None
+    trials = trials_of(folder)
+    try:
+        mode = resolve_mode(settings.mode)
+    except UserError as error:
+        mode, refused = "disabled", error
+    settings = replace(settings, mode=mode)
+    try:
+        with (
+            _working(folder, stopped if follow else lambda: True),
+            isolated() if mode != "disabled" else contextlib.nullcontext(),
+        ):
+            projectors = _projectors(folder, trials, settings)
+            while follow and projectors and not stopped():
+                for projector in projectors:
+                    projector.look(enough=stopped)
+                _sleep(_POLL, stopped)
+            limit = time.monotonic() + (_LAST if follow else math.inf)
+            errors = [projector.look(last=True, enough=lambda: time.monotonic() > limit) for projector in projectors]
+            if follow and (unsent := num_unsent(folder, settings)):
+                _log.warning("%d trials are not sent completely: `retain sync %s` sends the rest", unsent, folder)
+    except OSError as error:  # projector.json, the log or the lock; errors of a trial are returned by `look`
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    failed = next((error for error in (refused, *errors) if error is not None), None)
+    if refused is not None or (failed is not None and not follow):
+        rest = f". The ledgers have everything: `retain sync {folder}` sends the rest"
+        advice = "" if isinstance(failed, UserError) else rest
+        raise UserError(f"not all was sent: {_describe(failed)}{advice}") from failed
+    return sum(projector.sent for projector in projectors)
 
 
-def num_unsent(folder: Path) -> int:
-    """Return how many trials the folder's last projector has left to `retain sync`; 0 if there was none."""
-    return ProjectorState(folder).left if (folder / "projector.json").exists() else 0
+def _projectors(folder: Path, trials: Sequence[Trial], settings: ProjectorSettings) -> "list[_Projector]":
+    """Return a projector for each of TensorBoard and W&B that is wanted, so that neither waits for the other's failures."""
+    state = ProjectorState(folder)
+    sinks: list[WandbRuns | TensorBoardFiles] = [TensorBoardFiles(folder, state)] if settings.tensorboard else []
+    if settings.mode not in (None, "disabled"):
+        sinks.append(WandbRuns(folder, settings, settings.mode, state))
+    return [_Projector(trials, [sink], state) for sink in sinks]
+
+
+def num_unsent(folder: Path, settings: ProjectorSettings) -> int:
+    """Return how many of a folder's trials W&B or TensorBoard, if `settings` ask for them, do not have completely.
+
+    Their ledgers are compared with what projector.json says was sent, so a projector that was killed counts, too.
+    """
+    state = ProjectorState(folder) if (folder / "projector.json").exists() else None
+    mode = settings.mode or os.environ.get("WANDB_MODE")
+
+    def is_sent(trial: Trial) -> bool:
+        if trial.status().status == "pending":
+            return True
+        entry, digest = (state.entry(trial) if state else {}), signature(trial)
+        in_wandb = entry.get("signature") == digest and (mode is None or entry["mode"] in (mode, "online"))
+        in_tensorboard = entry.get("tensorboard") == digest
+        return (in_wandb or mode == "disabled") and (in_tensorboard or not settings.tensorboard)
+
+    return sum(not is_sent(trial) for trial in trials_of(folder))
 
 
 class _Projector:
@@ -93,13 +127,12 @@ class _Projector:
 
     Attributes:
         sent: how many times a trial had something new.
-        left: trials that the last poll did not send completely.
     """
 
     def __init__(
         self, trials: Sequence[Trial], sinks: "Sequence[WandbRuns | TensorBoardFiles]", state: ProjectorState
     ) -> None:
-        self.sent, self.left = 0, 0
+        self.sent = 0
         self._trials, self._sinks, self._state = trials, sinks, state
         self._schedule = PollSchedule(trials)
         self._seen: dict[str, Fingerprint] = {}
@@ -111,20 +144,25 @@ class _Projector:
         """Poll: send what is new, log failures and return the first one. A failure of W&B or `enough` ends the poll."""
         first: Exception | None = None
         trials = self._trials if last else self._schedule.next()
-        self.left = len(trials)
         try:
             for trial in trials:
                 if enough():
                     break
                 error = self._send(trial, last)
                 first = first or error
-                self.left -= error is None
-                self._state.keep(_SAVE)
+                self._keep(_SAVE)
                 if error is not None and not isinstance(error, UserError):  # the next trial would most likely fail too
                     break
         finally:
-            self._state.keep()
+            self._keep()
         return first
+
+    def _keep(self, seconds: float = 0.0) -> None:
+        """Write projector.json if it has changed; on a full disk, the next call tries again."""
+        try:
+            self._state.keep(seconds)
+        except OSError as error:
+            _log.error("projector.json: %s", error)
 
     def _send(self, trial: Trial, last: bool) -> Exception | None:
         """Send what is new of a trial; return the error if that failed."""
@@ -142,7 +180,7 @@ class _Projector:
             _log.error("%s: %s", trial.id, error)
             self._seen[trial.id] = current
             return error
-        except failures() as error:
+        except Exception as error:  # noqa: BLE001 - W&B's exceptions share no base class, and none may end the projector
             self._schedule_retry(trial, error)
             return error
         self._seen[trial.id] = current
@@ -157,12 +195,19 @@ class _Projector:
         delay = self._retry.get(trial.id, (0.0, _RETRY))[1]
         self._retry[trial.id] = time.monotonic() + delay, min(2 * delay, _RETRY_MAX)
         self._pause = time.monotonic() + _RETRY
-        _log.error("%s: %s (tried again in %.0f s)", trial.id, _describe(error), delay)
+        is_foreign = isinstance(error, OSError) or type(error).__module__.startswith(("wandb", "pydantic"))
+        _log.error(
+            "%s: %s (tried again in %.0f s)",
+            trial.id,
+            _describe(error),
+            delay,
+            exc_info=None if is_foreign else error,
+        )
         for sink in self._sinks:
             sink.drop()
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception | None) -> str:
     """Describe an exception with its type's name: some exceptions of W&B have no message."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")
 
@@ -180,15 +225,22 @@ def _working(folder: Path, impatient: Callable[[], bool]) -> Iterator[None]:
                     f"{folder} has a projector already: stop it (touch {folder / PROJECTOR_STOP_FILE}) or wait"
                 ) from None
             time.sleep(0.2)
-    handler = logging.FileHandler(folder / "projector.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    _log.addHandler(handler)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        stack.callback(setattr, logging, "raiseExceptions", logging.raiseExceptions)
+        logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for more messages
+        handler = logging.FileHandler(folder / "projector.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        _log.addHandler(handler)
+        stack.callback(_log.removeHandler, handler)
+        stack.callback(_close, handler)
         yield
-    finally:
-        _log.removeHandler(handler)
+
+
+def _close(handler: logging.Handler) -> None:
+    """Close a log; on a full disk its last lines are lost."""
+    with contextlib.suppress(OSError):
         handler.close()
-        lock.release()
 
 
 def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
@@ -214,37 +266,62 @@ def settings_for(folder: Path, config: Experiment) -> ProjectorSettings:
 def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
     """A context with a projector process; on exit, the projector sends the rest and ends.
 
-    Does nothing if W&B is disabled and TensorBoard is off.
+    Does nothing if W&B is disabled and TensorBoard is off. Whatever happens to the process, the trials are not concerned: one
+    that has died is started again for the rest, and if that fails, TensorBoard's files are written here. `num_unsent` tells
+    what W&B does not have.
     """
-    if config.wandb.mode == "disabled" and not config.tensorboard:
+    settings = settings_for(folder, config)
+    if (settings.mode or os.environ.get("WANDB_MODE")) == "disabled" and not settings.tensorboard:
         yield
         return
-    process = start(folder, settings_for(folder, config))
+    process = _try_to_start(folder, settings)
     try:
         yield
     finally:
-        stop(process, folder)
+        if not _finish(process, folder, settings) and settings.tensorboard:
+            with contextlib.suppress(UserError):  # `num_unsent` tells
+                project(folder, replace(settings, mode="disabled"))
+
+
+def _finish(process: "subprocess.Popen[bytes] | None", folder: Path, settings: ProjectorSettings) -> bool:
+    """Stop a projector; if its process has died, start another one for the rest. Return whether the last one succeeded."""
+    end = time.monotonic() + _STOP
+    for _ in range(2):
+        process = process or _try_to_start(folder, settings)
+        if process is None:
+            break
+        if stop(process, folder, max(0.0, end - time.monotonic())):
+            return True
+        if process.returncode == _REFUSED or time.monotonic() > end:
+            break
+        process = None
+    return False
+
+
+def _try_to_start(folder: Path, settings: ProjectorSettings) -> "subprocess.Popen[bytes] | None":
+    """Start a projector; None if the folder cannot be written or the system has no more processes."""
+    try:
+        return start(folder, settings)
+    except OSError:
+        return None
 
 
 def start(folder: Path, settings: ProjectorSettings) -> "subprocess.Popen[bytes]":
     """Start a projector that follows a folder, in a separate process that ends when this one does; see `stop`."""
     folder = folder.absolute()
     (folder / PROJECTOR_STOP_FILE).unlink(missing_ok=True)
-    options = {"--mode": settings.mode, "--project": settings.project, "--entity": settings.entity}
-    options |= {"--group": settings.group, "--parent": str(os.getpid())}
-    command = [sys.executable, "-m", "retain.platform.reporting.projector", str(folder), "--follow"]
-    command += [f"{name}={value}" for name, value in options.items() if value is not None]
-    command += [f"--tag={tag}" for tag in settings.tags] + ["--tensorboard"] * settings.tensorboard
-    # Do not share the W&B service of a parent that uses wandb: it may end first.
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    # UTF-8 whatever the locale is: W&B writes files in the locale's encoding. -P: the working directory may hold any modules
+    command = [sys.executable, "-P", "-X", "utf8", "-m", "retain.platform.reporting.projector", str(folder)]
     # start_new_session: Ctrl-C must reach the sweep only
-    with outside_run_folders(), (folder / "projector.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+    with (folder / "projector.log").open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # broken: it has died, and `stop` says so
+        stdin.write(json.dumps({**asdict(settings), "parent": os.getpid()}).encode())
+    return process
 
 
-def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = 120.0) -> bool:
+def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = _STOP) -> bool:
     """Let a folder's projector poll a last time and end.
 
     Args:
@@ -256,63 +333,51 @@ def stop(process: "subprocess.Popen[bytes]", folder: Path, timeout: float = 120.
         False if the projector failed or had to be killed.
     """
     if process.poll() is None:
-        (folder / PROJECTOR_STOP_FILE).touch()  # not a signal: it would kill a process that has not set its handler yet
+        try:  # not a signal first: it would kill a process that has not set its handler yet
+            (folder / PROJECTOR_STOP_FILE).touch()
+        except OSError:
+            process.terminate()
+    reason = ""
     try:
-        return process.wait(timeout) == 0
+        process.wait(timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        with (folder / "projector.log").open("a") as log:
-            log.write(f"killed: it did not end within {timeout:.0f} s; `retain sync {folder}` sends the rest\n")
-        return False
+        reason = f" (killed: it did not end within {timeout:.0f} s)"
+    if process.returncode not in (0, _REFUSED):
+        with contextlib.suppress(OSError), (folder / "projector.log").open("a", encoding="utf-8") as log:
+            log.write(f"the projector's process ended with exit code {process.returncode}{reason}\n")
+    return process.returncode == 0
 
 
-def main() -> None:
-    """Run ``python -m retain.platform.reporting.projector FOLDER ...``, as `start` does."""
-    parser = argparse.ArgumentParser(description="Project the ledgers of a folder to W&B and TensorBoard.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--mode", choices=get_args(Mode))
-    parser.add_argument("--project", default="retain")
-    parser.add_argument("--entity")
-    parser.add_argument("--group")
-    parser.add_argument("--tag", action="append", default=[])
-    parser.add_argument("--tensorboard", action="store_true")
-    parser.add_argument("--follow", action="store_true")
-    parser.add_argument("--parent", type=int, help="id of the process that started this one; end when it has ended")
-    arguments = parser.parse_args()
-    settings = ProjectorSettings(
-        mode=arguments.mode,
-        project=arguments.project,
-        entity=arguments.entity,
-        group=arguments.group,
-        tags=tuple(arguments.tag),
-        tensorboard=arguments.tensorboard,
-    )
-    _run(arguments.folder, settings, arguments.follow, arguments.parent)
+def main(folder: Path, settings: IO[bytes]) -> None:
+    """Follow a folder, with the settings that `start` writes as JSON."""
+    given = json.load(settings)
+    parent = given.pop("parent")
+    _run(folder, ProjectorSettings(**{**given, "tags": tuple(given["tags"])}), parent)
 
 
-def _run(folder: Path, settings: ProjectorSettings, follow: bool, parent: int | None) -> None:
+def _run(folder: Path, settings: ProjectorSettings, parent: int) -> None:
     signals: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
     def stopped() -> bool:
-        is_orphan = parent is not None and os.getppid() != parent
-        return bool(signals) or is_orphan or (folder / PROJECTOR_STOP_FILE).exists()
+        return bool(signals) or os.getppid() != parent or (folder / PROJECTOR_STOP_FILE).exists()
 
     signal.signal(signal.SIGTERM, on_signal)
     os.nice(10)  # the trials have priority
     code = 0
     try:
-        project(folder, settings, follow=follow, stopped=stopped)
+        project(folder, settings, follow=True, stopped=stopped)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
-        code = 2
+        code = _REFUSED
     (folder / PROJECTOR_STOP_FILE).unlink(missing_ok=True)
     sys.stderr.flush()
     os._exit(code)  # skip wandb's exit hook, which would wait forever for runs whose upload has failed
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.stdin.buffer)

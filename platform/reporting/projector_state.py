@@ -1,5 +1,6 @@
 """The projector's state, projector.json: the W&B run of each trial, and what was sent of it."""
 
+import contextlib
 import re
 import secrets
 import time
@@ -7,6 +8,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
+from ..files import open_regular
 from ..ledger.documents import DamagedError, read_json, write_json
 from ..ledger.reader import Trial
 
@@ -37,17 +39,6 @@ class ProjectorState:
         entry: dict[str, Any] = self._data["trials"].setdefault(trial.id, {"run": run})
         return entry
 
-    @property
-    def left(self) -> int:
-        """The number of trials that the last projector did not send completely; all of them if it was killed."""
-        return int(self._data.get("left", 0))
-
-    @left.setter
-    def left(self, count: int) -> None:
-        """Write the number at once."""
-        self._data["left"] = count
-        self.save()
-
     def save(self) -> None:
         """Write the file atomically."""
         write_json(self._path, self._data)
@@ -76,6 +67,7 @@ def signature(trial: Trial) -> str:
     """Return a digest of everything that is sent of a trial."""
     digest = sha1(trial.status().status.encode())
     for name in ("metrics.jsonl", "summary.json", "matrix.json"):
-        path = trial.folder / name
-        digest.update(path.read_bytes() if path.exists() else b"")
+        with contextlib.suppress(FileNotFoundError), open_regular(trial.folder / name) as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..ledger.documents import to_json
 from ..metrics import TITLES, Array
-from .results import COLUMNS, VIEW_TITLES, ComparedTrial, TableRow, best_variants, format_cell
+from ..visible_text import csv_cell
+from .results import COLUMNS, VIEW_TITLES, ComparedTrial, TableRow, best_variants, format_cell, seeds_text
 
 _HEADS = {
     "average_accuracy": "Average accuracy (ACC)",
@@ -43,12 +44,23 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """A variant's cells, one for each column; `bound`: it is an upper bound and does not compete."""
+    """A variant's cells, one for each column.
+
+    Attributes:
+        variant: the variant's label.
+        bound: whether it is an upper bound and does not compete.
+        cells: its metrics.
+        seeds: how many have finished, such as "3" or "1 of 3".
+        is_empty: whether none has.
+        sweep: the folders that its trials are from.
+    """
 
     variant: str
     bound: bool
     cells: list[Cell]
-    seeds: int
+    seeds: str
+    is_empty: bool
+    sweep: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +75,10 @@ class SummaryTable:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyMatrix:
-    """A variant's mean over seeds: `rows` holds (i, accuracies in [0, 1], None where undefined) after experience i."""
+    """A variant's mean over `seeds`: `rows` holds (i, accuracies in [0, 1], None where undefined) after experience i."""
 
     variant: str
+    seeds: str
     num_experiences: int
     rows: list[tuple[int, list[float | None]]]
 
@@ -85,7 +98,7 @@ def summary_table(rows: Sequence[TableRow], title: str) -> SummaryTable:
     shown = []
     for row in rows:
         cells = [Cell(format_cell(*row.metrics[metric][:2]), row.variant in winners[metric]) for metric in COLUMNS]
-        shown.append(SummaryRow(row.variant, row.bound, cells, seeds=row.metrics[COLUMNS[-1]][2]))
+        shown.append(SummaryRow(row.variant, row.bound, cells, row.seeds, row.done == 0, row.sweep))
     columns = [Column(_HEADS[metric], TITLES[metric]) for metric in COLUMNS]
     return SummaryTable(title, rows[0].view, columns, shown)
 
@@ -98,32 +111,39 @@ def accuracy_matrix(variant: str, seeds: Sequence[ComparedTrial], view: str) -> 
         for i, row in enumerate(mean)
         if np.isfinite(row).any()
     ]
-    return AccuracyMatrix(variant, mean.shape[1], rows)
+    return AccuracyMatrix(variant, seeds_text(len(seeds), seeds[0].planned), mean.shape[1], rows)
 
 
 def downloads(rows: Sequence[TableRow], results: Sequence[ComparedTrial]) -> list[Download]:
-    """Return the table as CSV with every metric, and all accuracy matrices as JSON."""
+    """Return the table as CSV with every metric, and all accuracy matrices as JSON; both name unfinished trials too."""
     trials = [
-        {"variant": result.label, "stream": result.stream, "seed": result.seed, "experiences": result.experiences}
-        | {"sizes": result.sizes.tolist()}
+        _names(result)
+        | {"experiences": result.experiences, "sizes": result.sizes.tolist()}
         | {view: result.views[view].tolist() for view in VIEW_TITLES}
         for result in results
         if result.views
     ]
+    unfinished = [_names(result) | {"problem": result.problem} for result in results if not result.views]
     return [
         Download("summary.csv", "text/csv", _base64(_csv(rows))),
-        Download("matrices.json", "application/json", _base64(to_json({"trials": trials}))),
+        Download("matrices.json", "application/json", _base64(to_json({"trials": trials, "unfinished": unfinished}))),
     ]
 
 
+def _names(result: ComparedTrial) -> dict[str, str | int]:
+    return {"sweep": result.sweep, "variant": result.label, "stream": result.stream, "seed": result.seed}
+
+
 def _csv(rows: Sequence[TableRow]) -> str:
+    """The table's metrics. Names are quoted and never start like a formula, so that a spreadsheet takes them as text."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["stream", "view", "variant", "metric", "mean", "half_width_95", "seeds"])
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(["stream", "view", "variant", "metric", "mean", "half_width_95", "seeds", "planned_seeds", "sweep"])
     for row in rows:
         for metric, (mean, half, seeds) in row.metrics.items():
+            names = [csv_cell(name) for name in (row.stream, row.view, row.variant, metric)]
             numbers = ["" if math.isnan(value) else value for value in (mean, half)]
-            writer.writerow([row.stream, row.view, row.variant, metric, *numbers, seeds])
+            writer.writerow([*names, *numbers, seeds, max(row.planned, seeds), csv_cell(row.sweep)])
     return text.getvalue()
 
 

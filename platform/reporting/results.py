@@ -1,13 +1,14 @@
 """Read the results of trials from one or several folders, for the report and the command line's tables.
 
 All numbers come from the trials' accuracy matrices. Trials of one stream and variant that differ in their seed only become one
-row: mean and 95 % Student t interval over seeds. Imports no plotting library.
+row: mean and 95 % Student t interval over the finished seeds, and how many of the trials these are. A variant without a finished
+trial has a row too. Imports no plotting library.
 
 Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`.
 """
 
-import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from .. import metrics
 from ..errors import UserError
 from ..ledger.reader import Status, Trial, trials_of
 from ..metrics import Array
+from .variant_names import UnnamedTrial, names_of
 
 VIEW_TITLES = {"task_agnostic": "Task-agnostic (tag)", "task_aware": "Task-aware (taw)"}
 COLUMNS = (
@@ -28,10 +30,7 @@ COLUMNS = (
     "learning_accuracy",
     "backward_transfer",
 )
-# Keys of a config that do not make it another variant: its seeds, and where and how it ran.
-_NOT_SETTINGS = (
-    "schema name seed seeds probes output wandb tensorboard ray sweep published checkpoint data resources".split()
-)
+_METRICS = tuple(metrics.summary([[0.0], [0.0]], [1]))  # their names, also of a variant without a finished trial
 _BOUNDS = ("joint", "cumulative")  # trained on the data of past experiences too: upper bounds for the others
 Value = tuple[float, float, int]  # mean, half width of the 95 % interval, number of seeds
 
@@ -42,8 +41,7 @@ class ComparedTrial:
 
     Attributes:
         trial: the trial's folder and identity.
-        label: the variant's name; if several variants share it, with the settings or the folder that differ.
-        stream: the stream's name; if trials of that name differ in their number of experiences, with that number.
+        label, stream, sweep: the names of its variant, stream and folder; see `variant_names`.
         status: the trial's state; only a done trial has `views`.
         problem: why the trial is not in the numbers, or "".
         views: view name -> accuracy matrix (T + 1, T).
@@ -51,7 +49,8 @@ class ComparedTrial:
         experiences: T names.
         scenario: "class", "task", "domain" or "mixed".
         bound: whether the trial is an upper bound (trained on all data) and does not compete.
-        config: the resolved config as plain data.
+        config: the resolved config as plain data; None if it cannot be read.
+        planned: how many trials its variant has on its stream, in any state.
     """
 
     trial: Trial
@@ -64,7 +63,9 @@ class ComparedTrial:
     experiences: tuple[str, ...] = ()
     scenario: str = ""
     bound: bool = False
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    sweep: str = ""
+    planned: int = 1
 
     @property
     def seed(self) -> int:
@@ -81,7 +82,9 @@ class TableRow:
         view: "task_agnostic" or "task_aware".
         variant: the variant's label.
         bound: whether it is an upper bound.
-        metrics: metric name -> (mean, half width of the 95 % interval, number of seeds), NaN where undefined.
+        metrics: metric name -> (mean, half width of the 95 % interval, number of finished seeds), NaN where undefined.
+        planned: the number of its trials in any state; 0: as many as have finished.
+        sweep: the folders that its trials are from.
     """
 
     stream: str
@@ -89,6 +92,23 @@ class TableRow:
     variant: str
     bound: bool
     metrics: Mapping[str, Value]
+    planned: int = 0
+    sweep: str = ""
+
+    @property
+    def done(self) -> int:
+        """The number of finished seeds, which the means are over."""
+        return self.metrics["average_accuracy"][2]
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds: "3", or "1 of 3" if only one has finished."""
+        return seeds_text(self.done, self.planned)
+
+
+def seeds_text(done: int, planned: int) -> str:
+    """Return a number of finished seeds: "3" if these are all, else "1 of 3"."""
+    return f"{done} of {planned}" if done < planned else str(done)
 
 
 def results_of(folders: Sequence[Path]) -> list[ComparedTrial]:
@@ -101,25 +121,58 @@ def results_of(folders: Sequence[Path]) -> list[ComparedTrial]:
     for folder in folders:
         for trial in trials_of(folder):
             trials.setdefault(trial.folder.resolve(), (folder.resolve(), trial))
-    roots = [root for root, _ in trials.values()]
     results = [_result(trial) for _, trial in trials.values()]
-    return _with_unique_labels(_streams_by_length(results), roots)
+    names = names_of(
+        [
+            UnnamedTrial(result.trial, root, result.config, len(result.experiences) or None)
+            for (root, _), result in zip(trials.values(), results, strict=True)
+        ]
+    )
+    planned = Counter((name.stream, name.variant) for name in names)
+    return [
+        replace(
+            result, label=name.variant, stream=name.stream, sweep=name.sweep, planned=planned[name.stream, name.variant]
+        )
+        for result, name in zip(results, names, strict=True)
+    ]
 
 
 def _result(trial: Trial) -> ComparedTrial:
     """Read one trial. A damaged file becomes its `problem`, so that the other trials are still compared."""
+    config = _config(trial)
     try:
         status = trial.status()
-        empty = ComparedTrial(trial, trial.variant, trial.stream, status)
         damage = trial.damage()
         if damage is not None:
             raise UserError(damage)
+        empty = ComparedTrial(trial, trial.variant, trial.stream, status, config=config, bound=_is_bound(trial, config))
         if status.status != "done":
-            return replace(empty, problem=_unfinished(status))
+            return replace(empty, problem=problem_of(status))
         return _with_matrix(empty, trial.read("matrix") or {})
     except (UserError, KeyError, ValueError, TypeError, OverflowError) as error:
         unknown = Status("failed", 0, None, 0.0)
-        return ComparedTrial(trial, trial.variant, trial.stream, unknown, problem=f"unreadable: {error}")
+        return ComparedTrial(
+            trial,
+            trial.variant,
+            trial.stream,
+            unknown,
+            problem=f"unreadable: {_one_line(str(error))}",
+            config=config,
+            bound=_is_bound(trial, config),
+        )
+
+
+def _config(trial: Trial) -> Mapping[str, Any] | None:
+    """A trial's config; None if there is none yet, or none that can be read."""
+    try:
+        return trial.read("config")
+    except (UserError, TypeError, ValueError):
+        return None
+
+
+def _is_bound(trial: Trial, config: Mapping[str, Any] | None) -> bool:
+    strategies = (config or {}).get("strategies")
+    return any(name in _BOUNDS for name in (trial.variant, *(strategies if isinstance(strategies, Mapping) else ())))
 
 
 def _with_matrix(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
@@ -128,115 +181,43 @@ def _with_matrix(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTri
     views = {view: metrics.validate_matrix(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
     sizes = metrics.validate_sizes(matrix["sizes"], int(matrix["num_experiences"]))
     names = tuple(str(name) for name in matrix["experiences"])
-    config = empty.trial.read("config") or {}
     last_row_only = bool(np.isnan(views["task_agnostic"][1:-1]).all()) and len(names) > 1
-    bound = last_row_only or any(name in _BOUNDS for name in (empty.trial.variant, *(config.get("strategies") or {})))
     return replace(
         empty,
         views=views,
         sizes=sizes,
         experiences=names,
         scenario=str(matrix["scenario"]),
-        bound=bound,
-        config=config,
+        bound=empty.bound or last_row_only,
     )
 
 
-def _unfinished(status: Status) -> str:
+def problem_of(status: Status) -> str:
+    """Return in one line why a trial has no final result: its state, how far it came, and the error."""
     text = status.status if not status.experience else f"{status.status} after experience {status.experience}"
-    return f"{text}: {status.error}" if status.error else text
+    return f"{text}: {_one_line(status.error)}" if status.error else text
 
 
-def _streams_by_length(results: list[ComparedTrial]) -> list[ComparedTrial]:
-    """Keep streams of one name but different numbers of experiences apart: their matrices cannot be averaged."""
-    lengths: dict[str, set[int]] = {}
-    for result in results:
-        if result.views:
-            lengths.setdefault(result.stream, set()).add(len(result.experiences))
-    ambiguous = {stream for stream, counts in lengths.items() if len(counts) > 1}
-    return [
-        replace(result, stream=f"{result.stream} ({len(result.experiences)} experiences)")
-        if result.stream in ambiguous and result.views
-        else result
-        for result in results
-    ]
+def failure_of(status: Status) -> str:
+    """Return in one line how far a failed trial came, and the error."""
+    number = status.experience
+    stage = f"after experience {number}" if number else "before the end of experience 1"
+    return f"{stage}: {_one_line(status.error or 'unknown error')}"
 
 
-def _with_unique_labels(results: list[ComparedTrial], roots: Sequence[Path]) -> list[ComparedTrial]:
-    """Extend the labels so that each one has, on one stream, each seed once and trials of one config only."""
-    labels = [result.label for result in results]
-    for members in _groups((result.stream, result.label) for result in results):
-        for index, suffix in zip(members, _differing_settings([results[index] for index in members]), strict=True):
-            labels[index] += suffix
-    for members in _groups((result.stream, label) for result, label in zip(results, labels, strict=True)):
-        suffixes = _differing_folders([results[index].trial for index in members], [roots[index] for index in members])
-        for index, suffix in zip(members, suffixes, strict=True):
-            labels[index] += suffix
-    return [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
-
-
-def _groups(keys: Iterable[object]) -> list[list[int]]:
-    """The indices of equal keys, in order of appearance."""
-    groups: dict[object, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())
-
-
-def _differing_settings(results: Sequence[ComparedTrial]) -> list[str]:
-    """The settings, except the seed, in which finished trials of one variant differ, as " lr=0.1"; "" if they are equal."""
-    configs = [{key: value for key, value in result.config.items() if key not in _NOT_SETTINGS} for result in results]
-    flat = [_flat(config) for config in configs]
-    known = [settings for settings, result in zip(flat, results, strict=True) if result.views]
-    keys = sorted({key for settings in known for key in settings})
-    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in known}) > 1]
-    last_parts = {key: key.rpartition(".")[2] for key in differing}
-    names = {key: part if list(last_parts.values()).count(part) == 1 else key for key, part in last_parts.items()}
-    texts = [
-        ", ".join(f"{names[key]}={_value_text(settings[key])}" for key in differing if key in settings)
-        for settings in flat
-    ]
-    return [f" {text}" if text else "" for text in texts]
-
-
-def _value_text(value: Any) -> str:
-    """A setting's value; for a list of single-key mappings, such as transformations, the keys."""
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) and len(item) == 1 for item in value):
-        return "+".join(str(next(iter(item))) for item in value)
-    return "none" if value is None else str(value)
-
-
-def _flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{path}{key}.")
-        else:
-            flat[f"{path}{key}"] = value
-    return flat
-
-
-def _differing_folders(trials: Sequence[Trial], roots: Sequence[Path]) -> list[str]:
-    """Each trial's folder as " (folder)", in the shortest form in which no seed repeats; "" if no seed repeats without it."""
-    seeds = [trial.seed for trial in trials]
-    folders = [trial.folder for trial in trials]
-    choices = [
-        [""] * len(trials),
-        [f" ({root.name})" for root in roots],
-        [f" ({root.name}/{folder.name})" for root, folder in zip(roots, folders, strict=True)],
-    ]
-    for suffixes in choices:
-        if len(set(zip(suffixes, seeds, strict=True))) == len(trials):
-            return suffixes
-    return [f" ({folder.resolve()})" for folder in folders]
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def finished(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
     """Return the finished trials as stream -> label -> its seeds, in order of appearance, bounds last."""
+    return _by_variant(result for result in results if result.views)
+
+
+def _by_variant(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
     streams: dict[str, dict[str, list[ComparedTrial]]] = {}
     for result in sorted(results, key=lambda result: result.bound):
-        if result.views:
-            streams.setdefault(result.stream, {}).setdefault(result.label, []).append(result)
+        streams.setdefault(result.stream, {}).setdefault(result.label, []).append(result)
     return streams
 
 
@@ -249,19 +230,21 @@ def views_of(variants: Mapping[str, Sequence[ComparedTrial]]) -> list[str]:
 
 
 def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
-    """Return the rows stream by stream, view by view, bounds last; unfinished trials are left out."""
+    """Return the rows stream by stream, view by view, bounds last; one for each variant, even if no trial of it has finished."""
     rows = []
-    for stream, variants in finished(results).items():
-        for view in views_of(variants):
+    for stream, variants in _by_variant(results).items():
+        done = {label: [result for result in seeds if result.views] for label, seeds in variants.items()}
+        for view in views_of(done):
             for label, seeds in variants.items():
-                rows.append(TableRow(stream, view, label, seeds[0].bound, _over_seeds(seeds, view)))
+                bound = any(result.bound for result in seeds)
+                sweeps = ", ".join(dict.fromkeys(result.sweep for result in seeds))
+                rows.append(TableRow(stream, view, label, bound, _over_seeds(done[label], view), len(seeds), sweeps))
     return rows
 
 
 def _over_seeds(seeds: Sequence[ComparedTrial], view: str) -> dict[str, Value]:
     summaries = [metrics.summary(result.views[view], result.sizes) for result in seeds]
-    names = summaries[0]
-    return {name: (*metrics.interval([summary[name] for summary in summaries]), len(seeds)) for name in names}
+    return {name: (*metrics.interval([summary[name] for summary in summaries]), len(seeds)) for name in _METRICS}
 
 
 def format_cell(mean: float, half_width: float) -> str:
@@ -273,8 +256,13 @@ def format_cell(mean: float, half_width: float) -> str:
 
 
 def best_variants(rows: Sequence[TableRow], metric: str) -> set[str]:
-    """Return the variants with the best defined mean, without bounds; empty if fewer than two compete."""
+    """Return the variants with the best defined mean, without bounds.
+
+    Empty if fewer than two compete, or if one of them has a single seed: its difference from the others may be chance.
+    """
     sign = -1 if metric.startswith("forgetting") else 1
-    means = {row.variant: sign * row.metrics[metric][0] for row in rows if not row.bound}
-    defined = {variant: mean for variant, mean in means.items() if not math.isnan(mean)}
-    return {v for v, mean in defined.items() if mean == max(defined.values())} if len(defined) > 1 else set()
+    values = {row.variant: row.metrics[metric] for row in rows if not row.bound}
+    means = {variant: sign * mean for variant, (mean, _, _) in values.items() if not math.isnan(mean)}
+    if len(means) < 2 or any(values[variant][2] < 2 for variant in means):
+        return set()
+    return {variant for variant, mean in means.items() if mean == max(means.values())}

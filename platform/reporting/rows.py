@@ -111,8 +111,23 @@ def numbers_of(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def final_values(trial: Trial) -> dict[str, Any]:
-    """Return the values of a whole trial: its state, cost, final metrics of both views and accuracy matrices."""
+    """Return the values of a whole trial: its state and error, cost, final metrics of both views and accuracy matrices.
+
+    The metrics of a trial that is not done are None: W&B would take those so far for its results.
+    """
+    status = trial.status()
+    if status.status != "done":
+        return {"status": status.status, "error": status.error or ""} | dict.fromkeys(_metrics_so_far(trial))
     summary, matrix = trial.read("summary") or {}, trial.read("matrix") or {}
     cost = {f"cost/{name}": summary[name] for name in ("seconds", "samples") if summary.get(name) is not None}
     matrices = {f"accuracy_matrix/{view}": matrix[view] for view in VIEWS if view in matrix}
-    return {"status": trial.status().status, **cost, **metric_values(summary), **matrices}
+    return {"status": status.status, "error": "", **cost, **metric_values(summary), **matrices}
+
+
+def _metrics_so_far(trial: Trial) -> dict[str, float]:
+    """The metrics that an unfinished trial has logged after its experiences."""
+    logged: dict[str, float] = {}
+    for _, event in trial.events():
+        if event["kind"] == "experience":
+            logged |= metric_values(event.get("metrics") or {})
+    return logged

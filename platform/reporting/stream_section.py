@@ -8,7 +8,7 @@ from . import charts
 from .charts import Chart, Figure, TrialsByVariant, VariantStyle
 from .probe_section import ImageSheet, ProbeCard, image_sheets, probe_cards
 from .report_tables import AccuracyMatrix, SummaryTable, accuracy_matrix, summary_table
-from .results import VIEW_TITLES, TableRow, format_cell, views_of
+from .results import VIEW_TITLES, TableRow, best_variants, format_cell, views_of
 
 _TRAINING_NOTES = {
     "loss": "Dotted: training.",
@@ -45,8 +45,9 @@ class StreamSection:
     Attributes:
         number: its position on the page, from 0.
         name: its name.
+        style: how each variant looks, with the name that legends show.
         about: its size and scenario, in words.
-        best: (variant, average accuracy), the highest first; without bounds.
+        best: (variant, average accuracy), the highest first; without bounds. Empty if a variant has a single seed.
         bounds: (variant, average accuracy) of the upper bounds.
         tables: a summary table for each view.
         is_cut: whether the charts leave variants out.
@@ -60,6 +61,7 @@ class StreamSection:
 
     number: int
     name: str
+    style: Mapping[str, VariantStyle]
     about: str
     best: list[tuple[str, str]]
     bounds: list[tuple[str, str]]
@@ -81,17 +83,21 @@ def stream_section(
     Args:
         number: its position on the page, from 0.
         name: the stream's name.
-        variants: its finished trials.
+        variants: its finished trials; without any, the section has a table that says how many there are to be.
         rows: the table's rows of all streams.
         style: how each variant looks.
     """
+    if not variants:
+        return _empty_section(number, name, rows, style)
     by_view = {view: [row for row in rows if (row.stream, row.view) == (name, view)] for view in views_of(variants)}
     both_views, shown = len(by_view) > 1, charts.variants_in_charts(variants)
+    style = charts.styles_on_stream(style, variants)
     suffix = {view: f": {VIEW_TITLES[view].lower()}" if both_views else "" for view in by_view}
     competitors, bounds = _ranking(next(iter(by_view.values())))
     return StreamSection(
         number=number,
         name=name,
+        style=style,
         about=_about(variants, both_views),
         best=competitors,
         bounds=bounds,
@@ -114,6 +120,14 @@ def stream_section(
     )
 
 
+def _empty_section(
+    number: int, name: str, rows: Sequence[TableRow], style: Mapping[str, VariantStyle]
+) -> StreamSection:
+    table = summary_table([row for row in rows if row.stream == name], "Summary")
+    about = "No trial on this stream has finished."
+    return StreamSection(number, name, style, about, [], [], [table], False, [], [], [], [], [], [])
+
+
 def _about(variants: TrialsByVariant, both_views: bool) -> str:
     """The stream's size and scenario."""
     example = next(iter(variants.values()))[0]
@@ -127,14 +141,14 @@ def _about(variants: TrialsByVariant, both_views: bool) -> str:
 
 
 def _ranking(rows: Sequence[TableRow]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The variants and the bounds with their average accuracy, the highest first."""
+    """The variants and the bounds with their average accuracy, the highest first; no variants if the best is not known."""
     defined = [row for row in rows if not math.isnan(row.metrics["average_accuracy"][0])]
     competitors: list[tuple[str, str]] = []
     bounds: list[tuple[str, str]] = []
     for row in sorted(defined, key=lambda row: -row.metrics["average_accuracy"][0]):
         ranked = bounds if row.bound else competitors
         ranked.append((row.variant, format_cell(*row.metrics["average_accuracy"][:2])))
-    return competitors, bounds
+    return competitors if best_variants(rows, "average_accuracy") else [], bounds
 
 
 def _view_details(

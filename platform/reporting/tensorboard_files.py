@@ -1,5 +1,6 @@
 """Write ledgers as TensorBoard files. The only module that imports tensorboard."""
 
+import contextlib
 import importlib
 import shutil
 import time
@@ -35,7 +36,8 @@ class TensorBoardFiles:
         )
         entry = self._state.entry(trial)
         digest = signature(trial)
-        if trial.status().status == "pending" or entry.get("tensorboard") == digest:
+        is_written = entry.get("tensorboard") == digest and (self._folder / trial.id).exists()
+        if trial.status().status == "pending" or is_written:
             return False
         writer, cursor = self._live.get(trial.id) or self._begin(trial)
         self._live[trial.id] = writer, cursor
@@ -51,7 +53,10 @@ class TensorBoardFiles:
         return True
 
     def drop(self) -> None:
-        """Forget all open files after a failure: the next updates write them again."""
+        """Close all files after a failure: the next updates write them again."""
+        for writer, _ in self._live.values():
+            with contextlib.suppress(Exception):  # what failed before fails again
+                writer.close()
         self._live.clear()
 
     def _begin(self, trial: Trial) -> tuple[Any, LedgerCursor]:

@@ -1,4 +1,4 @@
-"""Send ledgers to W&B as runs. The only module that imports wandb.
+"""Send ledgers to W&B as runs.
 
 A trial is one W&B run, and each row of its ledger is one step of the run. Counting the server's steps therefore tells which
 rows it has: after any crash, a run resumes without a doubled or missing step. Offline, a trial is written as a whole once it
@@ -6,15 +6,14 @@ has ended.
 """
 
 import contextlib
+import errno
 import logging
-import netrc
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -23,12 +22,14 @@ from ..ledger.reader import Trial, is_sweep, run_name
 from .polling import LedgerCursor
 from .projector_state import ProjectorState, signature
 from .rows import Mode, ProjectorSettings, final_values
+from .wandb_account import NAME_LENGTH, TAG_LENGTH
 
 if TYPE_CHECKING:
     import wandb
 
 ENDED = ("done", "failed", "stopped")
 _TIMEOUT = 20.0  # seconds for starting a run, and for the upload of the rest when it ends
+_ROOM = 2**20  # bytes: with less room on the disk, a file that W&B has written may be incomplete
 _INTERVAL = 15.0  # seconds between two uploads of a live run
 _PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each query of a run's row count, which lags behind the rows
 # W&B's step axes, and the prefixes of the names that are shown over each
@@ -39,41 +40,8 @@ _AXES = {
 _log = logging.getLogger("retain.projector")
 
 
-def resolve_mode(mode: Mode | None) -> Mode:
-    """Return W&B's mode: `mode`, or WANDB_MODE, or online if there is a key, else offline.
-
-    Raises:
-        UserError: online without a key; an unknown WANDB_MODE.
-    """
-    chosen = mode or os.environ.get("WANDB_MODE")
-    if chosen == "online" and not _has_key():
-        raise UserError("wandb.mode=online: no W&B key is set. Run `wandb login`, set WANDB_API_KEY, or use offline")
-    if chosen in get_args(Mode):
-        return chosen  # type: ignore[return-value]  # mypy does not narrow by get_args
-    if chosen is not None:
-        raise UserError(f"WANDB_MODE={chosen}: must be one of {', '.join(get_args(Mode))}")
-    return "online" if _has_key() else "offline"
-
-
-def _has_key() -> bool:
-    """Whether W&B finds a key without prompting for one."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    netrc_path = os.environ.get("NETRC")
-    paths = [Path(netrc_path)] if netrc_path else [Path("~/.netrc"), Path("~/_netrc")]
-    existing = [path.expanduser() for path in paths if path.expanduser().exists()]
-    if not existing:
-        return False
-    import wandb  # for the host, which may be in its settings file; slow, so only here
-
-    host = urlsplit(str(wandb.setup().settings.base_url)).netloc
-    with contextlib.suppress(netrc.NetrcParseError, OSError):
-        return netrc.netrc(existing[0]).authenticators(host) is not None
-    return False
-
-
 class WandbRuns:
-    """Sends a folder's trials to W&B as runs."""
+    """Sends a folder's trials to W&B as runs, in the context `wandb_account.isolated`."""
 
     def __init__(self, folder: Path, settings: ProjectorSettings, mode: Mode, state: ProjectorState) -> None:
         """Send in `mode` (from `resolve_mode`); record in `state` what was sent."""
@@ -123,6 +91,8 @@ class WandbRuns:
             if self._mode == "online":
                 _confirm(run, cursor.count)
                 self._clear(entry["run"], "offline-run")
+            elif shutil.disk_usage(self._folder).free < _ROOM:  # W&B does not say that it could not write its file
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / "wandb"))
         return digest
 
     def drop(self) -> None:
@@ -135,7 +105,7 @@ class WandbRuns:
         for child in psutil.Process().children():
             if child.name().startswith("wandb-core"):
                 child.kill()
-        with contextlib.suppress(SystemExit, *failures()):  # teardown raises SystemExit when the service was killed
+        with contextlib.suppress(SystemExit, Exception):  # teardown raises SystemExit when the service was killed
             import wandb
 
             wandb.teardown(exit_code=1)
@@ -181,17 +151,17 @@ def _init(trial: Trial, folder: Path, settings: ProjectorSettings, mode: Mode, r
     config = trial.read("config") or {}
     sweep = run_name(folder) if is_sweep(folder) else config.get("name", folder.name)
     tags = dict.fromkeys((trial.variant, trial.stream, *(config.get("strategies") or {}), *settings.tags))
-    wandb.setup(wandb.Settings(silent=True))
+    wandb.setup(wandb.Settings(silent=True, sagemaker_disable=True))  # SageMaker would choose the run's id
     wandb_run = wandb.init(
         id=run,
         resume="allow" if mode == "online" else None,
         mode=mode,
         project=settings.project,
         entity=settings.entity,
-        group=settings.group or sweep,
-        name=f"{trial.variant}/{trial.stream}/{trial.seed}",
+        group=(settings.group or sweep)[:NAME_LENGTH],
+        name=f"{trial.variant}/{trial.stream}/{trial.seed}"[:NAME_LENGTH],
         job_type="trial",
-        tags=[tag[:64] for tag in tags],
+        tags=[tag[:TAG_LENGTH] for tag in tags if tag],
         config={**config, "variant": trial.variant, "stream": trial.stream, "seed": trial.seed, "trial": trial.id},
         dir=folder,
         reinit="create_new",
@@ -199,8 +169,10 @@ def _init(trial: Trial, folder: Path, settings: ProjectorSettings, mode: Mode, r
             console="off",
             silent=True,
             symlink=False,
+            use_dot_wandb=False,
             disable_git=True,
             disable_code=True,
+            save_code=False,
             disable_job_creation=True,
             init_timeout=_TIMEOUT,
             finish_timeout=_TIMEOUT,
@@ -231,24 +203,3 @@ def _confirm(run: "wandb.Run", count: int) -> None:
         if received is None or received >= count:  # a server without this field is trusted
             return
     raise ConnectionError(f"W&B has {received} of {count} rows")
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions that W&B raises when its service, its server or the network fails; they share no base class."""
-    exceptions: tuple[type[Exception], ...] = (OSError, ImportError)
-    with contextlib.suppress(ImportError):
-        import wandb
-
-        exceptions += (wandb.Error,)
-    with contextlib.suppress(ImportError):
-        from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-        from wandb.sdk.mailbox.mailbox import MailboxClosedError
-        from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
-
-        exceptions += (
-            MailboxClosedError,
-            HandleAbandonedError,
-            ServerResponseError,
-            WandbServiceConnectionError,
-        )
-    return exceptions

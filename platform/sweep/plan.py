@@ -1,26 +1,25 @@
 """Plan the trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
 
-import math
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
-import numpy as np
-
-from ..config.load import from_dict, to_dict
-from ..config.schema import Experiment, Settings, Sweep
-from ..config.yaml_overrides import merge, nest_key, resolve_interpolations
+from ..config.interpolations import has_interpolation, resolve_interpolations
+from ..config.load import from_dict, plain_data, to_dict, value_of
+from ..config.schema import Data, Experiment, Origin
 from ..data.streams import Stream
-from ..errors import UserError, comma_separated, nearest
+from ..errors import UserError, comma_separated
+from ..run_folders import folder_name
 from ..trial.builder import build_trial
 from ..trial.resolve import ResolvedExperiment, resolve_experiment
+from ..visible_text import shortened
+from .combinations import combinations, naming_trial, replaced_values
+from .search_space import SWEEP_WIDE, is_random, point_names, search_points, shortage
 
-_KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
-# Sections and keys that a stream, a variant or the search space cannot override.
-_SWEEP_WIDE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
+_MISSING = object()  # the value of a key that a config does not have
+_MAX_EQUAL = 3  # pairs of equal trials that are named
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,132 +39,175 @@ class PlannedTrial:
         """Return its complete config."""
         return self.resolved.experiment
 
+    def with_data(self, data: Data) -> "PlannedTrial":
+        """Return the trial with other data folders."""
+        experiment = replace(self.config, data=data)
+        return replace(self, resolved=replace(self.resolved, experiment=experiment))
+
 
 def plan(experiment: Experiment) -> list[PlannedTrial]:
     """Return all trials, in order: every seed of a variant, variant by variant, stream by stream.
 
+    Interpolations are resolved in each trial, after its stream, variant, point and seed are merged. Trials with equal settings
+    under two names are logged as a warning.
+
     Raises:
-        UserError: the overrides of a stream, variant or search point give an invalid config.
+        UserError: the overrides of a stream, variant or search point give an invalid config, or name what a variant does not
+            have; an override of the experiment changes no trial.
     """
-    sweep = experiment.sweep
-    base = to_dict(replace(experiment, sweep=Sweep(), published=None))
-    streams: Mapping[str, Settings] = sweep.streams or {next(iter(experiment.benchmark)): {}}
-    variants: Mapping[str, Settings] = sweep.variants or {experiment.name: {}}
-    trials: list[PlannedTrial] = []
-    for (stream, for_stream), (variant, for_variant) in product(streams.items(), variants.items()):
-        for point in search_points(sweep):
-            overrides = merge(_overrides("streams", stream, for_stream), _overrides("variants", variant, for_variant))
-            for key, value in point.items():
-                overrides = merge(overrides, nest_key(key, value))
-            name = " ".join([variant, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())])
-            with _naming_trial(stream, name):
-                resolved = resolve_experiment(from_dict(resolve_interpolations(merge(base, overrides))))
-            for seed in sweep.seeds:
-                trial_id = _id(len(trials), stream, name, seed)
-                identity = {"id": trial_id, "variant": name, "stream": stream, "seed": seed, "overrides": overrides}
-                trials.append(PlannedTrial(resolved.with_seed(seed), identity))
+    sweep, trials, configs = experiment.sweep, list[PlannedTrial](), list[dict[str, Any]]()
+    parts, fixed = list(combinations(experiment)), plain_data(experiment)
+    domains = [item for part in parts for item in part.domains().items()]
+    if sweep.samples > 1 and not any(is_random(key, domain) for key, domain in domains):
+        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is sampled at random.")
+    notes: dict[str, None] = {}  # for the terminal, each once
+    for part in parts:
+        with naming_trial(part.stream, part.variant):
+            points = search_points(part.sweep, part.added)
+            notes.setdefault(shortage(part.sweep, part.added, points), None)
+        for point, text in zip(points, point_names(points), strict=True):
+            name = f"{part.variant} {text}" if text else part.variant
+            with naming_trial(part.stream, name):
+                config, overrides = part.at(point)
+                for seed, plain, resolved in _of_each_seed(config, sweep.seeds):
+                    _check_sweep_wide(plain, fixed, experiment.origin)
+                    identity = {
+                        "id": _id(len(trials), part.stream, name, seed),
+                        "variant": name,
+                        "stream": part.stream,
+                        "seed": seed,
+                        "overrides": _resolved_overrides(overrides, plain),
+                    }
+                    trials.append(PlannedTrial(resolved, identity))
+                    configs.append({**config, "seed": seed})
+    _check_overrides(experiment, configs)
+    notes.setdefault(_repeated(trials), None)
+    for note in filter(None, (*notes, *replaced_values(sweep))):
+        _log.warning("%s", note)
     return trials
+
+
+def _of_each_seed(
+    config: dict[str, Any], seeds: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any], ResolvedExperiment]]:
+    """Yield seed, plain config and resolved config; what does not depend on the seed is resolved once."""
+    varies = has_interpolation({key: value for key, value in config.items() if key != "sweep"})
+    plain: dict[str, Any] = {}
+    resolved: ResolvedExperiment | None = None
+    for seed in seeds:
+        previous = plain
+        if resolved is None or varies:
+            plain = resolve_interpolations({**config, "seed": seed})
+            del plain["sweep"]
+        if resolved is None or {**plain, "seed": 0} != {**previous, "seed": 0}:
+            resolved = resolve_experiment(from_dict(plain))
+        yield seed, plain, resolved.with_seed(seed)
+
+
+def _check_sweep_wide(trial: Mapping[str, Any], sweep: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse an interpolation that gives a trial another value of a key of the whole sweep."""
+    for keys, written, _ in origin.interpolations:
+        is_shared = (
+            keys[0] in SWEEP_WIDE and trial.get(keys[0]) is not None and keys != ("seed",)
+        )  # trials have no `published`
+        if is_shared and value_of(trial, keys) != value_of(sweep, keys):
+            raise UserError(
+                f"{'.'.join(keys)}={shortened(str(written), 80)}: would differ between trials, but belongs to the whole sweep."
+            )
+
+
+def _resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return overrides with the resolved values of a trial's config in the place of interpolations."""
+    resolved: dict[str, Any] = {}
+    for key, value in overrides.items():
+        inside = config.get(key) if isinstance(config, Mapping) else None
+        if isinstance(value, Mapping):
+            resolved[key] = _resolved_overrides(value, inside)
+        else:
+            resolved[key] = inside if has_interpolation(value) else value
+    return resolved
+
+
+def _check_overrides(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an override that changes no trial, since the streams or variants set its key themselves."""
+    base = to_dict(experiment)
+    for override in experiment.origin.overrides:
+        keys = override.keys
+        if keys[0] in SWEEP_WIDE and keys != ("seed",):
+            continue
+        if not any(_has_part(config, base, keys) for config in configs):
+            advice = "a sweep's seeds are sweep.seeds"
+            if keys != ("seed",):
+                dotted = ".".join(keys)
+                advice = (
+                    f"the sweep's streams or variants set it. Override sweep.streams.NAME.{dotted} or "
+                    f"sweep.variants.NAME.{dotted}, or remove them: sweep.streams={{}}"
+                )
+            raise UserError(f"override '{shortened(override.text, 80)}': changes no trial: {advice}.")
+
+
+def _has_part(config: Any, base: Any, keys: Sequence[str]) -> bool:
+    """Return whether a trial's config has a value of the base at `keys`, or anywhere below."""
+    for key in keys:
+        config, base = (each.get(key, _MISSING) if isinstance(each, Mapping) else _MISSING for each in (config, base))
+    return _shares_value(config, base)
+
+
+def _shares_value(config: Any, base: Any) -> bool:
+    if isinstance(base, Mapping) and isinstance(config, Mapping):
+        return not base or any(_shares_value(config.get(key, _MISSING), value) for key, value in base.items())
+    return bool(config == base)
+
+
+def _repeated(trials: Sequence[PlannedTrial]) -> str:
+    """Return which trials have the same settings under two names; UserError for two variants of one name."""
+    names: set[tuple[str, str, int]] = set()
+    first: dict[str, str] = {}
+    equal: list[str] = []
+    for trial in trials:
+        stream, variant, seed = (trial.identity[key] for key in ("stream", "variant", "seed"))
+        if (stream, variant, seed) in names:
+            raise UserError(
+                f"sweep ({stream}): two variants have the name '{variant}': rename one of them in sweep.variants."
+            )
+        names.add((stream, variant, seed))
+        name = f"({stream}, {variant})"
+        same = first.setdefault(repr(trial.config), name)
+        if same != name and f"{same} and {name}" not in equal:
+            equal.append(f"{same} and {name}")
+    more = f"; and {len(equal) - _MAX_EQUAL} more pairs" if len(equal) > _MAX_EQUAL else ""
+    return f"the same trials run under two names: {'; '.join(equal[:_MAX_EQUAL])}{more}" if equal else ""
 
 
 def check_trials(trials: Sequence[PlannedTrial]) -> None:
     """Build the streams and check every strategy against its stream, before anything starts.
 
-    This also prepares the data once, so no two workers prepare it at the same time.
+    This also prepares the data once, so no two workers prepare it at the same time. What is allowed but likely to ruin a
+    result is logged as a warning.
 
     Raises:
         UserError: a trial's stream or strategies are refused.
     """
-    seen: list[Experiment] = []
+    seen: set[str] = set()
+    warned: dict[str, list[str]] = {}  # warning -> its variants
     built: tuple[Any, Stream] | None = None  # trials of one stream are adjacent: remembering the last stream is enough
     for trial in trials:
-        config = replace(trial.config, seed=0)
+        config = repr(replace(trial.config, seed=0))
         if config in seen:
             continue
-        seen.append(config)
+        seen.add(config)
         source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
-        with _naming_trial(trial.identity["stream"], trial.identity["variant"]):
+        with naming_trial(trial.identity["stream"], trial.identity["variant"]):
             builder = build_trial(
                 trial.resolved, planning=True, stream=built[1] if built and built[0] == source else None
             )
         built = source, builder.stream
-
-
-def search_points(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the points of the search space: at each point of the grid's product, `samples` random draws.
-
-    The points depend on `space_seed` only, so they are the same for every variant.
-    """
-    grid = {key: domain["grid"] for key, domain in sweep.space.items() if _kind(key, domain) == "grid"}
-    random_domains = {key: domain for key, domain in sweep.space.items() if key not in grid}
-    if sweep.samples > 1 and not random_domains:
-        raise UserError(f"sweep.samples={sweep.samples}: is not used: nothing in sweep.space is sampled at random.")
-    rng = np.random.default_rng(sweep.space_seed)
-    points = []
-    for combination in product(*grid.values()):
-        for _ in range(sweep.samples if random_domains else 1):
-            fixed = dict(zip(grid, combination, strict=True))
-            points.append(fixed | {key: _sample(key, domain, rng) for key, domain in random_domains.items()})
-    return points
-
-
-def _kind(key: str, domain: Settings) -> str:
-    """Return a domain's kind (choice, uniform, ...); UserError for an unknown or malformed domain."""
-    path = f"sweep.space.{key}"
-    if key.partition(".")[0] in _SWEEP_WIDE:
-        raise UserError(f"{path}: belongs to the whole sweep: set it at the top (seeds: sweep.seeds).")
-    if len(domain) != 1 or next(iter(domain)) not in _KINDS:
-        suggestion = nearest(str(next(iter(domain), "")), _KINDS)
-        raise UserError(
-            f"{path}={dict(domain)}: must be one of {comma_separated(_KINDS)}, with its values.{suggestion}"
-        )
-    kind, values = next(iter(domain.items()))
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise UserError(f"{path}.{kind}={values!r}: must be a list of values.")
-    if kind in ("uniform", "loguniform", "randint"):
-        allowed = int if kind == "randint" else int | float
-        numbers = all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-        if len(values) != 2 or not numbers or values[0] >= values[1]:
-            what = "integers" if kind == "randint" else "finite numbers"
-            raise UserError(f"{path}.{kind}={list(values)}: must be two {what}, the smaller first.")
-        if kind == "loguniform" and values[0] <= 0:
-            raise UserError(f"{path}.{kind}={list(values)}: must be above 0.")
-    return str(kind)
-
-
-def _sample(key: str, domain: Settings, rng: np.random.Generator) -> Any:
-    """Sample a random domain; return a plain Python value. randint excludes the upper bound, as in Ray Tune."""
-    kind, values = _kind(key, domain), next(iter(domain.values()))
-    if kind == "choice":
-        return values[int(rng.integers(len(values)))]
-    low, high = values
-    if kind == "randint":
-        return int(rng.integers(low, high))
-    if kind == "uniform":
-        return float(rng.uniform(low, high))
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _overrides(section: str, name: str, settings: Settings) -> Settings:
-    """Return a stream's or variant's overrides; UserError if they set something that belongs to the whole sweep."""
-    for key in _SWEEP_WIDE:
-        if key in settings:
-            raise UserError(f"sweep.{section}.{name}.{key}: belongs to the whole sweep: set it at the top.")
-    return settings
-
-
-@contextmanager
-def _naming_trial(stream: str, variant: str) -> Iterator[None]:
-    """Add the stream and the variant to a UserError's message."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"sweep ({stream}, {variant}): {error}") from None
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        for text in builder.warnings:
+            warned.setdefault(text, []).append(trial.identity["variant"])
+    for text, variants in warned.items():
+        _log.warning("%s (variants: %s)", text, comma_separated(set(variants)))
 
 
 def _id(number: int, stream: str, variant: str, seed: int) -> str:
     """A trial's id: a folder name that sorts in plan order and is legal on every file system."""
-    return f"{number:03d}-" + re.sub(r"[^A-Za-z0-9_.=+-]+", "_", f"{stream}-{variant}-seed{seed}")[:120]
+    return folder_name(f"{number:03d}-{stream}-{variant}-seed{seed}")

@@ -15,6 +15,7 @@ from ..config.schema import Experiment
 from ..errors import UserError
 from ..files import write_text
 from ..trial.builder import device_of
+from .ray_health import ClusterLostError, check_reachable, leave_dead_cluster
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" keeps every port of Ray on 127.0.0.1, on any system
 
@@ -52,7 +53,9 @@ class RayCluster:
         """Disconnect; a local Ray that was started here is shut down."""
         import ray
 
-        if self._ours:
+        if self._ours and isinstance(error, ClusterLostError):
+            leave_dead_cluster()
+        elif self._ours:
             ray.shutdown()
 
 
@@ -61,19 +64,31 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     _no_uv_run()
-    if not address:
+    if not address or address == "local":
         _start()
         return
+    check_reachable(address)
     import ray
     from ray.exceptions import AuthenticationError
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, job_config=_job_config(), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         raise UserError(
             f"ray.address={address}: no Ray cluster can be joined there: {str(error).strip()} (A cluster with a token "
             f"takes it from RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token.)"
         ) from None
+
+
+def _job_config() -> Any:
+    """Return a job that does not put the driver's working directory first on its workers' module search path, as Ray would.
+
+    A user's script there, such as ``gzip.py``, would hide Python's own; `run_trial` puts the directory last. None leaves it
+    to Ray: in a job that `ray job submit` has prepared.
+    """
+    from ray.job_config import JobConfig
+
+    return None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else JobConfig(_client_job=True)
 
 
 def _no_uv_run() -> None:
@@ -95,7 +110,13 @@ def _start() -> None:
 
         _token()
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            ray.init(
+                address="local",  # not the cluster that the last `ray start` on this machine has noted
+                job_config=_job_config(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+            )
         except (OSError, RuntimeError) as error:  # RuntimeError: Ray's processes could not write their files
             temporary = os.environ.get("RAY_TMPDIR") or gettempdir()
             free = disk_usage(temporary).free / 2**20
@@ -138,7 +159,7 @@ def _token() -> None:
             path.chmod(0o600)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(secrets.token_hex(32))
     except FileExistsError:  # another sweep has just written it
         pass
@@ -174,7 +195,9 @@ def check_shared_folder(folder: Path) -> None:
         return
     marker = folder / ".marker"
     write_text(marker, str(os.getpid()))
-    sees_marker: Any = ray.remote(num_cpus=0)(lambda path, text: os.path.exists(path) and open(path).read() == text)
+    sees_marker: Any = ray.remote(num_cpus=0)(
+        lambda path, text: os.path.exists(path) and open(path, encoding="utf-8").read() == text
+    )
     for node in nodes:
         on_node = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         if not ray.get(sees_marker.options(scheduling_strategy=on_node).remote(str(marker), str(os.getpid()))):

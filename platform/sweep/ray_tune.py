@@ -18,7 +18,7 @@ from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial
 from ..trial.stop_request import StopRequest
-from .ray_worker import DISK_FULL, GRACE_SECONDS, SWEEP_STOP_FILE, CheckpointOnSigterm, run_trial
+from .ray_worker import DISK_FULL, GRACE_SECONDS, SWEEP_STOP_FILE, CheckpointOnSigterm, run_trial, wait_for_process
 
 
 def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper: "SweepStopper") -> dict[str, str]:
@@ -138,6 +138,7 @@ class SweepStopper:
         self.full: str | None = None  # why nothing can be written
         self._unwritable: set[str] = set()  # folders of trials that have ended but may have been unable to record it
         self._deadline: float | None = None
+        self._ray_is_lost = False
 
     def on_result(self, result: Mapping[str, Any]) -> bool:
         """Note a trial's report of a full disk; always False, since no report ends its trial."""
@@ -148,14 +149,31 @@ class SweepStopper:
 
     def should_stop(self) -> bool:
         """Return whether to end the sweep now; Tune calls this about ten times a second."""
+        if self._ray_is_lost:
+            return True
         if self.full is None and not self.stop_request.requested():
             return False
         if self._deadline is None:
-            self._deadline = time.monotonic() + GRACE_SECONDS
-            with suppress(OSError):
-                (self.folder / SWEEP_STOP_FILE).touch()
+            self._ask_trials()
         awaited = (trial for trial in self.trials if str(trial.folder) not in self._unwritable)
-        return time.monotonic() > self._deadline or all(trial.status().status != "running" for trial in awaited)
+        return self._time_left() < 0 or all(trial.status().status != "running" for trial in awaited)
+
+    def stop_without_ray(self) -> None:
+        """End the sweep after Ray has died: give trials whose processes still live the time to write a checkpoint."""
+        self._ray_is_lost = True
+        self._ask_trials()
+        for trial in self.trials:
+            if trial.status().status == "running":
+                wait_for_process(trial.folder, max(0.0, self._time_left()))
+
+    def _ask_trials(self) -> None:
+        """Ask the running trials to stop."""
+        self._deadline = time.monotonic() + GRACE_SECONDS
+        with suppress(OSError):
+            (self.folder / SWEEP_STOP_FILE).touch()
+
+    def _time_left(self) -> float:
+        return (self._deadline or 0.0) - time.monotonic()
 
 
 def _reason(error: BaseException, times: int) -> str:

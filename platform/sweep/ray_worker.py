@@ -34,12 +34,11 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
         report: called with the metrics after each experience, or with {DISK_FULL: reason, "folder": the trial's}.
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a slow end of one trial must not fail the next
-    for path in settings["path"]:  # the user's modules must be importable here too
-        if path not in sys.path:
-            sys.path.append(path)
+    # the user's modules must be importable here too; Ray has put the working directory first, which would hide others
+    sys.path[:] = [*(path for path in sys.path if path and path not in settings["path"]), *settings["path"]]
     folder, stop = Path(settings["folder"]), Path(settings["sweep"]) / SWEEP_STOP_FILE
     with _trial_running, failures_to_ledger(folder, report):
-        _wait_for_previous_process(folder)
+        wait_for_process(folder, 1.5 * GRACE_SECONDS)
         if stop.exists():
             raise Stopped
         from ..trial.run import run
@@ -68,10 +67,10 @@ def _collect() -> None:
         gc.freeze()
 
 
-def _wait_for_previous_process(folder: Path) -> None:
-    """Wait for the trial's lock: after SIGTERM, a process may still write its last checkpoint when Ray restarts the trial."""
+def wait_for_process(folder: Path, timeout: float) -> None:
+    """Wait for the trial's lock, at most `timeout` seconds: a process that was told to end may still write a checkpoint."""
     with suppress(Timeout):  # opening the ledger then raises InUseError
-        FileLock(folder / ".lock", thread_local=False).acquire(timeout=1.5 * GRACE_SECONDS).lock.release()
+        FileLock(folder / ".lock", thread_local=False).acquire(timeout=timeout).lock.release()
 
 
 class CheckpointOnSigterm:

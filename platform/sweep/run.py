@@ -6,27 +6,28 @@ unfinished trials go to a new Tuner; each resumes from its newest valid checkpoi
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
-import yaml
-
-from ..config.load import as_experiment, from_dict, to_dict
+from ..config.load import as_experiment, from_dict, load_config, to_dict
 from ..config.schema import Data, Experiment
+from ..config.yaml_files import dump_yaml
 from ..data.cache import DataFolders
 from ..disk_errors import reraise_disk_errors, unwritable_folder_error
 from ..errors import UserError
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
 from ..ledger.writer import SweepLedger, TrialLedger, mark_for_repair, write_status
 from ..reporting.projector import projector_process
-from ..reporting.wandb_runs import resolve_mode
-from ..run_folders import outside_run_folders
+from ..reporting.wandb_account import check_wandb
+from ..run_folders import new_folder, outside_run_folders
 from ..trial.stop_request import StopRequest
 from .plan import PlannedTrial, check_trials, plan
 from .ray_cluster import RayCluster, check_shared_folder
+from .ray_health import ClusterLostError, run_watched
 from .ray_tune import SweepStopper, run_tuner, without_ray_sigterm_handler
 from .ray_worker import SWEEP_STOP_FILE, set_status_unless_final
 
@@ -63,13 +64,14 @@ def sweep(
         KeyboardInterrupt: Ctrl-C.
     """
     config = as_experiment(config)
-    config = replace(config, data=_absolute(config.data))
-    trials = plan(config)
+    trials = _planned(config)
     check_trials(trials)
-    resolve_mode(config.wandb.mode)
-    folder = default_folder(config) if folder is None else Path(folder).absolute()
-    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    if not any(keys[0] == "data" for keys, *_ in config.origin.interpolations):  # each trial resolves those
+        config = replace(config, data=_absolute(config.data))
+    check_wandb(config.wandb)
+    text = dump_yaml(to_dict(config))
     with (
+        new_folder(folder, config.output, config.name) as folder,
         reraise_disk_errors(folder),
         watch or nullcontext(),
         RayCluster(config),  # first: a cluster that is too small is refused before anything is written
@@ -88,7 +90,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
     """
     folder = Path(folder).absolute()
     if is_sweep(folder):
-        config = from_dict(run_config(folder))
+        config = load_config(run_config(folder))
         _check_address(config, folder)
         with (
             reraise_disk_errors(folder),
@@ -124,9 +126,9 @@ def _check_address(config: Experiment, folder: Path) -> None:
         )
 
 
-def default_folder(config: Experiment) -> Path:
-    """Return ``output/name-time`` as an absolute path."""
-    return (Path(config.output).expanduser() / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+def _planned(config: Experiment) -> list[PlannedTrial]:
+    """Plan the trials, with absolute data folders."""
+    return [trial.with_data(_absolute(trial.config.data)) for trial in plan(config)]
 
 
 def _absolute(data: Data) -> Data:
@@ -138,7 +140,7 @@ def _absolute(data: Data) -> Data:
 
 def _write_pending(folder: Path, trial: PlannedTrial) -> None:
     """Write the folder of a trial that has not started: its config and identity."""
-    TrialLedger.create(folder, yaml.safe_dump(to_dict(trial.config), sort_keys=False), trial.identity).close()
+    TrialLedger.create(folder, dump_yaml(to_dict(trial.config)), trial.identity).close()
 
 
 def _write_missing(config: Experiment, folder: Path) -> None:
@@ -149,7 +151,12 @@ def _write_missing(config: Experiment, folder: Path) -> None:
 
     missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not is_written(trial)]
     if missing:
-        planned = plan(config)
+        planned, listed = plan(config), trials_of(folder)
+        if len(planned) != len(listed):
+            raise UserError(
+                f"{folder}: another version of retain planned {len(listed)} trials, this one {len(planned)}, so the "
+                f"{len(missing)} trials without a folder are not known. Start a new sweep, or resume with that version."
+            )
         for trial in missing:
             # match by the number in the plan: older versions put other keys into the id and the overrides
             number = int(trial.id.partition("-")[0])
@@ -168,10 +175,27 @@ def _run(config: Experiment, folder: Path) -> SweepResult:
             write_status(trial.folder, "pending", trial.status().experience, None)
     trials = [trial for trial, _ in unfinished]
     if trials:
-        check_shared_folder(folder)
-        with projector_process(folder, config):
+        run_watched(lambda: check_shared_folder(folder))
+        with projector_process(folder, config), _sweep_log(folder, len(trials)):
             _tune(config, folder, trials)
     return SweepResult(folder, trials_of(folder))
+
+
+@contextmanager
+def _sweep_log(folder: Path, num_trials: int) -> Iterator[None]:
+    """Write to sweep.log how the trials start and end. A process that is killed, or that Ray ends, cannot say it later."""
+
+    def write(text: str) -> None:
+        with suppress(OSError), (folder / "sweep.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {gethostname()}: {text}\n")
+
+    write(f"runs {num_trials} trials. If no line follows, continue with: retain resume {folder}")
+    try:
+        yield
+    except BaseException as error:
+        write(f"ended: {type(error).__name__} {error}")
+        raise
+    write("ended")
 
 
 def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
@@ -180,10 +204,14 @@ def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
     with without_ray_sigterm_handler(), StopRequest() as stop_request:
         stopper = SweepStopper(folder, trials, stop_request)
         try:
-            errors = run_tuner(config, folder, trials, stopper)
+            errors = run_watched(lambda: run_tuner(config, folder, trials, stopper))
             for trial in trials:
                 if trial.folder.name in errors:
                     set_status_unless_final(trial.folder, "failed", errors[trial.folder.name])
+        except ClusterLostError as error:
+            stopper.stop_without_ray()
+            advice = f"Checkpoints and completed trials are kept. Continue with: retain resume {folder}"
+            raise ClusterLostError(f"{error}. {advice}") from error.__cause__
         finally:
             _mark_interrupted(trials)
             with suppress(OSError):

@@ -18,6 +18,7 @@ from ..config.schema import Training
 from ..data.resident_loader import ResidentLoader
 from ..data.samples import resident_samples
 from ..data.streams import Stream
+from ..errors import UserError
 from ..seeding import generator
 from .clock import Clock
 from .optimization import (
@@ -28,12 +29,14 @@ from .optimization import (
     num_iterations,
     set_lr,
     set_rates,
+    stability_advice,
     value_at,
 )
 from .optimizer_update import update_optimizer
 from .plugin import hooks_of, strategy_name
 from .steps import Steps
 
+_ONE_SAMPLE = "Expected more than 1 value per channel"  # torch's message
 Augment = Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor]  # (x, (experience, epoch, iteration)) -> x
 
 
@@ -161,7 +164,13 @@ class Loop(Steps):
                 if self._stop_training:
                     break
             self._enter(Phase.TRAINING)
-            self.training_epoch()
+            try:
+                self.training_epoch()
+            except ValueError as error:
+                explained = self._batch_of_one_error(error)
+                if explained is None:
+                    raise
+                raise explained from error
             self._call_hooks("after_training_epoch")
             self.on_epoch(self)
         self._stop_training = False
@@ -170,7 +179,6 @@ class Loop(Steps):
         """Train for one pass over the loader, or for the rest of it."""
         config, number = self.training, self.experience.current_experience
         base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
-        clip = config.optimizer.clip and value_at(config.optimizer.clip, number, "training.optimizer.clip")
         scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
         early = self._hooks["before_forward"] or self._hooks["after_forward"]  # these hooks may add terms to the loss
         for mbatch in self.dataloader:
@@ -197,8 +205,7 @@ class Loop(Steps):
             self.total += self._loss_value()
             self.backward()
             self._call_hooks("after_backward")
-            if clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            self.clip_gradients()
             self._call_hooks("before_update")
             self.optimizer_step()
             self._call_hooks("after_update")
@@ -279,9 +286,23 @@ class Loop(Steps):
         strategies = ", ".join(map(strategy_name, self.strategies)) or "none"
         raise FloatingPointError(
             f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
-            f"{self.clock.train_exp_iterations + 1}{culprit} (strategies: {strategies}): lower "
-            f"training.optimizer.lr={self.training.optimizer.lr}, or set training.optimizer.clip."
+            f"{self.clock.train_exp_iterations + 1}{culprit} (strategies: {strategies}): "
+            f"{stability_advice(self.training.optimizer, self.experience.current_experience)}"
         )
+
+    def _batch_of_one_error(self, error: ValueError) -> UserError | None:
+        """Return an explanation of torch's error for BatchNorm on one sample; None for any other error."""
+        if _ONE_SAMPLE not in str(error):
+            return None
+        where = f"experience {self.experience.current_experience + 1}, iteration {self.clock.train_exp_iterations + 1}"
+        if len(self.mb_y) == 1:
+            cause, size = f"{len(self.adapted_dataset)} samples leave one for a mini-batch", self.train_mb_size
+            cause, remedy = f"{cause} of training.batch_size={size}", "choose another training.batch_size"
+        else:
+            names = ", ".join(map(strategy_name, self.strategies))
+            cause = f"a strategy passes a single sample through the network (strategies: {names})"
+            remedy = "let it remember or replay more samples"
+        return UserError(f"{where}: {cause}, which BatchNorm cannot normalise: {remedy}.")
 
     def _forget_experience(self) -> None:
         """Forget the experience, its data and the last mini-batch."""
@@ -319,6 +340,15 @@ class Loop(Steps):
     def augments(self) -> bool:
         """Return whether the network sees a sample differently each time."""
         return self.augment is not None or any(getattr(plugin, "augments", False) for plugin in self.strategies)
+
+    def clip_gradients(self) -> None:
+        """Scale the gradients so that their norm, over all parameters, is at most `training.optimizer.clip` (null: do nothing).
+
+        Pascanu et al. 2013 (1211.5063).
+        """
+        if (clip := self.training.optimizer.clip) is not None:
+            limit = value_at(clip, self.experience.current_experience, "training.optimizer.clip")
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
     def stop_training(self) -> None:
         """End the training of this experience before the next iteration."""

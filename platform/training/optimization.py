@@ -149,6 +149,15 @@ def nonfinite_loss_source(learner: Any, hooks: Sequence[Callable[..., None]]) ->
     return ""
 
 
+def stability_advice(config: Optimizer, experience: int) -> str:
+    """Return what to change in the optimizer after a loss that is not finite, with its settings of an experience (0-based)."""
+    lr = value_at(config.lr, experience, "training.optimizer.lr")
+    if config.clip is None:
+        return f"lower training.optimizer.lr={lr}, or set training.optimizer.clip=1.0 (it is null: no clipping)."
+    clip = value_at(config.clip, experience, "training.optimizer.clip")
+    return f"lower training.optimizer.lr={lr} or training.optimizer.clip={clip}."
+
+
 def lr_factor(schedule: Schedule, iteration: int, num_iterations: int) -> float:
     """Return the factor on the learning rate at `iteration` (0-based) of an experience of `num_iterations`.
 

@@ -7,6 +7,7 @@ import copy
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -15,7 +16,9 @@ from typing_extensions import TypeVar
 from .learner_view import LearnerView as LearnerView  # strategies import both names from here
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    FrozenParts = tuple[list[nn.Parameter], list[nn.Module]]
 
 C = TypeVar("C", default=Any)  # the plugin's Config
 
@@ -58,6 +61,15 @@ _NO_OPS = {  # (module, class) whose hooks do nothing
 }
 
 
+class EndOrder(IntEnum):
+    """In which order strategies act when the training of an experience has ended; within a step, the order of the YAML."""
+
+    REPLACE_WEIGHTS = 0  # by those of an earlier epoch, or by an average
+    CHANGE_WEIGHTS = 1  # further: align the head, finetune
+    RECOMPUTE_STATISTICS = 2  # of BatchNorm, under the final weights
+    USE_WEIGHTS = 3  # the final ones: memories, penalties, classifiers
+
+
 class Plugin(Generic[C]):
     """Base class of our strategies: Avalanche's `SupervisedPlugin` protocol, duck-typed, with settings and state.
 
@@ -78,6 +90,9 @@ class Plugin(Generic[C]):
     accumulates = False  # whether it trains on the data of all experiences so far
     # whether the network sees a sample differently each time, so that nothing can be computed once for all passes
     augments = False
+    end_order: ClassVar[EndOrder] = EndOrder.USE_WEIGHTS  # when its `after_training_exp` is called
+    # whether it stores what follows from the trunk's features, such as class means, which go stale while the trunk learns
+    stores_features = False
 
     config: C = None  # type: ignore[assignment]
     seed: int = 0
@@ -173,6 +188,28 @@ class Plugin(Generic[C]):
         """Return whether to train on this experience (0-based); `joint` waits for the last one."""
         return True
 
+    def num_training_samples(self, labels: "Sequence[Tensor]", experience: int) -> int:
+        """Return how many samples `adapted_dataset` has in an experience (0-based); override it if the plugin replaces them.
+
+        `labels`: the labels (n,) of each experience's training samples.
+        """
+        return len(labels[experience])
+
+    def num_appended(self, num_trained: int) -> int:
+        """Return the least number of samples that it appends to each mini-batch, after `num_trained` trained experiences."""
+        return 0
+
+    def separate_batch_size(self, batch_size: int, num_trained: int) -> int:
+        """Return the size of the mini-batches that it passes through the network separately (0: none).
+
+        `batch_size`: of new samples; `num_trained`: experiences trained before.
+        """
+        return 0
+
+    def always_frozen(self, model: "nn.Module", num_trained: int) -> "FrozenParts":
+        """Return the parameters and BatchNorm layers that it freezes throughout the experience after `num_trained` others."""
+        return [], []
+
     def before_training(self, learner: LearnerView, **kwargs: Any) -> None:
         """Run before a call to `train`."""
 
@@ -250,8 +287,19 @@ def is_resumable(plugin: Any) -> bool:
 
 
 def hooks_of(plugins: Sequence[Any]) -> dict[str, list[Callable[..., None]]]:
-    """Return, for each event, the methods of the plugins that override the no-op, in order."""
-    return {event: [getattr(plugin, event) for plugin in plugins if overrides_hook(plugin, event)] for event in EVENTS}
+    """Return, for each event, the methods of the plugins that override the no-op, in order.
+
+    After an experience that is the order of `EndOrder`, so that what uses the network sees its final weights.
+    """
+    at_end = sorted(plugins, key=lambda plugin: getattr(plugin, "end_order", EndOrder.USE_WEIGHTS))
+    return {
+        event: [
+            getattr(plugin, event)
+            for plugin in (at_end if event == "after_training_exp" else plugins)
+            if overrides_hook(plugin, event)
+        ]
+        for event in EVENTS
+    }
 
 
 def predicts(plugin: Any) -> bool:

@@ -23,6 +23,12 @@ def undo_stop(learner: Any) -> None:
     learner._stop_training = False
 
 
+def clip_gradients(learner: Any) -> None:
+    """Clip the norm of the network's gradients as the experience's iterations do; in a plain Avalanche script do nothing."""
+    if hasattr(learner, "clip_gradients"):
+        learner.clip_gradients()
+
+
 def mask_other_tasks(learner: Any, logits: "torch.Tensor", tasks: "torch.Tensor") -> "torch.Tensor":
     """Return logits (n, K) with -inf for the classes of other tasks, if the task is given.
 

@@ -1,7 +1,7 @@
 """Build the parts of a trial from a checked config (stream, network, plugins, learner), and run the checks that need them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from ..data.avalanche_import import stream_of
 from ..data.cache import DataFolders
 from ..data.streams import Stream
 from ..errors import UserError
+from ..ledger.documents import MAX_EXPERIENCES
 from ..seeding import derive, generator
 from ..training.optimization import blocks_from_head, parameter_groups
-from ..training.plugin import Plugin
 from ..training.probes._base import Probe, ProbeContext
-from .checks import check_combination, check_last_batches, check_list_lengths, check_strategy_needs
+from .batch_checks import check_batches_of_one
+from .checks import check_combination, check_list_lengths, check_strategy_needs
+from .feature_checks import stale_feature_warnings
 from .resolve import ResolvedExperiment, ResolvedPart
+from .training_plan import planned_experiences
 
 if TYPE_CHECKING:
     from ..training.learner import Learner
@@ -42,12 +45,14 @@ class TrialBuilder:
         stream: the stream of experiences.
         seeds: the trial's seeds.
         device: where the network is trained.
+        warnings: what is allowed, but likely to ruin the result: a sentence each.
     """
 
     resolved: ResolvedExperiment
     stream: Stream
     seeds: TrialSeeds
     device: torch.device
+    warnings: tuple[str, ...] = ()
 
     @property
     def config(self) -> Experiment:
@@ -123,12 +128,6 @@ class TrialBuilder:
                 raise UserError(f"probes.{name}: its `build` returned {probe!r}, which is no retain.Probe.")
         return probes
 
-    def num_trained(self) -> int:
-        """Return how many experiences are trained on: all, or one with `joint`, which waits for the last."""
-        length = len(self.stream.experiences)
-        plugins = [plugin for plugin in self.plugins() if isinstance(plugin, Plugin)]  # without Avalanche's
-        return sum(all(plugin.should_train(number, length) for plugin in plugins) for number in range(length))
-
 
 def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream: Stream | None = None) -> TrialBuilder:
     """Build the stream and check everything that needs data or modules.
@@ -146,22 +145,28 @@ def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream:
     device = torch.device("cpu") if planning else device_of(config.resources)
     seeds = seeds_of(config.seed, config.seeds)
     stream = stream or _stream(resolved.benchmark, seeds.class_order, _folders(config.data))
+    if len(stream.experiences) > MAX_EXPERIENCES:
+        raise UserError(
+            f"{resolved.benchmark.path}: gives {len(stream.experiences)} experiences; at most {MAX_EXPERIENCES} are allowed."
+        )
     check_list_lengths(config.training, len(stream.experiences))
     check_stream(resolved.transformations, stream)
     builder = TrialBuilder(resolved, stream, seeds, device)
     network = builder.network()
     # raises for patterns that match no parameter
     parameter_groups(config.training.optimizer, network.named_parameters(), blocks_from_head(network))
-    check_last_batches(config.training, stream, network)
-    num_trained = builder.num_trained()
+    plugins = builder.plugins()
+    planned = planned_experiences(config.training, stream, plugins)
     for strategy in resolved.strategies:
-        check_strategy_needs(strategy, stream, num_trained)
+        check_strategy_needs(strategy, stream, planned)
     for part in (*resolved.strategies, *resolved.probes):
         check_model = part.declared("check_model", None)
         if check_model and not part.does_nothing:
             check_model(part.config, network)
+    check_batches_of_one(planned, stream, network, resolved.strategies, plugins)
     builder.probes(Path())  # errors are raised now rather than when the trial starts
-    return builder
+    warnings = stale_feature_warnings(config.training, network, resolved.strategies, plugins, len(planned))
+    return replace(builder, warnings=warnings)
 
 
 def _stream(benchmark: ResolvedPart, seed: int, folders: DataFolders) -> Stream:

@@ -20,18 +20,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..errors import UserError
-from ..files import digest, fsync
+from ..files import check_size, digest, fsync, open_regular, read_regular
 from ..ledger.documents import checksum
 from .state_codec import flatten, unflatten
 
 CHECKPOINT_FORMAT = 2
 _KIND = "retain checkpoint"
 _FILES = ("tensors.safetensors", "state.json")
-_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+_MAX_STATE_BYTES, _MAX_MANIFEST_BYTES = 2**28, 2**20
+_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL, errno.EFBIG, errno.ELOOP)
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +113,7 @@ def valid_checkpoints(folder: Path, config: str | None = None) -> Iterator[tuple
             continue
         # clone: load_file returns views of one buffer, whose alignment can change the last bits of a product
         tensors = {name: tensor.clone() for name, tensor in load_file(path / "tensors.safetensors").items()}
-        state = unflatten(json.loads((path / "state.json").read_text()), tensors)
+        state = unflatten(json.loads(read_regular(path / "state.json", _MAX_STATE_BYTES)), tensors)
         assert isinstance(state, dict)
         yield path, state
 
@@ -137,10 +138,10 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
         temporary.mkdir(parents=True)
         fsync(folder.parent)
         _save_tensors(tensors, temporary / "tensors.safetensors")
-        (temporary / "state.json").write_text(json.dumps(plain))
+        (temporary / "state.json").write_text(json.dumps(plain), encoding="utf-8")
         digests = {name: digest(temporary / name) for name in _FILES}
         about: dict[str, Any] = {"kind": _KIND, "format": CHECKPOINT_FORMAT, "config": config, "files": digests}
-        (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": checksum(about)}))
+        (temporary / "manifest.json").write_text(json.dumps({**about, "sha256": checksum(about)}), encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             fsync(path)
         if final.exists():
@@ -153,8 +154,11 @@ def _write(final: Path, plain: Any, tensors: dict[str, torch.Tensor], keep: int,
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Save tensors; an operating system's error, which safetensors wraps, is raised as an OSError."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask says; safetensors makes a new file that only its owner may read
     try:
         save_file(tensors, path)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -181,10 +185,15 @@ def _checkpoint_folders(folder: Path) -> list[Path]:
 def _problem(path: Path, config: str | None) -> str | None:
     """Return why a checkpoint is damaged, or None; UserError if it has another format or belongs to another config."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads(read_regular(path / "manifest.json", _MAX_MANIFEST_BYTES))
         manifest_valid = manifest.pop("sha256") == checksum(manifest)
+        # first what takes no time, however large the files are
+        check_size(path / "state.json", _MAX_STATE_BYTES)
+        open_regular(path / "tensors.safetensors").close()
+        with safe_open(path / "tensors.safetensors", "pt"):
+            pass  # its header fits the file's length
         changed = [name for name in _FILES if digest(path / name) != manifest["files"][name]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     except (
         OSError

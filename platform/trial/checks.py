@@ -1,18 +1,17 @@
-"""Checks that need data or a network: strategies that cannot run together, lists of the wrong length, mini-batches of one."""
+"""Checks that need data or a network: strategies that cannot run together, settings that do not fit the stream."""
 
-import copy
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
-
-import torch
 
 from ..config.registry import is_neutral
 from ..config.schema import Training
 from ..config.settings import stream_problem
 from ..data.streams import Stream
 from ..errors import UserError, comma_separated
-from ..training.optimization import num_iterations, value_at
+from ..training.optimization import value_at
 from .resolve import ResolvedExperiment, ResolvedPart
+from .training_plan import PlannedExperience
 
 _ROLES = {  # what only one strategy of a trial can do; a module lists its roles in ROLES
     "criterion": "replace the cross-entropy by another loss",
@@ -22,6 +21,7 @@ _ROLES = {  # what only one strategy of a trial can do; a module lists its roles
     "head": "replace the network's head",
     "data": "replace the training data",
     "norms": "replace the network's BatchNorm layers",
+    "final weights": "decide which weights an experience ends with",
 }
 
 
@@ -60,18 +60,24 @@ def conflict(first: ResolvedPart, second: ResolvedPart) -> str:
     return ""
 
 
-def check_strategy_needs(strategy: ResolvedPart, stream: Stream, num_trained: int) -> None:
-    """Raise UserError if the stream lacks what a strategy needs: validation samples, or what its `check_stream` requires.
+def check_strategy_needs(strategy: ResolvedPart, stream: Stream, planned: Sequence[PlannedExperience]) -> None:
+    """Raise UserError if a strategy lacks what it needs, or could never act.
+
+    It may need validation samples, and what its `check_stream` and `check_training` require.
 
     Args:
         strategy: the strategy.
         stream: the trial's stream.
-        num_trained: number of experiences that are trained on.
+        planned: the experiences that are trained on.
     """
+    num_trained = len(planned)
     if hasattr(strategy.module, "Config"):
         check_settings_fit(strategy.module, strategy.config, strategy.path, len(stream.class_names), num_trained)
     if check_stream := strategy.declared("check_stream", None):
         check_stream(strategy.config, len(stream.class_names), num_trained)
+    epochs = [each.epochs for each in planned if each.epochs is not None]
+    if epochs and len(epochs) == num_trained and (problems := training_problems(strategy, epochs)):
+        raise UserError("\n".join(problems))
     needs_validation = strategy.declared("needs_validation", None)
     if needs_validation and needs_validation(strategy.config):
         empty = [e.name for e in stream.experiences if not len(e.validation)]
@@ -79,6 +85,20 @@ def check_strategy_needs(strategy: ResolvedPart, stream: Stream, num_trained: in
             raise UserError(
                 f"benchmark.{stream.name}.validation: {strategy.path} needs validation samples; '{empty[0]}' has none."
             )
+
+
+def training_problems(strategy: ResolvedPart, epochs: Sequence[int]) -> list[str]:
+    """Return a sentence for each setting that can never act in so many epochs, by the module's `check_training`.
+
+    Args:
+        strategy: the strategy.
+        epochs: of each experience that is trained on; at least one number.
+    """
+    check_training = strategy.declared("check_training", None)
+    if not check_training or strategy.does_nothing:
+        return []
+    problems = check_training(strategy.config, epochs).items()
+    return [f"{strategy.path}.{name}={getattr(strategy.config, name)!r}: {problem}." for name, problem in problems]
 
 
 def check_settings_fit(module: Any, config: Any, path: str, num_classes: int, num_trained: int) -> None:
@@ -105,20 +125,3 @@ def check_list_lengths(training: Training, num_experiences: int) -> None:
             value_at(lists[key], num_experiences - 1, key)
             if len(value) > num_experiences:
                 raise UserError(f"{key}={list(value)}: has {len(value)} values for {num_experiences} experiences.")
-
-
-def check_last_batches(training: Training, stream: Stream, network: torch.nn.Module) -> None:
-    """Raise UserError for a last mini-batch of one sample that BatchNorm cannot normalise, rather than fail hours later."""
-    for number, experience in enumerate(stream.experiences):
-        size = value_at(training.batch_size, number, "training.batch_size")
-        length = -(-len(experience.train) // size)
-        if len(experience.train) % size != 1 or num_iterations(training, number, length) < length:
-            continue
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                copy.deepcopy(network).train()(torch.zeros(1, *stream.shape))
-        except ValueError as error:  # torch: expected more than 1 value per channel when training
-            raise UserError(
-                f"training.batch_size={size}: leaves one sample for the last mini-batch of '{experience.name}' "
-                f"({len(experience.train)} samples), which this network cannot be trained on ({error}): choose another."
-            ) from None

@@ -6,10 +6,13 @@ import subprocess
 import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+from ..run_folders import run_folder_of
 
 _PACKAGES = ("torch", "torchvision", "ray", "avalanche-lib", "wandb", "omegaconf", "numpy", "scikit-learn")
 
@@ -46,15 +49,18 @@ def _version(package: str) -> str | None:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Return the commit and cleanliness of the working directory's repository; None outside one."""
+    """Return the commit and cleanliness of the working directory's repository; None outside one.
+
+    In a run folder git is not asked: a repository from someone else runs the commands that its settings name.
+    """
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
-        )
+        if run_folder_of(Path.cwd()) is not None:
+            return None
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit.stdout.strip(), "clean": not changes.stdout.strip()}
+    return {"commit": commit.stdout.strip().decode(), "clean": not changes.stdout.strip()}
 
 
 def gpu_memory_reset(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
+from ..config.user_code import user_line
 from ..ledger.reader import status_of
 from ..ledger.writer import TrialLedger
 from ..training.plugin import EVENTS
@@ -33,7 +34,8 @@ def record_failure(ledger: TrialLedger) -> Iterator[None]:
         culprit = _failed_hook(trace)
         if culprit:
             error.add_note(f"in {culprit}")
-        text = f"{type(error).__name__}: {error}" + (f" (in {culprit})" if culprit else "")
+        where = ", ".join(filter(None, (culprit, user_line(error))))
+        text = f"{type(error).__name__}: {error}" + (f" (in {where})" if where else "")
         with suppress(OSError):  # a full disk may prevent both writes: the last state that was written stays
             traceback.print_exception(type(error), error, trace)
             ledger.status("failed", experience=finished, error=text)

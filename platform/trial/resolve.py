@@ -9,12 +9,10 @@ from typing import Any
 
 from ..config import registry
 from ..config.dotted_paths import split_colon
-from ..config.load import build_config, plain_data
-from ..config.schema import Experiment, Settings
+from ..config.load import build_config, plain_data, without_interpolations
+from ..config.schema import DEFAULT_PROBES, Experiment, Settings
 from ..errors import UserError
 from .avalanche_plugin import build_avalanche_plugin
-
-_DEFAULT_PROBES: Settings = {"curves": {}}  # on by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,9 @@ def resolve_experiment(experiment: Experiment) -> ResolvedExperiment:
     Raises:
         UserError: a setting is unknown or not allowed, or a module cannot be imported.
     """
+    experiment = without_interpolations(experiment)
     named = {kind: getattr(experiment, key) for kind, key in registry.KEYS.items() if kind != "datasets"}
-    named["probes"] = {**_DEFAULT_PROBES, **named["probes"]}
+    named["probes"] = {**DEFAULT_PROBES, **named["probes"]}
     parts = {
         kind: tuple(_resolve_part(kind, name, settings) for name, settings in chosen.items())
         for kind, chosen in named.items()

@@ -3,21 +3,21 @@
 All output of a trial is in its folder (see ledger/writer.py). Never imports ray or wandb.
 """
 
-import time
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config.load import as_experiment, from_dict, to_dict
 from ..config.schema import Experiment
+from ..config.yaml_files import dump_yaml
 from ..disk_errors import reraise_disk_errors
 from ..errors import UserError
 from ..files import digest
 from ..ledger.reader import Trial
 from ..ledger.writer import TrialLedger
+from ..run_folders import folder_name, new_folder
 from .builder import build_trial
 from .checkpoint import CheckpointWriter
 from .environment import describe_environment
@@ -27,6 +27,8 @@ from .state import TrialResult, TrialServices, TrialState
 from .stop_request import StopRequest
 from .torch_settings import torch_settings
 from .watchdog import Watchdog
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -59,16 +61,17 @@ def run(
     """
     resolved = resolve_experiment(as_experiment(config))
     config = resolved.experiment
-    folder = (
-        Path(folder) if folder is not None else Path(config.output) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
-    identity = identity or identity_of(config)
     with ExitStack() as stack:
+        folder = stack.enter_context(new_folder(folder, config.output, config.name))
         stack.enter_context(reraise_disk_errors(folder))
         stack.enter_context(torch_settings(config.resources))
         builder = build_trial(resolved)
-        ledger = stack.enter_context(_open(config, folder, identity))
-        log = stack.enter_context((folder / "trial.log").open("a", buffering=1))
+        for text in builder.warnings if identity is None else ():  # of a sweep's trials the driver has logged them
+            _log.warning("%s", text)
+        ledger = stack.enter_context(_open(config, folder, identity or identity_of(config)))
+        log = stack.enter_context(
+            (folder / "trial.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        )
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
         stop_request = stack.enter_context(StopRequest(stopped))
@@ -83,7 +86,7 @@ def run(
 def identity_of(config: Experiment) -> dict[str, Any]:
     """Return the identity of a trial outside a sweep: the experiment's name as variant, the benchmark's as stream."""
     return {
-        "id": config.name,
+        "id": folder_name(config.name),
         "variant": config.name,
         "stream": next(iter(config.benchmark)),
         "seed": config.seed,
@@ -106,7 +109,7 @@ def _open(config: Experiment, folder: Path, identity: Mapping[str, Any]) -> Tria
 
 def _config_text(config: Experiment) -> str:
     """Return the YAML of a config, for config.yaml."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return dump_yaml(to_dict(config))
 
 
 def _current_config_text(data: Mapping[str, Any]) -> str | None:
@@ -119,7 +122,8 @@ def _current_config_text(data: Mapping[str, Any]) -> str | None:
 
 def _run_experiences(state: TrialState, report: Callable[[dict[str, Any]], None]) -> TrialResult:
     """For each experience: train on it, evaluate on all, write the results, save a checkpoint."""
-    state.ledger.write("environment", describe_environment(state.learner.device))
+    environment = describe_environment(state.learner.device)
+    state.ledger.write("environment", {**environment, "data_notes": list(state.stream.notes)})
     for number in range(state.restore(), len(state.stream.experiences)):
         state.ledger.status("running", experience=number)
         if not state.learner.should_train(number):  # joint waits for the last experience: its matrix has that row only

@@ -21,6 +21,7 @@ from ..training.optimization import base_lr
 from . import checkpoint
 from .builder import TrialBuilder
 from .checkpoint_timer import CheckpointTimer
+from .divergence import divergence_advice
 from .environment import gpu_memory_reset, resource_usage
 from .probe_runner import ProbeRunner
 from .stop_request import StopRequest
@@ -107,7 +108,11 @@ class TrialState:
             seed_globals(self.builder.seeds.data, "experience", number)
             self.probes.before_experience(self.learner, number)
         self.stopwatch.start_training()
-        self.learner.train_experience(number)
+        try:
+            self.learner.train_experience(number)
+        except FloatingPointError as error:  # the loss is not finite
+            error.args = (f"{error} {divergence_advice(self.builder.resolved, self.stream)}",)
+            raise
         self.stopwatch.split_training()
         self.services.watchdog.reset()
 

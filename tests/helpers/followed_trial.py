@@ -41,7 +41,7 @@ def follow_a_trial(root: Path, how: str) -> dict[str, Any]:
             wait_until((folder / "projector.json").exists, "the projector's start")
         run(config, folder)
         if process is not None:
-            seen["sending"] = process.poll() is None and num_unsent(folder) == 1
+            seen["sending"] = process.poll() is None and num_unsent(folder, settings_for(folder, config)) == 1
             if how == "stop":
                 seen["stopped"] = stop(process, folder)
             process.kill()

@@ -212,7 +212,7 @@ def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> 
 def training(names: Sequence[str], rounds: int, size: int) -> None:
     """Print what augmentation costs the learner on the small CNN."""
     stream = stream_of(32, size)
-    settings = Training(epochs=1, batch_size=BATCH, optimizer=Optimizer(lr=0.01))
+    settings = Training(epochs=1, batch_size=BATCH, optimizer=Optimizer(lr=0.01, clip=None))
 
     def run(name: str | None) -> None:
         network = small_cnn.build(small_cnn.Config(), stream.shape, 10, generator(0))

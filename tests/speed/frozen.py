@@ -24,7 +24,7 @@ def learner(work: Work, epochs: int, frozen: bool) -> Learner:
     """Return a learner that has trained a few iterations on the first experience."""
     second = -(-len(work.stream.experiences[1].train) // BATCH) * epochs
     lists = (WARM_UP, second, *[1] * (len(work.stream.experiences) - 2))
-    optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
+    optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM, clip=None)
     training = Training(iterations=lists, batch_size=BATCH, optimizer=optimizer)
     plugins = [freezing.FreezingPlugin(freezing.Config(), 0)] if frozen else []
     made = Learner(model=work.build(work.stream), stream=work.stream, training=training, plugins=plugins, seed_data=3)

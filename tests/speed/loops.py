@@ -132,7 +132,7 @@ class Work:
         """Return a learner that has trained a few iterations on the first experience."""
         iterations = -(-len(self.stream.experiences[1].train) // BATCH) * self.epochs
         lists = (WARM_UP, iterations, *[1] * (len(self.stream.experiences) - 2))
-        optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM)
+        optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM, clip=None)
         training = Training(iterations=lists, batch_size=BATCH, evaluation_batch_size=BATCH, optimizer=optimizer)
         plugins = [lwf.LwFPlugin(lwf.Config(weight=1.0, temperature=TEMPERATURE), 0)] if strategy == "lwf" else []
         learner = Learner(

@@ -43,7 +43,13 @@ _FILES = {
 
 
 def idx_set(
-    name: str, files: IdxSet, class_names: tuple[str, ...], mean: float, std: float, folders: DataFolders
+    name: str,
+    files: IdxSet,
+    class_names: tuple[str, ...],
+    mean: float,
+    std: float,
+    folders: DataFolders,
+    normalise: bool,
 ) -> DataSet:
     """Open the prepared data set of four idx files.
 
@@ -52,7 +58,8 @@ def idx_set(
     """
     paths = find(files, folders)
     key = f"{name}-{content_identity(paths.values())}"
-    return make_data_set(key, load_or_make(key, lambda: read_set(paths), folders.cache), class_names, (mean,), (std,))
+    arrays = load_or_make(key, lambda: read_set(paths), folders.cache)
+    return make_data_set(key, arrays, class_names, (mean,), (std,), normalise=normalise)
 
 
 def read_idx(path: Path, dimensions: int) -> _Array:

@@ -6,7 +6,7 @@ import torch
 
 from ...config.settings import settings
 from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ._cifar import CifarSet, open_cifar
 
 _GROUPS = {  # coarse class -> fine classes; both kinds are numbered alphabetically
@@ -49,7 +49,7 @@ FILES = CifarSet(
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """CIFAR-100: 32x32 colour, 50,000 for training and 10,000 for testing, 100 classes in 20 groups (Krizhevsky 2009).
 
     Read from cifar-100-binary or cifar-100-python in the data folder; downloaded if absent.
@@ -70,4 +70,11 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     if config.labels == "coarse":
         key += "-coarse"
         arrays |= {name: torch.tensor(COARSE)[arrays[name]] for name in ("train_y", "test_y")}
-    return make_data_set(key, arrays, CLASSES[config.labels], (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    return make_data_set(
+        key,
+        arrays,
+        CLASSES[config.labels],
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        normalise=config.normalise,
+    )

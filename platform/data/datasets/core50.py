@@ -9,7 +9,7 @@ from annotated_types import Interval
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import candidate_folders, folder_with
@@ -37,7 +37,7 @@ _ADVICE = "Unpack core50_128x128.zip of https://vlomonaco.github.io/core50 into 
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """CORe50: 50 handheld household objects of 10 categories, filmed in 11 sessions, the domains (Lomonaco & Maltoni 2017).
 
     Read from core50_128x128 in the data folder: 164,866 colour pictures. As in the paper, sessions 3, 7 and 10 are the test part
@@ -66,7 +66,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     if config.level == "category":
         key += "-category"
         arrays |= {name: arrays[name] // 5 for name in ("train_y", "test_y")}
-    return make_data_set(key, arrays, CLASSES[config.level], domain_names=SESSIONS)
+    return make_data_set(key, arrays, CLASSES[config.level], domain_names=SESSIONS, normalise=config.normalise)
 
 
 def _cells(root: Path) -> list[tuple[Path, int, int]]:

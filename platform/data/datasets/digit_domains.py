@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from ...config.settings import settings
 from ..cache import DataFolders, load_or_make
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ..image_cache import statistics
 from ..streams import Arrays
 from . import digits, mfeat, mnist
@@ -21,7 +21,7 @@ DOMAINS = ("mnist", "optdigits", "mfeat")
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Handwritten digits of three real sources, the domains: MNIST, optdigits (the set `digits`) and mfeat; grey, light on dark.
 
     MNIST's digits fill the middle 20 of 28 pixels. Those of the other sources fill the whole picture, so they are scaled into
@@ -51,7 +51,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     settings = repr((config.size, config.balance, [source.key for source in built]))
     key = f"digit_domains{config.size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     arrays = load_or_make(key, lambda: _join(sources, config), folders.cache)
-    return make_data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS)
+    return make_data_set(key, arrays, tuple("0123456789"), domain_names=DOMAINS, normalise=config.normalise)
 
 
 def _join(sources: Mapping[str, DataSet], config: Config) -> dict[str, _Array]:

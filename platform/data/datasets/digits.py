@@ -6,13 +6,13 @@ import numpy as np
 
 from ...config.settings import settings
 from ..cache import DataFolders, load_or_make
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 
 NUM_CLASSES = 10
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Handwritten digits, 8x8 grey, 1,442 for training and 355 for testing; bundled with scikit-learn.
 
     Grey values 0..16 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing, so the split
@@ -23,7 +23,7 @@ class Config:
 def build(config: Config, folders: DataFolders) -> DataSet:
     """Open the prepared data set."""
     arrays = load_or_make("digits", _read, folders.cache)
-    return make_data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,))
+    return make_data_set("digits", arrays, tuple("0123456789"), (0.3052,), (0.3760,), normalise=config.normalise)
 
 
 def _read() -> dict[str, np.ndarray[Any, np.dtype[Any]]]:

@@ -9,7 +9,7 @@ from annotated_types import Interval
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import candidate_folders, content_identity, folder_with
@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """DomainNet: 345 classes in six styles, the domains, colour, about 409,000 for training and 176,000 for testing (Peng 2019).
 
     Read from domainnet in the data folder, with clipart/ and so on, and the official lists, such as clipart_train.txt and
@@ -52,7 +52,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     key = f"domainnet{config.size}-{VERSION}-{content_identity(lists)}"
     classes = _classes(lists[0])
     arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
-    return make_data_set(key, arrays, classes, domain_names=DOMAINS)
+    return make_data_set(key, arrays, classes, domain_names=DOMAINS, normalise=config.normalise)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
@@ -70,6 +70,10 @@ def _classes(path: Path) -> tuple[str, ...]:
     names = {label: name for _, name, label in _lines(path)}
     if not names or sorted(names) != list(range(len(names))):
         raise UserError(f"{path}: its labels must be 0 to {max(names, default=0)} without a gap; truncated or damaged?")
+    twice = {name: label for label, name in names.items()}
+    if len(twice) < len(names):
+        name, label = next((name, label) for label, name in names.items() if twice[name] != label)
+        raise UserError(f"{path}: the class {name} has the labels {label} and {twice[name]}; it must have one.")
     return tuple(names[label] for label in range(len(names)))
 
 

@@ -10,7 +10,7 @@ from annotated_types import Interval
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ..image_cache import Listing, cached_images, files_identity
 
 HAS_DOMAINS = True
@@ -19,7 +19,7 @@ _TEST = 5  # every fifth emoji of a category is for testing
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Emoji in three styles, the domains (google: Noto, twitter: Twemoji, fluent: Fluent 3D), in Unicode's nine categories.
 
     The 1,852 emoji that all three draw, on white, in RGB. Every fifth of a category, in Unicode's order, is for testing in all
@@ -41,7 +41,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     parts, categories = _listed(root)
     key = f"emoji{config.size}-{files_identity(parts, root, config.size)}"
     arrays = cached_images(key, parts, config.size, folders)
-    return make_data_set(key, arrays, categories, domain_names=tuple(STYLES))
+    return make_data_set(key, arrays, categories, domain_names=tuple(STYLES), normalise=config.normalise)
 
 
 def _find(folders: DataFolders) -> Path:

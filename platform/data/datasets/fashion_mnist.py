@@ -2,7 +2,7 @@
 
 from ...config.settings import settings
 from ..cache import DataFolders
-from ..dataset import DataSet
+from ..dataset import DataSet, DataSetOptions
 from ._idx import IdxSet, idx_set
 
 FILES = IdxSet(
@@ -29,7 +29,7 @@ NUM_CLASSES = 10
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Fashion-MNIST: clothes, 28x28 grey, 60,000 for training and 10,000 for testing (Xiao, Rasul, Vollgraf 2017)."""
 
 
@@ -39,4 +39,4 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     Raises:
         UserError: the files are not found, or one is damaged.
     """
-    return idx_set("fashion_mnist", FILES, _CLOTHES, 0.2860, 0.3530, folders)
+    return idx_set("fashion_mnist", FILES, _CLOTHES, 0.2860, 0.3530, folders, config.normalise)

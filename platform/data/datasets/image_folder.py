@@ -7,27 +7,24 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from ...config.settings import settings
+from ...config.settings import PositiveInt, settings
 from ...errors import UserError, comma_separated
 from ...run_folders import run_folder_of
-from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
-from ..image_cache import Listing, cached_images, files_identity
-from ._path_pattern import compiled, examples, matches
+from ..cache import DataFolders, entry_folder
+from ..dataset import DataSet, DataSetOptions, make_data_set, warn_once
+from ..image_cache import SKIPPED, Listing, cached_images, files_identity
+from ..image_decoding import MAX_PIXELS, printable
+from ._folder_scan import Row, Scan, scan
+from ._path_pattern import SPLIT_OF, compiled
+from ._spellings import check_spellings
 
 HAS_DOMAINS = True  # if the pattern has {domain}
-_SPLITS = {  # accepted names of a folder {split}
-    "train": ("train", "training"),
-    "test": ("test", "testing"),
-    "validation": ("val", "valid", "validation"),  # used as the test part if there is none, as with ImageNet
-}
 _TEST = 0.2
 _KEY = "data.image_folder"
-_Row = tuple[str, dict[str, str]]  # path below the folder, values of the placeholders
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Your own pictures: folder names are the classes and, optionally, the domains; both are sorted by name.
 
     path: the folder; ~ and paths relative to the working folder are made absolute.
@@ -39,6 +36,11 @@ class Config:
         paths, never on the seed.
     unreadable: "refuse" (default) files that cannot be decoded, or "skip" them; `retain prepare` lists them.
     colour: "rgb" (default) or "grey".
+    allow_skipped: accept that more than a tenth of the files is left out (because the pattern does not fit them, their extension
+        is not read, they are hidden or unreadable), and that folders of classes or domains have no picture that is taken. By
+        default that is refused; fewer files are reported.
+    max_pixels: a picture of more pixels (by its header, before it is decoded) counts as unreadable (default 89,478,485, Pillow's
+        limit): a small file can be a picture of gigabytes.
     """
 
     path: str
@@ -47,6 +49,8 @@ class Config:
     test: Annotated[float, Interval(gt=0, lt=1)] | None = None
     unreadable: Literal["refuse", "skip"] = "refuse"
     colour: Literal["rgb", "grey"] = "rgb"
+    allow_skipped: bool = False
+    max_pixels: PositiveInt = MAX_PIXELS
 
     def __post_init__(self) -> None:
         compiled(self.pattern)
@@ -66,58 +70,96 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: no such folder, no picture matches the pattern, a part lacks a class, or files are unreadable.
     """
     root = Path(config.path)
-    rows = _found(root, config.pattern)
-    parts = _by_split(root, rows) if "{split}" in config.pattern else _by_hash(rows, config.test or _TEST)
-    classes = tuple(sorted({values["class"] for _, values in rows}))
-    domains = tuple(sorted({values["domain"] for _, values in rows if "domain" in values}))
-    for part, part_rows in parts.items():
-        _check_classes(root, part, {values["class"] for _, values in part_rows}, classes)
-    listings = {part: _listing(root, part_rows, classes, domains) for part, part_rows in parts.items()}
+    found = _scanned(root, config.pattern)
+    classes, domains = (_names(found, placeholder) for placeholder in ("class", "domain"))
+    parts = _by_split(root, found) if "{split}" in config.pattern else _by_hash(found.rows, config.test or _TEST)
+    _check_left_out(root, found, config)
+    for part, rows in parts.items():
+        _check_classes(root, part, {values["class"] for _, values in rows}, classes)
+    listings = {part: _listing(root, rows, classes, domains) for part, rows in parts.items()}
     channels = 3 if config.colour == "rgb" else 1
-    key = f"image_folder{config.size}-{files_identity(listings, root, config.size, channels, config.unreadable)}"
-    arrays = cached_images(key, listings, config.size, folders, channels=channels, unreadable=config.unreadable)
+    form: list[object] = [config.size, channels, config.unreadable]
+    if config.unreadable == "skip" and config.max_pixels != MAX_PIXELS:
+        form.append(config.max_pixels)  # only then the prepared arrays depend on it
+    key = f"image_folder{config.size}-{files_identity(listings, root, *form)}"
+    arrays = cached_images(
+        key,
+        listings,
+        config.size,
+        folders,
+        channels=channels,
+        unreadable=config.unreadable,
+        max_pixels=config.max_pixels,
+    )
     for part in parts:
         present = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
         _check_classes(root, part, present, classes)  # a class may have been skipped as a whole
-    return make_data_set(key, arrays, classes, domain_names=domains)
+    num_decoded = sum(len(arrays[f"{part}_y"]) for part in parts)
+    found.leave_out("unreadable", "", sum(map(len, parts.values())) - num_decoded)
+    found.examples["unreadable"] = f"listed in {entry_folder(key, folders.cache) / SKIPPED}"
+    _check_left_out(root, found, config)
+    note = f"{_KEY}.path={printable(root)}: {report}" if (report := found.report()) else ""
+    if note:
+        warn_once(note)
+    return make_data_set(
+        key, arrays, classes, domain_names=domains, notes=(note,) if note else (), normalise=config.normalise
+    )
 
 
-def _found(root: Path, pattern: str) -> list[_Row]:
-    """Return the pictures that match the pattern, sorted by path."""
+def _scanned(root: Path, pattern: str) -> Scan:
+    """Return the content of the folder."""
     if not root.is_dir():
         raise UserError(f"{_KEY}.path={root}: there is no such folder.")
     run = run_folder_of(root)
     if run is not None:
         raise UserError(f"{_KEY}.path={root}: must not be in a run's folder, as {run} is.")
-    rows = matches(root, pattern)
-    if not rows:
-        raise UserError(f"{_KEY}.pattern={pattern}: no picture in {root} fits it; {examples(root)}.")
-    return rows
+    found = scan(root, pattern)
+    if not found.rows:
+        raise UserError(f"{_KEY}.pattern={pattern}: no picture in {root} fits it; {found.content()}.")
+    return found
 
 
-def _by_split(root: Path, rows: list[_Row]) -> dict[str, list[_Row]]:
+def _names(found: Scan, placeholder: str) -> tuple[str, ...]:
+    """Return the names of the classes or domains, sorted."""
+    names = found.places.get(placeholder, {})
+    check_spellings(names, f"{_KEY}.pattern={found.pattern}", {"class": "classes", "domain": "domains"}[placeholder])
+    return tuple(sorted(map(printable, names)))
+
+
+def _check_left_out(root: Path, found: Scan, config: Config) -> None:
+    """Refuse a folder of which too much is left out, unless the config allows it."""
+    if not config.allow_skipped and (found.empty or found.exceeds_limit()):
+        why = "More than 10 % are left out. " if found.exceeds_limit() else ""
+        raise UserError(
+            f"{_KEY}.path={printable(root)}: {found.report()} {why}Change the pattern or the folder, or accept it with "
+            f"{_KEY}.allow_skipped=true."
+        )
+
+
+def _by_split(root: Path, found: Scan) -> dict[str, list[Row]]:
     """Split by the folder names in {split}."""
-    names = {name: part for part, aliases in _SPLITS.items() for name in aliases}
-    parts: dict[str, list[_Row]] = defaultdict(list)
-    for row in rows:
+    parts: dict[str, list[Row]] = defaultdict(list)
+    for row in found.rows:
         split = row[1]["split"].lower()
-        if split not in names:
+        if split not in SPLIT_OF:
             raise UserError(
-                f"{_KEY}.path={root}: {row[0]} is of the split {split!r}, which is none of {comma_separated(names)}."
+                f"{_KEY}.path={root}: {row[0]} is of the split {split!r}, which is none of {comma_separated(SPLIT_OF)}."
             )
-        parts[names[split]].append(row)
+        parts[SPLIT_OF[split]].append(row)
     test = parts["test"] or parts["validation"]
     if not parts["train"] or not test:
-        splits = comma_separated({row[1]["split"] for row in rows})
+        splits = comma_separated({row[1]["split"] for row in found.rows})
         raise UserError(
             f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {splits}."
         )
+    if parts["test"] and parts["validation"]:
+        found.leave_out("split", parts["validation"][0][0], len(parts["validation"]))
     return {"train": parts["train"], "test": test}
 
 
-def _by_hash(rows: list[_Row], fraction: float) -> dict[str, list[_Row]]:
+def _by_hash(rows: list[Row], fraction: float) -> dict[str, list[Row]]:
     """Split each class in each domain by the hashes of the paths; of two or more pictures at least one is for testing."""
-    groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row[1]["class"], row[1].get("domain", "")].append(row)
     chosen = set()
@@ -130,7 +172,7 @@ def _by_hash(rows: list[_Row], fraction: float) -> dict[str, list[_Row]]:
     }
 
 
-def _hash(row: _Row) -> str:
+def _hash(row: Row) -> str:
     return hashlib.sha256(row[0].encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -145,7 +187,7 @@ def _check_classes(root: Path, part: str, present: set[str], classes: tuple[str,
         )
 
 
-def _listing(root: Path, rows: list[_Row], classes: tuple[str, ...], domains: tuple[str, ...]) -> Listing:
+def _listing(root: Path, rows: list[Row], classes: tuple[str, ...], domains: tuple[str, ...]) -> Listing:
     """Convert rows to a listing with numbered classes and domains."""
     label = {name: number for number, name in enumerate(classes)}
     domain = {name: number for number, name in enumerate(domains)}

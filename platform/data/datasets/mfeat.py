@@ -8,7 +8,7 @@ import numpy as np
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ._locate import candidate_folders, content_identity, folders_text
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -18,7 +18,7 @@ _Y = np.repeat(np.arange(10), 200)  # the labels in the file's order
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Digits of Dutch utility maps, 16x15 grey, 1,600 for training and 400 for testing; they fill the picture.
 
     Grey values 0..6 are stored as 0..255. Every fifth picture of a class, in the file's order, is for testing. `make data`
@@ -35,7 +35,12 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     path = _find(folders)
     key = f"mfeat-{content_identity([path])}"
     return make_data_set(
-        key, load_or_make(key, lambda: _read(path), folders.cache), tuple("0123456789"), (0.5043,), (0.4543,)
+        key,
+        load_or_make(key, lambda: _read(path), folders.cache),
+        tuple("0123456789"),
+        (0.5043,),
+        (0.4543,),
+        normalise=config.normalise,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders, load_or_make
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ._download import fetch, verified
 from ._locate import candidate_folders, content_identity
 
@@ -22,7 +22,7 @@ _ADVICE = (
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """SVHN: digits of house numbers, cropped, 32x32 colour, 73,257 for training and 26,032 for testing (Netzer et al. 2011).
 
     Read from svhn/train_32x32.mat and test_32x32.mat in the data folder; downloaded if absent. The 531,131 extra pictures are
@@ -39,7 +39,9 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     root = _find(folders)
     key = f"svhn-{content_identity(root / name for name in _FILES.values())}"
     arrays = load_or_make(key, lambda: _read(root, again=root == _downloads(folders)), folders.cache)
-    return make_data_set(key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+    return make_data_set(
+        key, arrays, tuple("0123456789"), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), normalise=config.normalise
+    )
 
 
 def _downloads(folders: DataFolders) -> Path:

@@ -9,7 +9,7 @@ from annotated_types import Interval
 from ...config.settings import settings
 from ...errors import UserError
 from ..cache import DataFolders
-from ..dataset import DataSet, make_data_set
+from ..dataset import DataSet, DataSetOptions, make_data_set
 from ..image_cache import Listing, cached_images
 from ..image_decoding import VERSION
 from ._locate import candidate_folders, content_identity, folder_with
@@ -22,7 +22,7 @@ _ADVICE = (
 
 
 @settings
-class Config:
+class Config(DataSetOptions):
     """Tiny ImageNet: 200 classes of ImageNet, 64x64 colour, 100,000 for training and 10,000 for testing (Le & Yang 2015).
 
     Read from tiny-imagenet-200 in the data folder. The test part is the official validation part, because the official test
@@ -49,7 +49,7 @@ def build(config: Config, folders: DataFolders) -> DataSet:
     classes = (root / "wnids.txt").read_text(encoding="utf-8").split()
     names = _names(root / "words.txt", classes)
     arrays = cached_images(key, lambda: _listed(root, classes), config.size, folders)
-    return make_data_set(key, arrays, names)
+    return make_data_set(key, arrays, names, normalise=config.normalise)
 
 
 def _names(path: Path, classes: list[str]) -> tuple[str, ...]:
@@ -82,4 +82,7 @@ def _listed(root: Path, classes: list[str]) -> dict[str, Listing]:
         if wnid not in label_of:
             raise UserError(f"{annotations}:{number}: {line!r} names no class of wnids.txt; damaged? {_ADVICE}")
         test.append((root / "val" / "images" / name, label_of[wnid]))
+    untested = sorted(label_of.keys() - {classes[label] for _, label in test})
+    if untested:
+        raise UserError(f"{annotations}: has no picture of the class {untested[0]}; truncated or damaged? {_ADVICE}")
     return {part: Listing(*zip(*rows, strict=True)) for part, rows in (("train", train), ("test", test))}
