@@ -21,6 +21,7 @@ slow:
 
 # Speed as ratios to bare loops in the same file, measured in turns; asserts nothing.
 speed:
+	uv run python tests/speed/startup.py
 	uv run python tests/speed/loops.py
 	uv run python tests/speed/sweep.py
 	uv run python tests/speed/safety.py

@@ -4,7 +4,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,7 @@ from avalanche.models.dynamic_optimizers import update_optimizer as avalanches_u
 from torch import nn
 
 from retain.platform.config.schema import Optimizer, Training
-from retain.platform.data.streams import ResidentDataset, Stream
+from retain.platform.data.streams import Stream
 from retain.platform.errors import UserError
 from retain.platform.models.networks import mlp
 from retain.platform.seeding import generator
@@ -29,33 +29,6 @@ from retain.platform.trial import checkpoint_timer, stopwatch
 
 Build = Callable[..., Stream]
 TRAINING = Training(epochs=2, batch_size=16, evaluation_batch_size=7, optimizer=Optimizer(lr=0.1, clip=None))
-
-
-class PartDataset(ResidentDataset):
-    """A part of a stream with the two methods of Avalanche's data sets that the loop calls."""
-
-    def train(self) -> "PartDataset":
-        return self
-
-    def eval(self) -> "PartDataset":
-        return self
-
-
-@dataclass
-class Experiences:
-    """A benchmark without Avalanche."""
-
-    stream: Stream
-    train_stream: list[Any] = field(init=False)
-    test_stream: list[Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.train_stream = [self._experience(n, step.train) for n, step in enumerate(self.stream.experiences)]
-        self.test_stream = [self._experience(n, step.test) for n, step in enumerate(self.stream.experiences)]
-
-    def _experience(self, number: int, part: Any) -> Any:
-        task = number if self.stream.scenario == "task" else 0
-        return SimpleNamespace(current_experience=number, dataset=PartDataset(self.stream, part, task))
 
 
 class Recording(Plugin):
@@ -99,7 +72,7 @@ def settings(stream: Stream, *plugins: Any, training: Training = TRAINING) -> di
 
 def plain(stream: Stream, *plugins: Any, **more: Any) -> Learner:
     """Return a learner that knows nothing of Avalanche."""
-    return Learner(benchmark=Experiences(stream), **settings(stream, *plugins, **more))
+    return Learner(**settings(stream, *plugins, **more))
 
 
 def train(learner: Learner) -> Learner:
@@ -321,7 +294,7 @@ def test_when_checks_and_checkpoints_are_due(
 def test_the_loop_alone_trains(tiny_stream: Build) -> None:
     """`Learner` adds evaluation and resuming, nothing to the training."""
     stream = tiny_stream()
-    loop = Loop(benchmark=Experiences(stream), **settings(stream))
+    loop = Loop(**settings(stream))
     for number in range(3):
         loop.train_experience(number)
     assert same(loop.model, train(plain(stream)).model)

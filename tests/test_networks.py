@@ -669,7 +669,7 @@ def test_without_groups_the_optimizer_is_torchs(name: Any) -> None:
         "adam": lambda: torch.optim.Adam(network.parameters(), lr=0.1, weight_decay=0.2),
         "adamw": lambda: torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.2),
     }[name]()
-    assert type(own) is type(theirs)
+    assert isinstance(own, type(theirs))
     assert own.state_dict() == theirs.state_dict()
 
 

@@ -367,8 +367,9 @@ def test_an_interpolation_may_name_the_seed_and_stand_in_a_list_or_a_text() -> N
     assert [trial.config.seed for trial in trials] == [1, 2, 1, 2]
 
 
-def test_an_interpolation_may_name_keys_of_the_sweep_and_stand_in_published() -> None:
-    sections = {"training": {"epochs": "${sweep.samples}"}, "published": {"source": "${name}", "figures": {}}}
+@pytest.mark.parametrize("epochs", ["${sweep.samples}", "${ sweep.${name} }", "${..sweep.samples}"])
+def test_an_interpolation_may_name_keys_of_the_sweep_and_stand_in_published(epochs: str) -> None:
+    sections = {"name": "samples", "training": {"epochs": epochs}, "published": {"source": "${name}", "figures": {}}}
     assert [trial.config.training.epochs for trial in planned(**sections, sweep={"seeds": [1, 2]})] == [1, 1]
 
 

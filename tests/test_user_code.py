@@ -57,7 +57,7 @@ def retain(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([RETAIN, *arguments], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("command", ["sweep", pytest.param("run", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["run", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_scripts_in_the_working_directory_hide_nothing(command: str, here: Path) -> None:
     """In Ray's workers too. A strategy of the user's is found all the same."""
     for name in COMMON:

@@ -214,6 +214,23 @@ def test_sweep_and_dry_run_check_wandb_first(monkeypatch: pytest.MonkeyPatch, tm
     assert not (tmp_path / "new").exists()
 
 
+NOT_CONFIGURED = """
+import sys
+from retain.platform.config.schema import Wandb
+from retain.platform.reporting.wandb_account import check_wandb
+print(check_wandb(Wandb()), check_wandb(Wandb(mode="offline")), "wandb" in sys.modules)
+"""
+
+
+def test_without_an_account_wandb_is_not_loaded(tmp_path: Path) -> None:
+    """Its import takes as long as that of the rest of the command line."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC"))}
+    command = [sys.executable, "-c", NOT_CONFIGURED]
+    environment["HOME"] = str(tmp_path)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (ended.stdout, ended.stderr) == ("offline offline False\n", "")
+
+
 def test_resume_says_at_its_start_what_wandb_will_refuse(trial: Trial) -> None:
     """It does not stop: the trials matter more, and a stored config cannot be changed."""
     errors = Terminal(file=io.StringIO(), width=1000)

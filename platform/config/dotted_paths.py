@@ -81,10 +81,10 @@ def _paths(spec: ModuleSpec | None) -> list[Path]:
 
 def _hidden(package: str) -> str:
     """Return a sentence if the working directory has a module that another one of the same name hides."""
-    found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     for path in (Path.cwd() / f"{package}.py", Path.cwd() / package):
-        if path.exists() and found is not None and path not in [each for p in _paths(found) for each in (p, p.parent)]:
-            where = next(iter(_paths(found)), Path(package))
+        if path.exists() and spec is not None and path not in [each for p in _paths(spec) for each in (p, p.parent)]:
+            where = next(iter(_paths(spec)), Path(package))
             return f" Your {path} has the name of {where}, which comes first: rename yours."
     return ""
 

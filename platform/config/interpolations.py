@@ -84,6 +84,16 @@ def has_interpolation(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value == MISSING)
 
 
+def may_name(value: Any, key: str) -> bool:
+    """Return whether an interpolation in a value, at any depth, may name a top-level key or what is below it."""
+    if isinstance(value, Mapping):
+        return any(may_name(item, key) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(may_name(item, key) for item in value)
+    # one inside another, ${a.${b}}, can name anything
+    return isinstance(value, str) and re.search(rf"\$\{{[^}}]*(?:\b{re.escape(key)}\b|\$\{{)", value) is not None
+
+
 def interpolations_of(data: Mapping[str, Any], keys: tuple[str, ...] = ()) -> Iterator[Interpolation]:
     """Yield the interpolations of nested mappings; a list with one counts as a whole."""
     for key, value in data.items():

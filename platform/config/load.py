@@ -15,7 +15,6 @@ from ..visible_text import shortened
 from . import registry
 from .interpolations import has_interpolation, interpolations_of, plain_mapping, resolve_interpolations
 from .mistakes import (
-    PLUGIN_KEYS,
     named_settings,
     not_a_config,
     refuse_number_of_seeds,
@@ -26,7 +25,7 @@ from .plain_dataclass import build_plain, section_of
 from .schema import Experiment, Origin, Settings
 from .settings import checked_values, is_settings
 from .yaml_files import MAX_DEPTH, MAX_INTEGER, read_yaml
-from .yaml_overrides import combine, merge_overrides
+from .yaml_overrides import KINDS, combine, merge_overrides
 
 CONFIG_SCHEMA = 1
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -161,7 +160,7 @@ def from_dict(data: Mapping[str, Any]) -> Experiment:
         raise UserError(f"schema={schema!r}: this version of retain reads schema {CONFIG_SCHEMA}.")
     refuse_unindented(plain)
     refuse_number_of_seeds(plain)
-    for key in PLUGIN_KEYS:
+    for key in KINDS:
         if key in plain:
             plain[key] = named_settings(key, plain[key])
     experiment = build_config(Experiment, plain)

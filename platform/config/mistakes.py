@@ -1,4 +1,4 @@
-"""What a user probably meant by an unknown key, an unindented block, or a folder in the place of a config."""
+"""What a user probably meant by an unknown key, an unindented block, or a folder given as a config."""
 
 import difflib
 import os
@@ -17,9 +17,8 @@ from .renamed import hint
 from .repairs import mapping_advice
 from .schema import Experiment
 from .yaml_files import flow_yaml
-from .yaml_overrides import MANY_NAMES, nest_key
+from .yaml_overrides import KINDS, MANY_NAMES, nest_key
 
-PLUGIN_KEYS: dict[str, registry.Kind] = {key: kind for kind, key in registry.KEYS.items() if kind != "datasets"}
 _CLOSE = 0.8  # difflib's ratio of names that differ in a letter or two
 
 
@@ -30,7 +29,7 @@ def suggestion(where: str, key: str, known: list[str], root: Mapping[str, Any]) 
         where: the key's full path.
         key: its last part.
         known: the keys that are known in its section.
-        root: the whole config, whose strategies, network, ... have settings of their own; empty: not looked at.
+        root: the whole config, in whose strategies, network, ... the key may belong; empty: not looked at.
     """
     name, colon, _ = key.partition(":")
     if colon and name in known:
@@ -42,7 +41,7 @@ def suggestion(where: str, key: str, known: list[str], root: Mapping[str, Any]) 
     close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=_CLOSE)
     schema = list(_schema_paths(Experiment, ""))
     matches = close + [path for path in schema if path.rpartition(".")[2] == key]
-    matches = matches or [f"{part}.{key}" for part, kind in PLUGIN_KEYS.items() if key in registry.names(kind)]
+    matches = matches or [f"{part}.{key}" for part, kind in KINDS.items() if key in registry.names(kind)]
     matches = matches or [path for path in _plugin_paths(root) if path.rpartition(".")[2] == key]
     if not matches and not (here := nearest(key, known)):
         last = {path.rpartition(".")[2]: path for path in reversed(schema)}
@@ -63,7 +62,7 @@ def _schema_paths(cls: Any, prefix: str) -> Iterator[str]:
 
 def _plugin_paths(root: Mapping[str, Any]) -> Iterator[str]:
     """Yield the paths of the settings of the shipped plugins that a config names."""
-    for section, kind in PLUGIN_KEYS.items():
+    for section, kind in KINDS.items():
         value = root.get(section)
         for name in [value] if isinstance(value, str) else value if isinstance(value, Mapping) else ():
             yield from (f"{section}.{name}.{setting}" for setting in _settings_of(kind, name))
@@ -95,8 +94,8 @@ def refuse_unindented(data: Mapping[str, Any], cls: Any = Experiment, path: str 
 
 def _belongs(key: str, value: Any, section: str, annotation: Any) -> bool:
     """Return whether an unknown key next to an empty section is one of the section's."""
-    if section in PLUGIN_KEYS:
-        return key in registry.names(PLUGIN_KEYS[section]) or "." in key
+    if section in KINDS:
+        return key in registry.names(KINDS[section]) or "." in key
     inner = section_of(annotation)
     if is_dataclass(inner):
         return key in get_type_hints(inner)
@@ -126,7 +125,7 @@ def named_settings(key: str, value: Any) -> dict[str, Any]:
 
 def _no_settings(key: str, section: Mapping[str, Any], name: str) -> str:
     """Return what is wrong with `name`, whose value in a section of plugins is no mapping of settings."""
-    kind, value = PLUGIN_KEYS[key], section[name]
+    kind, value = KINDS[key], section[name]
     if name in registry.names(kind):
         settings = _settings_of(kind, name)
         example = "weight" if "weight" in settings else next(iter(settings), "")

@@ -136,7 +136,7 @@ def _merge(
         content = value.value if is_whole else value
         if content is None and config is not None and path in _REMOVABLE:
             _remove(merged, path, key)
-        elif content is None and config is not None and path in {(each,) for each in _ONE_NAME}:
+        elif content is None and config is not None and len(path) == 1 and path[0] in _ONE_NAME:
             raise UserError(
                 f"{path[0]}.{key}=null: write {path[0]}.{key}={{}} to keep its settings, or settings to change."
             )
@@ -147,9 +147,10 @@ def _merge(
 
 def _merged_value(base: Any, over: Any, path: tuple[str, ...], config: Mapping[str, Any] | None) -> Any:
     """Merge the values of one key."""
-    section = path[3:] if path[:1] == ("sweep",) and path[1:2] in {(each,) for each in _IN_SWEEP} else path
-    is_one = section in {(each,) for each in _ONE_NAME}
-    if is_one or section in {(each,) for each in MANY_NAMES}:
+    is_part = len(path) > 3 and path[0] == "sweep" and path[1] in _IN_SWEEP  # of a variant or stream
+    section = path[3:] if is_part else path
+    is_one = len(section) == 1 and section[0] in _ONE_NAME
+    if is_one or (len(section) == 1 and section[0] in MANY_NAMES):
         base, over = ({each: {}} if isinstance(each, str) and "${" not in each else each for each in (base, over))
     if config is not None and isinstance(base, Mapping):
         over = section_of_text(over, config)
@@ -183,8 +184,8 @@ def _check_part(config: Mapping[str, Any], keys: Sequence[str], text: str) -> No
     sweep: Any = config.get("sweep")
     sections = {each: sweep.get(each) or {} for each in _IN_SWEEP} if isinstance(sweep, Mapping) else {}
     parts, what, name = sections.get(keys[1], {}), keys[1].removesuffix("s"), keys[2]
-    where = ".".join(keys[:3])
-    if not isinstance(parts, Mapping) or not isinstance(parts.get(name), Mapping):
+    where, parts = ".".join(keys[:3]), parts if isinstance(parts, Mapping) else {}
+    if not isinstance(parts.get(name), Mapping):
         raise UserError(
             f"override '{shortened(text, 80)}': there is no {what} '{name}'.{nearest(name, parts)} "
             f"Here: {comma_separated(parts) or 'none'}. {where}={{...}} adds one."

@@ -9,31 +9,27 @@ from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervise
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.models.utils import avalanche_model_adaptation
 
+from .stream_benchmark import PARTS, class_sets, task_of
 from .streams import Part, ResidentDataset, Stream
 
 
 def avalanche_benchmark(stream: Stream) -> CLScenario:
     """Return a stream as an Avalanche benchmark with the streams ``train``, ``valid`` and ``test``."""
-    parts = {"train": "train", "valid": "validation", "test": "test"}
-    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in parts.items()])
+    benchmark = CLScenario([EagerCLStream(name, _experiences(stream, part)) for name, part in PARTS.items()])
     for avalanche_stream in benchmark.streams.values():
         avalanche_stream.benchmark = benchmark
     return benchmark
 
 
 def _experiences(stream: Stream, part: str) -> list[DatasetExperience]:
-    experiences, seen = [], set[int]()
-    all_classes = {label for experience in stream.experiences for label in experience.classes}
-    for number, ours in enumerate(stream.experiences):
-        task = number if stream.scenario == "task" else 0
+    experiences = []
+    for number, (ours, classes) in enumerate(zip(stream.experiences, class_sets(stream), strict=True)):
+        task = task_of(stream, number)
         experience = DatasetExperience(dataset=_dataset(stream, getattr(ours, part), task), current_experience=number)
-        # with blurry boundaries the training part has samples of other classes too
-        present = set(ours.classes) | set(ours.train.y.unique().tolist())
-        experience.classes_in_this_experience = sorted(present)
-        experience.previous_classes = set(seen)
-        seen |= present
-        experience.classes_seen_so_far = set(seen)
-        experience.future_classes = all_classes - seen
+        experience.classes_in_this_experience = sorted(classes.present)
+        experience.previous_classes = set(classes.previous)
+        experience.classes_seen_so_far = set(classes.seen)
+        experience.future_classes = set(classes.future)
         experience.task_labels, experience.task_label = [task], task
         experiences.append(experience)
     return experiences

@@ -96,7 +96,7 @@ def warn_about_missing_classes(name: str, source: DataSet, domains: Sequence[int
     names = source.class_names
     missing: dict[int, int] = {}  # class -> the first domain without it
     for domain in domains:
-        present = set(source.train.y[indices_of_domain(source.train_domains, domain)].tolist())
+        present = set(source.train.y[indices_of_domain(source.train_domains, domain)].unique().tolist())
         for label in set(range(len(names))) - present:
             missing.setdefault(label, domain)
     if not missing:

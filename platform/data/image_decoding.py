@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +105,13 @@ def decode(
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
-def _readable_formats() -> list[str]:
+@cache
+def _readable_formats() -> tuple[str, ...]:
     """Return those of the formats that the installed Pillow reads."""
     from PIL import Image
 
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def printable(name: str | Path) -> str:

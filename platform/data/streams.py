@@ -104,6 +104,7 @@ class ResidentDataset(Dataset[tuple[torch.Tensor, int, int]]):
         self.part = part
         self.task_label = task_label
         self.targets: list[int] = part.y.tolist()
+        self.targets_task_labels = [task_label] * len(part)
 
     def __len__(self) -> int:
         return len(self.part)

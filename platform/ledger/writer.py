@@ -149,7 +149,7 @@ class TrialLedger(_LockedFolder):
         """Add one event as one line. Readers see it at once; it is durable after `flush`.
 
         Args:
-            kind: "epoch", "experience", "probe", "note" or "resources".
+            kind: "first_step" (the first optimizer step was done), "epoch", "experience", "probe", "note" or "resources".
             experience: number of the experience from 1; 0 is before the first.
             iteration: training iterations since the trial started.
             event: the other fields.

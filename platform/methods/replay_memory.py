@@ -43,7 +43,8 @@ def num_balanced(labels: Sequence[Tensor], memory: int) -> int:
     """
     kept: Counter[int] = Counter()
     for new in labels:
-        kept.update(new.tolist())
+        classes, counts = new.unique(return_counts=True)  # far faster than to count a long list
+        kept.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
         shares = zip(sorted(kept), quotas(memory, len(kept)), strict=True)
         kept = Counter({label: min(kept[label], quota) for label, quota in shares})
     return kept.total()

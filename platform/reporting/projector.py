@@ -110,6 +110,8 @@ def num_unsent(folder: Path, settings: ProjectorSettings) -> int:
     """
     state = ProjectorState(folder) if (folder / "projector.json").exists() else None
     mode = settings.mode or os.environ.get("WANDB_MODE")
+    if mode == "disabled" and not settings.tensorboard:  # reading all ledgers for their signatures takes time
+        return 0
 
     def is_sent(trial: Trial) -> bool:
         if trial.status().status == "pending":

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -75,7 +76,7 @@ def check_wandb(config: Wandb) -> Mode:
         UserError: names the key or the environment variable, and what is allowed.
     """
     mode = resolve_mode(config.mode)
-    if mode == "disabled":
+    if mode == "disabled" or (replace(config, mode=None) == Wandb() and not _is_configured()):
         return mode
     import wandb
 
@@ -98,6 +99,8 @@ def has_valid_key() -> bool:
     Raises:
         UserError: the key has not the format of one, or W&B refuses a variable that configures the account.
     """
+    if not _is_configured():
+        return False
     from wandb.sdk.lib import wbauth
 
     token, key = os.environ.get("WANDB_IDENTITY_TOKEN_FILE"), os.environ.get("WANDB_API_KEY")
@@ -114,6 +117,14 @@ def has_valid_key() -> bool:
         return True
     stored = _attempt("the W&B key in the netrc file", lambda: wbauth.read_netrc_auth(host=host)) or settings.api_key
     return bool(stored)
+
+
+def _is_configured() -> bool:
+    """Whether there is anything that could configure an account: without it, W&B, whose import takes a second, is not asked."""
+    if any(map(_ACCOUNT.fullmatch, os.environ)):  # WANDB_CONFIG_DIR, which moves the settings file, too
+        return True
+    files = (os.environ.get("NETRC") or "~/.netrc", "~/_netrc", "~/.config/wandb/settings")
+    return any(os.path.exists(os.path.expanduser(file)) for file in files)
 
 
 def _account_settings() -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config.interpolations import has_interpolation, resolve_interpolations
+from ..config.interpolations import has_interpolation, may_name, resolve_interpolations
 from ..config.load import from_dict, plain_data, to_dict, value_of
 from ..config.schema import Data, Experiment, Origin
 from ..data.streams import Stream
@@ -91,14 +91,17 @@ def _of_each_seed(
     config: dict[str, Any], seeds: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Any], ResolvedExperiment]]:
     """Yield seed, plain config and resolved config; what does not depend on the seed is resolved once."""
-    varies = has_interpolation({key: value for key, value in config.items() if key != "sweep"})
+    own = {key: value for key, value in config.items() if key != "sweep"}
+    varies = has_interpolation(own)
+    if not may_name(own, "sweep"):  # OmegaConf would take long for all variants, in each trial
+        config = own
     plain: dict[str, Any] = {}
     resolved: ResolvedExperiment | None = None
     for seed in seeds:
         previous = plain
         if resolved is None or varies:
             plain = resolve_interpolations({**config, "seed": seed})
-            del plain["sweep"]
+            plain.pop("sweep", None)
         if resolved is None or {**plain, "seed": 0} != {**previous, "seed": 0}:
             resolved = resolve_experiment(from_dict(plain))
         yield seed, plain, resolved.with_seed(seed)
@@ -117,7 +120,7 @@ def _check_sweep_wide(trial: Mapping[str, Any], sweep: Mapping[str, Any], origin
 
 
 def _resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Return overrides with the resolved values of a trial's config in the place of interpolations."""
+    """Return overrides with interpolations replaced by the resolved values of a trial's config."""
     resolved: dict[str, Any] = {}
     for key, value in overrides.items():
         inside = config.get(key) if isinstance(config, Mapping) else None
@@ -129,7 +132,7 @@ def _resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, 
 
 
 def _check_overrides(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an override that changes no trial, since the streams or variants set its key themselves."""
+    """Refuse an override that changes no trial, since the streams, variants or search space set its key themselves."""
     base = to_dict(experiment)
     for override in experiment.origin.overrides:
         keys = override.keys
@@ -140,8 +143,8 @@ def _check_overrides(experiment: Experiment, configs: Sequence[Mapping[str, Any]
             if keys != ("seed",):
                 dotted = ".".join(keys)
                 advice = (
-                    f"the sweep's streams or variants set it. Override sweep.streams.NAME.{dotted} or "
-                    f"sweep.variants.NAME.{dotted}, or remove them: sweep.streams={{}}"
+                    f"the sweep's streams, variants or search space set it. Override sweep.streams.NAME.{dotted} or "
+                    f"sweep.variants.NAME.{dotted}, or remove what sets it: sweep.streams={{}}, sweep.space.{dotted}=null"
                 )
             raise UserError(f"override '{shortened(override.text, 80)}': changes no trial: {advice}.")
 

@@ -63,7 +63,7 @@ def _collect() -> None:
     objects that then exist, so that later collections take milliseconds.
     """
     gc.collect()
-    if not gc.get_freeze_count() and "avalanche" in sys.modules:
+    if not gc.get_freeze_count() and "torch" in sys.modules:
         gc.freeze()
 
 

@@ -17,6 +17,7 @@ import torch
 from ..config.schema import Training
 from ..data.resident_loader import ResidentLoader
 from ..data.samples import resident_samples
+from ..data.stream_benchmark import StreamBenchmark
 from ..data.streams import Stream
 from ..errors import UserError
 from ..seeding import generator
@@ -84,8 +85,8 @@ class Loop(Steps):
         *,
         model: torch.nn.Module,
         stream: Stream,
-        benchmark: Benchmark,
         training: Training,
+        benchmark: Benchmark | None = None,
         plugins: Sequence[Any] = (),
         seed_data: int = 0,
         seed_initialisation: int = 0,
@@ -95,12 +96,12 @@ class Loop(Steps):
         on_iteration: Callable[[Any], None] = lambda learner: None,
         augment: Augment | None = None,
     ) -> None:
-        """Prepare to train `model` on the experiences of `benchmark`, which are those of `stream`."""
+        """Prepare to train `model` on the experiences of `stream`; `benchmark`: the same experiences, made for Avalanche."""
         device = torch.device(device)
         # task-incremental: only the classes of a sample's experience count, as with one head per experience
         heads = stream.class_mask.to(device) if stream.scenario == "task" else None
         super().__init__(model, training, device, heads)
-        self.stream, self.benchmark = stream, benchmark
+        self.stream, self.benchmark = stream, StreamBenchmark(stream) if benchmark is None else benchmark
         self.seed_data, self.seed_initialisation = seed_data, seed_initialisation
         self.on_epoch, self.on_note, self.on_iteration = on_epoch, on_note, on_iteration
         self.augment = augment

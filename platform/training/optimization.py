@@ -15,6 +15,7 @@ from ..config.settings import value_at as value_at
 from ..errors import UserError
 from ..models.blocks import block_numbers, blocks_of
 from ..models.heads import summarise_layers
+from .optimizers import SGD, Adam, AdamW
 from .plugin import strategy_name
 
 
@@ -28,9 +29,9 @@ def make_optimizer(
     optimizer: torch.optim.Optimizer
     groups = parameter_groups(config, named, depths)
     if config.name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)
+        optimizer = SGD(groups, lr=0.0, momentum=config.momentum)
     else:
-        cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        cls = Adam if config.name == "adam" else AdamW
         optimizer = cls(groups)
     set_rates(optimizer, config, experience)
     return optimizer

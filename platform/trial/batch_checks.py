@@ -1,7 +1,7 @@
 """Checks of mini-batches of one sample, which BatchNorm cannot normalise in training: refused before the start."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -34,14 +34,22 @@ def check_batches_of_one(
         UserError: a mini-batch of one sample, new or remembered, and a network with BatchNorm.
     """
     ours = [(part, plugin) for part, plugin in zip(strategies, plugins, strict=True) if isinstance(plugin, Plugin)]
+    known: dict[frozenset[int], str] = {}  # frozen layers -> problem: experiences of one network differ in these only
+
+    def problem_after(num_trained: int) -> str:
+        frozen = frozenset(id(norm) for _, plugin in ours for norm in plugin.always_frozen(network, num_trained)[1])
+        if frozen not in known:
+            known[frozen] = _problem(network, stream, frozen)
+        return known[frozen]
+
     for num_trained, experience in enumerate(planned):
         appended = any(plugin.num_appended(num_trained) for _, plugin in ours)
         if experience.has_batch_of_one and not appended:
-            if problem := _problem(network, stream, [plugin for _, plugin in ours], num_trained):
+            if problem := problem_after(num_trained):
                 raise UserError(_message(experience, problem))
         for part, plugin in ours:
             if not part.does_nothing and plugin.separate_batch_size(experience.batch_size, num_trained) == 1:
-                if problem := _problem(network, stream, [plugin for _, plugin in ours], num_trained):
+                if problem := problem_after(num_trained):
                     raise UserError(
                         f"{part.path}: replays a single sample at a time in '{experience.name}', which this network "
                         f"cannot be trained on ({problem}): let it remember and replay more."
@@ -57,9 +65,8 @@ def _message(experience: PlannedExperience, problem: str) -> str:
     )
 
 
-def _problem(network: nn.Module, stream: Stream, plugins: Sequence[Plugin[Any]], num_trained: int) -> str:
+def _problem(network: nn.Module, stream: Stream, frozen: Container[int]) -> str:
     """Return why the network cannot be trained on one sample; an empty text if it can. Frozen layers need no second one."""
-    frozen = {id(norm) for plugin in plugins for norm in plugin.always_frozen(network, num_trained)[1]}
     trained = copy.deepcopy(network).train()
     for own, copied in zip(network.modules(), trained.modules(), strict=True):
         if id(own) in frozen:

@@ -35,8 +35,8 @@ def stale_feature_warnings(
     storing = [
         part for part, plugin in zip(strategies, plugins, strict=True) if getattr(plugin, "stores_features", False)
     ]
-    learning = [_learning(training, network, ours, number) for number in range(1, num_experiences)] if storing else []
-    parts = next(filter(None, learning), [])
+    experiences = range(1, num_experiences) if storing else ()
+    parts = next(filter(None, (_learning(training, network, ours, number) for number in experiences)), [])
     if not parts:
         return ()
     more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""

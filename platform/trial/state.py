@@ -1,6 +1,7 @@
 """The state of a running trial (learner, accuracy matrices, position in the ledger), saved and restored as one."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,10 @@ class TrialState:
         """
         if self._timer.is_check_due or self.services.stop_request.signal is not None:
             self._save_or_stop(learner)
+        if (
+            learner.clock.train_iterations == 1
+        ):  # after saving: a checkpoint here must not hold the event, which comes again
+            self._append("first_step", {"unix_seconds": time.time()})
         spent = self.probes.seconds_spent
         for event in self.probes.between_iterations(learner):
             self._append("probe", event)

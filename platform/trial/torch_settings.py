@@ -37,7 +37,7 @@ def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[A
         (torch.is_grad_enabled, torch.set_grad_enabled, True),
         (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
-        (_deterministic, lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]), deterministic),
+        (_deterministic, _set_deterministic, deterministic),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, False),
         (_cudnn, _set_cudnn, (False, False, True)),
     ]
@@ -46,6 +46,11 @@ def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[A
 def _deterministic() -> tuple[bool, bool]:
     """Return whether only deterministic algorithms are used, and whether others only warn."""
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    if value != _deterministic():  # torch's function imports its compiler, which takes as long as torch itself
+        torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
 def _cudnn() -> tuple[bool, bool, bool]:

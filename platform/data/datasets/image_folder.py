@@ -70,10 +70,10 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         UserError: no such folder, no picture matches the pattern, a part lacks a class, or files are unreadable.
     """
     root = Path(config.path)
-    found = _scanned(root, config.pattern)
-    classes, domains = (_names(found, placeholder) for placeholder in ("class", "domain"))
-    parts = _by_split(root, found) if "{split}" in config.pattern else _by_hash(found.rows, config.test or _TEST)
-    _check_left_out(root, found, config)
+    scanned = _scanned(root, config.pattern)
+    classes, domains = (_names(scanned, placeholder) for placeholder in ("class", "domain"))
+    parts = _by_split(root, scanned) if "{split}" in config.pattern else _by_hash(scanned.rows, config.test or _TEST)
+    _check_left_out(root, scanned, config)
     for part, rows in parts.items():
         _check_classes(root, part, {values["class"] for _, values in rows}, classes)
     listings = {part: _listing(root, rows, classes, domains) for part, rows in parts.items()}
@@ -95,10 +95,10 @@ def build(config: Config, folders: DataFolders) -> DataSet:
         present = {classes[label] for label in arrays[f"{part}_y"].unique().tolist()}
         _check_classes(root, part, present, classes)  # a class may have been skipped as a whole
     num_decoded = sum(len(arrays[f"{part}_y"]) for part in parts)
-    found.leave_out("unreadable", "", sum(map(len, parts.values())) - num_decoded)
-    found.examples["unreadable"] = f"listed in {entry_folder(key, folders.cache) / SKIPPED}"
-    _check_left_out(root, found, config)
-    note = f"{_KEY}.path={printable(root)}: {report}" if (report := found.report()) else ""
+    scanned.leave_out("unreadable", "", sum(map(len, parts.values())) - num_decoded)
+    scanned.examples["unreadable"] = f"listed in {entry_folder(key, folders.cache) / SKIPPED}"
+    _check_left_out(root, scanned, config)
+    note = f"{_KEY}.path={printable(root)}: {report}" if (report := scanned.report()) else ""
     if note:
         warn_once(note)
     return make_data_set(
@@ -113,33 +113,33 @@ def _scanned(root: Path, pattern: str) -> Scan:
     run = run_folder_of(root)
     if run is not None:
         raise UserError(f"{_KEY}.path={root}: must not be in a run's folder, as {run} is.")
-    found = scan(root, pattern)
-    if not found.rows:
-        raise UserError(f"{_KEY}.pattern={pattern}: no picture in {root} fits it; {found.content()}.")
-    return found
+    scanned = scan(root, pattern)
+    if not scanned.rows:
+        raise UserError(f"{_KEY}.pattern={pattern}: no picture in {root} fits it; {scanned.content()}.")
+    return scanned
 
 
-def _names(found: Scan, placeholder: str) -> tuple[str, ...]:
+def _names(scanned: Scan, placeholder: str) -> tuple[str, ...]:
     """Return the names of the classes or domains, sorted."""
-    names = found.places.get(placeholder, {})
-    check_spellings(names, f"{_KEY}.pattern={found.pattern}", {"class": "classes", "domain": "domains"}[placeholder])
+    names = scanned.places.get(placeholder, {})
+    check_spellings(names, f"{_KEY}.pattern={scanned.pattern}", {"class": "classes", "domain": "domains"}[placeholder])
     return tuple(sorted(map(printable, names)))
 
 
-def _check_left_out(root: Path, found: Scan, config: Config) -> None:
+def _check_left_out(root: Path, scanned: Scan, config: Config) -> None:
     """Refuse a folder of which too much is left out, unless the config allows it."""
-    if not config.allow_skipped and (found.empty or found.exceeds_limit()):
-        why = "More than 10 % are left out. " if found.exceeds_limit() else ""
+    if not config.allow_skipped and (scanned.empty or scanned.exceeds_limit()):
+        why = "More than 10 % are left out. " if scanned.exceeds_limit() else ""
         raise UserError(
-            f"{_KEY}.path={printable(root)}: {found.report()} {why}Change the pattern or the folder, or accept it with "
+            f"{_KEY}.path={printable(root)}: {scanned.report()} {why}Change the pattern or the folder, or accept it with "
             f"{_KEY}.allow_skipped=true."
         )
 
 
-def _by_split(root: Path, found: Scan) -> dict[str, list[Row]]:
+def _by_split(root: Path, scanned: Scan) -> dict[str, list[Row]]:
     """Split by the folder names in {split}."""
     parts: dict[str, list[Row]] = defaultdict(list)
-    for row in found.rows:
+    for row in scanned.rows:
         split = row[1]["split"].lower()
         if split not in SPLIT_OF:
             raise UserError(
@@ -148,12 +148,12 @@ def _by_split(root: Path, found: Scan) -> dict[str, list[Row]]:
         parts[SPLIT_OF[split]].append(row)
     test = parts["test"] or parts["validation"]
     if not parts["train"] or not test:
-        splits = comma_separated({row[1]["split"] for row in found.rows})
+        splits = comma_separated({row[1]["split"] for row in scanned.rows})
         raise UserError(
             f"{_KEY}.path={root}: must have pictures for training and for testing; its splits are {splits}."
         )
     if parts["test"] and parts["validation"]:
-        found.leave_out("split", parts["validation"][0][0], len(parts["validation"]))
+        scanned.leave_out("split", parts["validation"][0][0], len(parts["validation"]))
     return {"train": parts["train"], "test": test}
 
 
