@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import sweeps
 from faults import STRATEGIES
+from helpers import sweeps
 
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_files import read_yaml

@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from idx_sets import REAL_ROOT
+from helpers.idx_sets import REAL_ROOT
 
 from retain.platform.config.load import from_dict
 from retain.platform.trial.run import run as run_trial

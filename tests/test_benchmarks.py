@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from idx_sets import REAL_ROOT, is_real, write_set
+from helpers.idx_sets import REAL_ROOT, is_real, write_set
 
 from retain.platform.config import registry
 from retain.platform.config.load import load_config

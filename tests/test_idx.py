@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from idx_sets import REAL_ROOT, is_real, write_idx, write_set
+from helpers.idx_sets import REAL_ROOT, is_real, write_idx, write_set
 
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.dataset import DataSet

@@ -195,11 +195,11 @@ def test_resuming_a_sweep_creates_the_missing_trial_folders(make_experiment: Mak
         folder, yaml.safe_dump(to_dict(config), sort_keys=False), "test", [trial.identity for trial in planned]
     ) as ledger:
         first, second, third = ledger.trials()
-        sweep_run._write_pending(first.folder, planned[0])
+        sweep_run.write_pending_trial(first.folder, planned[0])
         before = (first.folder / "trial.json").stat().st_ino
         second.folder.mkdir()
         (second.folder / ".lock").touch()
-        sweep_run._write_missing(config, folder)
+        sweep_run.write_missing_trials(config, folder)
         assert [trial.config()["seed"] for trial in ledger.trials()] == [0, 1, 2]
         assert (first.folder / "trial.json").stat().st_ino == before
         assert [Trial(trial.folder).identity["id"] for trial in (first, second, third)] == [

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sweeps
 import torch
 import yaml
+from helpers import sweeps
 from helpers.processes import DEADLINE, forkserver
 from plugins import acting
 
@@ -411,7 +411,7 @@ def test_a_worker_frees_reference_cycles_of_the_previous_trial() -> None:
         for _ in range(2):
             left = weakref.ref(Node())
             assert left() is not None
-            ray_worker._collect()
+            ray_worker.collect_garbage()
             assert left() is None
     finally:
         gc.unfreeze()

@@ -97,15 +97,15 @@ def append_experience(trial: Trial) -> None:
 
 def test_the_display_reads_only_what_has_changed(sweep: Path, opened: Opened, stat_calls: list[str]) -> None:
     watch = many.watch_of(sweep)
-    watch._look(last=True)
-    assert watch._ended() == NUM_TRIALS - 4
+    watch.look(last=True)
+    assert watch.num_ended() == NUM_TRIALS - 4
     stat_calls.clear()
-    assert opened.during(watch._look) == []
+    assert opened.during(watch.look) == []
     assert 4 * 4 <= len(stat_calls) <= 4 * BOUND
     running = trials_of(sweep)[-1]
     append_experience(running)
-    assert {Path(path).name for path in opened.during(watch._look)} == {"status.json", "metrics.jsonl"}
-    assert watch._all[running.id].accuracy == 0.5
+    assert {Path(path).name for path in opened.during(watch.look)} == {"status.json", "metrics.jsonl"}
+    assert watch.displays[running.id].accuracy == 0.5
 
 
 def test_the_projector_reads_only_what_has_changed(sweep: Path, opened: Opened, stat_calls: list[str]) -> None:
@@ -179,18 +179,18 @@ def test_the_display_follows_a_trial_whose_metrics_are_truncated(tmp_path: Path,
         length = ledger.flush()
         ledger.append("experience", 2, 2, {"task_agnostic": [0.2, 0.4], "task_aware": [None, None]})
     watch = ProgressDisplay(folder, Console(file=out, force_terminal=terminal, width=100))
-    watch._begin()
+    watch.begin()
     with TrialLedger.open(folder) as ledger:
-        watch._look()
+        watch.look()
         ledger.truncate(length)
         ledger.append("note", 1, 1, {"text": "of another length " * 9})
-        watch._look()
+        watch.look()
         ledger.append("experience", 2, 2, {"task_agnostic": [0.2, 0.4], "task_aware": [None, None]})
         ledger.append("experience", 3, 3, {"task_agnostic": [0.3, 0.6, 0.9], "task_aware": [None] * 3})
         ledger.status("done", experience=3)
-    watch._look(last=True)
+    watch.look(last=True)
     if terminal:
-        assert watch._latest[0].accuracy == pytest.approx(0.6)
+        assert watch.latest[0].accuracy == pytest.approx(0.6)
     else:
         assert out.getvalue() == "1/1 done: s / v / seed 0, accuracy 60.0 %\n"
 

@@ -128,13 +128,13 @@ def test_another_config_is_no_resume(copy: Copy) -> None:
 
 def test_a_pending_trial_of_an_old_sweep_is_written_as_it_was_listed(copy: Copy) -> None:
     """The driver was killed before it had written the folder: it is planned anew from the old experiment."""
-    from retain.platform.sweep.run import _write_missing
+    from retain.platform.sweep.run import write_missing_trials
 
     folder = copy("before_renames/sweep")
     trial = trials_of(folder)[2]
     identity, config = dict(trial.identity), from_dict(trial.config())
     shutil.rmtree(trial.folder)
-    _write_missing(from_dict(run_config(folder)), folder)
+    write_missing_trials(from_dict(run_config(folder)), folder)
     (written,) = [t for t in trials_of(folder) if t.id == trial.id]
     assert written.damage() is None and from_dict(written.config()) == config
     assert Trial(written.folder).identity == {key: value for key, value in identity.items() if key != "folder"}

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-import sweeps
+from helpers import sweeps
 from helpers.processes import COMMAND, DEADLINE
 from ray.cluster_utils import Cluster
 

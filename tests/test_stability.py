@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from idx_sets import write_idx
+from helpers.idx_sets import write_idx
 from sklearn.datasets import load_digits
 
 from retain.platform.config.load import from_dict

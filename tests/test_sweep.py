@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 import ray
-import sweeps
 import torch
+from helpers import sweeps
 from helpers.processes import DEADLINE
 from ray.cluster_utils import Cluster
 

@@ -456,7 +456,7 @@ def test_missing_trials_of_another_versions_plan_are_refused(tmp_path: Path) -> 
     identities = [trial.identity for trial in plan(load_config(config(sweep={"seeds": [0, 1, 2]})))]
     with SweepLedger.create(tmp_path / "s", dump_yaml(to_dict(experiment)), "t", identities):
         with pytest.raises(UserError, match="planned 3 trials, this one 2"):
-            sweep_run._write_missing(experiment, tmp_path / "s")
+            sweep_run.write_missing_trials(experiment, tmp_path / "s")
 
 
 # --- null ---

@@ -71,14 +71,18 @@ class ProgressDisplay:
     """A context that shows the progress of a folder's trials: how many are done, time left, running accuracies.
 
     On a terminal it is a live display; elsewhere it prints a line when a trial ends.
+
+    Attributes:
+        displays: each trial's, by its id.
+        latest: those that are shown under the bar.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self._stop = Event()
-        self._all: dict[str, _TrialDisplay] = {}
+        self.displays: dict[str, _TrialDisplay] = {}
         self._schedule: PollSchedule | None = None
-        self._latest: list[_TrialDisplay] = []
+        self.latest: list[_TrialDisplay] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -94,10 +98,12 @@ class ProgressDisplay:
         self._thread = Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
-        self._begin()
-        for trial in self._all.values():  # do not announce trials that had ended before; count the time left from now
+        self.begin()
+        for (
+            trial
+        ) in self.displays.values():  # do not announce trials that had ended before; count the time left from now
             trial.look()
-        self._bar.reset(self._task, total=len(self._all) or None, completed=self._ended())
+        self._bar.reset(self._task, total=len(self.displays) or None, completed=self.num_ended())
         if self.console.is_terminal:
             self._live.start()
         self._thread.start()
@@ -113,25 +119,25 @@ class ProgressDisplay:
 
     def _follow(self) -> None:
         while not self._stop.wait(0.5):
-            self._look()
-        self._look(last=True)
+            self.look()
+        self.look(last=True)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Read the list of trials, if the folder has one yet."""
         if not any((self.folder / name).exists() for name in ("trials.json", "trial.json")):
             return
         trials = trials_of(self.folder)
         self._schedule = PollSchedule(trials)
-        self._all = {trial.id: _TrialDisplay(trial) for trial in trials}
+        self.displays = {trial.id: _TrialDisplay(trial) for trial in trials}
 
-    def _look(self, last: bool = False) -> None:
+    def look(self, last: bool = False) -> None:
         """Read the ledgers and update the bar; without a terminal, print the trials that have ended."""
         if self._schedule is None:
-            self._begin()
+            self.begin()
         if self._schedule is None:
             return
-        trials = [shown.trial for shown in self._all.values()] if last else self._schedule.next()
-        for shown in (self._all[trial.id] for trial in trials):
+        trials = [shown.trial for shown in self.displays.values()] if last else self._schedule.next()
+        for shown in (self.displays[trial.id] for trial in trials):
             before, changed = shown.state, shown.look()
             self._schedule.mark(shown.trial, shown.state)
             if changed and shown.state in _ENDED and shown.state != before and not self.console.is_terminal:
@@ -139,30 +145,31 @@ class ProgressDisplay:
                 with contextlib.suppress(
                     OSError
                 ):  # a log on a full disk: the trials continue, and so do the next lines
-                    self.console.print(_line(shown, self._ended(), len(self._all)), soft_wrap=True)
+                    self.console.print(_line(shown, self.num_ended(), len(self.displays)), soft_wrap=True)
         self._choose()
-        started = any(shown.state != "pending" for shown in self._all.values())
+        started = any(shown.state != "pending" for shown in self.displays.values())
         description = "training" if started else "starting"
-        failed = sum(shown.state == "failed" for shown in self._all.values())
+        failed = sum(shown.state == "failed" for shown in self.displays.values())
         description += f", {failed} failed" if failed else ""
-        self._bar.update(self._task, description=description, total=len(self._all), completed=self._ended())
+        self._bar.update(self._task, description=description, total=len(self.displays), completed=self.num_ended())
 
     def _choose(self) -> None:
         """Choose the trials under the bar, and read their accuracies."""
-        running = [shown for shown in self._all.values() if shown.state == "running"][:_MAX_SHOWN]
-        ended = (shown for shown in self._all.values() if shown.state in _ENDED)
+        running = [shown for shown in self.displays.values() if shown.state == "running"][:_MAX_SHOWN]
+        ended = (shown for shown in self.displays.values() if shown.state in _ENDED)
         latest = running + nlargest(_MAX_SHOWN - len(running), ended, key=lambda shown: shown.updated)
         if self.console.is_terminal:
             for shown in latest:
                 shown.read()
-        self._latest = latest
+        self.latest = latest
 
-    def _ended(self) -> int:
-        return sum(shown.state in _ENDED for shown in self._all.values())
+    def num_ended(self) -> int:
+        """Return the number of trials that are done, failed or stopped."""
+        return sum(shown.state in _ENDED for shown in self.displays.values())
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        for shown in self._latest:
+        for shown in self.latest:
             table.add_row(*_cells(shown))
         return Group(self._bar, table)
 

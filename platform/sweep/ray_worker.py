@@ -43,7 +43,7 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
             raise Stopped
         from ..trial.run import run
 
-        _collect()
+        collect_garbage()
         config = from_dict(Trial(folder).config())
         timeout = None if config.ray.hang_timeout is None else seconds("ray.hang_timeout", config.ray.hang_timeout)
         run(
@@ -56,7 +56,7 @@ def run_trial(settings: Mapping[str, Any], report: Report) -> None:
         )
 
 
-def _collect() -> None:
+def collect_garbage() -> None:
     """Free reference cycles of earlier trials, such as those of learner and plugins.
 
     Python starts a collection by the number of objects, not by the bytes of their tensors. The first call freezes all

@@ -78,7 +78,7 @@ def sweep(
         SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]),
     ):
         for trial in trials:
-            _write_pending(folder / "trials" / trial.identity["id"], trial)
+            write_pending_trial(folder / "trials" / trial.identity["id"], trial)
         return _run(config, folder)
 
 
@@ -138,12 +138,12 @@ def _absolute(data: Data) -> Data:
     return Data(root=str(folders.root) if folders.root else None, cache=str(folders.cache) if own_cache else None)
 
 
-def _write_pending(folder: Path, trial: PlannedTrial) -> None:
+def write_pending_trial(folder: Path, trial: PlannedTrial) -> None:
     """Write the folder of a trial that has not started: its config and identity."""
     TrialLedger.create(folder, dump_yaml(to_dict(trial.config)), trial.identity).close()
 
 
-def _write_missing(config: Experiment, folder: Path) -> None:
+def write_missing_trials(config: Experiment, folder: Path) -> None:
     """Write the trial folders that are missing because the sweep was killed while it wrote them."""
 
     def is_written(trial: Trial) -> bool:
@@ -161,12 +161,12 @@ def _write_missing(config: Experiment, folder: Path) -> None:
             # match by the number in the plan: older versions put other keys into the id and the overrides
             number = int(trial.id.partition("-")[0])
             identity = {key: trial.identity[key] for key in planned[number].identity}
-            _write_pending(trial.folder, replace(planned[number], identity=identity))
+            write_pending_trial(trial.folder, replace(planned[number], identity=identity))
 
 
 def _run(config: Experiment, folder: Path) -> SweepResult:
     """Run the unfinished trials on Ray, with a projector process if the config asks for W&B or TensorBoard."""
-    _write_missing(config, folder)
+    write_missing_trials(config, folder)
     unfinished = unfinished_trials(trials_of(folder))
     for trial, damage in unfinished:
         if damage is not None and trial.folder.exists():

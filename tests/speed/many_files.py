@@ -82,7 +82,7 @@ def write(folder: Path, config: str, identity: dict[str, Any], done: bool) -> No
 def watch_of(folder: Path) -> ProgressDisplay:
     """Return a progress display without a terminal."""
     watch = ProgressDisplay(folder, Console(file=io.StringIO(), force_terminal=True))
-    watch._begin()
+    watch.begin()
     return watch
 
 
@@ -108,8 +108,8 @@ def measure(num_trials: int) -> None:
         timed("(writing them)", lambda: build(folder, num_trials))
         timed("trials_of", lambda: trials_of(folder))
         watch = watch_of(folder)
-        timed("display, first look at everything", lambda: watch._look(last=True))
-        timed("display, 20 looks (10 s of watching)", lambda: [watch._look() for _ in range(20)])
+        timed("display, first look at everything", lambda: watch.look(last=True))
+        timed("display, 20 looks (10 s of watching)", lambda: [watch.look() for _ in range(20)])
         timed("display, 20 pictures", lambda: [watch._render() for _ in range(20)])
         projector = projector_of(folder)
         projector._sinks = []  # leave out the time that W&B itself needs

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from helpers.processes import COMMAND, DEADLINE
 
+from helpers.processes import COMMAND, DEADLINE
 from retain.platform.config.load import from_dict
 from retain.platform.config.yaml_files import read_yaml
 from retain.platform.ledger.reader import Trial, trials_of
 from retain.platform.trial import checkpoint
 from retain.platform.trial.run import run as run_trial
 
-PLUGINS = Path(__file__).parent / "plugins"
+PLUGINS = Path(__file__).parents[1] / "plugins"
 _RAYS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")  # a developer's own cluster
 
 

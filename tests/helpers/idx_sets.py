@@ -10,7 +10,7 @@ import numpy as np
 
 from retain.platform.data.datasets import _idx
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 _REAL_NAMES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 
 
