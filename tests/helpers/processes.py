@@ -21,7 +21,5 @@ def wait_until(condition: Callable[[], object], what: str = "the event") -> None
 def forkserver() -> ForkServerContext:
     """Return the server of new processes that have imported what a trial needs, which takes seconds; one for all tests."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["retain.platform.trial.run", "retain.platform.training.avalanche_learner", "faults"]
-    )
+    context.set_forkserver_preload(["retain.platform.trial.run", "retain.platform.training.learner", "faults"])
     return context
