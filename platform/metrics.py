@@ -2,6 +2,7 @@
 
 Shapes: T experiences. `matrix` R is (T + 1, T): row 0 is the untrained network, row i the network after experience i,
 column j - 1 the test set of experience j. Accuracies are in [0, 1]. `sizes` n is (T,): test samples of each experience.
+The validation matrix has the accuracies on the validation splits instead; its metrics have the same names, after `VALIDATION`.
 
 NaN marks a missing cell: the network had none of its classes yet, or the row was never measured (joint training has the
 last row only). A metric that needs a missing cell is NaN, never a mean over fewer cells than its formula names. One
@@ -10,6 +11,7 @@ exception, in the `max` of forgetting: rows before an experience was learned cou
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +32,20 @@ TITLES: dict[str, str] = {
     "min_accuracy": "Minimum accuracy (min-ACC)",
     "worst_case_accuracy": "Worst-case accuracy (WC-ACC)",
 }
+# Which way is better, for the metrics that `summary` returns.
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "average_accuracy": "maximize",
+    "average_incremental_accuracy": "maximize",
+    "learning_accuracy": "maximize",
+    "backward_transfer": "maximize",
+    "forgetting_max": "minimize",
+    "forgetting_max_incl_last": "minimize",
+    "forgetting_last": "minimize",
+    "forgetting_running": "minimize",
+    "forward_transfer": "maximize",
+}
+
+VALIDATION = "validation."  # before the name of a metric of the validation matrix
 
 
 def validate_matrix(matrix: ArrayLike) -> Array:
@@ -115,14 +131,18 @@ def forgetting_curve(matrix: ArrayLike, *, include_now: bool = False) -> Array:
     (Chaudhry 2018, 1801.10112) where they exist. A missing cell from row j on makes F_k NaN.
     """
     array = validate_matrix(matrix)
+    return np.array(
+        [math.nan, *_forgetting(array, range(2, array.shape[1] + 1), include_now=include_now)], dtype=np.float64
+    )
+
+
+def _forgetting(array: Array, experiences: Sequence[int], *, include_now: bool = False) -> list[float]:
+    """Return F_k of `forgetting_curve` for some k > 1."""
     num_experiences = array.shape[1]
     unlearned = np.tri(num_experiences + 1, num_experiences, -1) == 0  # [i, j - 1] is True where i < j
-    candidates = np.where(unlearned & np.isnan(array), -np.inf, array)
-    curve = np.full(num_experiences, np.nan)
-    for k in range(2, num_experiences + 1):
-        best = candidates[1 : k + 1 if include_now else k, : k - 1].max(axis=0)
-        curve[k - 1] = (best - array[k, : k - 1]).mean()
-    return curve
+    best = np.maximum.accumulate(np.where(unlearned & np.isnan(array), -np.inf, array)[1:])  # row i - 1: of rows 1..i
+    rows = ((k, best[k - 1 if include_now else k - 2] - array[k]) for k in experiences)
+    return [float(row[: k - 1].mean()) for k, row in rows]
 
 
 def forgetting_max(matrix: ArrayLike) -> float:
@@ -130,7 +150,7 @@ def forgetting_max(matrix: ArrayLike) -> float:
 
     Source: Chaudhry 2018, Riemannian Walk (1801.10112). Rows before j was learned are included, as in the paper.
     """
-    return float(forgetting_curve(matrix)[-1])
+    return _final_forgetting(validate_matrix(matrix))
 
 
 def forgetting_max_incl_last(matrix: ArrayLike) -> float:
@@ -138,7 +158,13 @@ def forgetting_max_incl_last(matrix: ArrayLike) -> float:
 
     Source: the variant that PyCIL and Mammoth compute; at least as large as `forgetting_max`.
     """
-    return float(forgetting_curve(matrix, include_now=True)[-1])
+    return _final_forgetting(validate_matrix(matrix), include_now=True)
+
+
+def _final_forgetting(array: Array, *, include_now: bool = False) -> float:
+    """Return F_T of `forgetting_curve`; NaN for T = 1."""
+    num_experiences = array.shape[1]
+    return _forgetting(array, [num_experiences], include_now=include_now)[0] if num_experiences > 1 else math.nan
 
 
 def forgetting_last(matrix: ArrayLike) -> float:
@@ -220,6 +246,30 @@ def summary(matrix: ArrayLike, sizes: ArrayLike) -> dict[str, float]:
         "forgetting_running": forgetting_running(matrix),
         "forward_transfer": forward_transfer(matrix),
     }
+
+
+def validation_summary(matrix: ArrayLike, sizes: ArrayLike) -> dict[str, float]:
+    """Return `summary` of a validation matrix. `sizes` (T,): validation samples of each experience, 0 where it has none.
+
+    An experience without samples has missing cells only, so the metrics that need them are NaN.
+
+    Raises:
+        ValueError: as for `summary`, or such an experience has an accuracy.
+    """
+    return summary(matrix, validation_weights(matrix, sizes))
+
+
+def validation_weights(matrix: ArrayLike, sizes: ArrayLike) -> Array:
+    """Return the sizes (T,) of the validation splits as weights: 1 for an empty one, whose cells are NaN with any weight.
+
+    Raises:
+        ValueError: the matrix is not (T + 1, T), there are not T sizes, or an experience without samples has an accuracy.
+    """
+    array, counts = validate_matrix(matrix), np.asarray(sizes, dtype=np.float64)
+    weights = validate_sizes(np.where(counts == 0, 1, counts), array.shape[1])
+    if not np.isnan(array[:, counts == 0]).all():
+        raise ValueError(f"sizes={counts.tolist()}: an experience without samples has an accuracy")
+    return weights
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:

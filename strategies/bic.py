@@ -28,6 +28,7 @@ from ..platform.errors import UserError
 from ..platform.methods.bias_correction import correct_logits, fit_correction
 from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss
+from ..platform.methods.positions import positions_on
 from ..platform.methods.replay_memory import ReplayMemory, keep_balanced
 from ..platform.methods.validation_samples import required_validation_dataset
 from ..platform.models.inference import logits_of
@@ -119,8 +120,9 @@ class BiCPlugin(DistilledReplay[Config]):
             weight = self.config.weight
             if weight is None:
                 weight = len(absent) / (len(absent) + len(set(learner.experience.classes_in_this_experience)))
-            teacher = correct_logits(self.teacher.logits(learner), *self.correction)[:, absent]
-            student, temperature = learner.mb_output[:, absent].float(), self.config.temperature
+            columns, temperature = positions_on(learner.mb_output.device, absent), self.config.temperature
+            teacher = correct_logits(self.teacher.logits(learner), *self.correction)[:, columns]
+            student = learner.mb_output[:, columns].float()
             # the paper's, up to a constant
             term = distillation_loss(student, teacher, temperature, "kl") / temperature**2
             learner.loss = (1 - weight) * learner.loss + weight * term

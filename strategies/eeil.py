@@ -65,7 +65,7 @@ class Config:
 
 def distillation(student: Tensor, teacher: Tensor, groups: Sequence[Sequence[int]], temperature: float) -> Tensor:
     """Return sum_e mean_B KL_e, a scalar: logits (B, >= K) of student and teacher, the classes of each experience."""
-    heads = [torch.as_tensor(group, device=student.device) for group in groups if group]
+    heads = [group for group in groups if group]
     return distillation_loss_by_task(student, teacher, heads, temperature) / temperature**2
 
 

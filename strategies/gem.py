@@ -43,7 +43,7 @@ def project_gradient(gradient: Tensor, references: Tensor, strength: float) -> T
     """Return g~ (P,) of this file's formula for a gradient (P,) and references (E, P)."""
     g, rows = gradient.double(), references.double()
     products = (rows @ g).cpu()
-    if bool((products >= 0).all()):
+    if bool((products >= 0).all()) or not bool(products.isfinite().all()):
         return gradient
     gram = (rows @ rows.T).cpu()
     gram = (gram + gram.T) / 2 + _RIDGE * torch.eye(len(gram), dtype=torch.float64)

@@ -29,6 +29,7 @@ from ..platform.config.settings import OnePerClass, PositiveFloat, PositiveInt, 
 from ..platform.methods.dataset_features import batched_features
 from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.herding import negative_distances, unit_class_means
+from ..platform.methods.positions import positions_on
 from ..platform.models.activation_capture import layer_outputs
 from ..platform.models.features import FEATURES
 from ..platform.training.plugin import LearnerView, replace_criterion
@@ -62,7 +63,7 @@ def targets(y: Tensor, num_outputs: int, teacher: Tensor | None, absent: Sequenc
     """
     target = functional.one_hot(y, num_outputs).float()
     if teacher is not None and absent:
-        columns = torch.as_tensor(absent, device=y.device)
+        columns = positions_on(y.device, absent)
         target[:, columns] = teacher[:, columns].div(temperature).sigmoid()
     return target
 

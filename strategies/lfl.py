@@ -45,6 +45,7 @@ class LFLPlugin(LayerDistillation[Config]):
     """Adds weight * distance of the features to the loss, and restores the head's old rows after each step."""
 
     STATE = (*LayerDistillation.STATE, "rows")
+    capturable = True
 
     def init_state(self) -> None:
         """Set the initial state."""

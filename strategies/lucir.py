@@ -82,6 +82,7 @@ class LucirPlugin(LayerDistillation[Config]):
     """Adds both terms to the loss from the second trained experience on, and fixes the weights of old classes."""
 
     WEIGHTS = ("weight", "margin_weight")
+    capturable = True
 
     def layers(self, model: nn.Module) -> list[str]:
         """Return the name of the features."""

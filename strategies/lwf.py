@@ -45,6 +45,7 @@ class LwFPlugin(Plugin[Config]):
     """Adds weight * L_KD to the loss from the second trained experience on."""
 
     STATE = ("num_trained", "teacher")
+    capturable = True
 
     def init_state(self) -> None:
         """Set the initial state."""

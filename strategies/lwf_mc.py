@@ -58,6 +58,7 @@ class LwFMCPlugin(Plugin[Config]):
     """Replaces the criterion, and adds the term for old outputs from the second trained experience on."""
 
     STATE = ("num_trained", "teacher")
+    capturable = True
 
     def init_state(self) -> None:
         """Set the initial state."""

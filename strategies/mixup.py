@@ -91,7 +91,7 @@ class MixupPlugin(Plugin[Config]):
             return
         x, position = learner.mb_x, (learner.experience.current_experience, learner.clock.train_exp_iterations)
         draw = generator(self.seed, "mixup", *position)
-        self._partner = torch.randperm(len(x), generator=draw).to(x.device)
+        self._partner = torch.randperm(len(x), generator=draw).to(x.device, non_blocking=True)
         if len(learner.mbatch) > 2:
             tasks = learner.mbatch[2]
             same_task = tasks[self._partner] == tasks

@@ -72,6 +72,7 @@ class ReplayPlugin(Plugin[Config]):
     """Appends remembered samples to each mini-batch."""
 
     STATE = ("memory",)
+    capturable = True
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -24,6 +24,7 @@ from torch.nn import functional
 from ..platform.config.settings import MemorySize, NonNegativeFloat, PositiveFloat, PositiveInt, settings
 from ..platform.methods.herded_memory import DistilledReplay
 from ..platform.methods.logit_distillation import distillation_loss_by_task
+from ..platform.methods.positions import positions_on
 from ..platform.training.plugin import LearnerView, replace_criterion
 
 NEUTRAL = None
@@ -54,7 +55,7 @@ def separated_cross_entropy(logits: Tensor, y: Tensor, old: Sequence[int]) -> Te
     The softmax of a sample is over the old classes if its label is one of them, else over the other classes.
     """
     is_old = torch.zeros(logits.shape[1], dtype=torch.bool, device=y.device)
-    is_old[list(old)] = True
+    is_old[positions_on(y.device, old)] = True
     others = is_old[y].unsqueeze(1) != is_old
     return functional.cross_entropy(logits.masked_fill(others, -torch.inf), y)
 
@@ -76,7 +77,7 @@ class SSILPlugin(DistilledReplay[Config]):
         """Add the distillation of the seen classes to the loss."""
         if self.teacher:
             student, teacher = learner.mb_output.float(), self.teacher.logits(learner)
-            heads = [torch.as_tensor(group, device=student.device) for group in self.seen.groups if group]
+            heads = [group for group in self.seen.groups if group]
             term = distillation_loss_by_task(student, teacher, heads, self.config.temperature)
             learner.loss = learner.loss + self.config.weight * term
 

@@ -44,6 +44,7 @@ PLANTS = {
     "ray outside of sweep": ("platform/trial/run.py", "import ray", "ray"),
     "wandb outside of reporting": ("platform/trial/run.py", "import wandb", "wandb"),
     "avalanche elsewhere": ("platform/training/evaluation.py", "import avalanche", "avalanche"),
+    "pandas outside of reporting": ("platform/cli/tables.py", "import pandas", "pandas"),
     "omegaconf outside of config": ("platform/trial/run.py", "import omegaconf", "omegaconf"),
     "torchvision elsewhere": ("platform/models/heads.py", "import torchvision", "torchvision"),
     "timm elsewhere": ("platform/models/heads.py", "import timm", "timm"),

@@ -5,10 +5,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import many_files as many
 import pytest
 from rich.console import Console
 
@@ -22,17 +22,6 @@ from retain.platform.reporting.projector import ProjectorSettings, project
 NUM_TRIALS = 1200
 BOUND = 600  # trials that a poll may touch when nothing has changed: the running ones, and 500 more
 CONFIG = "schema: 1\nname: many\n"
-
-
-def _speed_module() -> Any:
-    spec = spec_from_file_location("many_files", Path(__file__).parent / "speed" / "many_files.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-many = _speed_module()
 
 
 class Opened:

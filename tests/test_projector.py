@@ -88,10 +88,14 @@ def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any
             row = [(i + j) / 11 if j <= i else math.nan for j in range(1, NUM_EXPERIENCES + 1)]
             views = {"task_agnostic": {"average_accuracy": i / 13}, "task_aware": {"forgetting_max": math.nan}}
             event = {"task_agnostic": row, "task_aware": [i / 17] * 3, "metrics": views, "samples": 10 * i}
+            held_out = {"task_agnostic": {"average_accuracy": i / 19}, "task_aware": {"forgetting_max": i / 29}}
+            event["validation"] = {"task_agnostic": [i / 23, math.nan, 0.5], "task_aware": row, "metrics": held_out}
             ledger.append("experience", i, 100 * NUM_EPOCHS * i, event)
         if status:
-            ledger.write("summary", {"task_agnostic": {"average_accuracy": last / 13}, "seconds": 2.5})
-            ledger.write("matrix", {"task_agnostic": [[1.0, math.nan]], "task_aware": [[0.5, 0.25]]})
+            tested, held_out = ({"task_agnostic": {"average_accuracy": last / each}} for each in (13, 19))
+            ledger.write("summary", {**tested, "validation": held_out, "seconds": 2.5})
+            matrices = {"task_agnostic": [[1.0, math.nan]], "task_aware": [[0.5, 0.25]]}
+            ledger.write("matrix", {**matrices, "validation": {"sizes": [3, 3], "task_agnostic": [[0.125, 0.5]]}})
             ledger.status(status, experience=last)
 
 
@@ -111,6 +115,10 @@ def expected(trial: Trial) -> list[dict[str, Any]]:
             row["task_agnostic/average_accuracy"] = event["metrics"]["task_agnostic"]["average_accuracy"]
             for view in ("task_agnostic", "task_aware"):
                 row |= {f"accuracy/{view}/experience_0{j + 1}": event[view][j] for j in range(NUM_EXPERIENCES)}
+                cells = event["validation"][view]
+                row |= {f"validation_accuracy/{view}/experience_0{j + 1}": cells[j] for j in range(NUM_EXPERIENCES)}
+                for name, value in event["validation"]["metrics"][view].items():
+                    row[f"validation_{view}/{name}"] = value
             rows.append(row)
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
@@ -154,11 +162,15 @@ def test_an_offline_run_holds_the_ledgers_numbers(sweep: Path) -> None:
     }
     assert axes["train/*"] == axes["validation/*"] == "iteration"
     assert axes["accuracy/*"] == axes["task_agnostic/*"] == axes["task_aware/*"] == "experience"
+    assert {axes[f"validation_{name}/*"] for name in ("accuracy", "task_agnostic", "task_aware")} == {"experience"}
     summary: dict[str, Any] = {}
     for record in all_records:
         summary |= record.get("summary", {}).get("update", {})
     assert (summary["status"], summary["cost/seconds"]) == ("done", 2.5)
     assert summary["task_agnostic/average_accuracy"] == NUM_EXPERIENCES / 13
+    assert summary["validation_task_agnostic/average_accuracy"] == NUM_EXPERIENCES / 19
+    assert summary["accuracy_matrix/task_aware"] == [[0.5, 0.25]]
+    assert summary["validation_accuracy_matrix/task_agnostic"] == [[0.125, 0.5]]
     assert all_records[-1]["exit"]["exit_code"] == 0
 
 

@@ -17,7 +17,7 @@ from retain.platform.data.streams import ResidentDataset, Stream
 from retain.platform.models.activation_capture import ActivationCapture, layer_outputs
 from retain.platform.models.features import FEATURES
 from retain.platform.seeding import generator
-from retain.platform.training.per_sample_cache import PerSampleCache, compute_padded
+from retain.platform.training.per_sample_cache import Appended, PerSampleCache, compute_padded
 
 Build = Callable[..., Stream]
 
@@ -131,12 +131,53 @@ def test_outputs_are_computed_once_in_full_batches(
     assert compute.sizes == sizes and cache
 
 
-def test_appended_rows_are_computed_each_time(tiny_stream: Build) -> None:
+def test_appended_rows_of_unknown_origin_are_computed_each_time(tiny_stream: Build) -> None:
     cache, compute, learner = PerSampleCache("pad"), Counting(), running(tiny_stream(), 40)
     for _ in range(2):
         outputs = cache.lookup(at(learner, [4, 2], appended=3), compute)
         assert outputs is not None and torch.equal(outputs["double"], 2 * learner.mb_x)
     assert compute.sizes == [40, 3, 3]
+
+
+def replaying(learner: Any, memory: Tensor, index: list[int]) -> Any:
+    """Set the learner's mini-batch: samples 4 and 2, and those at `index` of a memory, as `ReplayMemory.append` does."""
+    at(learner, [4, 2])
+    learner.mb_x = torch.cat([learner.mb_x, memory[index]])
+    learner.appended = Appended(memory, torch.tensor(index), learner.mb_x, learner.mb_x._version)
+    return learner
+
+
+def test_rows_of_a_memory_are_computed_once(tiny_stream: Build) -> None:
+    cache, compute, learner = PerSampleCache("pad"), Counting(), running(tiny_stream(), 40, num_iterations=4)
+    memory = torch.rand(8, *learner.adapted_dataset.stream.shape)
+    for index in ([7, 0, 3], [1, 2, 7]):
+        outputs = cache.lookup(replaying(learner, memory, index), compute)
+        assert outputs is not None and torch.equal(outputs["double"], 2 * learner.mb_x)
+    assert compute.sizes == [40, 3, 3, 3]  # the memory in mini-batches of three, the last one padded
+    cache.lookup(replaying(learner, memory.clone(), [1, 2, 7]), compute)
+    assert compute.sizes[4:] == [3, 3, 3]  # it has changed
+
+
+@pytest.mark.parametrize("change", ["another tensor", "in place", "more rows", "few iterations", "too large"])
+def test_rows_that_may_not_be_a_memorys_are_computed_each_time(change: str, tiny_stream: Build) -> None:
+    cache, compute, learner = PerSampleCache("pad"), Counting(), running(tiny_stream(), 40, num_iterations=4)
+    memory, max_bytes = torch.rand(60, *learner.adapted_dataset.stream.shape), 10**6
+    learner.num_iterations = 19 if change == "few iterations" else 20  # of three samples each, for 60 in memory
+    for index in ([7, 0, 3], [1, 2, 7]):
+        replaying(learner, memory, index)
+        if change == "another tensor":
+            learner.mb_x = learner.mb_x + 1
+        elif change == "in place":
+            learner.mb_x += 1
+        elif change == "more rows":
+            learner.mb_x = torch.cat([learner.mb_x, memory[:1]])
+        elif change == "too large":
+            max_bytes = 60 * (1 + 16) * 4 - 1  # enough for the 40 samples
+        outputs = cache.lookup(learner, compute, max_bytes)
+        appended = outputs["double"][2:] if outputs is not None else None
+        assert appended is not None and torch.equal(appended, 2 * learner.mb_x[2:])
+    rows = 4 if change == "more rows" else 3
+    assert compute.sizes == [40, *([3] if change == "too large" else []), rows, rows]
 
 
 def test_cleared_outputs_are_computed_again(tiny_stream: Build) -> None:

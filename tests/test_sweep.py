@@ -1,6 +1,6 @@
-"""One real sweep on Ray, from the command line, in a user's folder: trials that fail and die, Ctrl-C, SIGTERM, SIGKILL, resumed.
+"""One real sweep on Ray, from the command line: trials that fail and die; Ctrl-C, SIGTERM, `retain stop`, SIGKILL; resumed.
 
-`story` runs it once, in four stages; the tests look at what it recorded. Processes, signals and clusters are real. The trials
+`story` runs it once, in five stages; the tests look at what it recorded. Processes, signals and clusters are real. The trials
 wait at an iteration until the test has struck, so nothing depends on time. The slow tests are in test_ray_faults.py.
 """
 
@@ -40,6 +40,7 @@ VARIANTS = {
     "interrupted": "waits",  # Ctrl-C
     "killed": "waits",  # SIGKILL of its worker
     "terminated": "waits",  # SIGTERM of the sweep
+    "told": "waits",  # retain stop
     "orphaned": "waits",  # SIGKILL of the sweep with all of its processes
     "dies": "dies",
 }  # a text: what plugins.faulty does
@@ -68,6 +69,7 @@ class Story:
     listening: set[Any] = field(default_factory=set)  # addresses of the local cluster
     starts: dict[str, list[int]] = field(default_factory=dict)
     before: dict[str, str] = field(default_factory=dict)  # variant -> newest checkpoint when it was struck
+    seen: dict[str, tuple[int, str]] = field(default_factory=dict)  # command in another terminal -> exit code, output
 
     @property
     def folder(self) -> Path:
@@ -99,6 +101,10 @@ class Story:
         sweeps.wait_for(process, waiting.exists)
         sweeps.wait_for(process, lambda: sweeps.newest(self.trial(variant)).startswith("000001+"))
         self.before[variant] = sweeps.newest(self.trial(variant))
+
+    def see_end(self, command: str, process: Any) -> None:
+        """Wait for the end of a command in another terminal."""
+        self.seen[command] = sweeps.ended(process)
 
     def end(self, process: Any) -> None:
         """Wait for the end of a stage, and record it."""
@@ -135,7 +141,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Story:
-    """Run the sweep: until Ctrl-C; until SIGTERM, with a worker killed before; until SIGKILL; the rest on another cluster."""
+    """Run the sweep: until Ctrl-C; SIGTERM, with a worker killed before; `retain stop`; SIGKILL; the rest on another cluster."""
     told = Story(tmp_path_factory.mktemp("home"))
     write_config(told)
     process = sweeps.retain(told.home, "sweep", "config.yaml", "--output", "out")
@@ -148,6 +154,13 @@ def story(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     os.kill(Trial(told.trial("killed")).read("environment")["pid"], signal.SIGKILL)
     told.wait(process, "terminated")
     request_stop(told, process, lambda: process.send_signal(signal.SIGTERM), "terminated")
+
+    (told.folder / ".stop").touch()  # left over from a request that came too late
+    process = sweeps.retain(told.home, "resume", "out")
+    told.wait(process, "told")
+    told.see_end("status", sweeps.retain(told.home, "status", "out"))
+    request_stop(told, process, lambda: told.see_end("stop", sweeps.retain(told.home, "stop", "out")), "told")
+    told.see_end("nothing to stop", sweeps.retain(told.home, "stop", "out"))
 
     process = sweeps.retain(told.home, "resume", "out")
     told.wait(process, "orphaned")
@@ -190,13 +203,13 @@ def request_stop(told: Story, process: Any, signal_it: Callable[[], None], varia
 
 
 def test_exit_codes_and_messages(story: Story) -> None:
-    interrupted, terminated, killed, ended = story.stages
-    assert [interrupted.code, terminated.code, killed.code, ended.code] == [130, 143, -signal.SIGKILL, 1]
+    interrupted, terminated, told, killed, ended = story.stages
+    assert [stage.code for stage in story.stages] == [130, 143, 143, -signal.SIGKILL, 1]
     assert f"Continue with: retain resume {story.folder}" in interrupted.output
-    assert "Continue with: retain resume out" in terminated.output
+    assert all("Continue with: retain resume out" in stage.output for stage in (terminated, told))
     assert not any("Traceback" in stage.output for stage in story.stages)
     num_done = list(killed.states.values()).count("done")
-    assert f"{num_done} of 10 trials are done, {10 - num_done} to go" in ended.output
+    assert f"{num_done} of 11 trials are done, {11 - num_done} to go" in ended.output
     assert not (story.folder / ".stop").exists()
     assert (story.folder / "report.html").is_file()
 
@@ -207,24 +220,38 @@ def test_each_start_tells_how_to_resume(story: Story) -> None:
     assert all("continue with: retain resume out" in stage.output for stage in story.stages[1:])
     log = (story.folder / "sweep.log").read_text().splitlines()
     starts = [f"continue with: retain resume {story.folder}" in line for line in log]
-    assert starts == [True, False, True, False, True, True, False], "the third was killed"
+    assert starts == [True, False, True, False, True, False, True, True, False], "the fourth was killed"
 
 
 def test_states_of_the_trials_after_each_stage(story: Story) -> None:
     done = {"naive": "done", **FAILED, "messes": "done"}
     later = dict.fromkeys(list(VARIANTS)[6:], "pending")
-    interrupted, terminated, killed, ended = (stage.states for stage in story.stages)
+    interrupted, terminated, stopped, killed, ended = (stage.states for stage in story.stages)
     assert interrupted == {**done, "interrupted": "stopped", **later}
     done |= {"interrupted": "done", "killed": "done"}
     assert terminated == {**later, **done, "terminated": "stopped"}
-    assert killed == {**done, "terminated": "done", "orphaned": "running", "dies": "pending"}
-    assert ended == {**done, "terminated": "done", "orphaned": "done", "dies": "failed"}
+    done |= {"terminated": "done"}
+    assert stopped == {**later, **done, "told": "stopped"}
+    done |= {"told": "done"}
+    assert killed == {**done, "orphaned": "running", "dies": "pending"}
+    assert ended == {**done, "orphaned": "done", "dies": "failed"}
 
 
-@pytest.mark.parametrize("variant", ["interrupted", "terminated"])
-def test_ctrl_c_and_sigterm_let_the_running_trial_write_a_checkpoint(story: Story, variant: str) -> None:
+def test_status_and_stop_from_another_terminal(story: Story) -> None:
+    code, status = story.seen["status"]
+    assert code == 0
+    assert "out: 5 done, 1 running, 3 failed, 2 pending of 11 trials" in status
+    assert re.search(r"process \d+ on \S+ runs it since", status)
+    assert re.search(r"split_digits / told / seed 0 +2 of 2 +\d+", status)
+    assert "FloatingPointError: the loss became" in status and "trial.log" in status
+    assert story.seen["stop"][0] == 0 and "out was asked to stop" in story.seen["stop"][1]
+    assert story.seen["nothing to stop"] == (2, "error: out: nothing to stop: no process is running it.\n")
+
+
+@pytest.mark.parametrize("variant", ["interrupted", "terminated", "told"])
+def test_ctrl_c_sigterm_and_retain_stop_let_the_running_trial_write_a_checkpoint(story: Story, variant: str) -> None:
     """It need not finish its experience, and repeats no iteration."""
-    stage = story.stages[0 if variant == "interrupted" else 1]
+    stage = story.stages[["interrupted", "terminated", "told"].index(variant)]
     assert stage.newest[variant].startswith("000001+") and stage.newest[variant] > story.before[variant]
     first, second = story.starts[variant]
     assert first == 0 and second == PER_EXPERIENCE + int(stage.newest[variant].partition("+")[2])

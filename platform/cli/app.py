@@ -3,11 +3,11 @@
 Nothing heavy is imported at the top, so ``--help`` and a wrong key answer at once.
 """
 
+import gc
 import os
 import sys
 import time
 import traceback
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,14 @@ import typer
 
 from ..config.dotted_paths import module_path
 from ..config.load import load_config
-from ..config.schema import Experiment
 from ..config.user_code import user_line
 from ..disk_errors import unwritable_reason
 from ..errors import UserError
 from ..ledger.writer import SweepLedger, TrialLedger
 from ..run_folders import is_run_folder, new_folder
-from .exit_report import print_resume_hint, show_results
+from .dry_run import has_open_search, print_dry_run
+from .existing_runs import commands as existing_runs
+from .exit_report import print_resume_hint, report_prepared_meanwhile, show_results
 from .terminal import Terminal, one_line, prepare_streams, print_error, several_lines, terminal
 from .unsent import print_unsent, warn_about_wandb
 
@@ -111,44 +112,61 @@ def sweep(
 
     check_wandb(experiment.wandb)
     if dry_run:
-        _dry_run(experiment, None if no_estimate else started)
+        print_dry_run(experiment, console, None if no_estimate else started)
         return
     _refuse_occupied(output, SweepLedger)
     with new_folder(output, experiment.output, experiment.name) as folder:
+        from ..sweep.ray_cluster import ray_ends_meanwhile
         from ..sweep.run import sweep as run_sweep
         from .progress import ProgressDisplay
 
         console.print(one_line("sweep ", (experiment.name, "bold"), f" -> {folder}"), soft_wrap=True)
         console.print(one_line(f"If it ends early, continue with: retain resume {folder}"), style="dim", soft_wrap=True)
-        with print_resume_hint(folder, errors):
-            run_sweep(experiment, folder, watch=ProgressDisplay(folder, terminal()))
-        with print_unsent(folder, errors):
-            show_results(folder, console, errors)
+        with ray_ends_meanwhile():
+            with print_resume_hint(folder, errors), report_prepared_meanwhile(folder):
+                run_sweep(experiment, folder, watch=ProgressDisplay(folder, terminal()))
+            with print_unsent(folder, errors):
+                show_results(folder, console, errors)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a sweep or of a trial.")],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Run only the trials that have failed (default: all that are not done).")
+    ] = False,
 ) -> None:
-    """Resume a sweep or a trial that was stopped. Completed trials are kept, unless one of their files is damaged."""
+    """Resume a sweep or a trial that was stopped: all trials that are not done, failed ones too, from their checkpoints.
+
+    Completed trials are kept, unless one of their files is damaged.
+    """
     from ..ledger.reader import trials_of, unfinished_trials
 
     trials = trials_of(folder)
     pending = unfinished_trials(trials)
-    console.print(f"{len(trials) - len(pending)} of {len(trials)} trials are done, {len(pending)} to go")
+    num_done = len(trials) - len(pending)
+    if failed:
+        pending = [each for each in pending if each[0].status().status == "failed"]
+    kind = "failed ones " if failed else ""
+    console.print(f"{num_done} of {len(trials)} trials are done, {len(pending)} {kind}to go")
     for trial, damage in pending:
         if damage is not None:
             advice = "it resumes from its newest valid checkpoint"
             errors.print(one_line(("damaged", "yellow"), f" {trial.id}: {damage}; {advice}"), soft_wrap=True)
-    if pending:
+    is_open = bool(pending) or (not failed and has_open_search(folder))
+    if is_open:
+        from ..sweep.ray_cluster import ray_ends_meanwhile
         from ..sweep.run import resume as resume_run
         from .progress import ProgressDisplay
 
         warn_about_wandb(folder, errors)
         console.print(one_line(f"If it ends early, continue with: retain resume {folder}"), style="dim", soft_wrap=True)
-        with print_resume_hint(folder, errors):
-            resume_run(folder, watch=ProgressDisplay(folder.absolute(), terminal()))
-    with print_unsent(folder, errors) if pending else nullcontext():
+        with ray_ends_meanwhile():
+            with print_resume_hint(folder, errors), report_prepared_meanwhile(folder):
+                resume_run(folder, watch=ProgressDisplay(folder.absolute(), terminal()), only_failed=failed)
+            with print_unsent(folder, errors):
+                show_results(folder, console, errors)
+    else:
         show_results(folder, console, errors)
 
 
@@ -298,23 +316,7 @@ def sync(
     console.print(one_line(f"{folder}: all trials are {' and '.join(places)}"), soft_wrap=True)
 
 
-def _dry_run(experiment: Experiment, started: float | None) -> None:
-    """Plan, check and list the trials; print the estimate, unless `started` (the command's start) is None."""
-    from ..sweep.estimate import dry_run
-    from ..sweep.plan import check_trials, plan
-    from .tables import dry_run_table, estimate_lines
-
-    trials = plan(experiment)
-    table = dry_run_table([trial.identity for trial in trials])
-    if started is None:
-        check_trials(trials)
-        console.print(table)
-        console.print(f"{len(trials)} trials. Nothing was started.")
-        return
-    result = dry_run(experiment, trials, started)
-    console.print(table)
-    for line in estimate_lines(result, len(trials), experiment.output):
-        console.print(one_line(line), soft_wrap=True)
+app.registered_commands += existing_runs.registered_commands
 
 
 def _refuse_occupied(output: Path | None, ledger: type[TrialLedger] | type[SweepLedger]) -> None:
@@ -341,6 +343,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the interpreter would print it too, but with the escape sequences in it
         sys.exit(_print_exception(error))
+    gc.freeze()  # on exit, the interpreter would search all of torch's and Plotly's objects for cycles
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,7 +1,8 @@
 """The end of a command that ran trials: results, what to do next, the exit code."""
 
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ from ..errors import UserError
 from .terminal import one_line
 
 if TYPE_CHECKING:
-    from ..reporting.results import ComparedTrial
+    from ..ledger.reader import Status, Trial
 
+_POLL = 0.5  # seconds between two looks for a trial that is done
 _MAX_IDS = 5  # trials named in a line about their common error
 
 
@@ -50,7 +52,7 @@ def _is_unfinished(folder: Path) -> bool:
     from ..ledger.reader import trials_of
 
     is_run_folder = any((folder / name).exists() for name in ("trial.json", "trials.json"))
-    return is_run_folder and any(trial.status().status != "done" for trial in trials_of(folder))
+    return is_run_folder and any(trial.status().status not in ("done", "pruned") for trial in trials_of(folder))
 
 
 def _is_recorded(error: Exception, folder: Path) -> bool:
@@ -63,6 +65,28 @@ def _is_recorded(error: Exception, folder: Path) -> bool:
     return status.status == "failed" and str(status.error).startswith(f"{type(error).__name__}: {error}")
 
 
+@contextmanager
+def report_prepared_meanwhile(folder: Path) -> Iterator[None]:
+    """A context in which a thread imports what the report needs, once a first trial is done: not when the trials start."""
+    ended = threading.Event()
+
+    def prepare() -> None:
+        while not any(folder.glob("trials/*/summary.json")):
+            if ended.wait(_POLL):
+                return
+        from ..reporting.html_report import preload
+
+        preload()
+
+    thread = threading.Thread(target=prepare, daemon=True, name="retain-report")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def show_results(folder: Path, console: Console, errors: Console) -> None:
     """Print the tables of a folder's trials, write the report and print what to do next.
 
@@ -70,18 +94,22 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         typer.Exit: with code 1 if a trial failed, 130 if some are not done.
     """
     from ..reporting.html_report import report as write_report
-    from ..reporting.results import results_of, table_rows
+    from ..reporting.results import reported, results_of, table_rows
+    from ..reporting.search_results import searches_of
+    from .search_lines import search_lines
     from .tables import tables
 
     results = results_of([folder])
-    for table in tables(table_rows(results)):
+    for table in tables(table_rows(reported(results))):
         console.print(table)
+    for parts in search_lines(searches_of(folder)):
+        console.print(one_line(*parts), soft_wrap=True)
     failed = [result for result in results if result.status.status == "failed"]
-    for line in _failures(failed):
+    for line in failure_lines((result.trial, result.status, result.problem) for result in failed):
         errors.print(line, soft_wrap=True)
     page = None
     try:
-        page = write_report([folder])
+        page = write_report([folder], results=results)
     except UserError as error:  # a full disk, for example
         advice = f"Write the page with: retain report {folder} --output PAGE"
         errors.print(one_line(("not written", "yellow"), f" {error}. {advice}"), soft_wrap=True)
@@ -92,7 +120,7 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         console.print(note, style="dim", soft_wrap=True)
     if page is not None:
         console.print(one_line("Forgetting curves: ", (str(page), "bold")), soft_wrap=True)
-    unfinished = sum(result.status.status not in ("done", "failed") for result in results)
+    unfinished = sum(result.status.status not in ("done", "failed", "pruned") for result in results)
     if unfinished:
         errors.print(
             one_line(f"{unfinished} trials are not done. Continue with: retain resume {folder}"), soft_wrap=True
@@ -104,20 +132,23 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         raise typer.Exit(1)
 
 
-def _failures(failed: "Sequence[ComparedTrial]") -> Iterator[Text]:
-    """Yield a line for each error: the trials that failed by it, the error, how far they came, and the first one's log."""
-    same: dict[object, list[ComparedTrial]] = {}
-    for result in failed:
-        status = result.status
-        same.setdefault((status.error, status.experience) if status.error else result.trial.id, []).append(result)
-    for results in same.values():
-        yield _failure(results[0], [result.trial.id for result in results])
+def failure_lines(failed: "Iterable[tuple[Trial, Status, str]]") -> Iterator[Text]:
+    """Yield a line for each error: the trials that failed by it, the error, how far they came, and the first one's log.
+
+    Args:
+        failed: trials with their states, and what is wrong with those that are damaged.
+    """
+    same: dict[object, list[tuple[Trial, Status, str]]] = {}
+    for trial, status, problem in failed:
+        key = (status.error, status.experience) if status.error else trial.id
+        same.setdefault(key, []).append((trial, status, problem))
+    for members in same.values():
+        yield _failure(*members[0], [trial.id for trial, *_ in members])
 
 
-def _failure(result: "ComparedTrial", ids: Sequence[str]) -> Text:
-    trial, status = result.trial, result.status
+def _failure(trial: "Trial", status: "Status", problem: str, ids: Sequence[str]) -> Text:
     if status.error is None:  # one of its files is damaged
-        return one_line(("damaged", "red"), f" {trial.id}: {result.problem}")
+        return one_line(("damaged", "red"), f" {trial.id}: {problem}")
     stage = f"after experience {status.experience}; " if status.experience else ""
     more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
     names = f"{', '.join(ids[:_MAX_IDS])}{more}"

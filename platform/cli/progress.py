@@ -16,13 +16,13 @@ from rich.text import Text
 
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
-from ..reporting.polling import Fingerprint, LedgerCursor, PollSchedule, fingerprint
+from ..reporting.polling import Fingerprint, LedgerCursor, NewTrials, PollSchedule, fingerprint
 from ..reporting.results import failure_of
 from ..visible_text import beginning
 from .terminal import cell, one_line
 
 _VIEW = "task_agnostic"  # of the running accuracy
-_ENDED = ("done", "failed")
+_ENDED = ("done", "failed", "pruned")
 _MAX_SHOWN = 10  # running and latest trials under the bar
 _MAX_FAILURE = 160  # characters of an error in a line; `show_results` prints all of it
 
@@ -82,6 +82,7 @@ class ProgressDisplay:
         self._stop = Event()
         self.displays: dict[str, _TrialDisplay] = {}
         self._schedule: PollSchedule | None = None
+        self._new: NewTrials | None = None
         self.latest: list[_TrialDisplay] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -127,8 +128,15 @@ class ProgressDisplay:
         if not any((self.folder / name).exists() for name in ("trials.json", "trial.json")):
             return
         trials = trials_of(self.folder)
-        self._schedule = PollSchedule(trials)
+        self._schedule, self._new = PollSchedule(trials), NewTrials(self.folder, trials)
         self.displays = {trial.id: _TrialDisplay(trial) for trial in trials}
+
+    def _add_new(self) -> None:
+        """Add the trials that a search has begun."""
+        added = self._new.find() if self._new is not None else []
+        if added and self._schedule is not None:
+            self._schedule.add(added)
+            self.displays |= {trial.id: _TrialDisplay(trial) for trial in added}
 
     def look(self, last: bool = False) -> None:
         """Read the ledgers and update the bar; without a terminal, print the trials that have ended."""
@@ -136,6 +144,7 @@ class ProgressDisplay:
             self.begin()
         if self._schedule is None:
             return
+        self._add_new()
         trials = [shown.trial for shown in self.displays.values()] if last else self._schedule.next()
         for shown in (self.displays[trial.id] for trial in trials):
             before, changed = shown.state, shown.look()
@@ -164,7 +173,7 @@ class ProgressDisplay:
         self.latest = latest
 
     def num_ended(self) -> int:
-        """Return the number of trials that are done, failed or stopped."""
+        """Return the number of trials that are done, failed or were stopped early by a search."""
         return sum(shown.state in _ENDED for shown in self.displays.values())
 
     def _render(self) -> RenderableType:
@@ -176,9 +185,12 @@ class ProgressDisplay:
 
 def _cells(shown: _TrialDisplay) -> tuple[Text, Text, Text, Text]:
     """A trial's mark, name and state; the accuracy so far, or how it failed: a failed trial has no result."""
-    mark = {"running": cell("▶", "cyan"), "done": cell("✓", "green"), "failed": cell("✗", "red")}.get(
-        shown.state, cell("")
-    )
+    mark = {
+        "running": cell("▶", "cyan"),
+        "done": cell("✓", "green"),
+        "failed": cell("✗", "red"),
+        "pruned": cell("-"),
+    }.get(shown.state, cell(""))
     so_far = "accuracy so far" if shown.state == "running" else "accuracy"
     accuracy = "" if shown.accuracy is None else f"{so_far} {100 * shown.accuracy:.1f} %"
     if shown.state == "failed":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..metrics import VALIDATION
 from ..reporting.results import VIEW_TITLES, TableRow, best_variants, format_cell
 from .terminal import cell, plain_table
 
@@ -19,26 +20,30 @@ _HEADINGS = {
     "forgetting_max": "forget. max",
     "learning_accuracy": "learning",
 }
+_VALIDATION_ACCURACY = f"{VALIDATION}average_accuracy"
 _MAX_PROBLEMS = 3  # of trials that a dry run could not measure
 
 
 def tables(rows: Sequence[TableRow]) -> list[Table]:
     """Return one table per stream and view: variants by metrics in per cent, mean and 95 % interval, the best in bold.
 
-    Each row has its number of finished seeds. A variant without any is in the table too: "lwf: 0 of 3 done".
+    Each row has its number of finished seeds. A variant without any is in the table too: "lwf: 0 of 3 done". The last column is
+    the average accuracy on the validation splits, if a trial on the stream has any.
     """
     all_tables = []
     for stream, view in dict.fromkeys((row.stream, row.view) for row in rows):
         members = [row for row in rows if (row.stream, row.view) == (stream, view)]
         both_views = len({row.view for row in rows if row.stream == stream}) > 1
         title = f"{stream}, {VIEW_TITLES[view].lower()}" if both_views else stream
-        table = plain_table("variant", "seeds", *_HEADINGS.values(), title=title)
-        winners = {metric: best_variants(members, metric) for metric in _HEADINGS}
+        validated = any(_VALIDATION_ACCURACY in row.metrics for row in members)
+        headings = _HEADINGS | ({_VALIDATION_ACCURACY: "val. ACC"} if validated else {})
+        table = plain_table("variant", "seeds", *headings.values(), title=title)
+        winners = {metric: best_variants(members, metric) for metric in headings}
         for row in members:
             name = row.variant + (" (bound)" if row.bound else "") + ("" if row.done else f": {row.seeds} done")
             cells = [
                 cell(format_cell(*row.metrics[metric][:2]), "bold" if row.variant in winners[metric] else "")
-                for metric in _HEADINGS
+                for metric in headings
             ]
             table.add_row(cell(name, "dim" if row.bound or not row.done else ""), cell(row.seeds), *cells)
         all_tables.append(table)

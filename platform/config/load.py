@@ -5,10 +5,12 @@ needs their modules.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from keyword import iskeyword
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from ..errors import UserError, comma_separated, nearest
 from ..visible_text import shortened
@@ -21,7 +23,7 @@ from .mistakes import (
     refuse_unindented,
     suggestion,
 )
-from .plain_dataclass import build_plain, section_of
+from .plain_dataclass import build_plain, section_of, type_hints
 from .schema import Experiment, Origin, Settings
 from .settings import checked_values, is_settings
 from .yaml_files import MAX_DEPTH, MAX_INTEGER, read_yaml
@@ -44,15 +46,16 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         UserError: an unknown key (with the nearest known one), a wrong type or a refused value, each with its full path.
     """
     _check_keys(cls, data, path, {} if path else data)
+    data = {field_name(key): value for key, value in data.items()}
     if not is_settings(cls):
         plain: T = build_plain(cls, data, path)
         return plain
     values: dict[str, Any] = {}
     kind: Any = cls
     required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
-    problems = [f"{_joined(path, name)}: is missing." for name in required if name not in data]
+    problems = [f"{_joined(path, key_name(name))}: is missing." for name in required if name not in data]
     for name, value in data.items():
-        section = section_of(get_type_hints(cls)[name])
+        section = section_of(type_hints(cls)[name])
         try:
             nested = is_dataclass(section) and isinstance(value, Mapping)
             values[name] = build_config(section, value, _joined(path, name)) if nested else value
@@ -63,7 +66,7 @@ def build_config(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         if not problems:
             return cls(**values)
     except ValueError as error:
-        problems.extend(_sentence(_joined(path, line)) for line in str(error).splitlines())
+        problems.extend(_sentence(_joined(path, _with_key(line))) for line in str(error).splitlines())
     raise UserError("\n".join(problems))
 
 
@@ -71,8 +74,8 @@ def _check_keys(cls: Any, data: Any, path: str, root: Mapping[str, Any]) -> None
     """Refuse unknown keys, at any depth. `root`: the whole config, for suggestions."""
     if not is_dataclass(cls) or not isinstance(data, Mapping):
         return
-    hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls) if field.repr]
+    hints = type_hints(cls)
+    known = [key_name(field.name) for field in fields(cls) if field.repr]
     for key, value in data.items():
         where = _joined(path, key)
         if key not in known:
@@ -80,7 +83,23 @@ def _check_keys(cls: Any, data: Any, path: str, root: Mapping[str, Any]) -> None
             raise UserError(
                 f"{shortened(where, 80)}: unknown key.{meant} Known here: {comma_separated(known) or 'none'}."
             )
-        _check_keys(section_of(hints[key]), value, where, root)
+        _check_keys(section_of(hints[field_name(key)]), value, where, root)
+
+
+def field_name(key: str) -> str:
+    """Return the name of a key's field: a keyword of Python, such as ``from``, has an underscore after it."""
+    return f"{key}_" if iskeyword(key) else key
+
+
+def key_name(field: str) -> str:
+    """Return the key of a field; the inverse of `field_name`."""
+    return field[:-1] if field.endswith("_") and iskeyword(field[:-1]) else field
+
+
+def _with_key(line: str) -> str:
+    """Return a problem that begins with a field's name, with the name of its key."""
+    field = re.match(r"\w*", line)[0]  # type: ignore[index]  # it matches any text
+    return key_name(field) + line[len(field) :]
 
 
 def _joined(path: str, key: Any) -> str:
@@ -246,5 +265,5 @@ def plain_data(instance: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key_name(str(key)): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

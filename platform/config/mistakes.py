@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_origin
 
 from ..errors import UserError, nearest
 from ..run_folders import is_run_folder
 from ..visible_text import shortened
 from . import registry
 from .interpolations import MISSING
-from .plain_dataclass import section_of
+from .plain_dataclass import section_of, type_hints
 from .renamed import hint
 from .repairs import mapping_advice
 from .schema import Experiment
@@ -53,9 +53,9 @@ def suggestion(where: str, key: str, known: list[str], root: Mapping[str, Any]) 
 
 def _schema_paths(cls: Any, prefix: str) -> Iterator[str]:
     """Yield the full path of each key in the schema; plugins' settings are not part of it."""
-    hints = get_type_hints(cls)
+    hints = type_hints(cls)
     for name, annotation in [(field.name, hints[field.name]) for field in fields(cls) if field.repr]:
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name.rstrip('_')}"  # `from_` is a keyword's field: see load.field_name
         if is_dataclass(section_of(annotation)):
             yield from _schema_paths(section_of(annotation), f"{prefix}{name}.")
 
@@ -76,7 +76,7 @@ def _settings_of(kind: registry.Kind, name: str) -> list[str]:
 
 def refuse_unindented(data: Mapping[str, Any], cls: Any = Experiment, path: str = "") -> None:
     """Refuse an empty section whose content follows it, without the indentation that would make it its content."""
-    known = get_type_hints(cls)
+    known = type_hints(cls)
     unknown = [key for key in data if key not in known]
     for key in [key for key, value in data.items() if value is None and key in known]:
         belongs = [other for other in unknown if _belongs(other, data[other], key, known[key])]
@@ -98,7 +98,7 @@ def _belongs(key: str, value: Any, section: str, annotation: Any) -> bool:
         return key in registry.names(KINDS[section]) or "." in key
     inner = section_of(annotation)
     if is_dataclass(inner):
-        return key in get_type_hints(inner)
+        return key in type_hints(inner)
     return get_origin(inner) is Mapping and isinstance(value, Mapping | None)
 
 

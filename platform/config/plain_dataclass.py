@@ -26,6 +26,16 @@ _TYPES: dict[str, Any] = {  # pydantic's type of an error -> the type that it wa
 }
 
 
+def type_hints(cls: Any) -> dict[str, Any]:
+    """Return the annotations of a class's fields, without what limits their values."""
+    return _type_hints(cls)
+
+
+@cache  # a config's classes are asked a hundred times for each trial
+def _type_hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def build_plain(cls: Any, data: Mapping[str, Any], path: str) -> Any:
     """Return an instance of the dataclass `cls`; types are strict, as in JSON: lists become tuples, whole numbers floats.
 
@@ -94,8 +104,8 @@ def _keys(cls: Any, location: Sequence[str | int]) -> list[str]:
     keys: list[str] = []
     hint: Any = cls
     for part in location:
-        if is_dataclass(hint) and part in get_type_hints(hint):
-            hint = section_of(get_type_hints(hint)[part])
+        if is_dataclass(hint) and part in type_hints(hint):
+            hint = section_of(type_hints(hint)[part])
         elif get_origin(hint) is Mapping:
             hint = get_args(hint)[1]
         elif not isinstance(part, int):

@@ -6,6 +6,7 @@ A key is a dotted path from the top of a config, such as ``benchmark.rotated.dra
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 RENAMED = {  # old key -> its new last part
@@ -22,6 +23,7 @@ _VALUES: dict[str, dict[Any, Any]] = {  # old key -> its values that were rename
 }
 
 
+@lru_cache(10_000)  # a report asks for each key of thousands of configs
 def new_name(path: str) -> str | None:
     """Return the new path of a renamed key; None for any other key. List items count as their list: ``a[0].b`` is ``a.b``."""
     plain = re.sub(r"\[\d+\]", "", path)

@@ -95,6 +95,9 @@ class Training:
         batch_size: samples per mini-batch in training.
         evaluation_batch_size: samples per mini-batch in evaluation.
         precision: of the forward pass in training (autocast; float16 scales the loss); weights and evaluation are float32.
+        channels_last: store the weights of convolutions so that the channels of a pixel are neighbours, which is faster on GPUs
+            at low precision and changes the last bits.
+        compile: null, "graph" (replay whole iterations as a CUDA graph; for GPUs) or "inductor" (torch.compile of the network).
         optimizer: see `Optimizer`.
         schedule: see `Schedule`.
         augmentation: a preset's name, or a list of transformations, each a mapping of a name to its settings; null: none.
@@ -108,11 +111,20 @@ class Training:
     batch_size: PerExperience[PositiveInt] = 64
     evaluation_batch_size: PositiveInt = 512
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: Literal["graph", "inductor"] | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: str | tuple[str | Settings, ...] | None = None
     full_head: bool = False
     label_smoothing: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        if self.compile == "graph" and self.precision == "float16":
+            raise ValueError(
+                "compile='graph': cannot run with precision='float16', where the host reads in each iteration whether a gradient "
+                "overflowed; use bfloat16"
+            )
 
 
 @settings
@@ -137,12 +149,19 @@ class Resources:
     """Resources of one trial: CPUs and GPUs for Ray, which may be fractions, and torch's `threads`, which affect the bits.
 
     `deterministic`: use only algorithms that give the same bits each time (torch.use_deterministic_algorithms); for GPUs.
+    `tf32`: whether a GPU may round the factors of float32 products to 10 bits (TF32), in training and evaluation; null: in
+    convolutions only, as torch does.
     """
 
     cpus: PositiveFloat = 1.0
     gpus: NonNegativeFloat = 0.0
     threads: PositiveInt = 1
     deterministic: bool = False
+    tf32: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.tf32 is not None and self.gpus == 0:
+            raise ValueError(f"tf32={str(self.tf32).lower()}: is for GPUs: set gpus above 0, or leave tf32 null")
 
 
 @settings
@@ -201,13 +220,55 @@ class Ray:
 
 
 @settings
-class Sweep:
-    """The trials of an experiment: streams x variants x seeds x points of the search space.
+class StreamPart:
+    """The part of its benchmark that a trial sees; a search sets it, so that a choice cannot depend on what it must not see.
 
-    `streams` and `variants` map a name to overrides (nested as in the file). `space` maps a dotted key to one of
-    ``{choice: [..]}``, ``{uniform: [a, b]}``, ``{loguniform: [a, b]}``, ``{randint: [a, b]}`` or ``{grid: [..]}``. For each
-    grid point, `samples` different points are sampled from the other domains, the same for every variant. A stream or a variant
-    may have a `space` too: its keys are added to the sweep's, replace them, or remove them (null).
+    Attributes:
+        first: only the first experiences, as many; null: all. Normalisation is then computed from their training samples.
+        after: leave out as many experiences at the start.
+        test: "validation": the validation samples stand in for the test samples, which the trial never reads.
+    """
+
+    first: PositiveInt | None = None
+    after: NonNegativeInt = 0
+    test: Literal["test", "validation"] = "test"
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.after >= self.first:
+            raise ValueError(f"after={self.after}: must be below first={self.first}")
+
+
+@settings
+class Sweep:
+    """The trials of an experiment: streams x variants x seeds x points of the search space; or a search of that space.
+
+    `space` maps a dotted key, which may end in ``[i]`` for an item of a list, to one of ``{choice: [..]}``,
+    ``{uniform: [a, b]}``, ``{loguniform: [a, b]}``, ``{quniform: [a, b, step]}``, ``{randint: [a, b]}`` (b excluded) or
+    ``{grid: [..]}``. A stream or a variant may have a `space` too: its keys are added, replace others, or remove them (null).
+
+    Without `objective`, every point runs with every seed: for each grid point, `samples` different points are sampled from the
+    other domains, the same for every variant. With it, each variant with a space is searched on each stream; then its chosen
+    configuration, like each variant without a space, is trained from scratch with the `seeds`. See docs/search.md.
+
+    Attributes:
+        seeds: of the trials; with `objective`, of the reported ones.
+        variants: name -> overrides, nested as in the file.
+        streams: name -> overrides.
+        space: key -> domain.
+        samples: points for each stream and variant.
+        space_seed: of the points.
+        objective: the metric to search by, ``{maximize: KEY}`` or ``{minimize: KEY}``, or a list of these; null: no search.
+        choose: with several objectives, how to choose from the Pareto front: by one of them, or "balanced".
+        search: how points are suggested: random, grid, tpe or nsga2, or a mapping of one to its settings.
+        search_seeds: seeds of the search's trials; none of `seeds`.
+        seeds_first: with how many of them every configuration runs; those that are not stopped run with the others too.
+        prune_seeds: "wilcoxon": no further seeds for a configuration that is worse than the best one on its first seeds.
+        scheduler: asha or median, or a mapping of one to its settings: stops poor configurations early; null: none.
+        protocol: what the search may look at: first_experiences, end_of_stream, transfer or oracle, or a mapping of one to its
+            settings; null: first_experiences.
+        points_to_evaluate: points to begin with; keys that one leaves out are suggested.
+        time_limit: of the search, such as 2h; after it no configuration is begun.
+        from_: (`from` in the file) folders of earlier searches, whose results this one begins with.
     """
 
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
@@ -216,6 +277,18 @@ class Sweep:
     space: Mapping[str, Any] = field(default_factory=dict)  # checked where its points are made
     samples: PositiveInt = 1
     space_seed: NonNegativeInt = 0
+    # checked in config/search.py
+    objective: str | Mapping[str, str] | tuple[str | Mapping[str, str], ...] | None = None
+    choose: str | None = None
+    search: str | Settings = "random"
+    search_seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (100,)
+    seeds_first: PositiveInt = 1
+    prune_seeds: Literal["wilcoxon"] | None = None
+    scheduler: str | Settings | None = None
+    protocol: str | Settings | None = None
+    points_to_evaluate: tuple[Settings, ...] = ()
+    time_limit: str | float | None = None
+    from_: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for section in ("variants", "streams"):
@@ -226,8 +299,11 @@ class Sweep:
                 same = seen.setdefault(unicodedata.normalize("NFC", " ".join(name.split())), name)
                 if same != name:
                     raise ValueError(f"{section}: {ascii(same)} and {ascii(name)} look the same: rename one of them")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: each seed once")
+        for key, seeds in (("seeds", self.seeds), ("search_seeds", self.search_seeds)):
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"{key}={list(seeds)}: each seed once")
+        if self.time_limit is not None and not seconds("time_limit", self.time_limit) > 0:
+            raise ValueError(f"time_limit={self.time_limit!r}: must be above 0, or null for none")
 
 
 @settings
@@ -293,6 +369,7 @@ class Experiment:
     probes: Settings = field(default_factory=dict)
     seed: NonNegativeInt = 0
     seeds: Seeds = field(default_factory=Seeds)
+    stream_part: StreamPart = field(default_factory=StreamPart)
     training: Training = field(default_factory=Training)
     data: Data = field(default_factory=Data)
     resources: Resources = field(default_factory=Resources)
@@ -308,6 +385,10 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError(f"name={self.name!r}: must not be blank")
+        if self.training.compile == "graph" and self.resources.gpus == 0:
+            raise ValueError(
+                "training.compile='graph': needs a GPU (CUDA graphs): set resources.gpus above 0, or use null"
+            )
         unknown = [
             name for name in (self.published.figures if self.published else ()) if name not in self.sweep.variants
         ]

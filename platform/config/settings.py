@@ -200,6 +200,19 @@ def stream_problem(config: Any, num_classes: int, num_experiences: int) -> str:
     return ""
 
 
+def per_experience(config: Any) -> list[str]:
+    """Return the settings that may be a list with one value for each experience; none of what is no dataclass."""
+    if not is_dataclass(config):
+        return []
+    cls: Any = config if isinstance(config, type) else type(config)
+    members = {name: get_args(hint) or (hint,) for name, hint in _hints(cls).items()}
+    return [
+        name
+        for name, each in members.items()
+        if any(isinstance(mark, OnePerExperience) for member in each for mark in _metadata(member))
+    ]
+
+
 def _check_unused(instance: Any) -> None:
     """Refuse a setting that differs from its default although another setting makes it unused."""
     cls: Any = type(instance)

@@ -55,7 +55,11 @@ class _Dumper(yaml.SafeDumper):
     """A dumper that quotes each text that `parse_yaml` would not read as text."""
 
 
-for _class in (_Loader, _FastLoader, _Dumper):
+class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The same in C, if PyYAML was built with it: a sweep writes thousands of configs."""
+
+
+for _class in (_Loader, _FastLoader, _Dumper, _FastDumper):
     _class.add_implicit_resolver(f"{_TAG}float", _EXPONENT, list("-+0123456789."))
 
 
@@ -117,7 +121,10 @@ def parse_value(text: str, source: str) -> Any:
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
     """Return plain data as YAML text that `parse_yaml` reads back to the same values, keys in their order."""
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
+    try:
+        return str(yaml.dump(data, Dumper=_FastDumper, sort_keys=False))
+    except UnicodeEncodeError:  # text that is not UTF-8, which only the dumper in Python escapes
+        return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
 
 
 def flow_yaml(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Compare the results of two trials bit by bit, without what may differ between two runs of the same trial."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ class Outcome:
     """The results of a trial, without what may differ between two runs of it.
 
     Attributes:
-        matrices: the accuracy matrix (experiences, experiences) of each view.
+        matrices: the accuracy matrix (experiences + 1, experiences) of each view; those on the validation splits, if there are
+            any, as "validation.VIEW".
         events: the lines of the ledger.
         summary: the metrics.
         learner: network, optimizer, plugins and clock, from the last checkpoint; {} if a strategy cannot save its state.
@@ -50,13 +52,21 @@ def outcome(folder: Path, has_checkpoint: bool = True) -> Outcome:
     state = checkpoint.load_newest_checkpoint(folder / "checkpoints")
     if matrix is None or summary is None or (state is None and has_checkpoint):
         raise ContractError(f"{folder.name}: a finished trial lacks its matrix, summary or last checkpoint")
-    views = {view: np.array(matrix[view], dtype=float) for view in VIEWS}
-    agree = state is None or all(same(torch.from_numpy(views[view]), state["matrices"][view]) for view in views)
+    views = {name: np.array(rows, dtype=float) for name, rows in _named(matrix, matrix.get("validation")).items()}
+    saved = {} if state is None else _named(state["matrices"], state.get("validation"))
+    agree = state is None or same({name: torch.from_numpy(array) for name, array in views.items()}, saved)
     require(agree, f"{folder.name}: matrix.json and the last checkpoint differ")
     events = [_without_costs(event) for _, event in trial.events()]
     for cost in ("seconds", "ledger_bytes", "ledger_sha256"):  # the ledger holds seconds too
         summary.pop(cost)
     return Outcome(views, events, summary, {} if state is None else state["learner"])
+
+
+def _named(matrices: Mapping[str, Any], validation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The matrices by the names that `Outcome` gives them."""
+    return {view: matrices[view] for view in VIEWS} | {
+        f"validation.{view}": validation[view] for view in VIEWS if validation is not None
+    }
 
 
 def _without_costs(event: dict[str, Any]) -> dict[str, Any]:
@@ -85,12 +95,12 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def same_predictions(first: Outcome, second: Outcome) -> bool:
     """Return whether the accuracy matrices are equal."""
-    return all(_equal(first.matrices[view], second.matrices[view]) for view in VIEWS)
+    return not _different_matrices(first, second)
 
 
 def differences(first: Outcome, second: Outcome) -> list[str]:
     """List where two trials differ in a bit: curve, ledger, summary, or network, optimizer, plugins and clock at the end."""
-    different = [f"matrices.{view}" for view in VIEWS if not _equal(first.matrices[view], second.matrices[view])]
+    different = _different_matrices(first, second)
     if first.events != second.events:
         lengths = f"{len(first.events)} and {len(second.events)}"
         different.append(f"events: {lengths}: {_first_difference(first.events, second.events)}")
@@ -104,8 +114,14 @@ def assert_same(first: Outcome, second: Outcome, reason: str = "two trials diffe
     require(not different, f"{reason} (different: {'; '.join(different)})")
 
 
-def _equal(first: np.ndarray, second: np.ndarray) -> bool:
-    return bool(np.array_equal(first, second, equal_nan=True))
+def _different_matrices(first: Outcome, second: Outcome) -> list[str]:
+    """Return the names of the matrices that differ, or that only one of the trials has."""
+    names = [*first.matrices, *(name for name in second.matrices if name not in first.matrices)]
+    return [f"matrices.{name}" for name in names if not _equal(first.matrices.get(name), second.matrices.get(name))]
+
+
+def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    return first is not None and second is not None and bool(np.array_equal(first, second, equal_nan=True))
 
 
 def _first_difference(first: list[Any], second: list[Any]) -> str:

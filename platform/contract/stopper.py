@@ -28,6 +28,7 @@ class Stopper(Plugin[Config]):
     """Sends a signal to its own process, or raises KeyboardInterrupt."""
 
     STATE = ()
+    capturable = True
 
     def before_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
         """Stop if this is the iteration."""

@@ -156,6 +156,7 @@ def check_evaluation(experiment: Experiment) -> tuple[Learner, Learner]:
 
     def evaluate(learner: Learner) -> None:
         before = _snapshot(learner)
+        learner.evaluate_validation()
         learner.evaluate()
         after = _snapshot(learner)
         different.extend((learner.clock.train_iterations, key) for key in before if not same(before[key], after[key]))

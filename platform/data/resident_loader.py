@@ -57,4 +57,5 @@ class ResidentLoader:
             return torch.arange(len(self.y), device=self.y.device)
         seed, experience = self._order
         draw = generator(seed, "order", experience, self.epoch)
-        return torch.randperm(len(self.y), generator=draw).to(self.y.device)
+        # non_blocking: an epoch starts without waiting for a GPU to finish the one before
+        return torch.randperm(len(self.y), generator=draw).to(self.y.device, non_blocking=True)

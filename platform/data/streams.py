@@ -88,8 +88,9 @@ class Stream:
         """Convert stored samples (B, ...), uint8 in 0..255 or float in [0, 1], to network inputs (B, *shape) float32."""
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
         channels = (1, -1) + (1,) * (len(self.shape) - 1)
-        mean = torch.tensor(self.mean, device=x.device).view(channels)
-        std = torch.tensor(self.std, device=x.device).view(channels)
+        # non_blocking: mini-batches are converted here, and none of them waits for a GPU
+        mean = torch.tensor(self.mean).view(channels).to(x.device, non_blocking=True)
+        std = torch.tensor(self.std).view(channels).to(x.device, non_blocking=True)
         return x.reshape(-1, *self.shape).to(torch.float32).div_(scale).sub_(mean).div_(std)
 
 

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import re
+from array import array
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ VIEWS = (
 NAME_FIELDS = ("id", "variant", "stream")  # of a trial's identity
 _MAX_NAME = 255  # bytes of a file's name
 _MEBIBYTE = 2**20
-# Of the documents that grow; a matrix of 800 experiences has 28 MB, a list of 100,000 trials 50 MB.
-_MAX_BYTES = {"matrix.json": 32 * _MEBIBYTE, "trials.json": 64 * _MEBIBYTE, "projector.json": 64 * _MEBIBYTE}
+# Of the documents that grow; the matrices of 800 experiences have up to 66 MB, a list of 100,000 trials 50 MB.
+_MAX_BYTES = {"matrix.json": 72 * _MEBIBYTE, "trials.json": 64 * _MEBIBYTE, "projector.json": 64 * _MEBIBYTE}
 _MAX_BYTES_OF_OTHERS = 8 * _MEBIBYTE
 MAX_EXPERIENCES = 800  # of a stream: more, and its matrix.json could not be read again
-# What Python would read as infinity, or as an integer that does not fit into a float
-_EXTREME = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{19}")
+_LONG_ROW = 16  # numbers whose text is kept
+# What Python would read as infinity, or as an integer that does not fit into a float. An exponent follows a digit or a point and
+# ends the number: most checksums with an "e045" in them are no match.
+_EXTREME = re.compile(rb"[0-9.][eE]\+?[0-9]{3,}(?![0-9a-fA-F])|[0-9]{19}")
 
 
 class DamagedError(UserError):
@@ -120,9 +124,25 @@ def identity_problem(data: object) -> str:
             return f"a trial's {name} must be a text"
     if type(data.get("seed")) is not int:
         return "a trial's seed must be a whole number"
+    if problem := _role_problem(data):
+        return problem
     trial_id = data["id"]
     if trial_id in ("", ".", "..") or set(trial_id) & set("/\\\0") or len(os.fsencode(trial_id)) > _MAX_NAME:
         return f"a trial's id {trial_id!r:.300} must be the name of a folder"
+    return ""
+
+
+def _role_problem(data: Mapping[str, Any]) -> str:
+    """Return what is wrong with what an identity says about a search; an empty text if nothing is."""
+    role, number = data.get("role", "reported"), data.get("configuration")
+    if role not in ("reported", "search", "superseded"):
+        return f"a trial's role {role!r:.80} must be reported, search or superseded"
+    if number is not None and (type(number) is not int or number < 0):
+        return "a trial's configuration must be a whole number"
+    if "protocol" in data and not isinstance(data["protocol"], Mapping):
+        return "a trial's protocol must be a mapping"
+    if role == "search" and (number is None or "protocol" not in data or not isinstance(data.get("searched"), str)):
+        return "a search's trial must have searched, configuration and protocol"
     return ""
 
 
@@ -131,7 +151,56 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     plain = {"schema": DOCUMENT_SCHEMA} | {
         key: value for key, value in _plain(data).items() if key not in ("schema", "sha256")
     }
-    write_text(path, json.dumps({**plain, "sha256": checksum(plain)}, indent=1, allow_nan=False) + "\n")
+    sha256 = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+    write_text(path, indented_json({**plain, "sha256": sha256}) + "\n")
+
+
+def indented_json(value: Any, line: str = "\n") -> str:
+    """Return the text of ``json.dumps(value, indent=1, allow_nan=False)``, in a fraction of the time for matrices.
+
+    Args:
+        value: plain data; keys are texts.
+        line: a line break and the indentation of `value`.
+    """
+    inner = f"{line} "
+    if isinstance(value, dict) and value:
+        members = [f"{json.dumps(key)}: {indented_json(item, inner)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(members)}{line}}}"
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, allow_nan=False)
+    if any(isinstance(item, dict | list) for item in value):
+        items = f",{inner}".join(indented_json(item, inner) for item in value)
+    else:
+        separator = f",{inner}"
+        items = _row(value, separator) or json.dumps(value, separators=(separator, ": "), allow_nan=False)[1:-1]
+    return f"[{inner}{items}{line}]"
+
+
+def canonical_json(value: Any) -> str:
+    """Return the text of ``json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)``, likewise."""
+    if isinstance(value, dict):
+        pairs = sorted(value.items())
+        return f"{{{','.join(f'{_canonical(key)}:{canonical_json(item)}' for key, item in pairs)}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return f"[{','.join(map(canonical_json, value))}]"
+    row = _row(value, ",") if isinstance(value, list) else ""
+    return f"[{row}]" if row else _canonical(value)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _row(values: list[Any], separator: str) -> str:
+    """Return a long row of floats as JSON, without brackets; an empty text for any other list."""
+    is_row = len(values) >= _LONG_ROW and all(type(value) is float for value in values)
+    return _floats(array("d", values).tobytes(), separator) if is_row else ""
+
+
+@lru_cache(1024)  # a matrix is written after each experience, with one more row that is new
+def _floats(data: bytes, separator: str) -> str:
+    """Return floats, given as their bytes, as JSON."""
+    return json.dumps(array("d", data).tolist(), separators=(separator, ": "), allow_nan=False)[1:-1]
 
 
 def checksum(data: Mapping[str, Any]) -> str:
@@ -140,8 +209,7 @@ def checksum(data: Mapping[str, Any]) -> str:
     Raises:
         ValueError: a text cannot be encoded as UTF-8.
     """
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(data).encode()).hexdigest()
 
 
 def read_text(path: Path, sha256: str | None) -> str:
@@ -182,6 +250,6 @@ def _plain(value: Any) -> Any:
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+    if isinstance(value, list | tuple):  # x - x: 0 if x is finite, else NaN; a quick way for the numbers of a matrix
+        return [item if type(item) is float and item - item == 0 else _plain(item) for item in value]
     return value

@@ -6,7 +6,8 @@ nothing heavy: `retain --help`, the report and the projector read ledgers withou
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -18,8 +19,11 @@ from ..errors import UserError
 from ..files import digest, open_regular
 from ..run_folders import refuse_links
 from .documents import NAME_FIELDS, DamagedError, identity_problem, read_json, read_text, strict_json, unreadable
+from .journal import NAME as JOURNAL
+from .journal import added_identities, extended_experiment, read_journal, superseded_ids
 
-StatusName = Literal["pending", "running", "done", "failed", "stopped"]
+# "pruned": stopped early by a search's scheduler, for good
+StatusName = Literal["pending", "running", "done", "failed", "stopped", "pruned"]
 Document = Literal["matrix", "summary", "environment", "config"]
 _MAX_LINE = 2**24  # bytes of an event
 _log = logging.getLogger(__name__)
@@ -95,6 +99,11 @@ class Trial:
         """The trial's seed."""
         return int(self.identity["seed"])
 
+    @property
+    def role(self) -> str:
+        """What the trial is for: "reported", or "search" if it was run to choose a configuration."""
+        return str(self.identity.get("role", "reported"))
+
     def status(self) -> Status:
         """Return the trial's current status; "pending" without a status.json."""
         return status_of(self.folder)
@@ -142,7 +151,7 @@ class Trial:
 
     def config(self) -> dict[str, Any]:
         """Return the trial's config as plain data; UserError if config.yaml is missing or has changed."""
-        return _parse_config(self.config_text(), self.folder / "config.yaml")
+        return parse_config(self.config_text(), self.folder / "config.yaml")
 
     def damage(self) -> str | None:
         """Return what is wrong with the first damaged or missing file; None if all files are as they were written."""
@@ -216,7 +225,7 @@ def _recorded_sum(data: Mapping[str, Any], key: str) -> str | None:
     return str(data[key]) if key in data else None
 
 
-def _parse_config(text: str, path: Path) -> dict[str, Any]:
+def parse_config(text: str, path: Path) -> dict[str, Any]:
     """Return a run's config with the current keys."""
     return translate(parse_yaml(text, str(path)))
 
@@ -227,7 +236,11 @@ def is_sweep(folder: Path) -> bool:
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """Return a sweep's resolved experiment, or a trial's config, as plain data; UserError if it has changed."""
+    """Return a sweep's experiment, with what `retain add` has added, or a trial's config, as plain data.
+
+    Raises:
+        UserError: the file has changed since it was written.
+    """
     if not is_sweep(folder):
         return Trial(folder).config()
     try:
@@ -235,7 +248,9 @@ def run_config(folder: Path) -> dict[str, Any]:
     except DamagedError:  # trials.json is rebuilt from the trials' folders; experiment.yaml is then read unverified
         sha256 = None
     path = folder / "experiment.yaml"
-    return _parse_config(read_text(path, sha256), path)
+    started = read_text(path, sha256)
+    extended = extended_experiment(read_journal(folder))
+    return parse_config(started, path) if extended is None else translate(extended)
 
 
 def run_name(folder: Path) -> str:
@@ -253,14 +268,18 @@ def trials_of(folder: Path) -> list[Trial]:
     """
     if is_sweep(folder):
         refuse_links(folder)
+        names = _names_of_folders(folder)  # first: a running sweep lists a trial before it writes its folder
+        journal = read_journal(folder)
         try:
-            return listed_trials(folder)
+            trials = _listed_trials(folder, journal)
         except DamagedError as error:
-            trials = _trials_in_folders(folder)
+            trials = _trials_in_folders(folder, superseded_ids(journal))
             if not trials:
                 raise
             _log.warning("%s; its %d trials are read from their folders instead", error, len(trials))
             return trials
+        _refuse_unlisted(folder, names - {trial.folder.name for trial in trials})
+        return trials
     if (folder / "trial.json").exists():
         refuse_links(folder)
         return [Trial(folder)]
@@ -268,13 +287,41 @@ def trials_of(folder: Path) -> list[Trial]:
 
 
 def listed_trials(folder: Path) -> list[Trial]:
-    """Return the trials that a sweep's trials.json lists; DamagedError if it has changed since it was written."""
+    """Return the trials that a sweep's trials.json lists, then those that its journal adds; DamagedError if one is damaged."""
+    return _listed_trials(folder, read_journal(folder))
+
+
+def _listed_trials(folder: Path, journal: Sequence[Mapping[str, Any]]) -> list[Trial]:
     path, root = folder / "trials.json", os.path.realpath(folder)
     entries = read_json(path).get("trials")
     if not isinstance(entries, list):
         raise DamagedError(f"{path} is damaged: it has no list of trials")
-    identities = [_identity(path, entry) for entry in entries]
-    return [Trial(_trial_folder(path, root, identity), identity) for identity in identities]
+    listed = [(path, _identity(path, entry)) for entry in entries]
+    listed += [(folder / JOURNAL, identity) for identity in added_identities(journal)]
+    by_id = {
+        identity["id"]: (source, identity) for source, identity in listed
+    }  # a rebuilt list has the journal's trials too
+    return [Trial(_trial_folder(source, root, identity), identity) for source, identity in by_id.values()]
+
+
+def _names_of_folders(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder / "trials"))
+    except OSError:
+        return set()
+
+
+def _refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
+    """Raise DamagedError for a trial's folder that no list has: the end of the journal is missing."""
+    for name in sorted(names):
+        if not (folder / "trials" / name / "trial.json").is_file():
+            continue
+        with suppress(DamagedError):
+            if Trial(folder / "trials" / name).id == name:  # else it is a copy that somebody has made
+                break
+    else:
+        return
+    raise DamagedError(f"{folder / JOURNAL} is damaged: it lacks the trial {name}, which has a folder")
 
 
 def _trial_folder(path: Path, root: str, identity: Mapping[str, Any]) -> Path:
@@ -288,12 +335,18 @@ def _trial_folder(path: Path, root: str, identity: Mapping[str, Any]) -> Path:
     return path.parent / folder
 
 
-def _trials_in_folders(folder: Path) -> list[Trial]:
-    """Return the trials whose folders are in a sweep's, in the order of their names."""
+def _trials_in_folders(folder: Path, superseded: Collection[str]) -> list[Trial]:
+    """Return the trials whose folders are in a sweep's, in the order of their names.
+
+    Args:
+        folder: the sweep's.
+        superseded: ids of the reported trials of an earlier choice.
+    """
     trials = []
     for path in sorted(folder.glob("trials/*/trial.json")):
         try:
             identity = {"folder": f"trials/{path.parent.name}"} | Trial(path.parent).identity
+            identity |= {"role": "superseded"} if identity["id"] in superseded else {}
         except DamagedError as error:
             _log.warning("%s: it is left out", error)
             continue
@@ -302,6 +355,6 @@ def _trials_in_folders(folder: Path) -> list[Trial]:
 
 
 def unfinished_trials(trials: Iterable[Trial]) -> list[tuple[Trial, str | None]]:
-    """Return the trials that are not done, and those that are done but have damaged files; each with its damage or None."""
+    """Return the trials that are not done or pruned, and others that have damaged files; each with its damage or None."""
     damages = [(trial, trial.damage()) for trial in trials]
-    return [(trial, damage) for trial, damage in damages if damage or trial.status().status != "done"]
+    return [(trial, damage) for trial, damage in damages if damage or trial.status().status not in ("done", "pruned")]

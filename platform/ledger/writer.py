@@ -29,6 +29,21 @@ class InUseError(UserError):
     """Another process is writing to the folder."""
 
 
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process is writing to a run's folder. If none is, this locks it for a moment.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 class _LockedFolder:
     """A folder that this process has locked: the base of the two writers. The kernel frees the lock of a dead process."""
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .positions import positions_on
+
 
 def correct_logits(logits: Tensor, classes: Sequence[int], alpha: Tensor | float, beta: Tensor | float) -> Tensor:
     """Return logits (B, C) in which those of `classes` are scaled by `alpha` and shifted by `beta`."""
-    columns = torch.as_tensor(classes, dtype=torch.int64, device=logits.device)
+    columns = positions_on(logits.device, classes)
     return logits.index_copy(1, columns, alpha * logits[:, columns] + beta)
 
 

@@ -88,7 +88,7 @@ class GradientProjectionPlugin(Plugin[P]):
         raise NotImplementedError
 
     def project(self, gradient: Tensor, reference: Tensor) -> Tensor:
-        """Return the projected gradient (P,)."""
+        """Return the projected gradient (P,); of no use where gradient or reference is not finite, but it must return."""
         raise NotImplementedError
 
     def before_training_iteration(self, learner: LearnerView, **kwargs: Any) -> None:
@@ -103,10 +103,8 @@ class GradientProjectionPlugin(Plugin[P]):
         parameters = trained_parameters(learner.model)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat_gradient = torch.cat([gradient.flatten() for gradient in gradients])
-        if not bool(flat_gradient.isfinite().all() & self._reference.isfinite().all()):  # float16 overflowed
-            self._reference = None
-            return
-        projected = self.project(flat_gradient, self._reference)
+        is_finite = flat_gradient.isfinite().all() & self._reference.isfinite().all()  # not where float16 overflowed
+        projected = torch.where(is_finite, self.project(flat_gradient, self._reference), flat_gradient)
         for gradient, new in zip(gradients, projected.split([p.numel() for p in parameters]), strict=True):
             gradient.copy_(new.view_as(gradient))
         self._reference = None

@@ -31,6 +31,7 @@ class LayerDistillation(Plugin[C]):
 
     STATE: ClassVar[tuple[str, ...]] = ("num_trained", "num_old", "teacher")
     WEIGHTS: ClassVar[tuple[str, ...]] = ("weight",)
+    capturable = True  # so `reduced` and `term` do the same in each iteration
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -3,10 +3,13 @@
 Shapes: B batch, K outputs of the teacher.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from .positions import positions_on
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, loss: Literal["kl", "mse"]) -> Tensor:
@@ -21,7 +24,10 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, loss
     return temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def distillation_loss_by_task(student: Tensor, teacher: Tensor, heads: list[Tensor], temperature: float) -> Tensor:
+def distillation_loss_by_task(
+    student: Tensor, teacher: Tensor, heads: Sequence[Tensor | Sequence[int]], temperature: float
+) -> Tensor:
     """Return the sum of the heads' kl, a scalar, of logits (B, K); `heads` holds the positions of each head's outputs."""
-    parts = [distillation_loss(student[:, own], teacher[:, own], temperature, "kl") for own in heads]
+    columns = [own if isinstance(own, Tensor) else positions_on(student.device, own) for own in heads]
+    parts = [distillation_loss(student[:, own], teacher[:, own], temperature, "kl") for own in columns]
     return torch.stack(parts).sum()

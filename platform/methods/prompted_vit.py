@@ -18,6 +18,7 @@ from ..models.inference import evaluation_mode
 from ..training.learner_view import LearnerView
 from ..training.plugin import Plugin, replace_criterion, strategy_name
 from .freezing import NOTHING, Freezer, FrozenParts, all_parts_except
+from .positions import positions_on
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 _REASON = "each freezes what the other adds or lets learn, so only the head would be left"
@@ -172,7 +173,7 @@ def restrict_to_classes(criterion: Criterion, labels: Sequence[int]) -> Criterio
 
     def masked(logits: Tensor, y: Tensor) -> Tensor:
         allowed = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        allowed[list(labels)] = True
+        allowed[positions_on(logits.device, labels)] = True
         allowed[y] = True
         return criterion(logits.masked_fill(~allowed, -torch.inf), y)
 

@@ -120,6 +120,7 @@ class PenaltyPlugin(Plugin[P]):
     """Adds weight * penalty to the loss; a subclass sets `penalty` when an experience ends."""
 
     STATE: ClassVar[tuple[str, ...]] = ("penalty",)
+    capturable = True
 
     def init_state(self) -> None:
         """Set the initial state."""

@@ -127,7 +127,7 @@ class ReplayMemory:
         """Return random positions (min(size, m),), sampled without replacement."""
         where = (learner.experience.current_experience, learner.clock.train_exp_iterations)
         order = torch.randperm(len(self), generator=generator(self.seed, f"{self.name} draw", *where))
-        return order[:size].to(learner.device)
+        return order[:size].to(learner.device, non_blocking=True)
 
     def inputs(self, learner: LearnerView) -> Tensor:
         """Return the whole memory as network inputs (m, *shape) on the device; cached during an experience."""
@@ -138,8 +138,8 @@ class ReplayMemory:
 
     def samples(self, learner: LearnerView, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the samples at positions (M,): network inputs x (M, *shape), y (M,), t (M,)."""
-        x = self.inputs(learner)[index]
-        return x, self.columns["y"][index], self.columns["t"][index]
+        x, y, t = self.inputs(learner), self.columns["y"], self.columns["t"]
+        return x.index_select(0, index), y.index_select(0, index), t.index_select(0, index)  # faster than x[index]
 
     def minibatch(self, learner: LearnerView, index: Tensor) -> list[Tensor]:
         """Return the samples at positions (M,) as a separate mini-batch [x, y, t], augmented like new ones."""
@@ -151,6 +151,7 @@ class ReplayMemory:
         # a mini-batch without task labels has two items
         pairs = zip(learner.mbatch, self.samples(learner, index), strict=False)
         learner.mbatch = [torch.cat(pair) for pair in pairs]
+        plugin_api.note_appended(learner, self.inputs(learner), index)
 
     def new_samples(self, learner: LearnerView, dataset: Any) -> Columns:
         """Return x, y and t of a dataset's samples, and a random key for each, in [0, 1)."""

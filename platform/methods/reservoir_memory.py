@@ -79,7 +79,7 @@ class ReservoirPlugin(Plugin[M]):
         They depend only on (seed, `what`, experience, iteration).
         """
         order = torch.randperm(len(self), generator=self._generator(learner, what))
-        return order[: self.config.batch_size or learner.train_mb_size].to(learner.device)
+        return order[: self.config.batch_size or learner.train_mb_size].to(learner.device, non_blocking=True)
 
     def minibatch(self, learner: LearnerView, index: Tensor) -> list[Tensor]:
         """Return remembered samples as a separate mini-batch: x (M, *shape), augmented like new ones, y (M,), t (M,)."""
@@ -105,7 +105,7 @@ class ReservoirPlugin(Plugin[M]):
         num_new = len(new["y"])
         rows, chosen = reservoir_slots(self.num_seen, num_new, memory, self._generator(learner, "places"))
         self.num_seen += num_new
-        rows, chosen = rows.to(learner.device), chosen.to(learner.device)
+        rows, chosen = (each.to(learner.device, non_blocking=True) for each in (rows, chosen))
         for name, column in new.items():
             stored = self.columns.get(name, column[:0]).to(learner.device)
             if len(stored) < memory:

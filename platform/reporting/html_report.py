@@ -14,18 +14,21 @@ from ..files import write_text
 from ..ledger.reader import run_name
 from ..run_folders import check_new_file
 from .charts import MAX_VARIANTS, variant_styles
-from .html_templates import render
+from .comparison_section import page_comparisons, rank_tables
+from .html_templates import compile_templates, render
 from .report_tables import downloads
-from .results import ComparedTrial, finished, results_of, table_rows
+from .results import ComparedTrial, finished, reported, results_of, table_rows
+from .search_results import SearchResult, searches_of
 from .stream_section import stream_section
 
 
-def report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def report(folders: Sequence[Path], out: Path | None = None, results: Sequence[ComparedTrial] | None = None) -> Path:
     """Write the report over trial and sweep folders.
 
     Args:
         folders: folders of trials and sweeps, compared on one page.
         out: the file to write (default: report.html in the first folder).
+        results: what `results_of` has returned for the folders, if that was called.
 
     Returns:
         The file's path.
@@ -37,9 +40,9 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError("report: no folder is given: name the folders of sweeps or trials")
     path = out if out is not None else folders[0] / "report.html"
     check_new_file(path)
-    results = results_of(folders)
+    results = results_of(folders) if results is None else results
     title = " · ".join(dict.fromkeys(run_name(folder) for folder in folders))
-    page = _page(title, results)
+    page = _page(title, results, [search for folder in folders for search in searches_of(folder)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
@@ -48,24 +51,40 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
     return path
 
 
-def _page(title: str, results: Sequence[ComparedTrial]) -> str:
+def preload() -> None:
+    """Import, read and compile what a report needs, which takes longer than a report on a few trials."""
+    import scipy.stats  # noqa: F401
     from plotly.offline import get_plotlyjs
 
+    get_plotlyjs()
+    _themes()
+    compile_templates()
+
+
+def _page(title: str, trials: Sequence[ComparedTrial], searches: Sequence[SearchResult]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    results = reported(trials)
     rows, style = table_rows(results), variant_styles(results)
     done = finished(results)
     names = (
         dict.fromkeys(result.stream for result in results) if done else ()
     )  # a stream without results has its table too
-    streams = [stream_section(number, name, done.get(name, {}), rows, style) for number, name in enumerate(names)]
+    comparisons = page_comparisons(results)
+    streams = [
+        stream_section(number, name, done.get(name, {}), rows, style, comparisons) for number, name in enumerate(names)
+    ]
     return render(
         "report.html.jinja",
         title=title,
         facts=_facts(results),
-        unfinished=[result for result in results if result.problem],
+        unfinished=[result for result in trials if result.problem and result.status.status != "pruned"],
+        searches=searches,
         streams=streams,
+        ranks=rank_tables(comparisons),
         style=style,
         max_variants=MAX_VARIANTS,
-        trials=results,
+        trials=trials,
         sweeps=list(dict.fromkeys(result.sweep for result in results)),
         downloads=downloads(rows, results),
         themes=_themes(),

@@ -4,10 +4,12 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..ledger.reader import Trial
+from ..ledger.journal import NAME as JOURNAL
+from ..ledger.reader import Trial, trials_of
 from .rows import MetricsRow, numbers_of, row_of
 
 Fingerprint = tuple[tuple[int, int, int] | None, ...]
@@ -78,10 +80,15 @@ class PollSchedule:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         """Start without knowing a trial's state; `mark` sets it."""
-        self._trials = trials
+        self._trials = list(trials)
         self._waiting = {trial.id: trial for trial in trials}
         self._running: dict[str, Trial] = {}
         self._start = 0
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Add trials that a search has begun."""
+        self._trials += trials
+        self._waiting |= {trial.id: trial for trial in trials}
 
     def next(self) -> list[Trial]:
         """Return the trials of the next round: running ones, the next to start, others in turn; each in the list's order."""
@@ -99,6 +106,26 @@ class PollSchedule:
             self._running.pop(trial.id, None)
         if state not in ("pending", "stopped"):
             self._waiting.pop(trial.id, None)
+
+
+class NewTrials:
+    """Finds the trials that a search or `retain add` adds to a sweep while it runs: those of its journal."""
+
+    def __init__(self, folder: Path, known: Sequence[Trial]) -> None:
+        self._folder = folder
+        self._ids = {trial.id for trial in known}
+        self._size = -1  # of the journal when it was last read
+
+    def find(self) -> list[Trial]:
+        """Return the trials that are new since the last call; the list is read again only if the journal has grown."""
+        with contextlib.suppress(FileNotFoundError, UserError):
+            size = os.stat(self._folder / JOURNAL).st_size
+            if size != self._size:
+                found = [trial for trial in trials_of(self._folder) if trial.id not in self._ids]
+                self._size = size
+                self._ids |= {trial.id for trial in found}
+                return found
+        return []
 
 
 def fingerprint(trial: Trial) -> Fingerprint:

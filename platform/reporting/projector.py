@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -19,24 +20,24 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from filelock import FileLock, Timeout
-
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
-from .polling import Fingerprint, PollSchedule, fingerprint
+from .polling import Fingerprint, NewTrials, PollSchedule, fingerprint
+from .projector_folder import PROJECTOR_STOP_FILE as PROJECTOR_STOP_FILE
+from .projector_folder import working
 from .projector_state import ProjectorState, signature
 from .rows import ProjectorSettings
 from .tensorboard_files import TensorBoardFiles
 from .wandb_account import isolated, resolve_mode
 from .wandb_runs import ENDED, WandbRuns
 
-PROJECTOR_STOP_FILE = ".projector-stop"  # a file of this name in the folder ends its projector
 _POLL = 1.0  # seconds between two polls of the ledgers
 _RETRY = 10.0  # seconds until the next attempt after a failure, doubled for a trial up to _RETRY_MAX
 _RETRY_MAX = 300.0
 _LAST = 20.0  # seconds in which the last poll may begin trials; W&B's timeouts (see wandb_runs) come on top
 _STOP = 120.0  # seconds until a projector that was told to end is killed
+_NICE = 10  # the process's nice value
 _SAVE = 5.0  # seconds between two writes of projector.json in a long poll
 _REFUSED = 2  # exit code after a UserError: another attempt would fail too
 _log = logging.getLogger("retain.projector")
@@ -72,14 +73,16 @@ def project(
     settings = replace(settings, mode=mode)
     try:
         with (
-            _working(folder, stopped if follow else lambda: True),
+            working(folder, stopped if follow else lambda: True),
             isolated() if mode != "disabled" else contextlib.nullcontext(),
         ):
-            projectors = _projectors(folder, trials, settings)
+            projectors, new = _projectors(folder, trials, settings), NewTrials(folder, trials)
             while follow and projectors and not stopped():
                 for projector in projectors:
                     projector.look(enough=stopped)
                 _sleep(_POLL, stopped)
+                _add(projectors, new.find())
+            _add(projectors, new.find())
             limit = time.monotonic() + (_LAST if follow else math.inf)
             errors = [projector.look(last=True, enough=lambda: time.monotonic() > limit) for projector in projectors]
             if follow and (unsent := num_unsent(folder, settings)):
@@ -92,6 +95,11 @@ def project(
         advice = "" if isinstance(failed, UserError) else rest
         raise UserError(f"not all was sent: {_describe(failed)}{advice}") from failed
     return sum(projector.sent for projector in projectors)
+
+
+def _add(projectors: "Sequence[_Projector]", trials: Sequence[Trial]) -> None:
+    for projector in projectors:
+        projector.add(trials)
 
 
 def _projectors(folder: Path, trials: Sequence[Trial], settings: ProjectorSettings) -> "list[_Projector]":
@@ -135,12 +143,17 @@ class _Projector:
         self, trials: Sequence[Trial], sinks: "Sequence[WandbRuns | TensorBoardFiles]", state: ProjectorState
     ) -> None:
         self.sent = 0
-        self._trials, self._sinks, self._state = trials, sinks, state
+        self._trials, self._sinks, self._state = list(trials), sinks, state
         self._schedule = PollSchedule(trials)
         self._seen: dict[str, Fingerprint] = {}
         self._complete: set[str] = set()  # trials that had ended when they were sent
         self._pause = 0.0  # nothing is tried before this time
         self._retry: dict[str, tuple[float, float]] = {}  # trial -> time of its next attempt, and the delay after that
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Add trials that the sweep has begun."""
+        self._trials += trials
+        self._schedule.add(trials)
 
     def look(self, last: bool = False, enough: Callable[[], bool] = lambda: False) -> Exception | None:
         """Poll: send what is new, log failures and return the first one. A failure of W&B or `enough` ends the poll."""
@@ -214,37 +227,6 @@ def _describe(error: Exception | None) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-@contextlib.contextmanager
-def _working(folder: Path, impatient: Callable[[], bool]) -> Iterator[None]:
-    """Log to the folder and lock it. If another projector has the lock, wait for it, or raise UserError once `impatient`."""
-    lock = FileLock(folder / ".projector.lock", thread_local=False)
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if impatient():
-                raise UserError(
-                    f"{folder} has a projector already: stop it (touch {folder / PROJECTOR_STOP_FILE}) or wait"
-                ) from None
-            time.sleep(0.2)
-    with contextlib.ExitStack() as stack:
-        stack.callback(lock.release)
-        stack.callback(setattr, logging, "raiseExceptions", logging.raiseExceptions)
-        logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for more messages
-        handler = logging.FileHandler(folder / "projector.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        _log.addHandler(handler)
-        stack.callback(_log.removeHandler, handler)
-        stack.callback(_close, handler)
-        yield
-
-
-def _close(handler: logging.Handler) -> None:
-    """Close a log; on a full disk its last lines are lost."""
-    with contextlib.suppress(OSError):
-        handler.close()
-
-
 def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and not stopped():
@@ -276,13 +258,48 @@ def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
     if (settings.mode or os.environ.get("WANDB_MODE")) == "disabled" and not settings.tensorboard:
         yield
         return
-    process = _try_to_start(folder, settings)
+    late = _LateStart(folder, settings)
     try:
         yield
     finally:
-        if not _finish(process, folder, settings) and settings.tensorboard:
+        if not _finish(late.end(), folder, settings) and settings.tensorboard:
             with contextlib.suppress(UserError):  # `num_unsent` tells
                 project(folder, replace(settings, mode="disabled"))
+
+
+class _LateStart:
+    """Starts a projector, in a thread once a trial has begun: its imports must not delay the first trials."""
+
+    def __init__(self, folder: Path, settings: ProjectorSettings) -> None:
+        self._folder, self._settings = folder, settings
+        self._ended = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._wait, daemon=True, name="retain-projector")
+        if self._has_begun():
+            self._process = _try_to_start(folder, settings)
+        else:
+            self._thread.start()
+
+    def end(self) -> "subprocess.Popen[bytes] | None":
+        """Wait no longer; return the process, or None if it has not started."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        return self._process
+
+    def _wait(self) -> None:
+        while not self._ended.wait(_POLL):
+            if self._has_begun():
+                self._process = _try_to_start(self._folder, self._settings)
+                return
+
+    def _has_begun(self) -> bool:
+        """Return whether any trial has written an event."""
+        for path in (self._folder, *(self._folder / "trials").glob("*")):
+            with contextlib.suppress(OSError):
+                if (path / "metrics.jsonl").stat().st_size > 0:
+                    return True
+        return False
 
 
 def _finish(process: "subprocess.Popen[bytes] | None", folder: Path, settings: ProjectorSettings) -> bool:
@@ -317,6 +334,8 @@ def start(folder: Path, settings: ProjectorSettings) -> "subprocess.Popen[bytes]
     # start_new_session: Ctrl-C must reach the sweep only
     with (folder / "projector.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: on Windows
+        os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)  # the trials have priority
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # broken: it has died, and `stop` says so
         stdin.write(json.dumps({**asdict(settings), "parent": os.getpid()}).encode())
@@ -369,7 +388,6 @@ def _run(folder: Path, settings: ProjectorSettings, parent: int) -> None:
         return bool(signals) or os.getppid() != parent or (folder / PROJECTOR_STOP_FILE).exists()
 
     signal.signal(signal.SIGTERM, on_signal)
-    os.nice(10)  # the trials have priority
     code = 0
     try:
         project(folder, settings, follow=True, stopped=stopped)

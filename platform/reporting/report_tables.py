@@ -120,6 +120,7 @@ def downloads(rows: Sequence[TableRow], results: Sequence[ComparedTrial]) -> lis
         _names(result)
         | {"experiences": result.experiences, "sizes": result.sizes.tolist()}
         | {view: result.views[view].tolist() for view in VIEW_TITLES}
+        | _validation_matrices(result)
         for result in results
         if result.views
     ]
@@ -128,6 +129,13 @@ def downloads(rows: Sequence[TableRow], results: Sequence[ComparedTrial]) -> lis
         Download("summary.csv", "text/csv", _base64(_csv(rows))),
         Download("matrices.json", "application/json", _base64(to_json({"trials": trials, "unfinished": unfinished}))),
     ]
+
+
+def _validation_matrices(result: ComparedTrial) -> dict[str, object]:
+    if not result.validation:
+        return {}
+    matrices = {view: result.validation[view].tolist() for view in VIEW_TITLES}
+    return {"validation": {"sizes": result.validation_sizes.tolist()} | matrices}
 
 
 def _names(result: ComparedTrial) -> dict[str, str | int]:

@@ -8,9 +8,11 @@ Shapes: T experiences; an accuracy matrix is (T + 1, T), see `metrics`.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from .. import metrics
 from ..errors import UserError
-from ..ledger.reader import Status, Trial, trials_of
+from ..ledger.reader import Status, Trial, parse_config, trials_of
 from ..metrics import Array
 from .variant_names import UnnamedTrial, names_of
 
@@ -31,6 +33,7 @@ COLUMNS = (
     "backward_transfer",
 )
 _METRICS = tuple(metrics.summary([[0.0], [0.0]], [1]))  # their names, also of a variant without a finished trial
+_SEED = re.compile(r"^seed: ([0-9]{1,18})$", re.MULTILINE)  # of config.yaml, as `dump_yaml` writes it
 _BOUNDS = ("joint", "cumulative")  # trained on the data of past experiences too: upper bounds for the others
 Value = tuple[float, float, int]  # mean, half width of the 95 % interval, number of seeds
 
@@ -46,6 +49,8 @@ class ComparedTrial:
         problem: why the trial is not in the numbers, or "".
         views: view name -> accuracy matrix (T + 1, T).
         sizes: (T,) test samples per experience.
+        validation: view name -> accuracy matrix on the validation splits; {} if there are none.
+        validation_sizes: (T,) validation samples per experience.
         experiences: T names.
         scenario: "class", "task", "domain" or "mixed".
         bound: whether the trial is an upper bound (trained on all data) and does not compete.
@@ -60,6 +65,8 @@ class ComparedTrial:
     problem: str = ""
     views: Mapping[str, Array] = field(default_factory=dict)
     sizes: Array = field(default_factory=lambda: np.zeros(0))
+    validation: Mapping[str, Array] = field(default_factory=dict)
+    validation_sizes: Array = field(default_factory=lambda: np.zeros(0))
     experiences: tuple[str, ...] = ()
     scenario: str = ""
     bound: bool = False
@@ -82,7 +89,8 @@ class TableRow:
         view: "task_agnostic" or "task_aware".
         variant: the variant's label.
         bound: whether it is an upper bound.
-        metrics: metric name -> (mean, half width of the 95 % interval, number of finished seeds), NaN where undefined.
+        metrics: metric name -> (mean, half width of the 95 % interval, number of finished seeds), NaN where undefined; those of
+            the validation matrix, as validation.NAME, if any trial on the stream has one.
         planned: the number of its trials in any state; 0: as many as have finished.
         sweep: the folders that its trials are from.
     """
@@ -122,18 +130,31 @@ def results_of(folders: Sequence[Path]) -> list[ComparedTrial]:
         for trial in trials_of(folder):
             trials.setdefault(trial.folder.resolve(), (folder.resolve(), trial))
     results = [_result(trial) for _, trial in trials.values()]
+    roots = [root for root, _ in trials.values()]
+    # the trials of a search are named apart: their settings differ from those of the reported trials of their variant
+    for role in {result.trial.role for result in results}:
+        members = [index for index, result in enumerate(results) if result.trial.role == role]
+        for index, named in zip(members, _named([(roots[index], results[index]) for index in members]), strict=True):
+            results[index] = named
+    return results
+
+
+def reported(results: Iterable[ComparedTrial]) -> list[ComparedTrial]:
+    """Return the reported trials: all but those of a search."""
+    return [result for result in results if result.trial.role == "reported"]
+
+
+def _named(results: Sequence[tuple[Path, ComparedTrial]]) -> list[ComparedTrial]:
+    """Return trials, given with the folders that they are from, with their names and the numbers of planned trials."""
     names = names_of(
-        [
-            UnnamedTrial(result.trial, root, result.config, len(result.experiences) or None)
-            for (root, _), result in zip(trials.values(), results, strict=True)
-        ]
+        [UnnamedTrial(result.trial, root, result.config, len(result.experiences) or None) for root, result in results]
     )
     planned = Counter((name.stream, name.variant) for name in names)
     return [
         replace(
             result, label=name.variant, stream=name.stream, sweep=name.sweep, planned=planned[name.stream, name.variant]
         )
-        for result, name in zip(results, names, strict=True)
+        for (_, result), name in zip(results, names, strict=True)
     ]
 
 
@@ -165,9 +186,20 @@ def _result(trial: Trial) -> ComparedTrial:
 def _config(trial: Trial) -> Mapping[str, Any] | None:
     """A trial's config; None if there is none yet, or none that can be read."""
     try:
-        return trial.read("config")
+        text = trial.config_text()
+        seeds = list(_SEED.finditer(text))
+        if len(seeds) != 1:
+            return trial.config()
+        start, end = seeds[0].span(1)
+        return {**_config_without_seed(f"{text[:start]}0{text[end:]}"), "seed": int(seeds[0][1])}
     except (UserError, TypeError, ValueError):
         return None
+
+
+@lru_cache(64)  # the seeds of a variant are adjacent, and parsing takes longer than all else of a trial
+def _config_without_seed(text: str) -> dict[str, Any]:
+    """Return a config in which the seed was replaced, so that all seeds of a variant have the same text."""
+    return parse_config(text, Path("config.yaml"))
 
 
 def _is_bound(trial: Trial, config: Mapping[str, Any] | None) -> bool:
@@ -178,18 +210,38 @@ def _is_bound(trial: Trial, config: Mapping[str, Any] | None) -> bool:
 def _with_matrix(empty: ComparedTrial, matrix: Mapping[str, Any]) -> ComparedTrial:
     if matrix["scenario"] not in ("class", "task", "domain", "mixed"):
         raise ValueError(f"matrix.json: scenario={matrix['scenario']!r}")
-    views = {view: metrics.validate_matrix(np.array(matrix[view], dtype=np.float64)) for view in VIEW_TITLES}
+    views = _views(matrix)
     sizes = metrics.validate_sizes(matrix["sizes"], int(matrix["num_experiences"]))
+    validation, validation_sizes = _validation(matrix, views)
     names = tuple(str(name) for name in matrix["experiences"])
     last_row_only = bool(np.isnan(views["task_agnostic"][1:-1]).all()) and len(names) > 1
     return replace(
         empty,
         views=views,
         sizes=sizes,
+        validation=validation,
+        validation_sizes=validation_sizes,
         experiences=names,
         scenario=str(matrix["scenario"]),
         bound=empty.bound or last_row_only,
     )
+
+
+def _views(matrices: Mapping[str, Any]) -> dict[str, Array]:
+    return {view: metrics.validate_matrix(np.array(matrices[view], dtype=np.float64)) for view in VIEW_TITLES}
+
+
+def _validation(matrix: Mapping[str, Any], tested: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+    """The validation matrices and the sizes of the splits; {} and none if the trial has no validation samples."""
+    validation = matrix.get("validation")
+    if validation is None:
+        return {}, np.zeros(0)
+    views, sizes = _views(validation), np.array(validation["sizes"], dtype=np.float64)
+    for view, array in views.items():
+        metrics.validation_weights(array, sizes)
+        if array.shape != tested[view].shape:
+            raise ValueError(f"matrix.json: validation.{view} is {array.shape}, the matrix {tested[view].shape}")
+    return views, sizes
 
 
 def problem_of(status: Status) -> str:
@@ -211,10 +263,11 @@ def _one_line(text: str) -> str:
 
 def finished(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
     """Return the finished trials as stream -> label -> its seeds, in order of appearance, bounds last."""
-    return _by_variant(result for result in results if result.views)
+    return by_variant(result for result in results if result.views)
 
 
-def _by_variant(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
+def by_variant(results: Iterable[ComparedTrial]) -> dict[str, dict[str, list[ComparedTrial]]]:
+    """Return trials in any state as stream -> label -> its seeds, in order of appearance, bounds last."""
     streams: dict[str, dict[str, list[ComparedTrial]]] = {}
     for result in sorted(results, key=lambda result: result.bound):
         streams.setdefault(result.stream, {}).setdefault(result.label, []).append(result)
@@ -232,19 +285,43 @@ def views_of(variants: Mapping[str, Sequence[ComparedTrial]]) -> list[str]:
 def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
     """Return the rows stream by stream, view by view, bounds last; one for each variant, even if no trial of it has finished."""
     rows = []
-    for stream, variants in _by_variant(results).items():
+    for stream, variants in by_variant(results).items():
         done = {label: [result for result in seeds if result.views] for label, seeds in variants.items()}
+        has_validation = any(result.validation for seeds in done.values() for result in seeds)
         for view in views_of(done):
             for label, seeds in variants.items():
                 bound = any(result.bound for result in seeds)
                 sweeps = ", ".join(dict.fromkeys(result.sweep for result in seeds))
-                rows.append(TableRow(stream, view, label, bound, _over_seeds(done[label], view), len(seeds), sweeps))
+                values = _over_seeds([metrics.summary(result.views[view], result.sizes) for result in done[label]])
+                if has_validation:
+                    validation = _over_seeds([_validation_summary(result, view) for result in done[label]])
+                    values |= {metrics.VALIDATION + name: value for name, value in validation.items()}
+                rows.append(TableRow(stream, view, label, bound, values, len(seeds), sweeps))
     return rows
 
 
-def _over_seeds(seeds: Sequence[ComparedTrial], view: str) -> dict[str, Value]:
-    summaries = [metrics.summary(result.views[view], result.sizes) for result in seeds]
-    return {name: (*metrics.interval([summary[name] for summary in summaries]), len(seeds)) for name in _METRICS}
+def _over_seeds(summaries: Sequence[Mapping[str, float]]) -> dict[str, Value]:
+    return {name: (*metrics.interval([summary[name] for summary in summaries]), len(summaries)) for name in _METRICS}
+
+
+def _validation_summary(result: ComparedTrial, view: str) -> dict[str, float]:
+    """The metrics of a trial's validation matrix; NaN without one, so that no seed is dropped silently."""
+    if not result.validation:
+        return dict.fromkeys(_METRICS, math.nan)
+    return metrics.validation_summary(result.validation[view], result.validation_sizes)
+
+
+def on_validation(variants: Mapping[str, Sequence[ComparedTrial]]) -> dict[str, list[ComparedTrial]]:
+    """Return the trials that have validation matrices, with these as their `views`; without the other variants."""
+    return {
+        label: [
+            replace(result, views=result.validation, sizes=result.validation_sizes)
+            for result in results
+            if result.validation
+        ]
+        for label, results in variants.items()
+        if any(result.validation for result in results)
+    }
 
 
 def format_cell(mean: float, half_width: float) -> str:
@@ -260,7 +337,7 @@ def best_variants(rows: Sequence[TableRow], metric: str) -> set[str]:
 
     Empty if fewer than two compete, or if one of them has a single seed: its difference from the others may be chance.
     """
-    sign = -1 if metric.startswith("forgetting") else 1
+    sign = -1 if metrics.DIRECTIONS[metric.removeprefix(metrics.VALIDATION)] == "minimize" else 1
     values = {row.variant: row.metrics[metric] for row in rows if not row.bound}
     means = {variant: sign * mean for variant, (mean, _, _) in values.items() if not math.isnan(mean)}
     if len(means) < 2 or any(values[variant][2] < 2 for variant in means):

@@ -20,6 +20,8 @@ _EPOCH_NAMES = {
     "validation_accuracy": "validation/accuracy",
 }
 _AXES = ("kind", "experience", "iteration")
+# Before the names of what is measured on the validation splits: W&B would take the parts around a dot for nested keys.
+_VALIDATION = "validation_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +74,19 @@ def row_of(event: Mapping[str, Any]) -> MetricsRow | None:
     if event["kind"] != "experience":
         return None
     values = {f"cost/{name}": value for name, value in numbers_of(event, "").items()}
-    for view in VIEWS:
-        cells = {f"experience_{number:02d}": cell for number, cell in enumerate(event.get(view) or (), 1)}
-        values |= numbers_of(cells, f"accuracy/{view}/")
-    values |= metric_values(event.get("metrics") or {})
+    for results, prefix in ((event, ""), (event.get("validation"), _VALIDATION)):
+        if isinstance(results, Mapping):
+            values |= _accuracies(results, prefix) | metric_values(results.get("metrics") or {}, prefix)
     return MetricsRow("experience", experience, values, (experience, 1, iteration, 0, 0))
+
+
+def _accuracies(rows: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The cells of each view's row of the accuracy matrix: "accuracy/task_agnostic/experience_01"."""
+    values: dict[str, float] = {}
+    for view in VIEWS:
+        cells = {f"experience_{number:02d}": cell for number, cell in enumerate(rows.get(view) or (), 1)}
+        values |= numbers_of(cells, f"{prefix}accuracy/{view}/")
+    return values
 
 
 def _probe_row(event: Mapping[str, Any]) -> MetricsRow:
@@ -92,12 +102,15 @@ def _probe_row(event: Mapping[str, Any]) -> MetricsRow:
     )
 
 
-def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten {view: {metric: value}} to {"view/metric": value}; {metric: value} without views counts as task-agnostic."""
+def metric_values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten {view: {metric: value}} to {"view/metric": value}; {metric: value} without views counts as task-agnostic.
+
+    `prefix`: stands before each name.
+    """
     views = {view: metrics[view] for view in VIEWS if isinstance(metrics.get(view), Mapping)}
     flat: dict[str, float] = {}
     for view, values in (views or {VIEWS[0]: metrics}).items():
-        flat |= numbers_of(values, f"{view}/")
+        flat |= numbers_of(values, f"{prefix}{view}/")
     return flat
 
 
@@ -113,6 +126,8 @@ def numbers_of(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def final_values(trial: Trial) -> dict[str, Any]:
     """Return the values of a whole trial: its state and error, cost, final metrics of both views and accuracy matrices.
 
+    Names of what is measured on the validation splits begin with "validation_".
+
     The metrics of a trial that is not done are None: W&B would take those so far for its results.
     """
     status = trial.status()
@@ -120,8 +135,17 @@ def final_values(trial: Trial) -> dict[str, Any]:
         return {"status": status.status, "error": status.error or ""} | dict.fromkeys(_metrics_so_far(trial))
     summary, matrix = trial.read("summary") or {}, trial.read("matrix") or {}
     cost = {f"cost/{name}": summary[name] for name in ("seconds", "samples") if summary.get(name) is not None}
-    matrices = {f"accuracy_matrix/{view}": matrix[view] for view in VIEWS if view in matrix}
-    return {"status": status.status, "error": "", **cost, **metric_values(summary), **matrices}
+    values: dict[str, Any] = {"status": status.status, "error": "", **cost, **metric_values(summary)}
+    values |= _final_matrices(matrix, "")
+    if isinstance(validation := summary.get("validation"), Mapping):
+        values |= metric_values(validation, _VALIDATION)
+    if isinstance(validation := matrix.get("validation"), Mapping):
+        values |= _final_matrices(validation, _VALIDATION)
+    return values
+
+
+def _final_matrices(matrices: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {f"{prefix}accuracy_matrix/{view}": matrices[view] for view in VIEWS if view in matrices}
 
 
 def _metrics_so_far(trial: Trial) -> dict[str, float]:
@@ -130,4 +154,6 @@ def _metrics_so_far(trial: Trial) -> dict[str, float]:
     for _, event in trial.events():
         if event["kind"] == "experience":
             logged |= metric_values(event.get("metrics") or {})
+            if isinstance(validation := event.get("validation"), Mapping):
+                logged |= metric_values(validation.get("metrics") or {}, _VALIDATION)
     return logged

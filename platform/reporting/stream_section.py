@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import charts
 from .charts import Chart, Figure, TrialsByVariant, VariantStyle
+from .comparison import Comparison
+from .comparison_section import ComparisonCard, comparison_cards, stream_cautions
 from .probe_section import ImageSheet, ProbeCard, image_sheets, probe_cards
 from .report_tables import AccuracyMatrix, SummaryTable, accuracy_matrix, summary_table
 from .results import VIEW_TITLES, TableRow, best_variants, format_cell, views_of
+from .validation_section import ValidationSection, validation_section
 
 _TRAINING_NOTES = {
     "loss": "Dotted: training.",
@@ -57,6 +60,9 @@ class StreamSection:
         training: curves by epoch, where they were recorded.
         probes: a card for each probe.
         sheets: pictures of the worst errors.
+        validation: what the validation matrices show; None without any.
+        comparisons: statistics for each metric and view; [] with a single variant.
+        cautions: what a reader must know of them.
     """
 
     number: int
@@ -73,10 +79,18 @@ class StreamSection:
     training: list[Chart]
     probes: list[ProbeCard]
     sheets: list[ImageSheet]
+    validation: ValidationSection | None = None
+    comparisons: list[ComparisonCard] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
 
 
 def stream_section(
-    number: int, name: str, variants: TrialsByVariant, rows: Sequence[TableRow], style: Mapping[str, VariantStyle]
+    number: int,
+    name: str,
+    variants: TrialsByVariant,
+    rows: Sequence[TableRow],
+    style: Mapping[str, VariantStyle],
+    comparisons: Sequence[Comparison] = (),
 ) -> StreamSection:
     """Compute one stream's section.
 
@@ -86,6 +100,7 @@ def stream_section(
         variants: its finished trials; without any, the section has a table that says how many there are to be.
         rows: the table's rows of all streams.
         style: how each variant looks.
+        comparisons: of the variants on all streams.
     """
     if not variants:
         return _empty_section(number, name, rows, style)
@@ -117,6 +132,9 @@ def stream_section(
         training=_training(shown, style),
         probes=probe_cards(shown, style),
         sheets=image_sheets(shown),
+        validation=validation_section(shown, by_view, style),
+        comparisons=comparison_cards(comparisons, name),
+        cautions=stream_cautions(comparisons, name),
     )
 
 

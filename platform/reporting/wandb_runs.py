@@ -27,7 +27,7 @@ from .wandb_account import NAME_LENGTH, TAG_LENGTH
 if TYPE_CHECKING:
     import wandb
 
-ENDED = ("done", "failed", "stopped")
+ENDED = ("done", "failed", "stopped", "pruned")
 _TIMEOUT = 20.0  # seconds for starting a run, and for the upload of the rest when it ends
 _ROOM = 2**20  # bytes: with less room on the disk, a file that W&B has written may be incomplete
 _INTERVAL = 15.0  # seconds between two uploads of a live run
@@ -35,7 +35,10 @@ _PATIENCE = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each query of a run's ro
 # W&B's step axes, and the prefixes of the names that are shown over each
 _AXES = {
     "iteration": ("train", "validation", "resources", "probe_during"),
-    "experience": ("accuracy", "task_agnostic", "task_aware", "cost", "probe"),
+    "experience": (
+        *("accuracy", "task_agnostic", "task_aware", "cost", "probe"),
+        *("validation_accuracy", "validation_task_agnostic", "validation_task_aware"),
+    ),
 }
 _log = logging.getLogger("retain.projector")
 

@@ -16,7 +16,7 @@ from ..config.schema import DEFAULT_PROBES, Experiment, Settings, Sweep
 from ..config.yaml_overrides import KINDS, combine, merge, names_in, nest_key, split_key
 from ..errors import UserError, comma_separated, nearest
 from ..visible_text import shortened
-from .search_space import SWEEP_WIDE, Point, Space
+from .search_space import SWEEP_WIDE, Point, Space, split_item
 
 _STREAM_ADVICE = "Streams differ in their benchmarks: add one to sweep.streams."
 
@@ -53,11 +53,15 @@ class Combination:
         """
         config, overrides = self.config, self.overrides
         for key, value in point.items():
-            _check_key(config, key, value)
-            config = merge(config, nest_key(key, value))
-            overrides = combine(overrides, nest_key(key, value))
+            whole, _ = split_item(key)
+            _check_key(config, whole, value)
+            nested = nest_key(whole, _with_item(config, key, value))
+            config, overrides = merge(config, nested), combine(overrides, nested)
         for key, value in point.items():
-            if not _holds(overrides, nest_key(key, value)):
+            whole, index = split_item(key)
+            items = value_of(overrides, split_key(whole))
+            holds = _holds(overrides, nest_key(key, value)) if index is None else _item_of(items, index) == value
+            if not holds:
                 raise UserError(
                     f"sweep.space.{key}={shortened(repr(value), 80)}: another key of the space replaces it, "
                     f"so the trial's name would be wrong: vary each setting under one key."
@@ -102,7 +106,8 @@ def replaced_values(sweep: Sweep) -> Iterator[str]:
     for section in ("streams", "variants"):
         for name, settings in getattr(sweep, section).items():
             space = {**sweep.space, **settings.get("space", {})}
-            own = {key: value_of(settings, split_key(key)) for key, domain in space.items() if domain is not None}
+            replacing = [key for key, domain in space.items() if domain is not None and split_item(key)[1] is None]
+            own = {key: value_of(settings, split_key(key)) for key in replacing}
             replaced = [f"{key}={value!r}" for key, value in own.items() if not isinstance(value, Mapping | None)]
             if replaced:
                 yield f"sweep.{section}.{name}: the search space replaces {shortened(comma_separated(replaced), 200)}"
@@ -176,6 +181,27 @@ def _holds(overrides: Any, part: Any) -> bool:
     )  # a text may stand for a mapping: a name, or an interpolation
 
 
+def _item_of(items: Any, index: int) -> Any:
+    return items[index] if isinstance(items, list | tuple) and index < len(items) else MISSING
+
+
+def _with_item(config: Settings, key: str, value: Any) -> Any:
+    """Return the value to merge for a key of the space: itself, or the config's list with one item replaced."""
+    whole, index = split_item(key)
+    if index is None:
+        return value
+    items = value_of(config, split_key(whole))
+    if not isinstance(items, list | tuple):
+        raise UserError(
+            f"sweep.space.{key}: {whole} is no list in this variant: give it a list, with one value for each experience."
+        )
+    if index >= len(items):
+        raise UserError(
+            f"sweep.space.{key}: {whole} has {len(items)} items; the last one is {whole}[{len(items) - 1}]."
+        )
+    return [*items[:index], value, *items[index + 1 :]]
+
+
 def _check_key(config: Settings, key: str, value: Any) -> None:
     """Refuse a key of the search space that names a plugin that the config does not have, or another benchmark."""
     section, *rest = split_key(key)
@@ -221,6 +247,9 @@ def _spaces(shared: Space, *parts: Settings) -> tuple[dict[str, Settings], dict[
 def _without_values(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Return the config without values for what the sweep varies: a domain's bounds cannot depend on it."""
     for key in keys:
+        key, index = split_item(key)
+        if index is not None:  # the other items stay
+            continue
         section = split_key(key)
         config = merge(config, nest_key(key, MISSING)) if len(section) > 1 else {**config, key: MISSING}
     return {**config, "seed": MISSING}

@@ -23,7 +23,8 @@ import torch
 from ..config.schema import Experiment
 from ..config.user_code import user_line
 from ..errors import UserError
-from .plan import PlannedTrial, check_trials, plan
+from .plan import PlannedTrial
+from .search_plan import all_trials, check_all
 from .trial_cost import Cost, measure
 
 LIMIT = 20.0  # seconds of a dry run, from its start
@@ -124,9 +125,9 @@ def _check_and_measure(
     with suppress(OSError):
         os.setsid()
     torch.set_num_threads(1)  # a fork does not have the threads that the parent may have started
-    trials = planned or plan(experiment)
+    trials = planned or all_trials(experiment)
     try:
-        check_trials(trials)
+        check_all(experiment, trials)
     except UserError as error:
         sender.send(("refused", str(error)))
         return

@@ -3,19 +3,20 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.interpolations import has_interpolation, may_name, resolve_interpolations
 from ..config.load import from_dict, plain_data, to_dict, value_of
 from ..config.schema import Data, Experiment, Origin
-from ..data.streams import Stream
 from ..errors import UserError, comma_separated
 from ..run_folders import folder_name
-from ..trial.builder import build_trial
 from ..trial.resolve import ResolvedExperiment, resolve_experiment
 from ..visible_text import shortened
 from .combinations import combinations, naming_trial, replaced_values
 from .search_space import SWEEP_WIDE, is_random, point_names, search_points, shortage
+
+if TYPE_CHECKING:
+    from ..data.streams import Stream
 
 _MISSING = object()  # the value of a key that a config does not have
 _MAX_EQUAL = 3  # pairs of equal trials that are named
@@ -38,6 +39,11 @@ class PlannedTrial:
     def config(self) -> Experiment:
         """Return its complete config."""
         return self.resolved.experiment
+
+    def numbered(self, number: int) -> "PlannedTrial":
+        """Return the trial with another number in its id."""
+        rest = self.identity["id"].partition("-")[2]
+        return replace(self, identity={**self.identity, "id": f"{number:03d}-{rest}"})
 
     def with_data(self, data: Data) -> "PlannedTrial":
         """Return the trial with other data folders."""
@@ -69,14 +75,14 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
             name = f"{part.variant} {text}" if text else part.variant
             with naming_trial(part.stream, name):
                 config, overrides = part.at(point)
-                for seed, plain, resolved in _of_each_seed(config, sweep.seeds):
+                for seed, plain, resolved in of_each_seed(config, sweep.seeds):
                     _check_sweep_wide(plain, fixed, experiment.origin)
                     identity = {
                         "id": _id(len(trials), part.stream, name, seed),
                         "variant": name,
                         "stream": part.stream,
                         "seed": seed,
-                        "overrides": _resolved_overrides(overrides, plain),
+                        "overrides": resolved_overrides(overrides, plain),
                     }
                     trials.append(PlannedTrial(resolved, identity))
                     configs.append({**config, "seed": seed})
@@ -87,7 +93,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
     return trials
 
 
-def _of_each_seed(
+def of_each_seed(
     config: dict[str, Any], seeds: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Any], ResolvedExperiment]]:
     """Yield seed, plain config and resolved config; what does not depend on the seed is resolved once."""
@@ -119,13 +125,13 @@ def _check_sweep_wide(trial: Mapping[str, Any], sweep: Mapping[str, Any], origin
             )
 
 
-def _resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
+def resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return overrides with interpolations replaced by the resolved values of a trial's config."""
     resolved: dict[str, Any] = {}
     for key, value in overrides.items():
         inside = config.get(key) if isinstance(config, Mapping) else None
         if isinstance(value, Mapping):
-            resolved[key] = _resolved_overrides(value, inside)
+            resolved[key] = resolved_overrides(value, inside)
         else:
             resolved[key] = inside if has_interpolation(value) else value
     return resolved
@@ -191,6 +197,8 @@ def check_trials(trials: Sequence[PlannedTrial]) -> None:
     Raises:
         UserError: a trial's stream or strategies are refused.
     """
+    from ..trial.builder import build_trial  # here: it imports torch, and Ray starts meanwhile
+
     seen: set[str] = set()
     warned: dict[str, list[str]] = {}  # warning -> its variants
     built: tuple[Any, Stream] | None = None  # trials of one stream are adjacent: remembering the last stream is enough
@@ -199,7 +207,8 @@ def check_trials(trials: Sequence[PlannedTrial]) -> None:
         if config in seen:
             continue
         seen.add(config)
-        source = (trial.config.benchmark, trial.config.seeds, trial.config.seed, trial.config.data)
+        shown = trial.config
+        source = (shown.benchmark, shown.stream_part, shown.seeds, shown.seed, shown.data)
         with naming_trial(trial.identity["stream"], trial.identity["variant"]):
             builder = build_trial(
                 trial.resolved, planning=True, stream=built[1] if built and built[0] == source else None

@@ -1,8 +1,9 @@
-"""Connect to a Ray cluster, or start a local one that only this user on this machine can reach."""
+"""Connect to a Ray cluster, or start a local one that only this user on this machine can reach, while other work is done."""
 
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, Self
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..files import write_text
-from ..trial.builder import device_of
 from .ray_health import ClusterLostError, check_reachable, leave_dead_cluster
+from .ray_pool import Workers
+from .signals import exit_on_sigterm
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" keeps every port of Ray on 127.0.0.1, on any system
 
@@ -37,7 +39,9 @@ class RayCluster:
 
         if not ray.is_initialized():
             address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
-            if not address:
+            if not address and self.config.resources.gpus:
+                from ..trial.builder import device_of  # here: it imports torch
+
                 device_of(self.config.resources)  # without a cluster, a missing GPU is reported before Ray starts
             _connect(address)
             self._ours = True
@@ -46,6 +50,14 @@ class RayCluster:
             _check(self.config)
             undo.pop_all()
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether this object has started a local Ray: nobody else uses it."""
+        import ray
+
+        node: Any = ray._private.worker._global_node
+        return self._ours and node is not None and bool(node.is_head())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,6 +69,97 @@ class RayCluster:
             leave_dead_cluster()
         elif self._ours:
             ray.shutdown()
+
+
+class RayInBackground:
+    """A context in which Ray starts, or is joined, in a thread: `workers` waits for it.
+
+    One thread does all of it and lives as long as Ray: Linux ends the processes that Ray has started when the thread that started
+    them ends. In the main thread, SIGTERM raises SystemExit, as with ray.init there.
+    """
+
+    def __init__(self, config: Experiment, num_trials: int) -> None:
+        """Make a context that is not entered yet.
+
+        Args:
+            config: the experiment.
+            num_trials: for how many trials workers are started at once; they import torch while the caller checks the trials.
+        """
+        self._config, self._num_trials = config, num_trials
+        self._workers: Workers | None = None
+        self._error: BaseException | None = None
+        self._cause: BaseException | None = None  # the exception that ends the block
+        self._started, self._leave = threading.Event(), threading.Event()
+        self._stack = ExitStack()
+        self._thread = threading.Thread(target=self._live, daemon=True, name="retain-ray")
+
+    def workers(self) -> Workers:
+        """Wait until Ray has started; return its workers.
+
+        Raises:
+            UserError: the cluster cannot be reached, or no node is large enough for a trial.
+        """
+        self._started.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._workers is not None
+        return self._workers
+
+    def _live(self) -> None:
+        """Start Ray, wait for the end of the block, and leave Ray."""
+        try:
+            with RayCluster(self._config) as cluster:
+                self._workers = Workers(self._config, can_grow=not cluster.is_local)
+                if not self._leave.is_set():  # the caller has not failed meanwhile
+                    self._workers.start(self._num_trials)
+                self._started.set()
+                self._leave.wait()
+                if isinstance(self._cause, ClusterLostError):
+                    raise self._cause
+        except BaseException as error:  # noqa: BLE001 - raised by `workers` in the caller's thread
+            self._error = error
+        finally:
+            self._started.set()
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        wait_for_ray_to_end()
+        self._stack.enter_context(exit_on_sigterm())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave Ray, and wait until it has ended, unless in `ray_ends_meanwhile`."""
+        self._cause = error
+        self._leave.set()
+        _ending.append(self._thread)
+        with self._stack:
+            if not _end_meanwhile:
+                wait_for_ray_to_end()
+
+
+_ending: list[threading.Thread] = []  # threads in which Ray ends
+_end_meanwhile: list[bool] = []  # not empty: the caller does not wait for Ray's end
+
+
+def wait_for_ray_to_end() -> None:
+    """Wait until the Ray that earlier blocks have used has ended."""
+    while _ending:
+        _ending[-1].join()
+        _ending.pop()
+
+
+@contextmanager
+def ray_ends_meanwhile() -> Iterator[None]:
+    """A context in which a sweep does not wait until Ray's processes have ended; the end of the context does."""
+    _end_meanwhile.append(True)
+    try:
+        yield
+    finally:
+        _end_meanwhile.pop()
+        wait_for_ray_to_end()
 
 
 def _connect(address: str | None) -> None:

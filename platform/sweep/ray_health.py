@@ -19,6 +19,10 @@ _CONNECT = 10.0  # seconds to connect to an address, and again to hear from it
 _LEAVE = 5.0  # seconds for Ray to disconnect from a cluster that has died
 _T = TypeVar("_T")
 _HTTP2_SETTINGS = 4  # type of the frame that a gRPC server sends first
+_ADVICE = (
+    "It must be the HOST:PORT of a cluster that runs (`ray start --head` prints it); unset RAY_ADDRESS, or set "
+    "ray.address=local, to start a local one."
+)
 
 
 class ClusterLostError(UserError):
@@ -158,9 +162,3 @@ def check_reachable(address: str) -> None:
         raise UserError(f"ray.address={address}: no Ray cluster answers at {resolved}: {error}. {_ADVICE}") from None
     if not is_ray:
         raise UserError(f"ray.address={address}: what answers at {resolved} is no Ray cluster. {_ADVICE}")
-
-
-_ADVICE = (
-    "It must be the HOST:PORT of a cluster that runs (`ray start --head` prints it); unset RAY_ADDRESS, or set "
-    "ray.address=local, to start a local one."
-)

@@ -1,10 +1,7 @@
-"""Run trials on Ray Tune, which places them and restarts a trial whose process died. The ledgers hold the results."""
+"""What a search needs to run its trials on Ray Tune (`search_on_ray`), and what ends a sweep early."""
 
 import logging
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +10,6 @@ from shutil import disk_usage
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from ..config.dotted_paths import module_path
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial
@@ -21,23 +17,9 @@ from ..trial.stop_request import StopRequest
 from .ray_worker import DISK_FULL, GRACE_SECONDS, SWEEP_STOP_FILE, CheckpointOnSigterm, run_trial, wait_for_process
 
 
-def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper: "SweepStopper") -> dict[str, str]:
-    """Run one Tuner over the trials' folders.
-
-    Only a trial whose process died is restarted. An exception in a trial is its result: the trial has failed.
-
-    Returns:
-        Trial folder name -> why Ray gave the trial up.
-    """
-    from ray import tune
+def silent_callback() -> Any:
+    """Return a callback that stands in for Tune's own output on the terminal."""
     from ray.tune.progress_reporter import TrialProgressCallback
-
-    class Stopper(tune.Stopper):
-        def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-            return stopper.on_result(result)
-
-        def stop_all(self) -> bool:
-            return stopper.should_stop()
 
     class Silent(TrialProgressCallback):
         def on_trial_result(self, *args: Any, **kwargs: Any) -> None:
@@ -45,36 +27,10 @@ def run_tuner(config: Experiment, folder: Path, trials: Sequence[Trial], stopper
 
         on_trial_error = on_trial_complete = on_trial_result
 
-    _set_tune_environment()
-    with _tune_storage() as storage:
-        tuner = tune.Tuner(
-            _trainable(config),
-            param_space={
-                "folder": tune.grid_search([str(trial.folder) for trial in trials]),
-                "sweep": str(folder),
-                "path": module_path(sys.path),
-            },
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                max_concurrent_trials=config.ray.max_concurrent,
-                trial_dirname_creator=lambda trial: Path(trial.config["folder"]).name,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=storage,
-                failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
-                stop=Stopper(),
-                callbacks=[Silent()],
-                verbose=0,
-            ),
-        )
-        results = tuner.fit()
-        ended = [results[number] for number in range(len(results))]
-    times = config.ray.max_failures + 1
-    return {Path(result.path).name: _reason(result.error, times) for result in ended if result.error is not None}
+    return Silent()
 
 
-def _set_tune_environment() -> None:
+def set_tune_environment() -> None:
     """Turn off Tune's loggers, output and Ctrl-C handler."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # results are in the ledgers
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -83,7 +39,7 @@ def _set_tune_environment() -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-def _trainable(config: Experiment) -> Any:
+def trainable(config: Experiment) -> Any:
     """Return Tune's actor: it runs `run_trial` in a thread and writes a checkpoint on SIGTERM."""
     from ray import tune
     from ray.tune.trainable import wrap_function
@@ -96,7 +52,7 @@ def _trainable(config: Experiment) -> Any:
 
 
 @contextmanager
-def _tune_storage() -> Iterator[str]:
+def tune_storage() -> Iterator[str]:
     """A temporary folder for Tune's files: nothing reads them later, and a full disk under the ledgers must not end Tune."""
     try:
         with TemporaryDirectory(prefix="retain-tune-", ignore_cleanup_errors=True) as folder:
@@ -108,24 +64,6 @@ def _tune_storage() -> Iterator[str]:
         ) from error
 
 
-@contextmanager
-def without_ray_sigterm_handler() -> Iterator[None]:
-    """A context with the default SIGTERM handler instead of ray.init's handler, which is restored afterwards."""
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not _is_from_ray(before):
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _is_from_ray(handler: Any) -> bool:
-    return str(getattr(handler, "__module__", "")).startswith("ray.")
-
-
 class SweepStopper:
     """Decides when a sweep ends early: after a stop request, or when a trial reports a full disk.
 
@@ -134,11 +72,18 @@ class SweepStopper:
     """
 
     def __init__(self, folder: Path, trials: Sequence[Trial], stop_request: StopRequest) -> None:
-        self.folder, self.trials, self.stop_request = folder, trials, stop_request
+        self.folder, self.trials, self.stop_request = folder, list(trials), stop_request
+        self._ids = {trial.id for trial in trials}
         self.full: str | None = None  # why nothing can be written
         self._unwritable: set[str] = set()  # folders of trials that have ended but may have been unable to record it
         self._deadline: float | None = None
         self._ray_is_lost = False
+
+    def watch(self, trial: Trial) -> None:
+        """Add a trial that a search has begun."""
+        if trial.id not in self._ids:
+            self._ids.add(trial.id)
+            self.trials.append(trial)
 
     def on_result(self, result: Mapping[str, Any]) -> bool:
         """Note a trial's report of a full disk; always False, since no report ends its trial."""
@@ -147,8 +92,13 @@ class SweepStopper:
             self._unwritable.add(result["folder"])
         return False
 
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the sweep is to end, so that no further trial is to be begun."""
+        return self._deadline is not None or self.full is not None or self.stop_request.requested()
+
     def should_stop(self) -> bool:
-        """Return whether to end the sweep now; Tune calls this about ten times a second."""
+        """Return whether to end the sweep now; called about ten times a second."""
         if self._ray_is_lost:
             return True
         if self.full is None and not self.stop_request.requested():
@@ -169,6 +119,7 @@ class SweepStopper:
     def _ask_trials(self) -> None:
         """Ask the running trials to stop."""
         self._deadline = time.monotonic() + GRACE_SECONDS
+        self.stop_request.ignore_stop_file()
         with suppress(OSError):
             (self.folder / SWEEP_STOP_FILE).touch()
 
@@ -176,7 +127,7 @@ class SweepStopper:
         return (self._deadline or 0.0) - time.monotonic()
 
 
-def _reason(error: BaseException, times: int) -> str:
+def give_up_reason(error: BaseException, times: int) -> str:
     """Say why Ray gave a trial up, without Ray's terms."""
     from ray.exceptions import RayActorError
 

@@ -1,12 +1,14 @@
-"""Run one trial in a Ray worker: run or resume it, stop it on request, record in its ledger how it ended."""
+"""Run trials in a Ray worker: run or resume one, stop it on request, record in its ledger how it ended."""
 
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -16,13 +18,15 @@ from ..config.schema import seconds
 from ..disk_errors import unwritable_reason
 from ..ledger.reader import StatusName, Trial, status_of
 from ..ledger.writer import InUseError, write_status
-from ..trial.stop_request import Stopped
+from ..trial.stop_request import STOP_FILE, Stopped
+from .pruned_record import pruned_in
 
-SWEEP_STOP_FILE = ".stop"  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
+SWEEP_STOP_FILE = STOP_FILE  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
 DISK_FULL = "retain_disk"  # key of a report to the driver: why nothing can be written any more
 GRACE_SECONDS = 20.0  # time for a running trial to write its last checkpoint
 _sigterm_received = threading.Event()
 _trial_running = threading.Lock()  # held while a trial runs in this process
+_frozen = False  # whether `collect_garbage` has frozen what then existed
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -62,8 +66,10 @@ def collect_garbage() -> None:
     Python starts a collection by the number of objects, not by the bytes of their tensors. The first call freezes all
     objects that then exist, so that later collections take milliseconds.
     """
+    global _frozen  # asking gc.get_freeze_count walks over all of them
     gc.collect()
-    if not gc.get_freeze_count() and "torch" in sys.modules:
+    if not _frozen and "torch" in sys.modules:
+        _frozen = True
         gc.freeze()
 
 
@@ -71,6 +77,39 @@ def wait_for_process(folder: Path, timeout: float) -> None:
     """Wait for the trial's lock, at most `timeout` seconds: a process that was told to end may still write a checkpoint."""
     with suppress(Timeout):  # opening the ledger then raises InUseError
         FileLock(folder / ".lock", thread_local=False).acquire(timeout=timeout).lock.release()
+
+
+class Worker:
+    """An actor of `ray_pool`: a process that runs one trial after another.
+
+    On SIGTERM (a machine that is taken away), the trial writes a checkpoint first. Then, or if it needs more than
+    `GRACE_SECONDS`, the process ends.
+    """
+
+    def __init__(self) -> None:
+        """Import what every trial needs, while the driver checks the trials."""
+        from ..trial import run  # noqa: F401
+
+        self._exit: Any = signal.signal(signal.SIGTERM, self._on_sigterm)  # Ray's handler
+
+    def ready(self) -> None:
+        """Return once the worker has started."""
+
+    def run(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Run a trial as `run_trial` does; return its report of a full disk, or None."""
+        reports: list[dict[str, Any]] = []
+        run_trial(settings, lambda report: reports.append(report) if DISK_FULL in report else None)
+        if _sigterm_received.is_set():
+            sys.exit(1)
+        return reports[-1] if reports else None
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if not _trial_running.locked():
+            self._exit(number, frame)
+        _sigterm_received.set()
+        late = threading.Timer(GRACE_SECONDS, os._exit, [1])
+        late.daemon = True
+        late.start()
 
 
 class CheckpointOnSigterm:
@@ -102,6 +141,10 @@ def failures_to_ledger(folder: Path, report: Report) -> Iterator[None]:
     except Stopped:
         if status_of(folder).status == "running":  # its last process was killed, and this one had not started it yet
             set_status_unless_final(folder, "stopped", None)
+    except SystemExit:  # Tune ends the trial: the sweep stops, or a search's scheduler has decided
+        if (reason := pruned_in(folder)) is not None:
+            set_status_unless_final(folder, "pruned", reason)
+        raise
     except InUseError:
         raise
     except Exception as error:  # noqa: BLE001 - any exception of a trial is its result

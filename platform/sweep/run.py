@@ -1,7 +1,7 @@
-"""Run and resume sweeps: plan the trials, run them on Ray (ray_cluster, ray_tune, ray_worker), keep the results in ledgers.
+"""Run and resume sweeps: plan the trials, run them on Ray (ray_cluster, ray_pool, ray_worker), keep the results in ledgers.
 
-Ray places the trials, restarts those whose process died, and reuses workers. Ledgers hold the results. To resume a sweep, its
-unfinished trials go to a new Tuner; each resumes from its newest valid checkpoint.
+Ray starts, and its workers import torch, while the trials are planned and checked; importing this module imports neither. To
+resume a sweep, its unfinished trials run; each resumes from its newest valid checkpoint.
 """
 
 import os
@@ -15,21 +15,30 @@ from typing import Any
 
 from ..config.load import as_experiment, from_dict, load_config, to_dict
 from ..config.schema import Data, Experiment
+from ..config.search import search_settings
 from ..config.yaml_files import dump_yaml
-from ..data.cache import DataFolders
-from ..disk_errors import reraise_disk_errors, unwritable_folder_error
+from ..disk_errors import reraise_disk_errors, unwritable_folder_error, unwritable_reason
 from ..errors import UserError
+from ..ledger.journal import read_journal
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
-from ..ledger.writer import SweepLedger, TrialLedger, mark_for_repair, write_status
+from ..ledger.writer import SweepLedger, mark_for_repair, write_status
 from ..reporting.projector import projector_process
+from ..reporting.search_results import SearchResult, searches_of
 from ..reporting.wandb_account import check_wandb
 from ..run_folders import new_folder, outside_run_folders
 from ..trial.stop_request import StopRequest
+from .extend import extended, write_extension
 from .plan import PlannedTrial, check_trials, plan
-from .ray_cluster import RayCluster, check_shared_folder
+from .ray_cluster import RayInBackground, check_shared_folder
 from .ray_health import ClusterLostError, run_watched
-from .ray_tune import SweepStopper, run_tuner, without_ray_sigterm_handler
-from .ray_worker import SWEEP_STOP_FILE, set_status_unless_final
+from .ray_pool import Workers, run_pool
+from .ray_tune import SweepStopper
+from .ray_worker import DISK_FULL, SWEEP_STOP_FILE, set_status_unless_final
+from .search import Search, chosen_since_extended, is_search_trial
+from .search_on_ray import run_search
+from .search_plan import SearchPlan, check_search, plan_search
+from .signals import default_sigterm
+from .trial_folders import FolderWriter, write_missing_trials, write_pending_trial
 
 Watch = AbstractContextManager[Any]  # a progress display
 
@@ -41,6 +50,22 @@ class SweepResult:
     folder: Path
     trials: list[Trial]
 
+    @property
+    def reported(self) -> list[Trial]:
+        """Return the trials whose results are reported: all, without those of a search."""
+        return [trial for trial in self.trials if trial.role == "reported"]
+
+    @property
+    def searches(self) -> list[SearchResult]:
+        """Return the searches, with every configuration; none without `sweep.objective`."""
+        return searches_of(self.folder)
+
+    @property
+    def chosen(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Return (stream, variant) -> the chosen point of the space, of the searches that have chosen."""
+        best = {(each.stream, each.variant): each.best for each in self.searches}
+        return {key: each.point for key, each in best.items() if each is not None}
+
     def with_status(self, status: str) -> list[Trial]:
         """Return the trials in a state ("done", "failed", ...)."""
         return [trial for trial in self.trials if trial.status().status == status]
@@ -51,7 +76,8 @@ def sweep(
 ) -> SweepResult:
     """Run all trials of an experiment on Ray.
 
-    In the main thread, SIGTERM and the first Ctrl-C let the running trials write a checkpoint and end. `resume` continues.
+    `retain stop` and, in the main thread, SIGTERM and the first Ctrl-C let the running trials write a checkpoint and end.
+    `resume` continues.
 
     Args:
         config: the experiment, or a dict or DictConfig of one.
@@ -60,30 +86,42 @@ def sweep(
 
     Raises:
         UserError: the config, its data, the folder or the cluster is wrong, and nothing was started; or the disk became full.
-        Stopped: SIGTERM arrived (a SystemExit).
+        Stopped: SIGTERM arrived, or `retain stop` was called (a SystemExit).
         KeyboardInterrupt: Ctrl-C.
     """
     config = as_experiment(config)
-    trials = _planned(config)
-    check_trials(trials)
-    if not any(keys[0] == "data" for keys, *_ in config.origin.interpolations):  # each trial resolves those
-        config = replace(config, data=_absolute(config.data))
     check_wandb(config.wandb)
-    text = dump_yaml(to_dict(config))
     with (
         new_folder(folder, config.output, config.name) as folder,
         reraise_disk_errors(folder),
-        watch or nullcontext(),
-        RayCluster(config),  # first: a cluster that is too small is refused before anything is written
-        SweepLedger.create(folder, text, config.name, [trial.identity for trial in trials]),
+        RayInBackground(config, _least_trials(config)) as ray,
     ):
-        for trial in trials:
-            write_pending_trial(folder / "trials" / trial.identity["id"], trial)
-        return _run(config, folder)
+        search = plan_search(config)
+        if search is None:
+            trials = [_with_absolute_data(trial) for trial in plan(config)]
+            check_trials(trials)
+        else:
+            check_search(search)
+            trials = [_with_absolute_data(trial) for trial in search.fixed_trials()]
+        if not any(keys[0] == "data" for keys, *_ in config.origin.interpolations):  # each trial resolves those
+            config = replace(config, data=_absolute(config.data))
+        with watch or nullcontext():
+            workers = ray.workers()  # first: a cluster that is too small is refused before anything is written
+            identities = [trial.identity for trial in trials]
+            with (
+                SweepLedger.create(folder, dump_yaml(to_dict(config)), config.name, identities),
+                FolderWriter(folder, trials) as writer,
+            ):
+                return _run(config, folder, workers, writer)
 
 
-def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
+def resume(folder: Path | str, *, watch: Watch | None = None, only_failed: bool = False) -> SweepResult:
     """Resume a sweep or a single trial. Trials that are done stay as they are, unless their files are damaged.
+
+    Args:
+        folder: the folder of a sweep or of a trial.
+        watch: a context that is entered while the trials run (the CLI's progress display).
+        only_failed: run the failed trials again, and no others.
 
     Raises:
         UserError: the folder is neither a sweep's nor a trial's, or another process is writing to it.
@@ -95,13 +133,16 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
         with (
             reraise_disk_errors(folder),
             outside_run_folders(),
-            watch or nullcontext(),
-            RayCluster(config),
             SweepLedger.open(folder),
+            watch or nullcontext(),
+            RayInBackground(config, _least_trials(config, folder)) as ray,
         ):
-            return _run(config, folder)
+            # of an earlier process, which had ended before it saw the file
+            (folder / SWEEP_STOP_FILE).unlink(missing_ok=True)
+            workers = ray.workers()
+            return _run(config, folder, workers, only_failed=only_failed)
     trials = trials_of(folder)
-    for trial, damage in unfinished_trials(trials):
+    for trial, damage in _chosen(unfinished_trials(trials), only_failed):
         from ..trial.run import run
 
         config = from_dict(trial.config())  # first: if this raises, nothing was changed
@@ -110,6 +151,23 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> SweepResult:
         with watch or nullcontext(), projector_process(folder, config):
             run(config, folder, identity=trial.identity)
     return SweepResult(folder, trials)
+
+
+def add(folder: Path | str, overrides: Sequence[str], *, watch: Watch | None = None) -> SweepResult:
+    """Add seeds, variants, streams, points or samples to a sweep that is finished or stopped, and run what is missing.
+
+    Args:
+        folder: the sweep's.
+        overrides: ``key=value`` of its `sweep` section.
+        watch: a context that is entered while the trials run.
+
+    Raises:
+        UserError: the overrides would change what has run, or another process is writing to the folder.
+    """
+    folder = Path(folder).absolute()
+    with SweepLedger.open(folder):
+        write_extension(folder, *extended(folder, list(overrides)))
+    return resume(folder, watch=watch)
 
 
 def _check_address(config: Experiment, folder: Path) -> None:
@@ -126,59 +184,84 @@ def _check_address(config: Experiment, folder: Path) -> None:
         )
 
 
-def _planned(config: Experiment) -> list[PlannedTrial]:
-    """Plan the trials, with absolute data folders."""
-    return [trial.with_data(_absolute(trial.config.data)) for trial in plan(config)]
+def _least_trials(config: Experiment, folder: Path | None = None) -> int:
+    """Return how many trials will run at least, for which workers can start; 0 for a search, which has Ray Tune's.
+
+    Args:
+        config: the experiment.
+        folder: the sweep's, if it is resumed.
+    """
+    if search_settings(config) is not None:
+        return 0
+    if folder is not None:
+        return sum(trial.status().status != "done" for trial in trials_of(folder))
+    sweep = config.sweep
+    return len(sweep.seeds) * max(1, len(sweep.streams)) * max(1, len(sweep.variants))
+
+
+def _with_absolute_data(trial: PlannedTrial) -> PlannedTrial:
+    return trial.with_data(_absolute(trial.config.data))
 
 
 def _absolute(data: Data) -> Data:
     """Resolve the data folders here: a worker's environment and working folder may differ."""
+    from ..data.cache import DataFolders  # here: it imports torch, and Ray starts meanwhile
+
     folders = DataFolders.of(data.root, data.cache)
     own_cache = data.cache or os.environ.get("RETAIN_CACHE")
     return Data(root=str(folders.root) if folders.root else None, cache=str(folders.cache) if own_cache else None)
 
 
-def write_pending_trial(folder: Path, trial: PlannedTrial) -> None:
-    """Write the folder of a trial that has not started: its config and identity."""
-    TrialLedger.create(folder, dump_yaml(to_dict(trial.config)), trial.identity).close()
+def _chosen(unfinished: list[tuple[Trial, str | None]], only_failed: bool) -> list[tuple[Trial, str | None]]:
+    """The unfinished trials to resume: all, or those that have failed."""
+    return [each for each in unfinished if not only_failed or each[0].status().status == "failed"]
 
 
-def write_missing_trials(config: Experiment, folder: Path) -> None:
-    """Write the trial folders that are missing because the sweep was killed while it wrote them."""
+def _run(
+    config: Experiment, folder: Path, workers: Workers, writer: FolderWriter | None = None, *, only_failed: bool = False
+) -> SweepResult:
+    """Run the unfinished trials on Ray, with a projector process if the config asks for W&B or TensorBoard.
 
-    def is_written(trial: Trial) -> bool:
-        return all((trial.folder / name).exists() for name in ("config.yaml", "trial.json"))
+    Args:
+        config: the experiment.
+        folder: the sweep's.
+        workers: run the trials of a sweep without a search.
+        writer: writes the folders of a new sweep's trials; None: the sweep is resumed.
+        only_failed: run the failed trials, and no others.
+    """
+    search_plan = plan_search(config)
+    trials = _unfinished(config, folder, search_plan, only_failed) if writer is None else writer.trials
+    if search_plan is not None and writer is not None:
+        writer.wait()
+    search = None if search_plan is None else Search(folder, search_plan, _write_pending_search_trial)
+    if trials or (search is not None and search.is_open):
+        run_watched(lambda: check_shared_folder(folder))
+        with projector_process(folder, config), _sweep_log(folder, len(trials)):
+            _run_on_ray(config, folder, trials, _Pool(workers, writer) if search is None else search)
+    return SweepResult(folder, trials_of(folder))
 
-    missing = [trial for trial in trials_of(folder) if trial.status().status == "pending" and not is_written(trial)]
-    if missing:
-        planned, listed = plan(config), trials_of(folder)
-        if len(planned) != len(listed):
-            raise UserError(
-                f"{folder}: another version of retain planned {len(listed)} trials, this one {len(planned)}, so the "
-                f"{len(missing)} trials without a folder are not known. Start a new sweep, or resume with that version."
-            )
-        for trial in missing:
-            # match by the number in the plan: older versions put other keys into the id and the overrides
-            number = int(trial.id.partition("-")[0])
-            identity = {key: trial.identity[key] for key in planned[number].identity}
-            write_pending_trial(trial.folder, replace(planned[number], identity=identity))
 
-
-def _run(config: Experiment, folder: Path) -> SweepResult:
-    """Run the unfinished trials on Ray, with a projector process if the config asks for W&B or TensorBoard."""
-    write_missing_trials(config, folder)
-    unfinished = unfinished_trials(trials_of(folder))
+def _unfinished(config: Experiment, folder: Path, search_plan: SearchPlan | None, only_failed: bool) -> list[Trial]:
+    """Return the trials of a resumed sweep that are to run, and prepare their folders."""
+    if search_plan is None:
+        write_missing_trials(config, folder)
+    unfinished = _chosen(unfinished_trials(trials_of(folder)), only_failed)
     for trial, damage in unfinished:
         if damage is not None and trial.folder.exists():
             mark_for_repair(trial, damage)
-        if trial.status().status == "failed":  # so that a new failure is recorded
+        if trial.status().status == "failed" and not is_search_trial(trial):  # so that a new failure is recorded
             write_status(trial.folder, "pending", trial.status().experience, None)
-    trials = [trial for trial, _ in unfinished]
-    if trials:
-        run_watched(lambda: check_shared_folder(folder))
-        with projector_process(folder, config), _sweep_log(folder, len(trials)):
-            _tune(config, folder, trials)
-    return SweepResult(folder, trials_of(folder))
+    return [trial for trial, _ in unfinished]
+
+
+def _write_pending_search_trial(folder: Path, trial: PlannedTrial) -> None:
+    write_pending_trial(folder, _with_absolute_data(trial))
+
+
+def has_open_search(folder: Path) -> bool:
+    """Return whether a sweep's search has not chosen yet for every stream and variant."""
+    search_plan = plan_search(load_config(run_config(folder))) if is_sweep(folder) else None
+    return search_plan is not None and len(chosen_since_extended(read_journal(folder))) < len(search_plan.searched)
 
 
 @contextmanager
@@ -198,22 +281,48 @@ def _sweep_log(folder: Path, num_trials: int) -> Iterator[None]:
     write("ended")
 
 
-def _tune(config: Experiment, folder: Path, trials: Sequence[Trial]) -> None:
-    """Run the trials. SIGTERM, Ctrl-C and a full disk let the running ones write a checkpoint, then end the sweep."""
-    (folder / SWEEP_STOP_FILE).unlink(missing_ok=True)
-    with without_ray_sigterm_handler(), StopRequest() as stop_request:
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The workers of a sweep without a search, and what writes its trials' folders (None: they exist)."""
+
+    workers: Workers
+    writer: FolderWriter | None
+
+    def run(self, config: Experiment, trials: Sequence[Trial], stopper: SweepStopper) -> dict[str, str]:
+        """Run trials; return why some were given up, by folder name."""
+
+        def is_written(trial: Trial) -> bool:
+            try:
+                return self.writer is None or self.writer.is_written(trial)
+            except OSError as error:
+                reason = unwritable_reason(error)
+                if reason is None:
+                    raise
+                stopper.on_result({DISK_FULL: reason, "folder": str(trial.folder)})
+                return False
+
+        return run_pool(self.workers, config, trials, stopper, is_written)
+
+
+def _run_on_ray(config: Experiment, folder: Path, trials: Sequence[Trial], runner: Search | _Pool) -> None:
+    """Run the trials. SIGTERM, Ctrl-C, the stop file and a full disk let running ones write a checkpoint, and end the sweep."""
+    with default_sigterm(), StopRequest(stop_file=folder / SWEEP_STOP_FILE) as stop_request:
         stopper = SweepStopper(folder, trials, stop_request)
         try:
-            errors = run_watched(lambda: run_tuner(config, folder, trials, stopper))
-            for trial in trials:
+            if isinstance(runner, _Pool):
+                errors = run_watched(lambda: runner.run(config, trials, stopper))
+            else:
+                errors = run_watched(lambda: run_search(config, folder, runner, stopper))
+            for trial in stopper.trials:
                 if trial.folder.name in errors:
                     set_status_unless_final(trial.folder, "failed", errors[trial.folder.name])
+            stop_request.requested()  # the trials may have seen the stop file, and ended, before the driver
         except ClusterLostError as error:
             stopper.stop_without_ray()
             advice = f"Checkpoints and completed trials are kept. Continue with: retain resume {folder}"
             raise ClusterLostError(f"{error}. {advice}") from error.__cause__
         finally:
-            _mark_interrupted(trials)
+            _mark_interrupted(stopper.trials)
             with suppress(OSError):
                 (folder / SWEEP_STOP_FILE).unlink(missing_ok=True)
         if stop_request.requested():

@@ -1,6 +1,7 @@
 """The search space of a sweep: its points, each once, and the texts that name them."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -14,7 +15,9 @@ from ..visible_text import shortened
 
 # Sections and keys that a stream, a variant or the search space cannot override.
 SWEEP_WIDE = ("sweep", "published", "seed", "name", "output", "ray", "wandb", "tensorboard", "checkpoint", "resources")
-_KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
+_KINDS = ("choice", "uniform", "loguniform", "quniform", "randint", "grid")
+_ITEM = re.compile(r"(.+)\[(\d+)\]")
+_MAX_STEPS = 10**9
 _REPEATS = 1000  # draws in a row that repeat a point, after which a space of numbers counts as exhausted
 Point = dict[str, Any]  # dotted key -> value
 Space = Mapping[str, Settings]  # dotted key -> domain
@@ -69,7 +72,7 @@ def _draws(
         point = {key: _sample(key, domain, rng) for key, domain in random.items()}
         point |= {key: _sample(key, domain, added_rng) for key, domain in added.items()}
         known = len(drawn)
-        drawn.setdefault(_identity(point), point)
+        drawn.setdefault(identity(point), point)
         repeats = 0 if len(drawn) > known else repeats + 1
     return list(drawn.values())
 
@@ -90,21 +93,52 @@ def is_random(key: str, domain: Settings) -> bool:
     return _kind(key, domain) != "grid"
 
 
+def split_item(key: str) -> tuple[str, int | None]:
+    """Split ``training.epochs[0]`` into the key of the list and the item's number; None: the key is no item."""
+    match = _ITEM.fullmatch(key)
+    return (match[1], int(match[2])) if match else (key, None)
+
+
 def _size(domain: Settings) -> float:
     """Return how many different values a random domain has."""
     kind, values = next(iter(domain.items()))
-    if kind == "choice":
-        return len({_identity(value) for value in values})
+    if kind in ("choice", "grid"):
+        return len({identity(value) for value in values})
+    if kind == "quniform":
+        return steps(values) + 1
     return int(values[1] - values[0]) if kind == "randint" else math.inf
 
 
-def _identity(value: Any) -> Any:
+def num_points(space: Space) -> float:
+    """Return how many different points a space has; infinity if a domain is continuous."""
+    return math.prod(_size(domain) for domain in space.values())
+
+
+def steps(values: Sequence[float]) -> int:
+    """Return the number of whole steps of a quniform domain; a little rounding error is allowed."""
+    low, high, step = values
+    return int((high - low) / step + 1e-9)
+
+
+def identity(value: Any) -> Any:
     """Return a value to compare by: 1 equals 1.0, true does not; the order of a mapping matters, as that of strategies does."""
     if isinstance(value, Mapping):
-        return dict, *((key, _identity(item)) for key, item in value.items())
+        return dict, *((key, identity(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return list, *map(_identity, value)
+        return list, *map(identity, value)
     return (bool, value) if isinstance(value, bool) else value
+
+
+def domain_kind(domain: Settings) -> tuple[str, Sequence[Any]]:
+    """Return a checked domain's kind and its values."""
+    kind, values = next(iter(domain.items()))
+    return str(kind), values
+
+
+def check_space(space: Space) -> None:
+    """Refuse a malformed domain."""
+    for key, domain in space.items():
+        _kind(key, domain)
 
 
 def _kind(key: str, domain: Settings) -> str:
@@ -119,8 +153,10 @@ def _kind(key: str, domain: Settings) -> str:
     kind, values = next(iter(domain.items()))
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise UserError(f"{path}.{kind}={values!r}: must be a list of values.")
-    if kind == "grid" and len({_identity(value) for value in values}) < len(values):
+    if kind == "grid" and len({identity(value) for value in values}) < len(values):
         raise UserError(f"{path}.{kind}={list(values)}: each value once.")
+    if kind == "quniform":
+        _check_steps(f"{path}.{kind}", values)
     if kind in ("uniform", "loguniform", "randint"):
         allowed = int if kind == "randint" else int | float
         numbers = all(isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values)
@@ -130,6 +166,15 @@ def _kind(key: str, domain: Settings) -> str:
         if kind == "loguniform" and values[0] <= 0:
             raise UserError(f"{path}.{kind}={list(values)}: must be above 0.")
     return str(kind)
+
+
+def _check_steps(path: str, values: Sequence[Any]) -> None:
+    """Refuse what is no [low, high, step] with at least one step."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    if len(values) != 3 or not numbers or values[0] >= values[1] or values[2] <= 0 or values[0] + values[2] > values[1]:
+        raise UserError(f"{path}={list(values)}: must be [low, high, step]: finite numbers, low + step at most high.")
+    if (values[1] - values[0]) / values[2] > _MAX_STEPS:
+        raise UserError(f"{path}={list(values)}: has more than {_MAX_STEPS} steps: use uniform.")
 
 
 def _advice(key: str, domain: Any) -> str:
@@ -153,12 +198,21 @@ def _sample(key: str, domain: Settings, rng: np.random.Generator) -> Any:
     kind, values = _kind(key, domain), next(iter(domain.values()))
     if kind == "choice":
         return values[int(rng.integers(len(values)))]
+    if kind == "quniform":
+        return step_value(values, int(rng.integers(steps(values) + 1)))
     low, high = values
     if kind == "randint":
         return int(rng.integers(low, high))
     if kind == "uniform":
         return float(rng.uniform(low, high))
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    return float(np.clip(np.exp(rng.uniform(np.log(low), np.log(high))), low, high))  # rounding may leave the range
+
+
+def step_value(values: Sequence[float], number: int) -> float | int:
+    """Return a value of a quniform domain; integers stay integers."""
+    low, _, step = values
+    value = low + number * step
+    return value if isinstance(value, int) else round(value, 12)
 
 
 def point_names(points: Sequence[Point]) -> list[str]:
@@ -166,7 +220,7 @@ def point_names(points: Sequence[Point]) -> list[str]:
     texts: dict[str, list[str]] = {}
     for key in points[0] if points else ():
         values = [point[key] for point in points]
-        number = len({_identity(value) for value in values})
+        number = len({identity(value) for value in values})
         for digits in (3, 6, 9, 12, 17, None):  # None: as Python writes it, with quotes around texts
             texts[key] = [_text(value, digits) for value in values]
             if len(set(texts[key])) >= number:

@@ -86,8 +86,8 @@ class _Measurement:
         self.probes = ProbeRunner(self.named)
         self.during: dict[str, float] = {}  # seconds of the probes that are called every few iterations
         self.measured: list[_Experience] = []
-        self.evaluation: float | None = None  # seconds of one test sample
-        self.test_set = 0.0  # seconds until the test samples are in memory
+        self.evaluation: float | None = None  # seconds of one sample
+        self.test_set = 0.0  # seconds until the test and validation samples are in memory
         self.probe_end = 0.0  # seconds of the probes after an experience
         self.until = self.last = 0.0
 
@@ -143,7 +143,7 @@ class _Measurement:
         if self.measured[0].step * _FORWARD * batch / self.planned[0].batch_size > seconds:
             return
         started = time.perf_counter()
-        test_set = self.learner.test_set
+        test_set, _ = self.learner.test_set, self.learner.validation_set
         self.test_set = time.perf_counter() - started
         started = time.perf_counter()
         logits = logits_of(self.learner.model, islice(test_set.batches(batch), 3), self.learner.predict)
@@ -166,7 +166,9 @@ class _Measurement:
             low += once + of.measurement
             high += once + of.measurement * epochs
         evaluation = self.evaluation or first.step * _FORWARD / self.planned[0].batch_size
-        evaluated = sum(len(e.test) for e in self.builder.stream.experiences) * (len(self.planned) + 1)
+        of_validation = 0 if self.learner.tests_on_validation else 1  # then they are evaluated once
+        evaluated = sum(len(e.test) + of_validation * len(e.validation) for e in self.builder.stream.experiences)
+        evaluated *= len(self.planned) + 1
         low, high = low + evaluation * evaluated, high + evaluation * evaluated
         config = self.builder.config
         size = sum(p.numel() * p.element_size() for p in self.learner.model.parameters())

@@ -1,9 +1,9 @@
-"""Accuracy on every experience's test set in one batched pass.
+"""Accuracy on every experience's test set, or on every validation split, in one batched pass.
 
-Shapes: N test samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
+Shapes: N samples of all experiences, E experiences, C classes of the stream, K outputs of the head, B batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from ..data.samples import gather_parts
-from ..data.streams import Stream
+from ..data.streams import Part, Stream
 from ..errors import UserError
 from .plugin import Plugin
 
 
 @dataclass(frozen=True, slots=True)
 class AccuracyRow:
-    """One row of the accuracy matrices: accuracy per experience (E,), NaN where the head has none of its classes.
+    """One row of the accuracy matrices: accuracy per experience (E,).
+
+    NaN where the head has none of the experience's classes, or where the experience has no such samples.
 
     `task_agnostic` chooses among all classes, `task_aware` among those of the sample's experience (FACIL's tag and taw). In a
     task-incremental stream the experience is given, so both are task-aware.
@@ -28,13 +30,17 @@ class AccuracyRow:
     task_aware: list[float]
 
 
-class TestSet:
-    """The test samples of a whole stream, concatenated on the device."""
+class EvaluationSet:
+    """Samples of a whole stream that are evaluated in one pass, concatenated on the device.
 
-    __test__ = False  # not a test case for pytest
+    Attributes:
+        stream: the stream.
+        inputs, y, experience: the samples' inputs, labels (N,) and numbers of experiences (N,), in the stream's order.
+        sizes: number of samples of each experience.
+    """
 
-    def __init__(self, stream: Stream, device: torch.device) -> None:
-        parts = [experience.test for experience in stream.experiences]
+    def __init__(self, stream: Stream, parts: Sequence[Part], device: torch.device) -> None:
+        """Gather the samples of `parts`, one of each experience; a part may be empty."""
         self.stream = stream
         samples = gather_parts(stream, list(enumerate(parts)), device)
         self.inputs, self.y, self.experience = samples.inputs, samples.y, samples.experience
@@ -49,7 +55,7 @@ class TestSet:
             raise UserError("model: the network changes its input in place; give it a copy (x.clone()).")
 
     def row(self, logits: torch.Tensor) -> AccuracyRow:
-        """Return the accuracy per experience, from logits (N, K) of all test samples in order.
+        """Return the accuracy per experience, from logits (N, K) of all samples in order.
 
         A class that the head lacks counts as wrong.
         """
@@ -71,8 +77,25 @@ class TestSet:
         outputs = logits.shape[1]
         known = [min(experience.classes) < outputs for experience in self.stream.experiences]
         return [
-            hit / size if ok else float("nan") for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)
+            hit / size if ok and size else float("nan")
+            for hit, size, ok in zip(hits.tolist(), self.sizes, known, strict=True)
         ]
+
+
+class TestSet(EvaluationSet):
+    """The test samples of a whole stream."""
+
+    __test__ = False  # not a test case for pytest
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        super().__init__(stream, [experience.test for experience in stream.experiences], device)
+
+
+class ValidationSet(EvaluationSet):
+    """The validation samples of a whole stream, which has at least one."""
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        super().__init__(stream, [experience.validation for experience in stream.experiences], device)
 
 
 class _Collector(Plugin):

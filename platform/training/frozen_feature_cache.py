@@ -16,7 +16,7 @@ from ..models.heads import Classifier
 from . import plugin_api
 from .per_sample_cache import PerSampleCache
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FrozenFeatureCache:
@@ -81,11 +81,16 @@ def is_fixed(model: nn.Module) -> bool:
     for module in _modules_without_head(model):
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             return False
-        if any(getattr(module, kind) for kind in _HOOKS):
+        if has_hooks(module):
             return False
         if module.training and (isinstance(module, _BatchNorm) or isinstance(module, _DropoutNd) and module.p > 0):
             return False
     return True
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module calls hooks in a forward or backward pass."""
+    return any(getattr(module, kind) for kind in HOOKS)
 
 
 def _modules_without_head(model: nn.Module) -> list[nn.Module]:

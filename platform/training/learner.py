@@ -3,7 +3,7 @@
 The whole stream is evaluated in one pass unless a plugin has evaluation hooks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from ..data.resident_loader import ResidentLoader
 from ..data.samples import resident_samples
 from ..models.inference import evaluation_mode, logits_of
-from .evaluation import AccuracyRow, TestSet, collect_logits
+from .evaluation import AccuracyRow, EvaluationSet, TestSet, ValidationSet, collect_logits
 from .loop import Loop, Phase
 from .plugin import EVAL_EVENTS, Plugin, is_resumable, overrides_hook, strategy_name
 
@@ -36,20 +36,46 @@ class Learner(Loop):
         """The test samples of the whole stream."""
         return TestSet(self.stream, self.device)
 
+    @property
+    def tests_on_validation(self) -> bool:
+        """Return whether the test samples are the validation samples, as in a search that must not see test samples."""
+        return all(experience.test is experience.validation for experience in self.stream.experiences)
+
+    @cached_property
+    def validation_set(self) -> EvaluationSet | None:
+        """The validation samples of the whole stream; None if it has none."""
+        if not any(len(experience.validation) for experience in self.stream.experiences):
+            return None
+        return self.test_set if self.tests_on_validation else ValidationSet(self.stream, self.device)
+
     def evaluate(self) -> AccuracyRow:
         """Return accuracy on the test set of every experience; changes no state of the trial."""
         return self.test_set.row(self.logits())
 
+    def evaluate_validation(self) -> AccuracyRow | None:
+        """Return accuracy on the validation split of every experience, NaN where it is empty; None if the stream has none.
+
+        Changes no state of the trial.
+        """
+        samples = self.validation_set
+        if samples is None:
+            return None
+        experiences = [experience for experience in self.benchmark.valid_stream if len(experience.dataset)]
+        return samples.row(self._logits(samples, experiences))
+
     def logits(self) -> torch.Tensor:
         """Return logits (N, K) of all test samples, in the order of `test_set`; changes no state of the trial."""
+        return self._logits(self.test_set, self.benchmark.test_stream)
+
+    def _logits(self, samples: EvaluationSet, experiences: Sequence[Any]) -> torch.Tensor:
+        """Return logits (N, K) of `samples`; `experiences` of the benchmark have the same samples in the same order."""
         if any(overrides_hook(plugin, event) for plugin in self.strategies for event in EVAL_EVENTS):
             with collect_logits(self.plugins, self.clock) as logits:
                 self._collect_hooks()
-                self.eval(self.benchmark.test_stream)
+                self.eval(experiences)
             self._collect_hooks()
             return torch.cat(logits)
-        batches = self.test_set.batches(self.training.evaluation_batch_size)
-        return logits_of(self.model, batches, self.predict)
+        return logits_of(self.model, samples.batches(self.training.evaluation_batch_size), self.predict)
 
     @torch.no_grad()
     def eval(self, experiences: Any) -> None:

@@ -10,6 +10,7 @@ Shapes: B mini-batch, C classes of the stream, E experiences.
 import math
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from ..data.streams import Stream
 from ..errors import UserError
 from ..seeding import generator
 from .clock import Clock
+from .compile import Compiler, compiler_of
 from .optimization import (
     blocks_from_head,
     lr_factor,
@@ -34,6 +36,7 @@ from .optimization import (
     value_at,
 )
 from .optimizer_update import update_optimizer
+from .per_sample_cache import Appended
 from .plugin import hooks_of, strategy_name
 from .steps import Steps
 
@@ -57,6 +60,7 @@ class Benchmark(Protocol):
     """
 
     train_stream: Sequence[Any]
+    valid_stream: Sequence[Any]
     test_stream: Sequence[Any]
 
 
@@ -108,8 +112,10 @@ class Loop(Steps):
         self.clock: Any = Clock()
         self.plugins = [*plugins, self.clock]
         self._hooks: dict[str, list[Callable[..., None]]] = {}
+        self._plugins_augment = False
         self.phase = Phase.IDLE
         self._stop_training = False
+        self._max_norm: float | None = None  # of the gradients
         self.train_mb_size = self.eval_mb_size = self.train_epochs = 1  # until the first experience sets them
         self.num_iterations = self.samples = 0
         self.epoch_loss = math.nan
@@ -151,6 +157,8 @@ class Loop(Steps):
         self._stop_training = False
         self.train_mb_size = value_at(self.training.batch_size, number, "training.batch_size")
         self.eval_mb_size = self.training.evaluation_batch_size
+        clip = self.training.optimizer.clip
+        self._max_norm = None if clip is None else value_at(clip, number, "training.optimizer.clip")
 
     def _train_epochs(self, number: int) -> None:
         """Train for the experience's epochs, or as many as its iterations need."""
@@ -166,7 +174,10 @@ class Loop(Steps):
                     break
             self._enter(Phase.TRAINING)
             try:
-                self.training_epoch()
+                if self._compiler is None:
+                    self.training_epoch()
+                else:
+                    self._compiler.run_epoch(self)
             except ValueError as error:
                 explained = self._batch_of_one_error(error)
                 if explained is None:
@@ -181,7 +192,7 @@ class Loop(Steps):
         config, number = self.training, self.experience.current_experience
         base_lr = value_at(config.optimizer.lr, number, "training.optimizer.lr")
         scheduled = config.schedule.name != "constant" or config.schedule.warmup > 0
-        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # these hooks may add terms to the loss
+        step = self.recorded_step or self.training_step
         for mbatch in self.dataloader:
             iteration = self.clock.train_exp_iterations
             if self._stop_training or iteration >= self.num_iterations:
@@ -195,25 +206,43 @@ class Loop(Steps):
             if self.augment is not None:
                 position = (number, self.clock.train_exp_epochs, self.clock.train_epoch_iterations)
                 self.mbatch[0] = self.augment(self.mb_x, position)
-            self.optimizer.zero_grad()
-            if early:
-                self.loss = self._make_empty_loss()
-            self._call_hooks("before_forward")
-            self.mb_output = self.forward()
-            self._call_hooks("after_forward")
-            self.loss = self.loss + self.criterion() if early else self.criterion()
-            self._call_hooks("before_backward")
-            self.total += self._loss_value()
-            self.backward()
-            self._call_hooks("after_backward")
-            self.clip_gradients()
-            self._call_hooks("before_update")
-            self.optimizer_step()
-            self._call_hooks("after_update")
+            step()
             self.samples += len(self.mb_y)
             self._call_hooks("after_training_iteration")
         self.epoch_loss = float(self.total) / max(1, self.clock.train_epoch_iterations)
         self.check_loss_finite()
+
+    def training_step(self) -> None:
+        """Train on the mini-batch."""
+        self.compute_gradients()
+        self.update_weights()
+
+    def compute_gradients(self) -> None:
+        """Compute the gradients of the mini-batch's loss, and clip them."""
+        self.optimizer.zero_grad()
+        early = self._hooks["before_forward"] or self._hooks["after_forward"]  # these hooks may add terms to the loss
+        if early:
+            self.loss = self._make_empty_loss()
+        self._call_hooks("before_forward")
+        self.mb_output = self.forward()
+        self._call_hooks("after_forward")
+        self.loss = self.loss + self.criterion() if early else self.criterion()
+        self._call_hooks("before_backward")
+        self.total += self._loss_value()
+        self.backward()
+        self._call_hooks("after_backward")
+        self.clip_gradients()
+
+    def update_weights(self) -> None:
+        """Step the optimizer."""
+        self._call_hooks("before_update")
+        self.optimizer_step()
+        self._call_hooks("after_update")
+
+    @cached_property
+    def _compiler(self) -> Compiler | None:
+        """What runs compiled epochs; None if `training.compile` is null."""
+        return compiler_of(self.training.compile, self.device)
 
     # Data, head and optimizer of an experience, under Avalanche's names.
 
@@ -272,23 +301,24 @@ class Loop(Steps):
 
     def _loss_value(self) -> Any:
         """The loss for the running mean: on the CPU a number, checked at once; on a GPU a tensor, to avoid waiting for it."""
-        value = self.loss.item() if self.device.type == "cpu" else self.loss.detach()
+        value = self.loss.item() if self.reads_losses else self.loss.detach()
         if isinstance(value, float) and not math.isfinite(value):
-            self._raise_diverged(value, nonfinite_loss_source(self, self._hooks["before_backward"]))
+            source = nonfinite_loss_source(self, self._hooks["before_backward"])
+            self._raise_diverged(value, f"iteration {self.clock.train_exp_iterations + 1}{source}")
         return value
 
     def check_loss_finite(self) -> None:
         """Raise FloatingPointError if a loss of this epoch was not finite; on a GPU this waits for the losses."""
         value = float(self.total)
         if not math.isfinite(value):
-            self._raise_diverged(value, "")
+            epoch, last = self.clock.train_exp_epochs + 1, self.clock.train_exp_iterations
+            self._raise_diverged(value, f"epoch {epoch}, by iteration {last} (a GPU's losses are read once per epoch)")
 
-    def _raise_diverged(self, value: float, culprit: str) -> NoReturn:
+    def _raise_diverged(self, value: float, where: str) -> NoReturn:
         strategies = ", ".join(map(strategy_name, self.strategies)) or "none"
         raise FloatingPointError(
-            f"the loss became {value} in experience {self.experience.current_experience + 1}, iteration "
-            f"{self.clock.train_exp_iterations + 1}{culprit} (strategies: {strategies}): "
-            f"{stability_advice(self.training.optimizer, self.experience.current_experience)}"
+            f"the loss became {value} in experience {self.experience.current_experience + 1}, {where} "
+            f"(strategies: {strategies}): {stability_advice(self.training.optimizer, self.experience.current_experience)}"
         )
 
     def _batch_of_one_error(self, error: ValueError) -> UserError | None:
@@ -311,6 +341,7 @@ class Loop(Steps):
         self.adapted_dataset = None
         self.dataloader = []
         self.mbatch = None
+        self.appended: Appended | None = None
         self.mb_output = None
         self.loss = self._make_empty_loss()
 
@@ -319,6 +350,7 @@ class Loop(Steps):
     def _collect_hooks(self) -> None:
         """Collect, for each event, the plugins' methods that override the no-op; again each epoch, since plugins may change."""
         self._hooks = hooks_of(self.plugins)
+        self._plugins_augment = any(getattr(plugin, "augments", False) for plugin in self.plugins)
 
     def _call_hooks(self, event: str) -> None:
         """Call the plugins' methods for an event, in the order of the plugins."""
@@ -332,6 +364,10 @@ class Loop(Steps):
         """Return positions (B,) in `adapted_dataset` of the samples from our loader; None with another loader."""
         return self.dataloader.index if isinstance(self.dataloader, ResidentLoader) else None
 
+    def note_appended(self, memory: torch.Tensor, index: torch.Tensor) -> None:
+        """Note that the last rows of the mini-batch are the samples at `index` (M,) of a memory (m, *shape)."""
+        self.appended = Appended(memory, index, self.mb_x, self.mb_x._version)
+
     @property
     def is_eval(self) -> bool:
         """Return whether the loop does not train."""
@@ -340,16 +376,15 @@ class Loop(Steps):
     @property
     def augments(self) -> bool:
         """Return whether the network sees a sample differently each time."""
-        return self.augment is not None or any(getattr(plugin, "augments", False) for plugin in self.strategies)
+        return self.augment is not None or self._plugins_augment
 
     def clip_gradients(self) -> None:
         """Scale the gradients so that their norm, over all parameters, is at most `training.optimizer.clip` (null: do nothing).
 
         Pascanu et al. 2013 (1211.5063).
         """
-        if (clip := self.training.optimizer.clip) is not None:
-            limit = value_at(clip, self.experience.current_experience, "training.optimizer.clip")
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if self._max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_norm)
 
     def stop_training(self) -> None:
         """End the training of this experience before the next iteration."""

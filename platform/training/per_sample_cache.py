@@ -1,9 +1,10 @@
-"""Cache a fixed network's outputs for the samples of an experience: each sample is computed once, not in each epoch.
+"""Cache a fixed network's outputs for the samples of an experience and of a memory: each is computed once, not in each epoch.
 
-Shapes: B mini-batch, n samples of the experience.
+Shapes: B mini-batch, n samples of the experience, m of a memory, M of them in a mini-batch.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,27 @@ Compute = Callable[[Tensor], Outputs]  # of inputs (B, *shape)
 MAX_BYTES = 512 * 2**20  # of the outputs for all samples of an experience
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Appended:
+    """Which samples of a memory are the last rows of a mini-batch.
+
+    Attributes:
+        memory: all samples in memory as network inputs (m, *shape); another tensor once the memory has changed.
+        index: the positions (M,) of the rows in it.
+        x: the mini-batch's inputs (B + M, *shape).
+        version: of `x`: torch counts in-place changes.
+    """
+
+    memory: Tensor
+    index: Tensor
+    x: Tensor
+    version: int
+
+    def describes(self, x: Tensor, num_appended: int) -> bool:
+        """Return whether the last `num_appended` rows of `x` are still these samples."""
+        return x is self.x and x._version == self.version and num_appended == len(self.index)
+
+
 class PerSampleCache:
     """A fixed network's outputs for `learner.adapted_dataset`, computed on first use and looked up by `learner.mb_index`.
 
@@ -25,12 +47,16 @@ class PerSampleCache:
 
     - "pad": it is padded with copies of its first sample. This works for fewer samples than a mini-batch holds, too.
     - "overlap": it overlaps the one before. If there are fewer samples than a mini-batch holds, they are one mini-batch.
+
+    Those of a memory are computed in mini-batches of as many samples as are appended, the last one padded.
     """
 
     def __init__(self, last_batch: Literal["pad", "overlap"]) -> None:
         self._last_batch = last_batch
         self._outputs: Outputs | None = None  # for all samples, each (n, ...)
         self._too_large = False
+        self._memory: Tensor | None = None  # the memory's inputs that the outputs below belong to
+        self._memory_outputs: Outputs = {}  # each (m, ...)
 
     def __bool__(self) -> bool:
         """Return whether there are cached outputs."""
@@ -39,9 +65,12 @@ class PerSampleCache:
     def clear(self) -> None:
         """Drop the outputs: the network or the experience is another."""
         self._outputs, self._too_large = None, False
+        self._memory, self._memory_outputs = None, {}
 
     def lookup(self, learner: Any, compute: Compute, max_bytes: float = MAX_BYTES) -> Outputs | None:
-        """Return the outputs for the current mini-batch; rows that are appended (from a memory) are computed each time.
+        """Return the outputs for the current mini-batch.
+
+        Rows that were appended by a memory are looked up too, others are computed each time.
 
         Args:
             learner: the learner.
@@ -60,11 +89,24 @@ class PerSampleCache:
             if self._outputs is None:
                 return None
         cached = {name: output.index_select(0, index) for name, output in self._outputs.items()}
-        appended = learner.mb_x[len(index) :]
-        if not len(appended):
+        num_appended = len(learner.mb_x) - len(index)
+        if not num_appended:
             return cached
-        computed = compute(appended)
-        return {name: torch.cat([rows, computed[name]]) for name, rows in cached.items()}
+        appended = self._lookup_appended(learner, compute, num_appended, max_bytes)
+        return {name: torch.cat([rows, appended[name]]) for name, rows in cached.items()}
+
+    def _lookup_appended(self, learner: Any, compute: Compute, num_appended: int, max_bytes: float) -> Outputs:
+        """The outputs for the last rows of the mini-batch: from those for the whole memory, if the rows are known to be its."""
+        known: Appended | None = getattr(learner, "appended", None)
+        if known is None or not known.describes(learner.mb_x, num_appended):
+            return compute(learner.mb_x[-num_appended:])
+        if self._memory is not known.memory:
+            is_worth_it = len(known.memory) <= num_appended * learner.num_iterations
+            self._memory = known.memory
+            self._memory_outputs = _compute_memory(compute, known, max_bytes) if is_worth_it else {}
+        if not self._memory_outputs:
+            return compute(learner.mb_x[-num_appended:])
+        return {name: output.index_select(0, known.index) for name, output in self._memory_outputs.items()}
 
     def _compute_all(self, learner: Any, compute: Compute, max_bytes: float) -> Outputs | None:
         """The outputs for all samples, each (n, ...); None if those for the first mini-batch show that they are too large."""
@@ -84,6 +126,16 @@ class PerSampleCache:
         if overlaps:  # drop the rows that were computed twice
             outputs = {name: torch.cat([rows[:-size], rows[-(length % size) :]]) for name, rows in outputs.items()}
         return outputs
+
+
+def _compute_memory(compute: Compute, appended: Appended, max_bytes: float) -> Outputs:
+    """The outputs for a whole memory, each (m, ...); {} if they are too large."""
+    parts: list[Outputs] = []
+    for x in appended.memory.split(len(appended.index)):
+        parts.append(compute_padded(compute, x, len(appended.index)))
+        if _bytes_per_sample(parts[0]) * len(appended.memory) > max_bytes:
+            return {}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _bytes_per_sample(outputs: Outputs) -> int:

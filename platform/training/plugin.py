@@ -93,6 +93,10 @@ class Plugin(Generic[C]):
     end_order: ClassVar[EndOrder] = EndOrder.USE_WEIGHTS  # when its `after_training_exp` is called
     # whether it stores what follows from the trunk's features, such as class means, which go stale while the trunk learns
     stores_features = False
+    # whether `training.compile: graph` may record the hooks that this class defines, from before_forward to after_update, once
+    # per experience and repeat what they did on the device: they read and write the same tensors each time, and change nothing
+    # in Python. A subclass that overrides hooks must declare it anew.
+    capturable = False
 
     config: C = None  # type: ignore[assignment]
     seed: int = 0
@@ -176,12 +180,15 @@ class Plugin(Generic[C]):
         """Prepare to resume mid-experience; the state is loaded and the data are chosen.
 
         The hooks ``before_*`` are not called again. `after_train_dataset_adaptation` is: what it chooses must follow from the
-        state. By default, objects in `STATE` with a method ``on_resume(learner)`` are prepared, then `on_start` is called.
+        state. By default, tensors in `STATE` are moved to the device, objects in it with a method ``on_resume(learner)`` are
+        prepared, and `on_start` is called.
         """
         for name in self.STATE or ():
             value = getattr(self, name)
             if hasattr(value, "on_resume"):
                 value.on_resume(learner)
+            elif hasattr(value, "device"):
+                setattr(self, name, value.to(learner.device))
         self.on_start(learner)
 
     def should_train(self, experience: int, num_experiences: int) -> bool:

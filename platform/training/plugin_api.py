@@ -18,6 +18,18 @@ def measure(learner: Any, name: str, value: float) -> None:
         learner.measured[name] = value
 
 
+def note_appended(learner: Any, memory: "torch.Tensor", index: "torch.Tensor") -> None:
+    """Tell the learner that the last rows of its mini-batch are samples of a memory, whose outputs a cache may hold.
+
+    Args:
+        learner: our learner; in a plain Avalanche script, which caches nothing, do nothing.
+        memory: all samples in memory as network inputs (m, *shape).
+        index: the positions (M,) of the rows in it.
+    """
+    if hasattr(learner, "note_appended"):
+        learner.note_appended(memory, index)
+
+
 def undo_stop(learner: Any) -> None:
     """Undo `stop_training`: Avalanche would carry a stop at an experience's last iteration into the next experience."""
     learner._stop_training = False

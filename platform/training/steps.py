@@ -27,6 +27,8 @@ class Steps:
         loss: a scalar.
         plugins: all plugins; the last one counts the iterations.
         heads: which outputs belong to each experience, (E, C) bool, if the task is given; else None.
+        reads_losses: whether each iteration's loss is read, as on a CPU; on a GPU that would wait for it.
+        compiled_network, recorded_step: set while an epoch runs that is compiled (compile.py).
     """
 
     model: Any
@@ -43,6 +45,8 @@ class Steps:
         """Prepare to train `model`, which is moved to `device`."""
         self.device, self.training, self.heads = device, training, heads
         self.model = model.to(device)
+        if training.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # convolutions follow the layout of their weights
         self.optimizer = make_optimizer(training.optimizer, model.named_parameters(), 0, blocks_from_head(model))
         self._criterion: Criterion = make_criterion(training)  # Avalanche's plugins use this name
         self.scaler = torch.amp.GradScaler(device.type) if training.precision == "float16" else None
@@ -50,6 +54,9 @@ class Steps:
         self._autocast = torch.autocast(device.type, getattr(torch, training.precision)) if low else None
         self._frozen_features = FrozenFeatureCache()
         self.is_training = self.retain_graph = False
+        self.reads_losses = device.type == "cpu"
+        self.compiled_network: Callable[[torch.Tensor], Any] | None = None
+        self.recorded_step: Callable[[], None] | None = None
 
     def _unpack_minibatch(self) -> None:
         """Move a mini-batch to the device; those of our loader are there already."""
@@ -62,7 +69,10 @@ class Steps:
             return self.predict(self.mb_x)
         with self._autocast or nullcontext():
             features = self._frozen_features.lookup(self)
-            output = self.model(self.mb_x) if features is None else self.model.head(features)
+            if features is not None:
+                output = self.model.head(features)
+            else:
+                output = (self.compiled_network or self.model)(self.mb_x)
         return output if self._autocast is None else output.float()
 
     def criterion(self) -> torch.Tensor:

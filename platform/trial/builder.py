@@ -12,14 +12,16 @@ from ..config.schema import Data, Experiment, Resources, Seeds
 from ..data.augmentation.pipeline import Augmentation, check_stream
 from ..data.avalanche_import import stream_of
 from ..data.cache import DataFolders
+from ..data.stream_part import part_of
 from ..data.streams import Stream
 from ..errors import UserError
 from ..ledger.documents import MAX_EXPERIENCES
 from ..seeding import derive, generator
+from ..training.compile import check_compile
 from ..training.optimization import blocks_from_head, parameter_groups
 from ..training.probes._base import Probe, ProbeContext
 from .batch_checks import check_batches_of_one
-from .checks import check_combination, check_list_lengths, check_strategy_needs
+from .checks import check_combination, check_list_lengths, check_strategy_needs, empty_validation_warning
 from .feature_checks import stale_feature_warnings
 from .resolve import ResolvedExperiment, ResolvedPart
 from .training_plan import planned_experiences
@@ -155,8 +157,12 @@ def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream:
     check_combination(resolved)
     config = resolved.experiment
     device = torch.device("cpu") if planning else device_of(config.resources)
+    if not planning:
+        check_compile(config.training.compile, device)
     seeds = seeds_of(config.seed, config.seeds)
-    stream = stream or _stream(resolved.benchmark, seeds.class_order, _folders(config.data))
+    if stream is None:
+        stream = _stream(resolved.benchmark, seeds.class_order, _folders(config.data))
+        stream = part_of(stream, config.stream_part)
     if len(stream.experiences) > MAX_EXPERIENCES:
         raise UserError(
             f"{resolved.benchmark.path}: gives {len(stream.experiences)} experiences; at most {MAX_EXPERIENCES} are allowed."
@@ -165,6 +171,8 @@ def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream:
     check_stream(resolved.transformations, stream)
     builder = TrialBuilder(resolved, stream, seeds, device)
     network = builder.network()
+    if config.training.channels_last and not any(parameter.ndim == 4 for parameter in network.parameters()):
+        raise UserError(f"training.channels_last=true: {resolved.network.path} has no convolution: leave it out.")
     # raises for patterns that match no parameter
     parameter_groups(config.training.optimizer, network.named_parameters(), blocks_from_head(network))
     plugins = builder.plugins()
@@ -178,6 +186,8 @@ def build_trial(resolved: ResolvedExperiment, *, planning: bool = False, stream:
     check_batches_of_one(planned, stream, network, resolved.strategies, plugins)
     builder.probes(Path())  # errors are raised now rather than when the trial starts
     warnings = stale_feature_warnings(config.training, network, resolved.strategies, plugins, len(planned))
+    if text := empty_validation_warning(stream):
+        warnings = (*warnings, text)
     return replace(builder, warnings=warnings)
 
 

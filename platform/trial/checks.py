@@ -87,6 +87,17 @@ def check_strategy_needs(strategy: ResolvedPart, stream: Stream, planned: Sequen
             )
 
 
+def empty_validation_warning(stream: Stream) -> str:
+    """Return a sentence if some experiences have validation samples and others none, else an empty text."""
+    empty = [experience.name for experience in stream.experiences if not len(experience.validation)]
+    if not empty or len(empty) == len(stream.experiences):
+        return ""
+    return (
+        f"benchmark.{stream.name}.validation: {len(empty)} of {len(stream.experiences)} experiences have no validation "
+        f"samples, such as '{empty[0]}': the validation metrics that need them are undefined."
+    )
+
+
 def training_problems(strategy: ResolvedPart, epochs: Sequence[int]) -> list[str]:
     """Return a sentence for each setting that can never act in so many epochs, by the module's `check_training`.
 

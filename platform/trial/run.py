@@ -22,9 +22,10 @@ from .builder import build_trial
 from .checkpoint import CheckpointWriter
 from .environment import describe_environment
 from .failure_status import record_failure
+from .gpu_memory import explain_out_of_memory
 from .resolve import resolve_experiment
 from .state import TrialResult, TrialServices, TrialState
-from .stop_request import StopRequest
+from .stop_request import STOP_FILE, StopRequest
 from .torch_settings import torch_settings
 from .watchdog import Watchdog
 
@@ -42,18 +43,21 @@ def run(
 ) -> TrialResult:
     """Run one trial in this process, or resume the trial in `folder`.
 
-    On SIGTERM or Ctrl-C it writes a checkpoint and stops before the next iteration; a second Ctrl-C stops it at once.
+    On SIGTERM, `retain stop` or Ctrl-C it writes a checkpoint and stops before the next iteration. A second Ctrl-C stops it at
+    once.
 
     Args:
         config: the experiment, or a dict or DictConfig of one; its `sweep` section is ignored.
         folder: a new folder for the trial (default: ``output/name-time``), or that of an unfinished trial with the same config.
         identity: the names for trial.json (id, variant, stream, seed, overrides); by default from the config.
-        report: called after each experience with its number and the metrics so far (for a scheduler).
+        report: called after each experience with its number and the metrics so far (for a scheduler): average_accuracy,
+            validation.average_accuracy (on the validation splits, if there are any), task_aware.average_accuracy, ...
+            When a trial is resumed, first with those of the last finished experience, once more.
         stopped: called regularly; when it returns True, the trial writes a checkpoint and stops.
         timeout: seconds without an iteration after which the process is ended; None: never.
 
     Returns:
-        The folder, the summary and the accuracy matrices.
+        The folder, the summary and the accuracy matrices, on test samples and on the validation splits.
 
     Raises:
         UserError: the config does not fit its data or modules, or the folder is occupied or damaged.
@@ -74,8 +78,11 @@ def run(
         )
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
-        stop_request = stack.enter_context(StopRequest(stopped))
+        (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier run, which had ended before it saw the file
+        stack.callback((folder / STOP_FILE).unlink, missing_ok=True)
+        stop_request = stack.enter_context(StopRequest(stopped, folder / STOP_FILE))
         stack.enter_context(record_failure(ledger))
+        stack.enter_context(explain_out_of_memory(config))
         watchdog = stack.enter_context(Watchdog(timeout, log))
         config_hash = digest(folder / "config.yaml")
         writer = stack.enter_context(CheckpointWriter(folder / "checkpoints", config.checkpoint.keep, config_hash))
@@ -124,12 +131,14 @@ def _run_experiences(state: TrialState, report: Callable[[dict[str, Any]], None]
     """For each experience: train on it, evaluate on all, write the results, save a checkpoint."""
     environment = describe_environment(state.learner.device)
     state.ledger.write("environment", {**environment, "data_notes": list(state.stream.notes)})
-    for number in range(state.restore(), len(state.stream.experiences)):
+    finished = state.restore()
+    if finished > 0:  # the process that has finished it may have been killed before it could report
+        report({"experience": finished, **state.reported(finished)})
+    for number in range(finished, len(state.stream.experiences)):
         state.ledger.status("running", experience=number)
         if not state.learner.should_train(number):  # joint waits for the last experience: its matrix has that row only
             continue
         state.train(number)
         state.add_row(number + 1)
-        state.record(number + 1)
-        report({"experience": number + 1, **state.so_far(number + 1)["task_agnostic"]})
+        report({"experience": number + 1, **state.record(number + 1)})
     return state.finish()

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,19 @@ class TrialServices:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The result of a trial: its folder, `summary` (metrics per view) and accuracy matrices per view, (T + 1, T)."""
+    """The result of a trial.
+
+    Attributes:
+        folder: its folder.
+        summary: metrics per view; under "validation", those of the validation matrices per view.
+        matrices: accuracy matrix per view, (T + 1, T).
+        validation: the same on the validation splits; {} if the stream has none.
+    """
 
     folder: Path
     summary: dict[str, Any]
     matrices: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class TrialState:
@@ -55,6 +63,7 @@ class TrialState:
 
     Attributes:
         matrices: accuracies per view, (T + 1, T); NaN where not measured.
+        validation: the same on the validation splits; {} if the stream has none.
         stopwatch: seconds of training and evaluation.
     """
 
@@ -63,8 +72,8 @@ class TrialState:
         self.stream = builder.stream
         self.learner = builder.learner(self.on_epoch, self.on_note, self.on_iteration)
         self.probes = ProbeRunner(builder.probes(ledger.folder / "probes"))
-        num_experiences = len(builder.stream.experiences)
-        self.matrices = {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
+        self.matrices = self._missing_matrices()
+        self.validation = self._missing_matrices() if self.learner.validation_set is not None else {}
         self.stopwatch = Stopwatch()
         every = config.checkpoint.every
         self._timer = CheckpointTimer(None if every is None else seconds("checkpoint.every", every))
@@ -87,6 +96,7 @@ class TrialState:
             learner_state.restore(self.learner, state["learner"])
             self.probes.load_state_dict(state["probes"])
             self.matrices = {view: state["matrices"][view].numpy() for view in VIEWS}
+            self._restore_validation(state)
             self.stopwatch.load_state_dict(state)
             self._newest_checkpoint = path.name
             self._write_matrix()  # the file may be damaged, and after the last experience nothing else would write it
@@ -97,6 +107,25 @@ class TrialState:
             self.on_note(f"{names}: no state_dict; after a stop this trial starts again from its first experience")
         self.add_row(0)
         return 0
+
+    def _missing_matrices(self) -> dict[str, np.ndarray]:
+        num_experiences = len(self.stream.experiences)
+        return {view: np.full((num_experiences + 1, num_experiences), np.nan) for view in VIEWS}
+
+    def _restore_validation(self, state: Mapping[str, Any]) -> None:
+        """Restore the validation matrices; rows that an older version did not evaluate stay NaN, which a note says."""
+        num_completed = int(state["experience"])
+        if not self.validation:
+            return
+        if "validation" in state:
+            self.validation = {view: state["validation"][view].numpy() for view in VIEWS}
+        elif num_completed == len(self.stream.experiences):
+            self.validation = {}
+        else:
+            self.on_note(
+                "This trial was started by a version of retain that did not evaluate the validation splits: rows 0 to "
+                f"{num_completed} of its validation matrix are missing, and so are the metrics that need them."
+            )
 
     def _checkpoints(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         if not self._resumable:
@@ -156,6 +185,7 @@ class TrialState:
             "experience": experience,
             "ledger": {"bytes": self.ledger.flush(), "sha256": self.ledger.digest()},
             "matrices": {view: torch.from_numpy(matrix) for view, matrix in self.matrices.items()},
+            **self._validation_state(),
             **self.stopwatch.state_dict(),
             "learner": learner_state.capture(self.learner),
             "probes": self.probes.state_dict(),
@@ -164,19 +194,35 @@ class TrialState:
         self._newest_checkpoint = name
         self._timer.saved()
 
+    def _validation_state(self) -> dict[str, Any]:
+        """What a checkpoint stores of the validation matrices; nothing if the stream has no validation samples."""
+        tensors = {view: torch.from_numpy(matrix) for view, matrix in self.validation.items()}
+        return {"validation": tensors} if tensors else {}
+
     def add_row(self, row: int) -> None:
         """Evaluate on all experiences and write the accuracies to row `row` of the matrices."""
         self.stopwatch.start_evaluation()
-        accuracy = self.learner.evaluate()
+        # validation first, so that evaluation hooks have seen the test data last, as without validation
+        validation = self.learner.evaluate_validation() if self.validation else None
+        self.services.watchdog.reset()
+        same = validation is not None and self.learner.tests_on_validation
+        test = validation if same else self.learner.evaluate()
         for view in VIEWS:
-            self.matrices[view][row] = getattr(accuracy, view)
+            self.matrices[view][row] = getattr(test, view)
+            if validation is not None:
+                self.validation[view][row] = getattr(validation, view)
 
-    def record(self, experience: int) -> None:
-        """Write the results of experience `experience` (from 1) to the ledger, then a checkpoint with the ledger's length."""
+    def record(self, experience: int) -> dict[str, float | None]:
+        """Write the results of experience `experience` (from 1) to the ledger, then a checkpoint with the ledger's length.
+
+        Returns:
+            The metrics so far, for a scheduler: task-agnostic ones as NAME and validation.NAME (of the validation matrix),
+            task-aware ones as task_aware.NAME and validation.task_aware.NAME.
+        """
         timing = self.stopwatch.complete_experience() | {"samples": self.learner.samples}
-        rows = {view: self.matrices[view][experience].tolist() for view in VIEWS}
+        results = self._results(experience)
         iteration = self.learner.clock.train_iterations
-        self.ledger.append("experience", experience, iteration, {**rows, "metrics": self.so_far(experience), **timing})
+        self.ledger.append("experience", experience, iteration, results | timing)
         self.ledger.append("resources", experience, iteration, resource_usage(self.learner.device))
         for event in self.probes.after_experience(self.learner, experience - 1):
             self.ledger.append("probe", experience, iteration, event)
@@ -184,17 +230,30 @@ class TrialState:
         self._write_matrix()
         if self._resumable:
             self._save(experience)
+        return _reported(results)
+
+    def reported(self, experience: int) -> dict[str, float | None]:
+        """Return what `record` has returned for a finished experience (from 1), in this process or in an earlier one."""
+        return _reported(self._results(experience))
+
+    def _results(self, experience: int) -> dict[str, Any]:
+        results = _fields(self.matrices, experience, self.so_far(experience))
+        if self.validation:
+            results["validation"] = _fields(self.validation, experience, self.validation_so_far(experience))
+        return results
 
     def finish(self) -> TrialResult:
         """Write the summary and the status "done"; return the result."""
         num_experiences = len(self.stream.experiences)
         summary: dict[str, Any] = dict(self.so_far(num_experiences))
+        if self.validation:
+            summary["validation"] = self.validation_so_far(num_experiences)
         summary |= {"seconds": self.stopwatch.completed, "samples": self.learner.samples}
         self.services.writer.wait()
         summary |= {"ledger_bytes": self.ledger.flush(), "ledger_sha256": self.ledger.digest()}
         self.ledger.write("summary", summary)
         self.ledger.status("done", experience=num_experiences)
-        return TrialResult(self.ledger.folder, summary, self.matrices)
+        return TrialResult(self.ledger.folder, summary, self.matrices, self.validation)
 
     def on_epoch(self, learner: Learner) -> None:
         """Write an event for the epoch: mean loss, learning rate, seconds, and what probes and plugins measured."""
@@ -219,12 +278,49 @@ class TrialState:
 
     def so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
         """Return the metrics over the first `experience` experiences, by view and name; None where undefined."""
-        sizes = self.learner.test_set.sizes[:experience]
-        by_view = {view: metrics.summary(self.matrices[view][: experience + 1, :experience], sizes) for view in VIEWS}
-        return {view: {n: None if math.isnan(v) else v for n, v in values.items()} for view, values in by_view.items()}
+        return _metrics_so_far(metrics.summary, self.matrices, self.learner.test_set.sizes, experience)
+
+    def validation_so_far(self, experience: int) -> dict[str, dict[str, float | None]]:
+        """Return the metrics of the validation matrices as `so_far` does; the stream must have validation samples."""
+        samples = self.learner.validation_set
+        assert samples is not None
+        return _metrics_so_far(metrics.validation_summary, self.validation, samples.sizes, experience)
 
     def _write_matrix(self) -> None:
         names = [experience.name for experience in self.stream.experiences]
         shape = {"num_experiences": len(names), "experiences": names, "sizes": self.learner.test_set.sizes}
         about = {"scenario": self.stream.scenario, "class_names": list(self.stream.class_names)}
-        self.ledger.write("matrix", shape | about | {view: self.matrices[view].tolist() for view in VIEWS})
+        document: dict[str, Any] = shape | about | {view: self.matrices[view].tolist() for view in VIEWS}
+        if self.validation and (samples := self.learner.validation_set) is not None:
+            document["validation"] = {"sizes": samples.sizes} | {v: self.validation[v].tolist() for v in VIEWS}
+        self.ledger.write("matrix", document)
+
+
+def _fields(matrices: Mapping[str, np.ndarray], row: int, so_far: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an experience's event: a row of each view's matrix, and the metrics so far."""
+    return {**{view: matrices[view][row].tolist() for view in VIEWS}, "metrics": so_far}
+
+
+def _reported(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics of an experience's results, those of validation with their prefix."""
+    reported = _flat(results["metrics"], "")
+    if "validation" in results:
+        reported |= _flat(results["validation"]["metrics"], metrics.VALIDATION)
+    return reported
+
+
+def _flat(by_view: Mapping[str, Mapping[str, float | None]], prefix: str) -> dict[str, float | None]:
+    """Return the metrics of all views by name; the names of task-aware ones begin with "task_aware."."""
+    views = {"": by_view["task_agnostic"], "task_aware.": by_view["task_aware"]}
+    return {f"{prefix}{view}{name}": value for view, values in views.items() for name, value in values.items()}
+
+
+def _metrics_so_far(
+    summary: Callable[[np.ndarray, list[int]], dict[str, float]],
+    matrices: Mapping[str, np.ndarray],
+    sizes: list[int],
+    experience: int,
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics over the first `experience` rows and columns, by view and name; None where undefined."""
+    by_view = {view: summary(matrices[view][: experience + 1, :experience], sizes[:experience]) for view in VIEWS}
+    return {view: {n: None if math.isnan(v) else v for n, v in values.items()} for view, values in by_view.items()}

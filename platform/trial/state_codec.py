@@ -21,7 +21,7 @@ def flatten(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any
     if isinstance(value, torch.Tensor):
         name = f"{len(tensors)}:{path}"
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"__tensor__": name}
+        return {"__tensor__": name} | ({"channels_last": True} if _is_channels_last(value) else {})
     if isinstance(value, dict):
         pairs = [[key, flatten(item, tensors, f"{path}/{key}")] for key, item in value.items()]
         if not all(isinstance(key, str | int) for key in value):
@@ -42,7 +42,21 @@ def unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if "__tensor__" in value:
-        return tensors[value["__tensor__"]]
+        tensor = tensors[value["__tensor__"]]
+        if value.get("channels_last"):  # not contiguous(...), which leaves a tensor with one channel as it is
+            return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
+        return tensor
     if "__pairs__" in value:
         return {key: unflatten(item, tensors) for key, item in value["__pairs__"]}
     return {key: unflatten(item, tensors) for key, item in value.items()}
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    """Return whether the layout is channels_last (training.channels_last): the bits of a convolution depend on the strides."""
+    if tensor.ndim != 4:
+        return False
+    usual, last = (
+        torch.empty(tensor.shape, device="meta", memory_format=each).stride()
+        for each in (torch.contiguous_format, torch.channels_last)
+    )
+    return tensor.stride() == last != usual

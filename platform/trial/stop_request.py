@@ -1,14 +1,17 @@
-"""Stop a trial from outside, between two iterations: by a signal or by its caller."""
+"""Stop a trial from outside, between two iterations: by a signal, by its caller, or by a file (`retain stop`)."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 # Ctrl-C first: once its handler is set, nothing can interrupt setting the other
 _DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+STOP_FILE = ".stop"  # in the folder of a sweep or a trial: it ends as after SIGTERM
 
 
 class Stopped(SystemExit):
@@ -22,18 +25,30 @@ class StopRequest:
     with `raise_stop` when the context ends is sent again.
 
     Attributes:
-        signal: the signal that was received, or None.
+        signal: the signal that was received, or None; SIGTERM once the stop file was seen.
     """
 
-    def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Make a request that is not active yet; `should_stop`: whether the caller wants the trial to stop."""
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False, stop_file: Path | None = None) -> None:
+        """Make a request that is not active yet.
+
+        Args:
+            should_stop: whether the caller wants the trial to stop.
+            stop_file: a file that has the effect of SIGTERM as soon as it exists; None: no file.
+        """
         self._should_stop = should_stop
+        self._stop_file = stop_file
         self._handled: list[signal.Signals] = []  # the signals with our handler
         self.signal: int | None = None
 
     def requested(self) -> bool:
-        """Return whether a stop is requested."""
+        """Return whether a stop is requested; this also looks for the stop file."""
+        if self.signal is None and self._stop_file is not None and self._stop_file.exists():
+            self.signal = signal.SIGTERM
         return self.signal is not None or self._should_stop()
+
+    def ignore_stop_file(self) -> None:
+        """Do not look for the stop file any more: the program makes it itself now, for its trials."""
+        self._stop_file = None
 
     def raise_stop(self) -> NoReturn:
         """Raise KeyboardInterrupt for Ctrl-C, else `Stopped` with the shell's exit code for the signal (0: no signal)."""

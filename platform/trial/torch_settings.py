@@ -32,14 +32,16 @@ def torch_settings(resources: Resources) -> Iterator[None]:
 def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
     """Return (getter, setter, value in a trial) of each setting."""
     deterministic = (resources.deterministic, False)
+    tf32 = {None: ("highest", True), True: ("high", True), False: ("highest", False)}  # of matrix products, of convolutions
+    products, convolutions = tf32[resources.tf32]
     return [
         (torch.get_num_threads, torch.set_num_threads, resources.threads),
         (torch.is_grad_enabled, torch.set_grad_enabled, True),
         (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, products),
         (_deterministic, _set_deterministic, deterministic),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, False),
-        (_cudnn, _set_cudnn, (False, False, True)),
+        (_cudnn, _set_cudnn, (False, False, convolutions)),
     ]
 
 

@@ -9,13 +9,14 @@ within its round. At the end: what augmentation costs the learner. Nothing is as
 """
 
 import argparse
-import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from measure import Ratio, save, table
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -184,12 +185,11 @@ def seconds(run: Run) -> float:
     return time.process_time() - started
 
 
-def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> None:
-    """Print samples/s of each, and the ratio of ours to theirs."""
+def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> list[str]:
+    """Return a sentence, and a table of samples/s with the ratio of ours to theirs."""
     stream = stream_of(side, size)
     x = stream.experiences[0].train.arrays.x
-    print(f"\n{side}x{side}x3: samples/s; in brackets: ours is so many times as fast (median of {rounds} rounds)")
-    print(f"{'':20} {'ours':>10} {'PIL loader':>20} {'torchvision v2':>20} {'kornia':>20}")
+    rows = []
     for name in names:
         runs = {"ours": ours(stream, name), "pil": loader(x, name, True), "v2": loader(x, name, False)}
         batched = kornia_run(x, name)
@@ -197,20 +197,22 @@ def transformations(names: Sequence[str], side: int, rounds: int, size: int) -> 
         for run in runs.values():
             run()  # warm-up
         timings = [{way: seconds(run) for way, run in runs.items()} for _ in range(rounds)]
-        cells = [f"{size / statistics.median(times['ours'] for times in timings):10,.0f}"]
+        row = [name, f"{size / statistics.median(times['ours'] for times in timings):,.0f}"]
         for way in ("pil", "v2", "kornia"):
             if way in runs:
                 rate = size / statistics.median(times[way] for times in timings)
-                cells.append(
-                    f"{rate:10,.0f} ({statistics.median(times[way] / times['ours'] for times in timings):6.1f})"
-                )
+                faster = statistics.median(times[way] / times["ours"] for times in timings)
+                row.append(f"{rate:,.0f} ({faster:.1f})")
             else:
-                cells.append(f"{'-':>19}")
-        print(f"{name:20} {' '.join(f'{cell:>20}' if i else cell for i, cell in enumerate(cells))}", flush=True)
+                row.append("-")
+        rows.append(row)
+        print(*row, file=sys.stderr, flush=True)
+    about = f"Samples/s of pictures of {side}x{side}x3; in brackets: ours is so many times as fast (median of {rounds} rounds)."
+    return [about, table(["", "ours", "PIL loader", "torchvision v2", "kornia"], rows)]
 
 
-def training(names: Sequence[str], rounds: int, size: int) -> None:
-    """Print what augmentation costs the learner on the small CNN."""
+def training(names: Sequence[str], rounds: int, size: int) -> list[Ratio]:
+    """Return what augmentation costs the learner on the small CNN."""
     stream = stream_of(32, size)
     settings = Training(epochs=1, batch_size=BATCH, optimizer=Optimizer(lr=0.01, clip=None))
 
@@ -223,16 +225,18 @@ def training(names: Sequence[str], rounds: int, size: int) -> None:
     run(None)
     measured = [{name: seconds(lambda name=name: run(name)) for name in ways} for _ in range(rounds)]
     rate = size / statistics.median(times[None] for times in measured)
-    print(f"\nthe learner with small_cnn on 32x32x3, batch {BATCH}: {rate:,.0f} samples/s")
-    for name in names:
-        ratios = sorted(times[name] / times[None] for times in measured)
-        print(
-            f"with {name:15} takes {statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f}) of the time without"
+    return [
+        Ratio(
+            f"the learner with {name} / without",
+            [times[name] / times[None] for times in measured],
+            note=f"small_cnn on 32x32x3, batch {BATCH}: {rate:,.0f} samples/s without",
         )
+        for name in names
+    ]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and save."""
     names = list(theirs(32, v2))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -243,11 +247,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, kornia {'yes' if K else 'not installed'}")
+    lines = [] if K else ["kornia is not installed."]
     for side in arguments.sides:
-        transformations(arguments.only, side, arguments.rounds, arguments.size)
-    if not arguments.no_training:
-        training(["cifar", "digits", "natural", "randaugment"], arguments.rounds, 40 * BATCH)
+        lines += transformations(arguments.only, side, arguments.rounds, arguments.size)
+    presets = [] if arguments.no_training else ["cifar", "digits", "natural", "randaugment"]
+    save("augmentation", training(presets, arguments.rounds, 40 * BATCH) if presets else [], lines)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ divided among the epochs. Features computed once and in each iteration must end 
 """
 
 import argparse
-import os
 import statistics
 import time
 
 import torch
-from loops import BATCH, LR, MOMENTUM, WARM_UP, Work, stream_of, works
+from bare import BATCH, LR, MOMENTUM
+from loops import WARM_UP, Work, stream_of, works
+from measure import Ratio, save
 
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
@@ -43,7 +44,7 @@ def seconds(work: Work, epochs: int, way: str) -> tuple[float, torch.Tensor]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -51,18 +52,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds of {arguments.epochs} epochs")
+    ratios: list[Ratio] = []
     for work in works(stream_of(arguments.quick), arguments.only, arguments.quick):
-        ratios: dict[str, list[float]] = {"each time": [], "once": []}
+        times: dict[str, list[float]] = {"whole": [], "each time": [], "once": []}
         for _ in range(arguments.rounds):
-            results = {way: seconds(work, arguments.epochs, way) for way in ("whole", *ratios)}
+            results = {way: seconds(work, arguments.epochs, way) for way in times}
             assert torch.equal(results["once"][1], results["each time"][1]), f"{work.name}: the weights differ"
-            for way, each in ratios.items():
-                each.append(results["whole"][0] / results[way][0])
-        for way, each in ratios.items():
-            print(
-                f"{work.name}, features computed {way}: x{statistics.median(each):.1f} ({min(each):.1f}-{max(each):.1f})"
-            )
+            for way, each in times.items():
+                each.append(results[way][0])
+        for way in ("each time", "once"):
+            values = [whole / frozen for whole, frozen in zip(times["whole"], times[way], strict=True)]
+            note = f"{statistics.median(times['whole']):.2f} / {statistics.median(times[way]):.2f} s an epoch"
+            name = f"{work.name}: the whole network trained / features computed {way}"
+            ratios.append(Ratio(name, values, at_least=True, note=note))
+    save("frozen", ratios, [f"{arguments.epochs} epochs a pair, CPU time."])
 
 
 if __name__ == "__main__":

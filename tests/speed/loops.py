@@ -1,12 +1,10 @@
 """Training and evaluation of retain's learner against a bare PyTorch loop on the same work; see docs/speed.md.
 
-    uv run python tests/speed/loops.py [--pairs 7] [--only mlp cnn] [--no-stock] [--quick]
+    uv run python tests/speed/loops.py [--pairs 40] [--only mlp cnn resnet] [--rows lwf ...] [--no-stock] [--quick]
 
-The two run in turn (A B A B ...), so that other load on the machine affects both, and the ratio is taken pair by pair. They must
-end in the same bits, which is asserted; times are only printed. The bare loop has the experience's samples as float tensors
-before its clock starts; the learner's clock includes gathering and normalising them.
-
-Shapes: n samples of the experience, B batch, C classes, K old classes.
+Both loops take turns, epoch by epoch, and each pair of epochs gives one ratio of CPU times: other load affects both alike. They
+must end in the same bits, which is asserted. The first pair, with what is done once per experience, is not counted. The bare
+loops are in bare.py.
 """
 
 import argparse
@@ -15,112 +13,96 @@ import gc
 import os
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import bare
+import stock
 import torch
+from bare import BATCH, LR, MOMENTUM, TEMPERATURE
+from counters import Counters
+from measure import Ratio, save
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from retain.benchmarks import split_fashion_mnist, split_mnist
 from retain.platform.config.schema import Optimizer, Training
 from retain.platform.data import class_streams
 from retain.platform.data.cache import DataFolders
 from retain.platform.data.dataset import DataSet
-from retain.platform.data.streams import Arrays, Stream
+from retain.platform.data.streams import Arrays, Part, Stream
 from retain.platform.errors import UserError
-from retain.platform.models.networks import mlp, small_cnn
+from retain.platform.models.networks import mlp, resnet, small_cnn
 from retain.platform.seeding import generator
-from retain.platform.training.avalanche_learner import AvalancheLearner as Learner
-from retain.strategies import lwf
+from retain.platform.training.learner import Learner
+from retain.strategies import early_stopping, ewc, lwf, replay
 
-BATCH, LR, MOMENTUM, TEMPERATURE = 64, 0.01, 0.9, 2.0
-GOALS = {"training": 1.03, "evaluation": 1.05}
-WARM_UP = 20  # iterations on the first experience, not timed: lwf needs an old network
-
-
-# --- the bare loop ---
-
-
-def bare_mlp(num_classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, num_classes)
-    )
+TRAINING_GOAL, EVALUATION_GOAL, CACHED_TEACHER_GOAL = 1.03, 1.05, 0.8
+WARM_UP = 20  # iterations on the first experience, not timed: strategies need an old network
+SEED, VALIDATION, MEMORY = 3, 0.1, 200
+PLUGINS: dict[str, Callable[[], Any]] = {
+    "lwf": lambda: lwf.LwFPlugin(lwf.Config(weight=1.0, temperature=TEMPERATURE), 0),
+    "replay": lambda: replay.ReplayPlugin(replay.Config(memory=MEMORY), 0),
+    "ewc": lambda: ewc.EWCPlugin(ewc.Config(weight=bare.WEIGHT, num_samples=100), 0),
+    "early_stopping": lambda: early_stopping.EarlyStoppingPlugin(early_stopping.Config(patience=10**6), 0),
+}
 
 
-def bare_cnn(num_classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 128),
-        nn.ReLU(),
-        nn.Linear(128, num_classes),
-    )
+@dataclass(frozen=True)
+class Case:
+    """A row of training: the strategies, by name, and how both sides differ from the defaults here.
 
-
-def bare_training(net: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, epochs: int, seed: int) -> float:
-    """Train on x (n, 1, 28, 28) and y (n,) in the learner's order; return the last epoch's mean loss.
-
-    The teacher's logits (n, K) are computed once.
+    Attributes:
+        strategies: names in `PLUGINS`.
+        clip: the largest norm of the gradients; None: any.
+        recompute: whether the bare loop runs the teacher on each mini-batch; the learner caches its logits.
+        goal: the ratio to reach.
     """
-    net.train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
-    if teacher is not None:
-        with torch.no_grad():
-            targets = torch.cat([teacher(part) for part in x.split(BATCH)])
-    for epoch in range(epochs):
-        order = torch.randperm(len(y), generator=generator(seed, "order", 1, epoch))
-        total, iterations = 0.0, 0
-        for index in order.split(BATCH):
-            optimizer.zero_grad()
-            logits = net(x[index])
-            loss = F.cross_entropy(logits, y[index])
-            if teacher is not None:
-                log_q = F.log_softmax(logits[:, : targets.shape[1]] / TEMPERATURE, 1)
-                log_p = F.log_softmax(targets[index] / TEMPERATURE, 1)
-                loss = loss + TEMPERATURE**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-            total += loss.item()
-            iterations += 1
-            loss.backward()
-            optimizer.step()
-    return total / iterations
+
+    strategies: tuple[str, ...] = ()
+    clip: float | None = None
+    recompute: bool = False
+    goal: float = TRAINING_GOAL
+
+    def __str__(self) -> str:
+        """Return the row's name."""
+        name = "+".join(self.strategies) or "naive"
+        name += ", clipped gradients" if self.clip else ""
+        return name + (", cached teacher / recomputed" if self.recompute else "")
 
 
-@torch.no_grad()
-def bare_evaluation(net: nn.Module, x: Tensor, y: Tensor, sizes: list[int]) -> list[float]:
-    """Return the accuracy on each experience's test samples, which are concatenated in x and y."""
-    net.eval()
-    correct = torch.cat([net(part).argmax(1) for part in x.split(BATCH)]) == y
-    return [part.sum().item() / len(part) for part in correct.split(sizes)]
-
-
-# --- the same work on the learner ---
+CASES = (
+    Case(),
+    Case(clip=1.0),
+    Case(("lwf",)),
+    Case(("replay",)),
+    Case(("ewc",)),
+    Case(("lwf", "replay", "early_stopping")),
+    Case(("lwf",), recompute=True, goal=CACHED_TEACHER_GOAL),
+)
 
 
 @dataclass(frozen=True)
 class Work:
-    """A network on the second experience of a stream; `epochs` and `passes` (of evaluation) take about a second."""
+    """A network on the second experience of a stream.
+
+    Attributes:
+        name: the network's.
+        stream: the stream; an epoch on its second experience takes 0.1 to 1 s.
+        build: makes our network.
+        bare: makes the same in plain PyTorch, for a number of classes.
+    """
 
     name: str
     stream: Stream
     build: Callable[[Stream], nn.Module]
     bare: Callable[[int], nn.Module]
-    epochs: int
-    passes: int
 
-    def samples(self) -> tuple[Tensor, Tensor]:
-        """Return the second experience's training samples as the network's input."""
-        part = self.stream.experiences[1].train
-        return self.stream.normalise(part.arrays.x[part.indices]), part.y
+    def samples(self, part: str = "train") -> tuple[Tensor, Tensor]:
+        """Return the second experience's samples of a part as the network's input."""
+        samples = getattr(self.stream.experiences[1], part)
+        return self.stream.normalise(samples.arrays.x[samples.indices]), samples.y
 
     def tests(self) -> tuple[Tensor, Tensor, list[int]]:
         """Return all test samples, concatenated, and how many each experience has."""
@@ -128,159 +110,133 @@ class Work:
         x = torch.cat([self.stream.normalise(part.arrays.x[part.indices]) for part in parts])
         return x, torch.cat([part.y for part in parts]), [len(part) for part in parts]
 
-    def learner(self, strategy: str) -> Learner:
-        """Return a learner that has trained a few iterations on the first experience."""
-        iterations = -(-len(self.stream.experiences[1].train) // BATCH) * self.epochs
-        lists = (WARM_UP, iterations, *[1] * (len(self.stream.experiences) - 2))
-        optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM, clip=None)
-        training = Training(iterations=lists, batch_size=BATCH, evaluation_batch_size=BATCH, optimizer=optimizer)
-        plugins = [lwf.LwFPlugin(lwf.Config(weight=1.0, temperature=TEMPERATURE), 0)] if strategy == "lwf" else []
+    def learner(self, case: Case, epochs: int) -> Learner:
+        """Return a learner that has trained a few iterations on the first experience, to train `epochs` on the second."""
+        second = -(-len(self.stream.experiences[1].train) // BATCH) * epochs
+        lists = (WARM_UP, second, *[1] * (len(self.stream.experiences) - 2))
+        optimizer = Optimizer(name="sgd", lr=LR, momentum=MOMENTUM, clip=case.clip)
         learner = Learner(
-            model=self.build(self.stream), stream=self.stream, training=training, plugins=plugins, seed_data=3
+            model=self.build(self.stream),
+            stream=self.stream,
+            training=Training(iterations=lists, batch_size=BATCH, evaluation_batch_size=BATCH, optimizer=optimizer),
+            plugins=[PLUGINS[name]() for name in case.strategies],
+            seed_data=SEED,
         )
         learner.train_experience(0)
         return learner
 
-    def filled(self, model: nn.Module) -> nn.Module:
-        """Return the bare network with a model's weights."""
-        weights = list(model.parameters())
+    def extras(self, learner: Learner, case: Case, epochs: int) -> bare.Extras:
+        """Return what the bare loop needs, from a learner that is about to train the second experience."""
+        extras = bare.Extras(clip=case.clip, recompute=case.recompute)
+        plugins = dict(zip(case.strategies, learner.strategies, strict=True))
+        if "lwf" in plugins:
+            extras = replace(extras, teacher=self.teacher(learner.model))
+        if "replay" in plugins:
+            columns = plugins["replay"].memory.columns
+            where = range(epochs * -(-len(self.stream.experiences[1].train) // BATCH))
+            orders = (torch.randperm(len(columns["y"]), generator=generator(0, "replay draw", 1, i)) for i in where)
+            memory = self.stream.normalise(columns["x"]), columns["y"]
+            extras = replace(extras, memory=memory, draws=[order[:BATCH].clone() for order in orders])
+        if "ewc" in plugins:
+            penalty = plugins["ewc"].penalty
+            extras = replace(extras, penalty=(list(penalty.importances.values()), list(penalty.anchors.values())))
+        if "early_stopping" in plugins:
+            extras = replace(extras, validation=self.samples("validation"))
+        return extras
+
+    def copied(self, model: nn.Module) -> nn.Module:
+        """Return the bare network with a network's weights."""
+        weights, buffers = list(model.parameters()), list(model.buffers())
         net = self.bare(len(weights[-1]))
         with torch.no_grad():
-            for own, source in zip(net.parameters(), weights, strict=True):
+            for own, source in zip([*net.parameters(), *net.buffers()], [*weights, *buffers], strict=True):
                 own.copy_(source)
         return net
 
+    def teacher(self, model: nn.Module) -> nn.Module:
+        """Return a frozen bare network with a network's weights."""
+        return self.copied(model).eval().requires_grad_(False)
 
-def same(ours: nn.Module, bare: nn.Module) -> bool:
-    """Return whether two networks have the same weights, bit for bit."""
-    return all(torch.equal(a, b) for a, b in zip(ours.parameters(), bare.parameters(), strict=True))
+
+class Turns:
+    """The CPU seconds, and the instructions where they can be counted, of both sides' turns."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+        self.ours: list[tuple[float, float]] = []
+        self.bare: list[tuple[float, float]] = []
+        self._started = (0.0, 0.0)
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._started = self.counters.read()
+
+    def stop(self, side: list[tuple[float, float]]) -> None:
+        """Add the time since `start` to a side."""
+        seconds, instructions = self.counters.read()
+        side.append((seconds - self._started[0], instructions - self._started[1]))
+
+    def ratios(self, name: str, goal: float) -> list[Ratio]:
+        """Return the ratio of CPU times of all pairs but the first, then that of the instructions if they were counted."""
+        pairs = list(zip(self.ours, self.bare, strict=True))
+        sides = [[turn[0] * 1000 for turn in side] for side in (self.ours, self.bare)]
+        medians = [statistics.median(side[1:]) for side in sides]
+        note = "{:.0f} / {:.0f} ms".format(*medians)
+        note += "; first turn {:+.0f} / {:+.0f} ms".format(*(s[0] - m for s, m in zip(sides, medians, strict=True)))
+        ratios = [Ratio(name, [a[0] / b[0] for a, b in pairs[1:]], goal, note=note)]
+        if self.counters.has_instructions:
+            counts = [a[1] / b[1] for a, b in pairs[1:]]
+            ratios.append(Ratio(f"{name}: instructions", counts, note="for information"))
+        return ratios
 
 
-def training(work: Work, strategy: str, pairs: int) -> None:
-    x, y = work.samples()
-    start = work.learner(strategy).model
-    teacher = work.filled(start).eval().requires_grad_(False) if strategy == "lwf" else None
-    grown = copy.deepcopy(start)
+def training(work: Work, case: Case, pairs: int, counters: Counters) -> list[Ratio]:
+    """Train the second experience on both sides, an epoch each in turn."""
+    epochs = pairs + 1
+    learner = work.learner(case, epochs)
+    grown = copy.deepcopy(learner.model)
     grown.head.grow(1 + max(work.stream.experiences[1].classes), generator(0, "head", 1))
-    rows = []
-    for _ in range(pairs):
-        learner, net = work.learner(strategy), work.filled(grown)
-        ours = clocked(lambda learner=learner: learner.train_experience(1))
-        loss: list[float] = []
-        bare = clocked(lambda net=net, into=loss: into.append(bare_training(net, teacher, x, y, work.epochs, 3)))
-        assert same(learner.model, net), f"{work.name} {strategy}: the weights differ"
-        assert loss == [learner.epoch_loss], f"{work.name} {strategy}: the losses differ"
-        rows.append((ours, bare))
-    show(f"{work.name} training, {strategy}", rows, GOALS["training"])
+    net = work.copied(grown)
+    rest = bare.training(net, *work.samples(), SEED, work.extras(learner, case, epochs))
+    turns = Turns(counters)
 
+    def let_the_bare_loop_train(learner: Learner) -> None:
+        turns.stop(turns.ours)
+        turns.start()
+        loss = next(rest)
+        turns.stop(turns.bare)
+        assert loss == learner.epoch_loss, f"{work.name} {case}: the losses differ: {loss} {learner.epoch_loss}"
+        tensors = zip(learner.model.state_dict().values(), net.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in tensors), f"{work.name} {case}: the weights differ"
+        turns.start()
 
-def evaluation(work: Work, pairs: int) -> None:
-    x, y, sizes = work.tests()
-    learner = work.learner("naive")
-    net = work.filled(learner.model)
-    rows = []
-    for _ in range(pairs):
-        results: dict[str, Any] = {}
-        ours = clocked(lambda store=results: store.update(ours=[learner.evaluate() for _ in range(work.passes)]))
-        bare = clocked(
-            lambda store=results: store.update(bare=[bare_evaluation(net, x, y, sizes) for _ in range(work.passes)])
-        )
-        row = results["ours"][0].task_agnostic
-        known = [(a, b) for a, b in zip(row, results["bare"][0], strict=True) if a == a]  # NaN: classes not seen yet
-        assert known and all(a == b for a, b in known), f"{work.name}: the accuracies differ"
-        rows.append((ours, bare))
-    show(f"{work.name} evaluation", rows, GOALS["evaluation"])
-
-
-# --- stock Avalanche, for reference ---
-
-
-class Pictures(torch.utils.data.Dataset[Any]):
-    """A data set as torchvision gives it: PIL pictures and numbers."""
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.targets = x.numpy()[:, 0], y.tolist()
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        return Image.fromarray(self.x[index]), self.targets[index]
-
-
-def stock_benchmark(stream: Stream) -> Any:
-    from avalanche.benchmarks import benchmark_from_datasets
-    from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
-    from torchvision import transforms
-
-    pipeline = transforms.Compose([transforms.ToTensor(), transforms.Normalize(stream.mean, stream.std)])
-    groups = {"train": (pipeline, None), "eval": (pipeline, None)}
-
-    def dataset(part: Any) -> Any:
-        pictures = Pictures(part.arrays.x[part.indices], part.y)
-        return _make_taskaware_classification_dataset(pictures, transform_groups=groups, task_labels=0)
-
-    return benchmark_from_datasets(
-        train=[dataset(experience.train) for experience in stream.experiences],
-        test=[dataset(experience.test) for experience in stream.experiences],
-    )
-
-
-def stock(work: Work, strategy: str) -> None:
-    """Measure training (an epoch) and evaluation once, against the bare loop on the same samples."""
-    from avalanche.evaluation.metrics import accuracy_metrics
-    from avalanche.training import LwF, Naive
-    from avalanche.training.plugins import EvaluationPlugin
-
-    benchmark = stock_benchmark(work.stream)
-    net = work.bare(len(work.stream.class_names))  # all outputs: stock evaluation fails on a class that the head lacks
-    arguments: dict[str, Any] = {"alpha": 1.0, "temperature": TEMPERATURE} if strategy == "lwf" else {}
-    template = (LwF if strategy == "lwf" else Naive)(
-        model=net,
-        optimizer=torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM),
-        criterion=nn.CrossEntropyLoss(),
-        train_mb_size=BATCH,
-        eval_mb_size=BATCH,
-        evaluator=EvaluationPlugin(accuracy_metrics(stream=True, experience=True), loggers=[]),
-        **arguments,
-    )
-    with redirect_stdout(sys.stderr):
-        if strategy == "lwf":
-            template.train(benchmark.train_stream[0])
-        trained = clocked(lambda: template.train(benchmark.train_stream[1]))
-        x, y = work.samples()
-        bare_net, teacher = copy.deepcopy(net), copy.deepcopy(net) if strategy == "lwf" else None
-        bare = clocked(lambda: bare_training(bare_net, teacher, x, y, 1, 3))
-        show(f"{work.name} training, {strategy}, stock", [(trained, bare)], None)
-        if strategy == "lwf":
-            return
-        tested = clocked(lambda: template.eval(benchmark.test_stream))
-        tests = work.tests()
-        show(f"{work.name} evaluation, stock", [(tested, clocked(lambda: bare_evaluation(net, *tests)))], None)
-
-
-# --- clock, table, data ---
-
-Seconds = tuple[float, float]  # wall time, CPU time of this process
-
-
-def clocked(action: Callable[[], Any]) -> Seconds:
+    learner.on_epoch = let_the_bare_loop_train
     gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    turns.start()
+    learner.train_experience(1)
+    return turns.ratios(f"{work.name} training, {case}", case.goal)
 
 
-def show(name: str, rows: list[tuple[Seconds, Seconds]], goal: float | None) -> None:
-    """Print a line: medians of both times, median and range of the ratio by wall time and by CPU time."""
-    ours, bare = (statistics.median(row[side][0] for row in rows) for side in (0, 1))
-    text = f"{name:<34} {ours:7.2f} s {bare:7.2f} s"
-    for clock in (0, 1):
-        ratios = sorted(row[0][clock] / row[1][clock] for row in rows)
-        text += f"   {statistics.median(ratios):6.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f})"
-    print(text + (f"   goal {goal}" if goal else ""), file=sys.__stdout__, flush=True)
+def evaluation(work: Work, pairs: int, counters: Counters) -> list[Ratio]:
+    """Evaluate all test samples on both sides, in turn."""
+    learner = work.learner(Case(), 1)
+    learner.model.head.grow(len(work.stream.class_names), generator(0, "head", 1))
+    net = work.copied(learner.model)
+    tests = work.tests()
+    turns = Turns(counters)
+    gc.collect()
+    for _ in range(pairs + 1):
+        turns.start()
+        row = learner.evaluate().task_agnostic
+        turns.stop(turns.ours)
+        turns.start()
+        other = bare.evaluation(net, *tests)
+        turns.stop(turns.bare)
+        assert row == other, f"{work.name}: the accuracies differ"
+    return turns.ratios(f"{work.name} evaluation", EVALUATION_GOAL)
+
+
+# --- data and networks ---
 
 
 def stream_of(quick: bool) -> Stream:
@@ -288,7 +244,7 @@ def stream_of(quick: bool) -> Stream:
     if os.environ.get("RETAIN_DATA") and not quick:
         for module in (split_fashion_mnist, split_mnist):
             try:
-                return module.build(module.Config(), 0, DataFolders.of())
+                return module.build(module.Config(validation=VALIDATION), 0, DataFolders.of())
             except UserError as error:
                 print(f"{module.__name__}: {error}", file=sys.stderr)
     draw = torch.Generator().manual_seed(0)
@@ -296,46 +252,68 @@ def stream_of(quick: bool) -> Stream:
     for count in (2000, 500) if quick else (60_000, 10_000):
         x = torch.randint(256, (count, 1, 28, 28), generator=draw, dtype=torch.uint8)
         arrays.append(Arrays(x, torch.arange(count) % 10))
-    names = tuple("0123456789")
-    return class_streams.class_stream(
-        "random pictures", DataSet("random", names, (0.5,), (0.3,), *arrays), class_streams.ClassSplit(), 0
-    )
+    data = DataSet("random", tuple("0123456789"), (0.5,), (0.3,), *arrays)
+    return class_streams.class_stream("random pictures", data, class_streams.ClassSplit(validation=VALIDATION), 0)
 
 
-def works(stream: Stream, only: list[str], quick: bool) -> Iterator[Work]:
+def cut(stream: Stream, fraction: float) -> Stream:
+    """Return a stream with the first of each part's samples."""
+
+    def shorter(part: Part) -> Part:
+        return replace(part, indices=part.indices[: int(len(part) * fraction)])
+
+    parts = ("train", "validation", "test")
+    experiences = [
+        replace(each, **{name: shorter(getattr(each, name)) for name in parts}) for each in stream.experiences
+    ]
+    return replace(stream, experiences=tuple(experiences))
+
+
+def works(stream: Stream, only: Sequence[str], quick: bool) -> Iterator[Work]:
+    """Yield the networks, each with as many samples as an epoch of 0.1 to 1 s has."""
     draw = generator(0, "network")
-    networks: dict[str, tuple[Any, Any, Callable[[int], nn.Module], int, int]] = {
-        "mlp": (mlp, mlp.Config(), bare_mlp, 10, 10),
-        "cnn": (small_cnn, small_cnn.Config(), bare_cnn, 1, 1),
+    networks: dict[str, tuple[Any, Any, Callable[[int], nn.Module], float]] = {
+        "mlp": (mlp, mlp.Config(), bare.mlp, 1.0),
+        "cnn": (small_cnn, small_cnn.Config(), bare.cnn, 0.2),
+        "resnet": (resnet, resnet.Config(depth=18, width=8), bare.resnet18, 0.03),
     }
     for name in only:
-        module, config, bare, epochs, passes = networks[name]
+        module, config, plain, fraction = networks[name]
         # built once and copied, so that each learner starts from the same weights
         model = module.build(config, stream.shape, 1 + max(stream.experiences[0].classes), draw)
-        work = Work(name, stream, lambda _, model=model: copy.deepcopy(model), bare, epochs, passes)
-        yield replace(work, epochs=1, passes=1) if quick else work
+        samples = stream if quick else cut(stream, fraction)
+        yield Work(name, samples, lambda _, model=model: copy.deepcopy(model), plain)
 
 
 def main() -> None:
+    """Compare the loops, and print and save the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7, help="how often each of the two runs")
-    parser.add_argument("--only", nargs="+", choices=["mlp", "cnn"], default=["mlp", "cnn"])
+    parser.add_argument("--pairs", type=int, default=40, help="how many epochs each side trains, in turn")
+    parser.add_argument("--only", nargs="+", choices=["mlp", "cnn", "resnet"], default=["mlp", "cnn", "resnet"])
+    parser.add_argument("--rows", nargs="+", choices=[*map(str, CASES), "evaluation"], help="leave out the others")
     parser.add_argument("--no-stock", action="store_true", help="leave out stock Avalanche")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
     chosen = parser.parse_args()
+    pairs = 2 if chosen.quick else chosen.pairs
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    counters = Counters()
     stream = stream_of(chosen.quick)
-    print(f"{stream.name}, batch {BATCH}, 1 thread; torch {torch.__version__}; load {os.getloadavg()[0]:.1f}")
-    print(f"{'':<34} {'ours':>9} {'bare':>9}   {'ratio, wall (range)':<20}   ratio, CPU time (range)")
+    ratios: list[Ratio] = []
+
+    def add(more: list[Ratio]) -> None:
+        ratios.extend(more)
+        print(*more, sep="\n", file=sys.stderr, flush=True)
+
     for work in works(stream, chosen.only, chosen.quick):
-        for strategy in ("naive", "lwf"):
-            training(work, strategy, chosen.pairs)
-        evaluation(work, chosen.pairs)
-        if not chosen.no_stock:
-            for strategy in ("naive", "lwf"):
-                stock(work, strategy)
-    print(f"load {os.getloadavg()[0]:.1f} at the end")
+        for case in CASES:
+            if not chosen.rows or str(case) in chosen.rows:
+                add(training(work, case, pairs, counters))
+        if not chosen.rows or "evaluation" in chosen.rows:
+            add(evaluation(work, pairs, counters))
+        for strategy in () if chosen.no_stock else ("naive", "lwf"):
+            add(stock.compare(work, strategy, 1 if chosen.quick else 3))
+    save("loops", ratios, [f"{stream.name}, batch {BATCH}, 1 thread.", counters.explanation])
 
 
 if __name__ == "__main__":

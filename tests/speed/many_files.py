@@ -1,4 +1,4 @@
-"""How long readers need for a sweep's folder with thousands of trials; figures are printed, nothing is asserted.
+"""How long readers need for a sweep's folder with thousands of trials; nothing is asserted.
 
     uv run python tests/speed/many_files.py                   5,000 and 10,000 trials, all done but four
     uv run python tests/speed/many_files.py --trials 1000
@@ -13,6 +13,7 @@ import argparse
 import io
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from measure import save, table
 from rich.console import Console
 
 from retain import load_config
@@ -92,39 +94,50 @@ def projector_of(folder: Path) -> _Projector:
     return _Projector(trials, [WandbRuns(folder, ProjectorSettings(mode="offline"), "offline", book)], book)
 
 
-def timed(name: str, action: Callable[[], object]) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    print(
-        f"  {name:<44} {time.perf_counter() - wall:8.3f} s   {time.process_time() - cpu:8.3f} s of a core", flush=True
-    )
+class Clock:
+    """Seconds and CPU seconds of actions, by name."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, name: str, action: Callable[[], object]) -> None:
+        """Time an action."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        action()
+        self.times[name] = time.perf_counter() - wall, time.process_time() - cpu
+        print(f"{name}: {self.times[name]}", file=sys.stderr, flush=True)
 
 
-def measure(num_trials: int) -> None:
-    """Print the figures for one size."""
+def measure(num_trials: int) -> tuple[dict[str, tuple[float, float]], float]:
+    """Return the seconds of each action for a sweep of one size, and the MiB of its page."""
+    timed = Clock()
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "sweep"
-        print(f"{num_trials} trials")
-        timed("(writing them)", lambda: build(folder, num_trials))
-        timed("trials_of", lambda: trials_of(folder))
+        build(folder, num_trials)
+        timed("the list of trials", lambda: trials_of(folder))
         watch = watch_of(folder)
-        timed("display, first look at everything", lambda: watch.look(last=True))
-        timed("display, 20 looks (10 s of watching)", lambda: [watch.look() for _ in range(20)])
-        timed("display, 20 pictures", lambda: [watch._render() for _ in range(20)])
+        timed("display: first look at everything", lambda: watch.look(last=True))
+        timed("display: 20 looks (10 s of watching)", lambda: [watch.look() for _ in range(20)])
+        timed("display: 20 pictures", lambda: [watch._render() for _ in range(20)])
         projector = projector_of(folder)
         projector._sinks = []  # leave out the time that W&B itself needs
-        timed("projector, looks until all were seen", lambda: [projector.look() for _ in range(num_trials // 400 + 1)])
-        timed("projector, 10 looks (10 s of following)", lambda: [projector.look() for _ in range(10)])
-        timed("results_of", lambda: results_of([folder]))
-        timed("report", lambda: report([folder]))
-        print(f"  report.html: {(folder / 'report.html').stat().st_size / 2**20:.1f} MiB")
+        timed("projector: looks until all were seen", lambda: [projector.look() for _ in range(num_trials // 400 + 1)])
+        timed("projector: 10 looks (10 s of following)", lambda: [projector.look() for _ in range(10)])
+        timed("results of all", lambda: results_of([folder]))
+        timed("`retain report`", lambda: report([folder]))
+        return timed.times, (folder / "report.html").stat().st_size / 2**20
 
 
 def main() -> None:
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[5000, 10000])
-    for num_trials in parser.parse_args().trials:
-        measure(num_trials)
+    sizes = parser.parse_args().trials
+    measured = [measure(num_trials) for num_trials in sizes]
+    head = ["seconds (CPU seconds)", *(f"{num_trials:,} trials" for num_trials in sizes)]
+    rows = [[name, *("{:.3f} ({:.3f})".format(*times[name]) for times, _ in measured)] for name in measured[0][0]]
+    rows.append(["size of the page", *(f"{size:.1f} MiB" for _, size in measured)])
+    save("many_files", [], [table(head, rows)])
 
 
 if __name__ == "__main__":

@@ -7,18 +7,23 @@ A goal is met if the interval's upper end is below it, missed if the lower end i
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from scipy.stats import bootstrap
+import psutil
 
-RESULTS = (
-    "RETAIN_SPEED_RESULTS"  # environment variable: a folder for the results; `make speed` writes docs/speed.md from it
-)
+# environment variables that `make speed` sets: the folder for the results, and how many cores others used before the start
+RESULTS, BUSY = "RETAIN_SPEED_RESULTS", "RETAIN_SPEED_BUSY"
+LOAD = os.getloadavg()[0]  # before the program itself adds to it
+DIGITS = 5  # of the values that are kept
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,6 @@ class Ratio:
     goal: float | None = None
     at_least: bool = False
     note: str = ""
-    kind: str = field(default="ratio", init=False)
 
     @property
     def median(self) -> float:
@@ -66,6 +70,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the median; least and greatest value if there are fewer than three."""
     if len(values) < 3:
         return min(values), max(values)
+    import numpy as np  # slow to import: programs without ratios do not need them
+    from scipy.stats import bootstrap
+
     result = bootstrap((np.array(values),), np.median, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
@@ -77,20 +84,62 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def machine() -> dict[str, object]:
-    """Return what the figures depend on: processor, cores, load, versions, date."""
-    import torch
+def environment() -> dict[str, str]:
+    """Return the environment of processes that are timed.
 
+    Bytecode is cached, as on users' machines. Ray builds no virtual environment for its workers. W&B has no key.
+    """
+    hidden = ("PYTHONDONTWRITEBYTECODE", "WANDB_API_KEY")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "WANDB_MODE": "offline"}
+
+
+def run_process(command: Sequence[str], folder: Path, **more: str) -> tuple[float, float, str]:
+    """Run a process to its end.
+
+    Args:
+        command: the command and its arguments.
+        folder: the working directory.
+        more: further environment variables.
+
+    Returns:
+        seconds, CPU seconds of the process and of those it waited for, and what was printed.
+
+    Raises:
+        SystemExit: the process failed; the end of its output is shown.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # a pipe would stay open until all its children end
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        ended = subprocess.run(command, cwd=folder, env=environment() | more, stdout=output, stderr=subprocess.STDOUT)
+        seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        output.seek(0)
+        text = output.read()
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {ended.returncode}\n{text[-3000:]}")
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, text
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on (processor, cores, load, versions, date), and how many minutes they took."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    busy = os.environ.get(BUSY)
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
+        "load": round(LOAD, 1),
+        "busy": None if busy is None else float(busy),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "date": time.strftime("%Y-%m-%d"),
+        "minutes": round((time.time() - psutil.Process().create_time()) / 60, 1),
     }
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown: the first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def save(program: str, results: Sequence[Ratio], lines: Sequence[str] = ()) -> None:
@@ -99,10 +148,25 @@ def save(program: str, results: Sequence[Ratio], lines: Sequence[str] = ()) -> N
     Args:
         program: the program's name: "loops".
         results: its ratios.
-        lines: sentences and tables in Markdown that stand below the ratios, such as a timeline.
+        lines: paragraphs and tables in Markdown that stand below the ratios, such as a timeline.
     """
     for line in (*map(str, results), *lines):
         print(line, flush=True)
     if folder := os.environ.get(RESULTS):
-        content = {"machine": machine(), "results": [asdict(result) for result in results], "lines": list(lines)}
-        Path(folder, f"{program}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        path = Path(folder, f"{program}.json")
+        path.write_text(as_json(machine(), results, lines), encoding="utf-8")
+
+
+def as_json(about: Mapping[str, Any], results: Sequence[Ratio], lines: Sequence[str]) -> str:
+    """Return what is kept of a program: one line for the machine, each ratio, each paragraph."""
+    rounded = [asdict(result) | {"values": [round(value, DIGITS) for value in result.values]} for result in results]
+    blocks = {"results": [json.dumps(entry) for entry in rounded], "lines": [json.dumps(line) for line in lines]}
+    parts = [f' "machine": {json.dumps(about)}']
+    parts += [f' "{key}": [\n  ' + ",\n  ".join(block) + "\n ]" for key, block in blocks.items()]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def from_json(text: str) -> tuple[dict[str, Any], list[Ratio], list[str]]:
+    """Return what `as_json` was given."""
+    content = json.loads(text)
+    return content["machine"], [Ratio(**entry) for entry in content["results"]], content["lines"]

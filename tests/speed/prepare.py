@@ -3,7 +3,7 @@
     uv run python tests/speed/prepare.py
 
 Time: emoji (from `make data`, else small PNGs made here) and photographs (JPEGs made here), with one thread and with all, against
-a bare loop that opens, converts, resizes and stacks them in memory; in turns, the best of each counts.
+a bare loop that opens, converts, resizes and stacks them in memory; in turn.
 Memory: N processes open the same entry and read all of it; the increase of their proportional set sizes (PSS: a page shared by N
 counts 1/N in each), summed, against N private copies. Linux only.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measure import Ratio, save, table
 from PIL import Image, ImageOps
 
 from retain.platform.data import image_cache
@@ -95,27 +97,26 @@ def prepare(paths: list[Path], size: int, threads: int) -> None:
         image_cache.num_workers = usual
 
 
-def seconds(action: Callable[[], object]) -> tuple[float, float]:
-    """Return wall time and CPU time of all threads; other load on the machine affects the second less."""
-    started = time.perf_counter(), time.process_time()
+def seconds(action: Callable[[], object]) -> float:
+    """Return the wall time of an action: threads save that only."""
+    started = time.perf_counter()
     action()
-    return time.perf_counter() - started[0], time.process_time() - started[1]
+    return time.perf_counter() - started
 
 
-def times(title: str, paths: list[Path], size: int, repeats: int) -> None:
-    """Print the best of the repeats; the ways run in turn."""
+def times(title: str, paths: list[Path], size: int, repeats: int) -> list[Ratio]:
+    """Return the ratios to the bare loop; the ways run in turn."""
     ways: dict[str, Callable[[], object]] = {"bare loop": lambda: bare(paths, size)}
     for threads in sorted({1, image_cache.num_workers()}):
-        ways[f"prepared, {threads} threads"] = lambda threads=threads: prepare(paths, size, threads)
-    best = dict.fromkeys(ways, (float("inf"), float("inf")))
-    for _ in range(repeats):
-        for name, action in ways.items():
-            best[name] = min(best[name], seconds(action))
-    print(f"{title}: {len(paths)} pictures to {size}x{size}; the machine's load is {os.getloadavg()[0]:.1f}")
-    for name, (wall, cpu) in best.items():
-        ratio = wall / best["bare loop"][0]
-        rate = f"{len(paths) / wall:6.0f} pictures/s, x{ratio:.2f} of the bare loop's time"
-        print(f"  {name:<22} {wall:7.2f} s ({cpu:6.2f} s of CPU)  {rate}")
+        ways[f"{threads} thread{'s' * (threads > 1)}"] = lambda threads=threads: prepare(paths, size, threads)
+    measured = [{name: seconds(action) for name, action in ways.items()} for _ in range(repeats)]
+    ratios = []
+    for name in list(ways)[1:]:
+        rate = len(paths) / statistics.median(each[name] for each in measured)
+        values = [each[name] / each["bare loop"] for each in measured]
+        note = f"{len(paths)} pictures to {size}x{size}, {rate:.0f} pictures/s"
+        ratios.append(Ratio(f"{title}, {name} / bare loop", values, note=note))
+    return ratios
 
 
 def pss_of(way: str, folder: Path, num: int) -> float:
@@ -139,27 +140,33 @@ def pss_of(way: str, folder: Path, num: int) -> float:
     return (after - before) / 1024
 
 
-def memory(folder: Path) -> None:
+def memory(folder: Path) -> list[str]:
+    """Return a sentence and a table on the memory of processes that read the same entry."""
     size = sum(path.stat().st_size for path in folder.glob("*.npy")) / 2**20
-    print(f"memory of N processes that read an entry of {size:.1f} MiB, over what they had before (sum of PSS)")
+    rows = []
     for num in (1, 2, 4):
         mapped, private = pss_of("mapped", folder, num), pss_of("private", folder, num)
-        print(f"  N = {num}: mapped {mapped:7.1f} MiB, private copies {private:7.1f} MiB: x{private / mapped:.2f}")
+        rows.append([str(num), f"{mapped:.1f}", f"{private:.1f}"])
+    sentence = (
+        f"MiB that processes need when all read an entry of {size:.1f} MiB, over what they had before (sum of PSS):"
+    )
+    return [sentence, table(["processes", "mapped, as retain does", "private copies"], rows)]
 
 
 def main() -> None:
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     warnings.filterwarnings("ignore", "Palette images", UserWarning)  # the bare loop does not care
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small = emoji_files() or made_files(folder, 2000, (64, 64), ".png")
-        times("emoji" if small[0].parent != folder else "small PNGs", small, 64, repeats)
-        times("photographs of 1024x768", made_files(folder, 300, (1024, 768), ".jpg"), 64, repeats)
+        ratios = times("emoji" if small[0].parent != folder else "small PNGs", small, 64, repeats)
+        ratios += times("photographs of 1024x768", made_files(folder, 300, (1024, 768), ".jpg"), 64, repeats)
         listing = {"train": Listing(small, [0] * len(small))}
         image_cache.cached_images("shared", listing, 64, DataFolders(None, folder / "cache"))
-        memory(folder / "cache" / "shared-v1")
+        save("prepare", ratios, memory(folder / "cache" / "shared-v1"))
 
 
 if __name__ == "__main__":

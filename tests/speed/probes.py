@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from measure import Ratio, save, table
+
 from retain import load_config, run
 from retain.platform.config import registry
 from retain.platform.config.schema import Experiment
@@ -45,13 +47,14 @@ def timed(config: Experiment) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=list(TRIALS), choices=TRIALS)
     parser.add_argument("--probes", nargs="+", default=registry.names("probes"), choices=registry.names("probes"))
     arguments = parser.parse_args()
-    print(f"load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds")
+    ratios: list[Ratio] = []
+    shares = []
     for name in arguments.only:
         config = load_config("quickstart", [*TRIALS[name], "wandb.mode=disabled"])
         settings = SETTINGS if name == "tiny" else OTHER_SHAPE
@@ -61,14 +64,14 @@ def main() -> None:
         rounds = [{way: timed(trial) for way, trial in trials.items()} for _ in range(arguments.rounds)]
         assert len({accuracy for timings in rounds for _, _, accuracy, _ in timings.values()}) == 1
         seconds = statistics.median(timings["without"][0] for timings in rounds)
+        shares.append([f"{name}, {seconds:.2f} s"])
         for probe in arguments.probes:
-            wall = sorted(timings[probe][0] / timings["without"][0] for timings in rounds)
-            cpu = statistics.median(timings[probe][1] / timings["without"][1] for timings in rounds)
-            own = statistics.median(timings[probe][3] for timings in rounds)
-            print(
-                f"{name:9} {seconds:6.2f} s without, {probe:13}: wall {statistics.median(wall):.3f} "
-                f"({wall[0]:.3f}-{wall[-1]:.3f}), cpu {cpu:.3f}, own {own:.1%}"
-            )
+            cpu = [timings[probe][1] / timings["without"][1] for timings in rounds]
+            wall = statistics.median(timings[probe][0] / timings["without"][0] for timings in rounds)
+            ratios.append(Ratio(f"{name}: {probe}", cpu, note=f"wall time {wall:.3f}"))
+            shares[-1].append(f"{statistics.median(timings[probe][3] for timings in rounds):.1%}")
+    about = "CPU time of whole trials, to the same without probes. The probes' own seconds, as a share of the trial with them:"
+    save("probes", ratios, [about, table(["trial", *arguments.probes], shares)])
 
 
 if __name__ == "__main__":

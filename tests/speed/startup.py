@@ -1,28 +1,26 @@
-"""The time to a trial's first optimizer step, against importing torch and a bare Ray Tune script; see docs/speed.md.
+"""The time to a trial's first optimizer step, against importing torch and a bare Ray Tune script, and the end of a sweep.
 
     uv run python tests/speed/startup.py                    both parts, 5 pairs each
     uv run python tests/speed/startup.py --pairs 20 --only run
 
-Both sides run in turn in new processes, with the data prepared. Prints a timeline of each part and the median ratio with a
-bootstrap interval; asserts nothing.
+Both sides run in turn in new processes, with the data prepared. Prints a timeline of each part and the ratios; asserts nothing.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from scipy.stats import bootstrap
+from measure import Ratio, interval, run_process, save, table
 
 RETAIN = Path(sys.executable).with_name("retain")
 GOALS = {"run": 1.5, "sweep": 1.3}
+END_SECONDS, SWEEP_SECONDS = 2.0, 45.0  # goals: from the last trial's end to the prompt; the whole sweep
 BARE_TUNE = """
 import time
 import ray
@@ -39,109 +37,120 @@ def trial(config):
 results = tune.Tuner(trial, tune_config=tune.TuneConfig(num_samples=1)).fit()
 print("first_step", results[0].metrics["unix_seconds"])
 """
+Timeline = dict[str, float]  # what happened -> seconds since the command's start
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of both sides: bytecode is cached, as on users' machines, and W&B has no key."""
-    hidden = ("PYTHONDONTWRITEBYTECODE", "WANDB_API_KEY")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return kept | {
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "WANDB_MODE": "offline",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+def run(command: Sequence[str], folder: Path) -> tuple[float, float, str]:
+    """Run a process; return (unix time of its start, of its end, what it printed)."""
+    started = time.time()
+    seconds, _, text = run_process(command, folder, TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
+    return started, started + seconds, text
+
+
+def first_step(folder: Path) -> float:
+    """Return the unix time of a trial's first step."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return next(float(event["unix_seconds"]) for event in map(json.loads, lines) if event["kind"] == "first_step")
+
+
+def timeline_of(trials: Sequence[Path]) -> Timeline:
+    """Return the unix times of what the trials' folders tell."""
+    environments = [json.loads((trial / "environment.json").read_text(encoding="utf-8")) for trial in trials]
+    return {
+        "first trial begins": min(float(environment["started"]) for environment in environments),
+        "first step": min(map(first_step, trials)),
+        "last trial ends": max((trial / "status.json").stat().st_mtime for trial in trials),
     }
 
 
-def seconds_of(command: Sequence[str], folder: Path) -> tuple[float, float, str]:
-    """Return (time of the start, time of the end, standard output) of a process."""
-    started = time.time()
-    ended = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-    if ended.returncode != 0:
-        raise SystemExit(
-            f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}"
-        )
-    return started, time.time(), ended.stdout
+def time_run(folder: Path) -> Timeline:
+    """Return the timeline of `retain run quickstart`."""
+    started, ended, _ = run([str(RETAIN), "run", "quickstart", "-o", "out"], folder)
+    return since(started, {**timeline_of([folder / "out"]), "prompt": ended})
 
 
-def events_of(folder: Path) -> list[dict[str, float]]:
-    """Return the events of a trial."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def time_sweep(folder: Path) -> Timeline:
+    """Return the timeline of `retain sweep quickstart`."""
+    started, ended, _ = run([str(RETAIN), "sweep", "quickstart", "-o", "out"], folder)
+    planned = (folder / "out" / "trials.json").stat().st_mtime
+    trials = sorted((folder / "out" / "trials").iterdir())
+    return since(started, {"trials planned, Ray up": planned, **timeline_of(trials), "prompt": ended})
 
 
-def first_step(folders: Sequence[Path]) -> float:
-    """Return the unix time of the earliest first step of some trials."""
-    return min(
-        event["unix_seconds"] for folder in folders for event in events_of(folder) if event["kind"] == "first_step"
-    )
-
-
-def time_run(folder: Path) -> dict[str, float]:
-    """Return the seconds of `retain run quickstart`: to its first step, and to its end."""
-    started, ended, _ = seconds_of([str(RETAIN), "run", "quickstart", "-o", "out"], folder)
-    return {"first step": first_step([folder / "out"]) - started, "end": ended - started}
+def since(started: float, times: Mapping[str, float]) -> Timeline:
+    """Return unix times as seconds since `started`."""
+    return {name: seconds - started for name, seconds in times.items()}
 
 
 def time_import_torch(folder: Path) -> float:
     """Return the seconds of a process that imports torch."""
-    started, ended, _ = seconds_of([sys.executable, "-c", "import torch"], folder)
+    started, ended, _ = run([sys.executable, "-c", "import torch"], folder)
     return ended - started
-
-
-def time_sweep(folder: Path) -> dict[str, float]:
-    """Return the seconds of `retain sweep quickstart`: to the first step of any trial, to the last trial's end, to its end."""
-    started, ended, _ = seconds_of([str(RETAIN), "sweep", "quickstart", "-o", "out"], folder)
-    trials = sorted((folder / "out" / "trials").iterdir())
-    last = max((trial / "status.json").stat().st_mtime for trial in trials)
-    return {"first step": first_step(trials) - started, "last trial": last - started, "end": ended - started}
 
 
 def time_bare_tune(folder: Path) -> float:
     """Return the seconds to the first step of a Ray Tune script with one trial."""
-    started, _, output = seconds_of([sys.executable, "-c", BARE_TUNE], folder)
+    started, _, output = run([sys.executable, "-c", BARE_TUNE], folder)
     return float(output.rpartition("first_step ")[2].split()[0]) - started
 
 
-def compare(name: str, ours: Callable[[Path], dict[str, float]], bare: Callable[[Path], float], pairs: int) -> None:
-    """Time both sides in turn; print the timeline, the ratio with its interval, and whether the goal is met."""
-    ratios, timelines, others = [], [], []
+def compare(
+    name: str, ours: Callable[[Path], Timeline], bare: Callable[[Path], float], other: str, pairs: int
+) -> tuple[Ratio, list[Timeline]]:
+    """Time both sides in turn; return the ratio of the times to the first step, and our timelines."""
+    timelines: list[Timeline] = []
+    others: list[float] = []
     for number in range(pairs + 1):  # the first pair warms the page cache and the bytecode
         with tempfile.TemporaryDirectory() as folder:
             timeline = ours(Path(folder))
         with tempfile.TemporaryDirectory() as folder:
-            other = bare(Path(folder))
+            seconds = bare(Path(folder))
         if number:
             timelines.append(timeline)
-            others.append(other)
-            ratios.append(timeline["first step"] / other)
-    print(f"{name}: other side {statistics.median(others):.2f} s; ours", end="")
-    print(*(f"; {key} {statistics.median(each[key] for each in timelines):.2f} s" for key in timelines[0]), sep="")
-    low, high = interval(ratios)
-    goal = GOALS[name]
-    verdict = "met" if high < goal else "missed" if low > goal else "undecided"
-    print(
-        f"{name}: ratio {statistics.median(ratios):.2f} [{low:.2f}, {high:.2f}] of {pairs} pairs; goal {goal}: {verdict}"
-    )
+            others.append(seconds)
+    ratios = [timeline["first step"] / seconds for timeline, seconds in zip(timelines, others, strict=True)]
+    both = f"{statistics.median(each['first step'] for each in timelines):.2f} / {statistics.median(others):.2f} s"
+    return Ratio(f"`retain {name} quickstart` to its first step / {other}", ratios, GOALS[name], note=both), timelines
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of the median."""
-    if len(values) < 3:
-        return min(values), max(values)
-    result = bootstrap((np.array(values),), np.median, method="percentile", rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def described(values: Sequence[float]) -> str:
+    """Return the median of some seconds with its interval."""
+    low, high = interval(values)
+    return f"{statistics.median(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def goals_of_sweep(timelines: Sequence[Timeline]) -> list[Ratio]:
+    """Return the sweep's two other times, as parts of their goals."""
+    ends = [each["prompt"] - each["last trial ends"] for each in timelines]
+    wholes = [each["prompt"] for each in timelines]
+    return [
+        Ratio(f"{name} / {goal:g} s", [value / goal for value in values], 1.0, note=f"{described(values)} s")
+        for name, values, goal in (
+            ("from the last trial's end to the prompt", ends, END_SECONDS),
+            ("the whole `retain sweep quickstart`", wholes, SWEEP_SECONDS),
+        )
+    ]
 
 
 def main() -> None:
-    """Run the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the comparisons, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", choices=["run", "sweep"])
     arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    if arguments.only != "sweep":
-        compare("run", time_run, time_import_torch, arguments.pairs)
-    if arguments.only != "run":
-        compare("sweep", time_sweep, time_bare_tune, arguments.pairs)
+    parts: dict[str, tuple[Any, Any, str]] = {
+        "run": (time_run, time_import_torch, "a process that imports torch"),
+        "sweep": (time_sweep, time_bare_tune, "a Ray Tune script's"),
+    }
+    ratios: list[Ratio] = []
+    lines: list[str] = []
+    for name in [arguments.only] if arguments.only else parts:
+        ours, bare, other = parts[name]
+        ratio, timelines = compare(name, ours, bare, other, arguments.pairs)
+        ratios += [ratio, *(goals_of_sweep(timelines) if name == "sweep" else [])]
+        rows = [[key, described([each[key] for each in timelines])] for key in timelines[0]]
+        lines += [f"Timeline of `retain {name} quickstart`:", table(["", "seconds since the command's start"], rows)]
+    save("startup", ratios, lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""Read the searches of a sweep's folder: the configurations, what became of them, and which one is reported."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config.load import load_config
+from ..config.search import LOOKS_AT, Objective, SearchSettings, search_settings
+from ..errors import UserError
+from ..ledger.journal import read_journal
+from ..ledger.reader import Trial, is_sweep, run_config, trials_of
+from ..ledger.trial_values import final_values
+
+COLOURS = {"oracle": "red", "end_of_stream": "yellow"}  # of protocols that look at what a learner cannot have
+_STATES = {"done": "complete", "pruned": "stopped early", "failed": "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedConfiguration:
+    """One configuration of a search.
+
+    Attributes:
+        number: from 0.
+        point: dotted key -> value.
+        state: "complete", "stopped early", "failed" or "running".
+        values: objective -> mean over the search seeds that are done; {} if none is.
+        trials: its trials.
+        reason: why it was stopped or failed, or "".
+    """
+
+    number: int
+    point: Mapping[str, Any]
+    state: str
+    values: Mapping[str, float]
+    trials: tuple[Trial, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The search of one variant on one stream.
+
+    Attributes:
+        stream: the stream's name.
+        variant: the variant's name.
+        objectives: what it was searched by.
+        protocol: the protocol's name.
+        settings: the protocol's settings.
+        configurations: in the order in which they were suggested.
+        chosen: the number of the one that is reported; None: not chosen yet, or none is complete.
+        is_over: whether it has chosen.
+    """
+
+    stream: str
+    variant: str
+    objectives: tuple[Objective, ...]
+    protocol: str
+    settings: Mapping[str, Any]
+    configurations: tuple[SearchedConfiguration, ...]
+    chosen: int | None
+    is_over: bool
+
+    @property
+    def protocol_text(self) -> str:
+        """Return the protocol with its settings: "first_experiences (k=3, evaluate=whole)"."""
+        own = ", ".join(f"{key}={value}" for key, value in self.settings.items())
+        return f"{self.protocol} ({own})" if own else self.protocol
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the keys of the space."""
+        return list(dict.fromkeys(key for each in self.configurations for key in each.point))
+
+    @property
+    def looks_at(self) -> str:
+        """Return in a sentence what the choice was made by."""
+        return LOOKS_AT[self.protocol]
+
+    def with_state(self, state: str) -> int:
+        """Return how many configurations are in a state."""
+        return sum(each.state == state for each in self.configurations)
+
+    @property
+    def best(self) -> SearchedConfiguration | None:
+        """Return the chosen configuration."""
+        return None if self.chosen is None else self.configurations[self.chosen]
+
+
+@dataclass(slots=True)
+class _Entries:
+    """The journal's lines of one search."""
+
+    points: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    worse: set[int] = field(default_factory=set)
+    choice: Mapping[str, Any] | None = None
+
+
+def searches_of(folder: Path) -> list[SearchResult]:
+    """Return the searches of a sweep's folder; none of a sweep without an objective, or of a trial's folder.
+
+    Raises:
+        UserError: the folder's config or journal cannot be read.
+    """
+    if not is_sweep(folder):
+        return []
+    entries = _entries(read_journal(folder))
+    if not entries:
+        return []
+    settings = search_settings(load_config(run_config(folder)))
+    if settings is None:
+        raise UserError(f"{folder}: its journal has a search, its experiment.yaml none")
+    trials: dict[tuple[str, str], dict[int, list[Trial]]] = {}
+    for trial in trials_of(folder):
+        if trial.role == "search":
+            key = (trial.stream, str(trial.identity["searched"]))
+            trials.setdefault(key, {}).setdefault(int(trial.identity["configuration"]), []).append(trial)
+    return [_search(*key, own, trials.get(key, {}), settings) for key, own in entries.items()]
+
+
+def _entries(journal: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Entries]:
+    """Return the lines of each search, by stream and variant."""
+    entries: dict[tuple[str, str], _Entries] = {}
+    for entry in journal:
+        if entry["kind"] not in ("suggested", "worse", "chosen"):
+            continue
+        own = entries.setdefault((entry["stream"], entry["variant"]), _Entries())
+        if entry["kind"] == "suggested":
+            own.points[entry["number"]] = entry["point"]
+        elif entry["kind"] == "worse":
+            own.worse.add(entry["number"])
+        else:
+            own.choice = entry
+    return entries
+
+
+def _search(
+    stream: str, variant: str, own: _Entries, trials: Mapping[int, Sequence[Trial]], settings: SearchSettings
+) -> SearchResult:
+    configurations = tuple(
+        _configuration(number, own, trials.get(number, ()), settings) for number in sorted(own.points)
+    )
+    protocol = {name: value for each in trials.values() for name, value in each[0].identity["protocol"].items()}
+    return SearchResult(
+        stream,
+        variant,
+        settings.objectives,
+        settings.protocol_name,
+        {key: value for key, value in protocol.items() if key != "name"},
+        configurations,
+        None if own.choice is None else own.choice["number"],
+        own.choice is not None,
+    )
+
+
+def _configuration(
+    number: int, own: _Entries, trials: Sequence[Trial], settings: SearchSettings
+) -> SearchedConfiguration:
+    """Return a configuration; one with a damaged file, or an objective that is not defined, has failed, with the reason."""
+    statuses = [trial.status() for trial in trials]
+    states = {status.status for status in statuses}
+    state = next((_STATES[each] for each in ("failed", "pruned") if each in states), "running")
+    reason = next((status.error for status in statuses if status.error), None) or ""
+    if states == {"done"} and (len(trials) == len(settings.seeds) or number in own.worse):
+        state = "complete"
+    done = [trial for trial, status in zip(trials, statuses, strict=True) if status.status == "done"]
+    values = {}
+    try:
+        columns = list(zip(*(final_values(trial, settings.objectives) for trial in done), strict=True))
+        values = {
+            objective.key: math.fsum(column) / len(column)
+            for objective, column in zip(settings.objectives, columns, strict=False)
+        }
+    except UserError as error:
+        state, reason = "failed", str(error)
+    undefined = [key for key, value in values.items() if not math.isfinite(value)]
+    if undefined:
+        state, reason = "failed", f"{undefined[0]} is not defined for it"
+    finite = {key: value for key, value in values.items() if key not in undefined}
+    return SearchedConfiguration(number, own.points[number], state, finite, tuple(trials), reason)
