@@ -50,11 +50,13 @@ gpu-wheels:
 data:
 	uv run python tests/fetch.py
 
-# Trials that are killed, signalled and damaged at random; then faults of Ray's workers, drivers and nodes.
+# Trials that are killed, signalled and damaged at random; then faults of Ray's workers, drivers and nodes; kills of searches.
 faults:
 	uv run python tests/faults.py --runs 240
 	uv run python tests/ray_campaign.py --runs 18
-	uv run pytest -q -n 0 -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py
+	uv run python tests/search_faults.py --runs 10
+	uv run pytest -q -n 0 -m "slow or not slow" tests/test_ray_faults.py tests/test_sweep.py tests/test_wandb_faults.py \
+	    tests/test_search_on_ray.py
 
 # Run the published settings that docs/published.json lacks (hours; resumes where it was stopped), write docs/published.md.
 published:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -439,7 +439,16 @@ def test_older_checkpoints_have_no_layout() -> None:
 # torch.compile
 
 
+@pytest.fixture
+def _recursion_limit() -> Iterator[None]:
+    """Restore what torch's compiler raises when it is imported."""
+    limit = sys.getrecursionlimit()
+    yield
+    sys.setrecursionlimit(limit)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_recursion_limit")
 def test_inductor_gives_the_curve_and_resumes_with_the_same_bits(quick_folder: Path) -> None:
     """A compiled network rounds differently; a trial that is stopped and resumed is compiled in the same way again."""
     folder = quick_folder / "inductor"
@@ -455,6 +464,7 @@ def test_inductor_gives_the_curve_and_resumes_with_the_same_bits(quick_folder: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_recursion_limit")
 def test_inductor_leaves_networks_alone_that_a_strategy_watches() -> None:
     experiment = short_experiment(PICTURES, CNN, {"feature_distillation": {}}, compile="inductor")
     notes: list[str] = []

@@ -42,6 +42,7 @@ PLANTS = {
     "platform imports a strategy": ("platform/methods/teacher.py", "from ...strategies import lwf", "plugins"),
     "a cycle": ("platform/data/cache_entry.py", "from . import cache", "acyclic"),
     "ray outside of sweep": ("platform/trial/run.py", "import ray", "ray"),
+    "optuna outside of sweep": ("platform/trial/run.py", "import optuna", "optuna"),
     "wandb outside of reporting": ("platform/trial/run.py", "import wandb", "wandb"),
     "avalanche elsewhere": ("platform/training/evaluation.py", "import avalanche", "avalanche"),
     "pandas outside of reporting": ("platform/cli/tables.py", "import pandas", "pandas"),

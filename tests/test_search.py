@@ -3,6 +3,7 @@
 Most tests run real trials one at a time in this process (helpers/search_driver.py); test_search_on_ray.py runs them on Ray.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from retain.platform.errors import UserError
 from retain.platform.ledger.reader import trials_of
 from retain.platform.sweep.choice import chosen_number, pareto_front
 from retain.platform.sweep.extend import extended, write_extension
-from retain.platform.sweep.search_plan import check_search, plan_search
+from retain.platform.sweep.search_checks import check_search
+from retain.platform.sweep.search_plan import plan_search
 
 LR = "training.optimizer.lr"
 ASHA = {"asha": {"grace_period": 1, "reduction_factor": 2}}
@@ -128,6 +130,32 @@ def test_a_point_is_run_once_and_a_small_space_ends_the_search(tmp_path: Path) -
     assert sorted(each.point["training.optimizer.lr"] for each in study.configurations.values()) == [0.01, 0.1]
 
 
+def test_a_search_begins_with_results_of_an_earlier_one_and_no_longer_needs_its_folder(tmp_path: Path) -> None:
+    tpe: dict[str, Any] = {"search": {"tpe": {"startup": 2}}, "samples": 4}
+    earlier = tmp_path / "earlier"
+    searched(earlier, **tpe)
+    cold = searched(tmp_path / "cold", **tpe, space_seed=1)
+    warm = searched(tmp_path / "warm", **tpe, space_seed=1, **{"from": [str(earlier)]})
+    points = [[line["point"] for line in each["journal"] if line["kind"] == "suggested"] for each in (cold, warm)]
+    assert points[0] != points[1], "the earlier results changed the suggestions"
+    begin(tmp_path / "killed", search_config(**tpe, space_seed=1, **{"from": [str(earlier)]}))
+    assert not driven_in_a_process(tmp_path / "killed", 30)
+    shutil.rmtree(earlier)
+    assert driven_in_a_process(tmp_path / "killed", 10**9)
+    assert outcome(tmp_path / "killed") == warm
+
+
+@pytest.mark.parametrize("search", ["random", "grid", "tpe"])
+def test_keys_that_a_point_leaves_out_are_suggested(search: str, tmp_path: Path) -> None:
+    space = {LR: {"choice": [0.01, 0.1]}, "training.batch_size": {"choice": [8, 16]}}
+    config = search_config(search=search, points_to_evaluate=[{LR: 0.1}], variants={"naive": {"space": space}})
+    begin(tmp_path / "out", config)
+    (study,) = drive(tmp_path / "out").studies.values()
+    points = [each.point for each in study.configurations.values()]
+    assert points[0][LR] == 0.1 and all(point.keys() == space.keys() for point in points)
+    assert len({tuple(point.values()) for point in points}) == 4
+
+
 def test_points_to_evaluate_come_first(tmp_path: Path) -> None:
     begin(tmp_path / "out", search_config(samples=3, search="tpe", points_to_evaluate=[{next(iter(SPACE)): 0.5}]))
     (study,) = drive(tmp_path / "out").studies.values()
@@ -186,6 +214,101 @@ REFUSED = {
     "an item of no list": (
         {"variants": {"naive": {"space": {"training.epochs[0]": {"choice": [1, 2]}}}}},
         "training.epochs",
+    ),
+    "a misspelt setting of tpe": (
+        {"search": {"tpe": {"start": 3}}},
+        "sweep.search.tpe.start: unknown key. Did you mean 'startup'",
+    ),
+    "a scalar for the settings of tpe": ({"search": {"tpe": 10}}, "sweep.search.tpe=10: must be a mapping of startup"),
+    "two searches": ({"search": {"tpe": {}, "random": {}}}, "sweep.search={'tpe': {}, 'random': {}}"),
+    "a list for a search": ({"search": ["tpe"]}, "sweep.search=['tpe']"),
+    "an infinite factor": (
+        {"scheduler": {"asha": {"reduction_factor": float("inf")}}},
+        "sweep.scheduler.asha.reduction_factor=inf: must be a finite number",
+    ),
+    "a scheduler's metric of the end": (
+        {"scheduler": {"asha": {"metric": {"minimize": "seconds"}}}},
+        "sweep.scheduler.asha.metric=seconds: is known only at the end",
+    ),
+    "a scheduler for nsga2": ({"search": "nsga2", "scheduler": "asha"}, "sweep.scheduler: nsga2 needs"),
+    "a misspelt setting of a protocol": (
+        {"protocol": {"first_experiences": {"kk": 2}}},
+        "sweep.protocol.first_experiences.kk: unknown key. Did you mean 'k'",
+    ),
+    "a protocol that evaluates something else": (
+        {"protocol": {"first_experiences": {"evaluate": "wole"}}},
+        "sweep.protocol.first_experiences.evaluate='wole': must be 'whole' or 'rest'. Did you mean 'whole'",
+    ),
+    "a transfer to nowhere": ({"protocol": "transfer"}, "sweep.protocol.transfer.to: is missing"),
+    "a transfer with one stream": (
+        {"protocol": {"transfer": {"to": "split_digits"}}},
+        "sweep.protocol.transfer: needs two",
+    ),
+    "a choice with one objective": (
+        {"choose": "validation.average_accuracy"},
+        "sweep.choose=validation.average_accuracy: is not used with a single objective",
+    ),
+    "an objective without a direction": ({"objective": "seconds"}, "sweep.objective=seconds: say which way is better"),
+    "an objective with another direction": ({"objective": {"max": "seconds"}}, "sweep.objective={'max': 'seconds'}"),
+    "points that are no list": (
+        {"points_to_evaluate": {LR: 0.1}},
+        "sweep.points_to_evaluate={'training.optimizer.lr': 0.1}",
+    ),
+    "a point that is a text": (
+        {"points_to_evaluate": [{LR: "0.1"}]},
+        "sweep.points_to_evaluate[0].training.optimizer.lr='0.1'",
+    ),
+    "a point of nothing": ({"points_to_evaluate": [{}]}, "sweep.points_to_evaluate[0]={}"),
+    "a point twice": ({"points_to_evaluate": [{LR: 0.1}, {LR: 0.1}]}, "sweep.points_to_evaluate[1]"),
+    "more points than samples": (
+        {"points_to_evaluate": [{LR: 0.1 + i / 10} for i in range(6)]},
+        "sweep.points_to_evaluate: has 6 points, and the search 4",
+    ),
+    "more points than samples of tpe": (
+        {"search": "tpe", "points_to_evaluate": [{LR: 0.1 + i / 10} for i in range(6)]},
+        "sweep.points_to_evaluate: has 6 points, and the search 4",
+    ),
+    "a grid search of a range": (
+        {"search": "grid"},
+        "sweep.space.training.optimizer.lr.loguniform: search: grid needs values",
+    ),
+    "a grid search of a thousand million values": (
+        {"search": "grid", "variants": {"naive": {"space": {"training.batch_size": {"randint": [1, 10**9]}}}}},
+        "sweep.space.training.batch_size.randint=[1, 1000000000]",
+    ),
+    "too many steps": (
+        {"variants": {"naive": {"space": {LR: {"quniform": [0.1, 1e300, 1e-300]}}}}},
+        "sweep.space.training.optimizer.lr.quniform",
+    ),
+    "an item that a list lacks": (
+        {"variants": {"naive": {"training": {"epochs": [1, 1]}, "space": {"training.epochs[9]": {"choice": [1, 2]}}}}},
+        "sweep.space.training.epochs[9]: training.epochs has 2 items",
+    ),
+    "a time in words": ({"time_limit": "2 hours"}, "sweep.time_limit='2 hours': must be a time"),
+    "no time": ({"time_limit": 0}, "sweep.time_limit=0.0: must be above 0"),
+    "too many first seeds": ({"seeds_first": 2}, "sweep.seeds_first=2: there are 1 of sweep.search_seeds"),
+    "too few seeds to prune": ({"prune_seeds": "wilcoxon"}, "sweep.prune_seeds=wilcoxon"),
+    "a folder that is no list": ({"from": "x", "search": "tpe"}, "sweep.from='x': must be a list"),
+    "a folder that is no sweep": (
+        {"from": ["no-such"], "search": "tpe"},
+        "sweep.from=no-such: is no folder of a sweep",
+    ),
+    "a folder for a random search": ({"from": ["no-such"]}, "sweep.from=['no-such']: only search: tpe and nsga2"),
+    **{
+        f"{key} without an objective": ({"objective": None, key: value}, f"sweep.{key}={value!r}: is not used without")
+        for key, value in (
+            ("search", "grid"),
+            ("search_seeds", [7]),
+            ("seeds_first", 2),
+            ("protocol", "oracle"),
+            ("choose", "balanced"),
+            ("time_limit", "2h"),
+            ("from", ["x"]),
+        )
+    },
+    "a metric that one experience does not define": (
+        {"objective": "validation.forgetting_max", "protocol": {"first_experiences": {"k": 1}}},
+        "sweep.objective=validation.forgetting_max: is not defined for a single experience",
     ),
     "steps that are none": ({"variants": {"naive": {"space": {LR: {"quniform": [0.1, 0.2, 0.3]}}}}}, "quniform"),
 }
@@ -312,6 +435,11 @@ def extend(folder: Path, overrides: list[str]) -> None:
         "sweep.search=tpe",
         "sweep.variants.naive.space={}",
         "sweep.objective=null",
+        "sweep.streams.x={}",
+        "sweep.samples=4",
+        "sweep.protocol=oracle",
+        "sweep.from=[no-such]",
+        "ray.max_concurrent=2",
     ],
 )
 def test_a_change_to_what_has_run_is_refused(override: str, tmp_path: Path) -> None:

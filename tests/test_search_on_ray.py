@@ -20,6 +20,7 @@ from helpers.processes import wait_until
 from helpers.search_driver import SPACE, begin, drive, outcome, search_config
 
 from retain.platform.cli.best import best_configs
+from retain.platform.cli.status import request_stop
 from retain.platform.config.load import load_config
 from retain.platform.ledger.journal import read_journal
 from retain.platform.ledger.reader import Trial, trials_of
@@ -191,14 +192,14 @@ def test_a_search_that_is_stopped_continues_with_the_same_decisions(how: str, tm
         process, lambda: bool((folder / "journal.jsonl").exists() and suggested(folder) >= 2 and running(folder))
     )
     strikes: dict[str, Callable[[], object]] = {
-        "retain stop": lambda: sweeps.ended(sweeps.retain(tmp_path, "stop", "out")),
+        "retain stop": lambda: request_stop(folder),
         "SIGTERM": lambda: process.send_signal(signal.SIGTERM),
         "Ctrl-C": lambda: os.killpg(process.pid, signal.SIGINT),
     }
     strikes[how]()
     code, output = sweeps.ended(process)
     assert code == (130 if how == "Ctrl-C" else 143), output
-    assert "Continue with: retain resume out" in output and "Traceback" not in output
+    assert f"Continue with: retain resume {folder}" in output and "Traceback" not in output
     assert suggested(folder) < 5, "no configuration was begun after the stop"
     wait_until(lambda: not processes_of(tmp_path), "the end of Ray")
     code, output = sweeps.ended(sweeps.retain(tmp_path, "resume", "out"))

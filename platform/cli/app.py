@@ -343,7 +343,10 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the interpreter would print it too, but with the escape sequences in it
         sys.exit(_print_exception(error))
-    gc.freeze()  # on exit, the interpreter would search all of torch's and Plotly's objects for cycles
+    if (
+        "ray" in sys.modules and "triton" not in sys.modules
+    ):  # after a sweep; triton complains about objects that are left
+        gc.freeze()  # on exit, the interpreter would search all of torch's and Plotly's objects for cycles
     sys.exit(code if isinstance(code, int) else 0)
 
 

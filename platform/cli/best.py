@@ -7,7 +7,7 @@ from ..config.load import load_config, plain_data
 from ..config.schema import Data
 from ..config.yaml_files import dump_yaml
 from ..errors import UserError, comma_separated, nearest
-from ..ledger.reader import Trial, run_config, trials_of
+from ..ledger.reader import Trial, is_sweep, run_config, trials_of
 from ..reporting.search_results import SearchResult, searches_of
 from ..run_folders import folder_name
 
@@ -23,11 +23,14 @@ def best_configs(folder: Path, variant: str | None, stream: str | None) -> dict[
     Raises:
         UserError: the sweep has no search, or none of that name has chosen.
     """
+    listed = trials_of(folder)
     searches = searches_of(folder)
+    if not searches and is_sweep(folder) and load_config(run_config(folder)).sweep.objective is not None:
+        raise UserError(_not_chosen(folder))
     if not searches:
         raise UserError(f"{folder}: its sweep has no search: set sweep.objective, such as validation.average_accuracy.")
     _check_name("variant", variant, [each.variant for each in searches])
-    trials = [trial for trial in trials_of(folder) if trial.role == "reported" and "configuration" in trial.identity]
+    trials = [trial for trial in listed if trial.role == "reported" and "configuration" in trial.identity]
     _check_name("stream", stream, [trial.stream for trial in trials] or [each.stream for each in searches])
     by_variant = {each.variant: each for each in searches}
     by_place = {(each.stream, each.variant): each for each in searches}
@@ -35,13 +38,17 @@ def best_configs(folder: Path, variant: str | None, stream: str | None) -> dict[
     configs: dict[str, str] = {}
     for trial in trials:
         if (variant, stream) in {(a, b) for a in (None, trial.variant) for b in (None, trial.stream)}:
-            search = by_place.get((trial.stream, trial.variant), by_variant[trial.variant])
+            search = by_place.get((trial.stream, trial.variant)) or by_variant.get(trial.variant)
             name = folder_name(f"{trial.stream}-{trial.variant}") + ".yaml"
-            if name not in configs:
+            if search is not None and name not in configs:
                 configs[name] = _yaml(trial, search, seeds)
     if not configs:
-        raise UserError(f"{folder}: no configuration is chosen yet. Continue the search with: retain resume {folder}")
+        raise UserError(_not_chosen(folder))
     return configs
+
+
+def _not_chosen(folder: Path) -> str:
+    return f"{folder}: no configuration is chosen yet. Continue the search with: retain resume {folder}"
 
 
 def _check_name(what: str, name: str | None, known: Sequence[str]) -> None:

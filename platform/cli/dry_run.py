@@ -23,7 +23,7 @@ def has_open_search(folder: Path) -> bool:
 def print_dry_run(experiment: Experiment, console: Console, started: float | None) -> None:
     """Plan, check and list the trials; print the estimate, unless `started` (the command's start) is None."""
     from ..sweep.estimate import dry_run
-    from ..sweep.search_plan import all_trials, check_all
+    from ..sweep.search_checks import all_trials, check_all
     from .tables import dry_run_table, estimate_lines
 
     trials = all_trials(experiment)

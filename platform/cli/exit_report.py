@@ -48,11 +48,14 @@ def print_resume_hint(folder: Path, errors: Console) -> Iterator[None]:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether the folder has trials that are not done."""
+    """Whether the folder has trials that are not done, or a search that has not chosen."""
     from ..ledger.reader import trials_of
+    from .dry_run import has_open_search
 
-    is_run_folder = any((folder / name).exists() for name in ("trial.json", "trials.json"))
-    return is_run_folder and any(trial.status().status not in ("done", "pruned") for trial in trials_of(folder))
+    if not any((folder / name).exists() for name in ("trial.json", "trials.json")):
+        return False
+    is_done = all(trial.status().status in ("done", "pruned") for trial in trials_of(folder))
+    return not is_done or has_open_search(folder)
 
 
 def _is_recorded(error: Exception, folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..reporting.search_results import COLOURS, SearchResult
+from ..reporting.search_results import COLOURS, SearchResult, value_text
 from .terminal import Part
 
 
@@ -22,10 +22,6 @@ def search_lines(searches: Sequence[SearchResult]) -> Iterator[tuple[Part, ...]]
 def _chosen(search: SearchResult) -> str:
     if search.best is None:
         return "none is complete, so none is reported" if search.is_over else "not chosen yet"
-    point = ", ".join(f"{key}={_text(value)}" for key, value in search.best.point.items())
+    point = ", ".join(f"{key}={value_text(value)}" for key, value in search.best.point.items())
     values = ", ".join(f"{key} {value:.4f}" for key, value in search.best.values.items())
     return f"chosen: {point} ({values})"
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

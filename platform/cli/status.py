@@ -18,9 +18,11 @@ from rich.table import Table
 from ..errors import UserError
 from ..ledger.reader import Status, Trial, trials_of
 from ..ledger.writer import is_in_use
+from ..reporting.search_results import searches_of
 from ..trial.stop_request import STOP_FILE
 from .exit_report import failure_lines
 from .progress import ProgressDisplay
+from .search_lines import search_lines
 from .terminal import cell, one_line, plain_table, terminal
 
 _POLL_SECONDS = 1.0
@@ -75,6 +77,8 @@ def show_status(folder: Path, console: Console) -> None:
     left = seconds_left(trials, states, running, typical)
     if left is not None:
         console.print(f"about {duration_text(left)} left, at the pace so far")
+    for parts in search_lines(searches_of(folder)):
+        console.print(one_line(*parts), soft_wrap=True)
     failed = [(trial, states[trial.id], "") for trial in trials if states[trial.id].status == "failed"]
     for line in failure_lines(failed):
         console.print(line, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config.load import load_config
 from ..config.search import LOOKS_AT, Objective, SearchSettings, search_settings
+from ..config.yaml_files import flow_yaml
 from ..errors import UserError
 from ..ledger.journal import read_journal
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of
@@ -37,6 +38,22 @@ class SearchedConfiguration:
     trials: tuple[Trial, ...]
     reason: str = ""
 
+    def text_of(self, key: str) -> str:
+        """Return the value of a key of its point as a short text; "-" if it has none."""
+        return value_text(self.point[key]) if key in self.point else "-"
+
+    @property
+    def state_text(self) -> str:
+        """Return the state with the reason, which says of a configuration that was stopped early by itself what it is."""
+        if not self.reason or self.reason.startswith(self.state):
+            return self.reason or self.state
+        return f"{self.state}: {self.reason}"
+
+
+def value_text(value: Any) -> str:
+    """Return a value of a point as a short text: four digits of a float, else YAML on one line."""
+    return f"{value:.4g}" if isinstance(value, float) else flow_yaml(value)
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -51,6 +68,7 @@ class SearchResult:
         configurations: in the order in which they were suggested.
         chosen: the number of the one that is reported; None: not chosen yet, or none is complete.
         is_over: whether it has chosen.
+        sweep: the name of the sweep's folder.
     """
 
     stream: str
@@ -61,6 +79,7 @@ class SearchResult:
     configurations: tuple[SearchedConfiguration, ...]
     chosen: int | None
     is_over: bool
+    sweep: str = ""
 
     @property
     def protocol_text(self) -> str:
@@ -116,7 +135,7 @@ def searches_of(folder: Path) -> list[SearchResult]:
         if trial.role == "search":
             key = (trial.stream, str(trial.identity["searched"]))
             trials.setdefault(key, {}).setdefault(int(trial.identity["configuration"]), []).append(trial)
-    return [_search(*key, own, trials.get(key, {}), settings) for key, own in entries.items()]
+    return [_search(*key, own, trials.get(key, {}), settings, folder.resolve().name) for key, own in entries.items()]
 
 
 def _entries(journal: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Entries]:
@@ -136,7 +155,12 @@ def _entries(journal: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Ent
 
 
 def _search(
-    stream: str, variant: str, own: _Entries, trials: Mapping[int, Sequence[Trial]], settings: SearchSettings
+    stream: str,
+    variant: str,
+    own: _Entries,
+    trials: Mapping[int, Sequence[Trial]],
+    settings: SearchSettings,
+    sweep: str,
 ) -> SearchResult:
     configurations = tuple(
         _configuration(number, own, trials.get(number, ()), settings) for number in sorted(own.points)
@@ -151,6 +175,7 @@ def _search(
         configurations,
         None if own.choice is None else own.choice["number"],
         own.choice is not None,
+        sweep,
     )
 
 

@@ -24,7 +24,7 @@ from ..config.schema import Experiment
 from ..config.user_code import user_line
 from ..errors import UserError
 from .plan import PlannedTrial
-from .search_plan import all_trials, check_all
+from .search_checks import all_trials, check_all
 from .trial_cost import Cost, measure
 
 LIMIT = 20.0  # seconds of a dry run, from its start

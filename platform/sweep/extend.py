@@ -8,12 +8,15 @@ from typing import Any
 
 from ..config.load import load_config, plain_data, to_dict
 from ..config.schema import Experiment, Sweep
+from ..config.search import NSGA2, TPE
 from ..errors import UserError
 from ..ledger.journal import append_to_journal
 from ..ledger.reader import is_sweep, run_config, trials_of
 from ..visible_text import shortened
+from .combinations import combinations
 from .plan import PlannedTrial, check_trials, plan
-from .search_plan import check_search, plan_search
+from .search_checks import check_search
+from .search_plan import SearchPlan, plan_search
 from .trial_folders import names_of
 
 _FREE = ("ray", "wandb", "tensorboard", "checkpoint")  # they change no result
@@ -35,12 +38,14 @@ def extended(folder: Path, overrides: list[str]) -> tuple[Experiment, list[Plann
     old, new = load_config(data), load_config(data, overrides)
     _check_top(old, new)
     _check_sweep(old.sweep, new.sweep)
+    _check_kept(old, new)
     search = plan_search(new)
     if search is None:
         added = _missing(plan(old), plan(new))
         check_trials(added)
     else:
         check_search(search)
+        _check_points(old.sweep, new.sweep, search)
         before = plan_search(old)
         added = _missing(before.fixed_trials() if before else [], search.fixed_trials())
     number = len(trials_of(folder))
@@ -55,15 +60,15 @@ def write_extension(folder: Path, experiment: Experiment, trials: list[PlannedTr
 
 def _missing(old: list[PlannedTrial], new: list[PlannedTrial]) -> list[PlannedTrial]:
     """Return the new trials that are not among the old ones; UserError if an old one is not among the new ones."""
-    names = {repr(trial.config): trial for trial in new}
+    names = {_result_settings(trial) for trial in new}
     for trial in old:
-        if repr(trial.config) not in names:
+        if _result_settings(trial) not in names:
             raise UserError(
                 f"retain add: the trial {trial.identity['id']} has run and would no longer be in the sweep, or would differ: "
                 f"only add to what there is, or start a new sweep."
             )
-    known, used = {repr(trial.config) for trial in old}, {names_of(trial.identity) for trial in old}
-    added = [trial for trial in new if repr(trial.config) not in known]
+    known, used = {_result_settings(trial) for trial in old}, {names_of(trial.identity) for trial in old}
+    added = [trial for trial in new if _result_settings(trial) not in known]
     for trial in added:
         if names_of(trial.identity) in used:
             raise UserError(
@@ -71,6 +76,35 @@ def _missing(old: list[PlannedTrial], new: list[PlannedTrial]) -> list[PlannedTr
                 f"{trial.identity['seed']} with other settings: give the variant another name."
             )
     return added
+
+
+def _result_settings(trial: PlannedTrial) -> str:
+    """Return a text of the settings of a trial that its result depends on."""
+    return repr({key: value for key, value in plain_data(trial.config).items() if key not in _FREE})
+
+
+def _check_kept(old: Experiment, new: Experiment) -> None:
+    """Refuse names that replace those that a sweep without any has given to its stream or variant, and what adds nothing."""
+    if plain_data(old.sweep) == plain_data(new.sweep):
+        raise UserError("retain add: adds nothing: the sweep has all of it.")
+    kept = {(part.stream, part.variant) for part in combinations(new)}
+    for part in combinations(old):
+        if (part.stream, part.variant) not in kept:
+            key = "streams" if part.stream not in {stream for stream, _ in kept} else "variants"
+            name = part.stream if key == "streams" else part.variant
+            raise UserError(
+                f"retain add: sweep.{key}: has no '{name}', under whose name trials have run: add sweep.{key}.{name}={{}} too."
+            )
+
+
+def _check_points(old: Sweep, new: Sweep, search: SearchPlan) -> None:
+    """Refuse points to begin with for which there are no further samples."""
+    added = sum(point not in old.points_to_evaluate for point in new.points_to_evaluate)
+    if added > new.samples - old.samples and isinstance(search.settings.algorithm, TPE | NSGA2):
+        raise UserError(
+            f"retain add: sweep.points_to_evaluate: has {added} more points, which count as samples: set sweep.samples to "
+            f"{old.samples + added} or more."
+        )
 
 
 def _check_top(old: Experiment, new: Experiment) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..ledger.documents import read_json, write_json
+from ..ledger.documents import DamagedError, read_json, write_json
 
 _NAME = "pruned.json"
 
@@ -13,6 +13,15 @@ def record_pruned(folder: Path, experience: int, reason: str) -> None:
 
 
 def pruned_in(folder: Path) -> str | None:
-    """Return why the trial was stopped early; None if it was not."""
+    """Return why the trial was stopped early; None if it was not.
+
+    Raises:
+        DamagedError: the file has changed since it was written.
+    """
     path = folder / _NAME
-    return str(read_json(path).get("reason")) if path.exists() else None
+    if not path.exists():
+        return None
+    reason = read_json(path).get("reason")
+    if not isinstance(reason, str):
+        raise DamagedError(f"{path} is damaged: it has no reason")
+    return reason

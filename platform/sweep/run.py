@@ -35,8 +35,9 @@ from .ray_pool import Workers, run_pool
 from .ray_tune import SweepStopper
 from .ray_worker import DISK_FULL, SWEEP_STOP_FILE, set_status_unless_final
 from .search import Search, chosen_since_extended, is_search_trial
+from .search_checks import check_search
 from .search_on_ray import run_search
-from .search_plan import SearchPlan, check_search, plan_search
+from .search_plan import SearchPlan, plan_search
 from .signals import default_sigterm
 from .trial_folders import FolderWriter, write_missing_trials, write_pending_trial
 

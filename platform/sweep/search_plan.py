@@ -3,14 +3,13 @@
 A search trial sees only what its protocol allows: the config's `stream_part` cuts its stream. The reported trials are others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..config.load import from_dict, plain_data, to_dict
 from ..config.schema import Experiment, StreamPart
 from ..config.search import (
-    ASHA,
     FirstExperiences,
     GridPoints,
     Oracle,
@@ -25,8 +24,8 @@ from ..errors import UserError, comma_separated, nearest
 from ..run_folders import folder_name
 from ..trial.resolve import ResolvedExperiment, resolve_experiment
 from .combinations import Combination, combinations, naming_trial
-from .plan import PlannedTrial, check_trials, of_each_seed, plan, resolved_overrides
-from .search_space import Point, Space, check_space, domain_kind, num_points, step_value, steps
+from .plan import PlannedTrial, of_each_seed, resolved_overrides
+from .search_space import Point, check_space, num_points
 from .suggestions import PointList, check_points, points_for, suggestions_for
 
 
@@ -180,104 +179,11 @@ def plan_search(experiment: Experiment) -> SearchPlan | None:
     return SearchPlan(experiment, settings, searched, reported)
 
 
-def check_search(searching: SearchPlan) -> None:
-    """Check every study and reported trial before anything starts: its settings, values, stream and strategies.
-
-    Raises:
-        UserError: a value of a space is refused, the stream is too short, or it has no validation samples.
-    """
-    from .earlier_searches import check_earlier_searches  # here: it plans the earlier searches by this module
-
-    check_earlier_searches(searching.settings, [part.variant for part in searching.searched])
-    fixed = searching.fixed_trials()
-    sampled: list[PlannedTrial] = []
-    lengths: dict[str, int] = {}
-    for part in searching.searched:
-        with naming_trial(part.stream, part.variant):
-            suggestions_for(searching.settings, part.sweep, part.added, "", searching.first_points(part))
-            points = corner_points(part.domains())
-            if part.stream not in lengths:
-                lengths[part.stream] = _num_experiences(part, points[0])
-                _check_length(searching, lengths[part.stream])
-        sampled += [searching.search_trial(part, point, 0, searching.settings.seeds[0], 0) for point in points]
-        sampled += searching.reported_trials(part, points[0], 0, 0)
-    check_trials([*fixed, *sampled])
-
-
-def check_all(experiment: Experiment, trials: Sequence[PlannedTrial]) -> None:
-    """Check the trials of `all_trials`, and the search of a sweep that has one; raises as `check_search`."""
-    searching = plan_search(experiment)
-    if searching is None:
-        check_trials(trials)
-    else:
-        check_search(searching)
-
-
-def all_trials(experiment: Experiment) -> list[PlannedTrial]:
-    """Return all trials of a sweep; of one with a search as many as it runs at most, with examples of its points."""
-    searching = plan_search(experiment)
-    if searching is None:
-        return plan(experiment)
-    trials = searching.fixed_trials()
-    for part in searching.searched:
-        corners = corner_points(part.domains())
-        for number in range(searching.num_configurations(part)):
-            for seed in searching.settings.seeds:
-                point = corners[number % len(corners)]
-                trials.append(searching.search_trial(part, point, number, seed, len(trials)))
-        trials += searching.reported_trials(part, corners[0], 0, len(trials))
-    return trials
-
-
-def corner_points(space: Space) -> list[Point]:
-    """Return points in which each value of a list, and both ends of a range, occur at least once."""
-    values = {key: _corners(domain) for key, domain in space.items()}
-    base = {key: each[0] for key, each in values.items()}
-    return [base, *({**base, key: value} for key, each in values.items() for value in each[1:])]
-
-
-def _corners(domain: Mapping[str, Any]) -> list[Any]:
-    kind, values = domain_kind(domain)
-    if kind in ("choice", "grid"):
-        return list(values)
-    if kind == "quniform":
-        return [step_value(values, 0), step_value(values, steps(values))]
-    return [values[0], values[1] - 1] if kind == "randint" else [float(values[0]), float(values[1])]
-
-
 def _sampled(experiment: Experiment, settings: SearchSettings) -> Experiment:
     """Return the experiment with enough `samples` for its list of random points: one point is no search."""
     if not isinstance(settings.algorithm, GridPoints) and settings.samples == 1:
         raise UserError("sweep.samples=1: a search needs more: set it to the number of configurations, such as 20.")
     return experiment
-
-
-def _num_experiences(part: Combination, point: Point) -> int:
-    """Return the length of a part's stream, as the user's config has it."""
-    config, _ = part.at(point)
-    ((_, _, resolved),) = of_each_seed(config, [0])
-    from ..trial.builder import build_trial  # here: it imports torch, and Ray starts meanwhile
-
-    return len(build_trial(resolved, planning=True).stream.experiences)
-
-
-def _check_length(searching: SearchPlan, num_experiences: int) -> None:
-    """Refuse a protocol or a scheduler for which the stream is too short."""
-    protocol, scheduler = searching.settings.protocol, searching.settings.scheduler
-    if isinstance(protocol, FirstExperiences) and protocol.k >= num_experiences:
-        raise UserError(
-            f"sweep.protocol.first_experiences.k={protocol.k}: must be below {num_experiences}, the experiences of the stream; "
-            f"to search on the whole stream, say so: protocol: end_of_stream."
-        )
-    if scheduler is None:
-        return
-    name = "asha" if isinstance(scheduler, ASHA) else "median"
-    length = searching.length(num_experiences)
-    if scheduler.grace_period >= length:
-        raise UserError(
-            f"sweep.scheduler.{name}.grace_period={scheduler.grace_period}: must be below {length}, the experiences of a search "
-            f"trial: nothing could be stopped early."
-        )
 
 
 def _with_part(config: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def torch_settings(resources: Resources) -> Iterator[None]:
 def _settings(resources: Resources) -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
     """Return (getter, setter, value in a trial) of each setting."""
     deterministic = (resources.deterministic, False)
-    tf32 = {None: ("highest", True), True: ("high", True), False: ("highest", False)}  # of matrix products, of convolutions
-    products, convolutions = tf32[resources.tf32]
+    products = "high" if resources.tf32 else "highest"  # matrix products
+    convolutions = resources.tf32 is not False
     return [
         (torch.get_num_threads, torch.set_num_threads, resources.threads),
         (torch.is_grad_enabled, torch.set_grad_enabled, True),

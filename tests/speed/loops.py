@@ -273,7 +273,7 @@ def works(stream: Stream, only: Sequence[str], quick: bool) -> Iterator[Work]:
     """Yield the networks, each with as many samples as an epoch of 0.1 to 1 s has."""
     draw = generator(0, "network")
     networks: dict[str, tuple[Any, Any, Callable[[int], nn.Module], float]] = {
-        "mlp": (mlp, mlp.Config(), bare.mlp, 1.0),
+        "mlp": (mlp, mlp.Config(), bare.mlp, 0.5),
         "cnn": (small_cnn, small_cnn.Config(), bare.cnn, 0.2),
         "resnet": (resnet, resnet.Config(depth=18, width=8), bare.resnet18, 0.03),
     }
