@@ -340,7 +340,9 @@ def test_trials_and_the_projector_are_killed_repeatedly(sweep: Path, server: Any
 def test_a_second_projector_waits_for_the_first_ones_end(sweep: Path, server: Any) -> None:
     """The projector of a killed sweep may still run when the sweep is resumed."""
     finish_all(sweep)
-    code = "import sys, time; from pathlib import Path; from retain.platform.reporting.projector_folder import working\n"
+    code = (
+        "import sys, time; from pathlib import Path; from retain.platform.reporting.projector_folder import working\n"
+    )
     code += "with working(Path(sys.argv[1]), lambda: True):\n    print(flush=True); time.sleep(1e6)"
     first = subprocess.Popen([sys.executable, "-c", code, str(sweep)], stdout=subprocess.PIPE)
     assert first.stdout is not None

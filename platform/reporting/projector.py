@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from typing import IO
 from ..config.schema import Experiment
 from ..errors import UserError
 from ..ledger.reader import Trial, trials_of
+from .late_start import LateStart
 from .polling import Fingerprint, NewTrials, PollSchedule, fingerprint
 from .projector_folder import PROJECTOR_STOP_FILE as PROJECTOR_STOP_FILE
 from .projector_folder import working
@@ -258,7 +258,8 @@ def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
     if (settings.mode or os.environ.get("WANDB_MODE")) == "disabled" and not settings.tensorboard:
         yield
         return
-    late = _LateStart(folder, settings)
+    # its imports must not delay the first trials
+    late = LateStart(lambda: _has_begun(folder), lambda: _try_to_start(folder, settings), _POLL)
     try:
         yield
     finally:
@@ -267,39 +268,13 @@ def projector_process(folder: Path, config: Experiment) -> Iterator[None]:
                 project(folder, replace(settings, mode="disabled"))
 
 
-class _LateStart:
-    """Starts a projector, in a thread once a trial has begun: its imports must not delay the first trials."""
-
-    def __init__(self, folder: Path, settings: ProjectorSettings) -> None:
-        self._folder, self._settings = folder, settings
-        self._ended = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._wait, daemon=True, name="retain-projector")
-        if self._has_begun():
-            self._process = _try_to_start(folder, settings)
-        else:
-            self._thread.start()
-
-    def end(self) -> "subprocess.Popen[bytes] | None":
-        """Wait no longer; return the process, or None if it has not started."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        return self._process
-
-    def _wait(self) -> None:
-        while not self._ended.wait(_POLL):
-            if self._has_begun():
-                self._process = _try_to_start(self._folder, self._settings)
-                return
-
-    def _has_begun(self) -> bool:
-        """Return whether any trial has written an event."""
-        for path in (self._folder, *(self._folder / "trials").glob("*")):
-            with contextlib.suppress(OSError):
-                if (path / "metrics.jsonl").stat().st_size > 0:
-                    return True
-        return False
+def _has_begun(folder: Path) -> bool:
+    """Return whether any trial has written an event."""
+    for path in (folder, *(folder / "trials").glob("*")):
+        with contextlib.suppress(OSError):
+            if (path / "metrics.jsonl").stat().st_size > 0:
+                return True
+    return False
 
 
 def _finish(process: "subprocess.Popen[bytes] | None", folder: Path, settings: ProjectorSettings) -> bool:

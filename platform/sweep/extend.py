@@ -36,6 +36,8 @@ def extended(folder: Path, overrides: list[str]) -> tuple[Experiment, list[Plann
         raise UserError("retain add: says nothing to add: for example sweep.seeds=[0,1,2,3,4].")
     data = run_config(folder)
     old, new = load_config(data), load_config(data, overrides)
+    if plain_data(old.sweep) == plain_data(new.sweep) and _top(old) == _top(new):
+        raise UserError(f"retain add {shortened(' '.join(overrides), 80)}: adds nothing: the sweep has all of it.")
     _check_top(old, new)
     _check_sweep(old.sweep, new.sweep)
     _check_kept(old, new)
@@ -84,9 +86,7 @@ def _result_settings(trial: PlannedTrial) -> str:
 
 
 def _check_kept(old: Experiment, new: Experiment) -> None:
-    """Refuse names that replace those that a sweep without any has given to its stream or variant, and what adds nothing."""
-    if plain_data(old.sweep) == plain_data(new.sweep):
-        raise UserError("retain add: adds nothing: the sweep has all of it.")
+    """Refuse names that replace those that a sweep without any has given to its stream or variant."""
     kept = {(part.stream, part.variant) for part in combinations(new)}
     for part in combinations(old):
         if (part.stream, part.variant) not in kept:
@@ -109,13 +109,19 @@ def _check_points(old: Sweep, new: Sweep, search: SearchPlan) -> None:
 
 def _check_top(old: Experiment, new: Experiment) -> None:
     """Refuse changes outside of the sweep's section."""
-    before, after = plain_data(old), plain_data(new)
+    before, after = _top(old), _top(new)
     for key in before:
-        if key not in ("sweep", "origin", *_FREE) and before[key] != after[key]:
+        if before[key] != after[key]:
             raise UserError(
                 f"retain add: {key}: would change the trials that have run. Add a variant with it: "
                 f"sweep.variants.NAME.{key}=..., or start a new sweep."
             )
+
+
+def _top(experiment: Experiment) -> dict[str, Any]:
+    """Return what results depend on, without the sweep's section."""
+    plain = plain_data(experiment)
+    return {key: value for key, value in plain.items() if key not in ("sweep", "origin", *_FREE)}
 
 
 def _check_sweep(old: Sweep, new: Sweep) -> None:

@@ -112,7 +112,7 @@ class Loop(Steps):
         self.clock: Any = Clock()
         self.plugins = [*plugins, self.clock]
         self._hooks: dict[str, list[Callable[..., None]]] = {}
-        self._plugins_augment = False
+        self._plugins_augment = any(getattr(plugin, "augments", False) for plugin in plugins)
         self.phase = Phase.IDLE
         self._stop_training = False
         self._max_norm: float | None = None  # of the gradients
