@@ -280,13 +280,17 @@ def test_a_trial_outside_of_a_sweep_stops_with_a_checkpoint_and_resumes_with_the
 
 
 def test_status_and_stop_from_another_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """A run with too many epochs to end, in another process: its status, a stop, its status again, another stop."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     arguments = ["run", "quickstart", "training.epochs=100000", "wandb.mode=disabled", "-o", "trial"]
     running = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    request.addfinalizer(running.kill)  # if an assertion fails, it would run for hours
     end, metrics = time.monotonic() + DEADLINE, tmp_path / "trial" / "metrics.jsonl"
     while not metrics.exists() or b'"epoch"' not in metrics.read_bytes():
         assert running.poll() is None and time.monotonic() < end, running.communicate()[1]
