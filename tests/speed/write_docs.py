@@ -29,6 +29,7 @@ PROGRAMS = (
     "loops",
     "sweep",
     "short_trials",
+    "search",
     "mammoth",
     "safety",
     "many_files",
@@ -64,7 +65,7 @@ def cells(ratio: Ratio) -> list[str]:
 def ratio_table(ratios: Sequence[Ratio]) -> str:
     """Return the table of ratios in Markdown, without columns that are empty in all rows."""
     rows = [[cell.replace("|", "\\|") for cell in cells(ratio)] for ratio in ratios]
-    head = ["", "ratio, median [95 % interval]", "pairs", "goal", "is it met?", "details"]
+    head = ["", "median [95 % interval]", "pairs", "goal", "is it met?", "details"]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in rows)]
     return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
