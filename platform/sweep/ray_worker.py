@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from ..config.load import from_dict
 from ..config.schema import seconds
 from ..disk_errors import unwritable_reason
+from ..ledger.pruned_record import pruned_in
 from ..ledger.reader import StatusName, Trial, status_of
 from ..ledger.writer import InUseError, write_status
 from ..trial.stop_request import STOP_FILE, Stopped
-from .pruned_record import pruned_in
 
 SWEEP_STOP_FILE = STOP_FILE  # while a sweep's folder has a file of this name, its trials write a checkpoint and end
 DISK_FULL = "retain_disk"  # key of a report to the driver: why nothing can be written any more

@@ -14,11 +14,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..ledger.journal import append_to_journal, read_journal
+from ..ledger.pruned_record import pruned_in, record_pruned
 from ..ledger.reader import Trial, trials_of
 from ..ledger.writer import write_status
 from .earlier_searches import add_earlier_results
 from .plan import PlannedTrial
-from .pruned_record import pruned_in, record_pruned
 from .search_plan import SearchPlan
 from .study import Configuration, Study
 from .trial_stopping import TrialStopping

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..ledger.documents import DamagedError, read_json, write_json
+from .documents import DamagedError, read_json, write_json
 
 _NAME = "pruned.json"
 
