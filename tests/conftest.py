@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: results depend on the number of threads
 
+import logging
 import random
 import shutil
 import signal
@@ -115,6 +116,11 @@ def _torch_and_python() -> dict[str, Any]:
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "working folder": os.getcwd(),
         "recursion limit": sys.getrecursionlimit(),
+        "levels of loggers": {
+            name: logger.level
+            for name, logger in logging.Logger.manager.loggerDict.items()
+            if name.startswith("retain") and isinstance(logger, logging.Logger) and logger.level != logging.NOTSET
+        },
     }
 
 

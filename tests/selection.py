@@ -1,4 +1,4 @@
-"""What each protocol chooses, what it costs, and by how much an oracle overstates accuracy; writes docs/selection.md.
+"""What each protocol chooses, by how much an oracle overstates accuracy, what ASHA saves; writes docs/selection.md.
 
     uv run python tests/selection.py [FOLDER]      default: build/selection; about 20 minutes on 2 cores; resumes
 
@@ -44,6 +44,17 @@ PROTOCOLS: dict[str, Any] = {
     "oracle": "oracle",
 }
 
+FORTY = {  # points for each method, all of which a search with and without ASHA runs
+    "ewc": {
+        "training.optimizer.lr": {"grid": [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]},
+        "strategies.ewc.weight": {"grid": [10, 100, 1000, 3000, 10000]},
+    },
+    "replay": {
+        "training.optimizer.lr": {"grid": [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]},
+        "training.optimizer.weight_decay": {"grid": [0.0, 0.0001, 0.001, 0.01, 0.1]},
+    },
+}
+
 
 def config(stream: str, protocol: str) -> dict[str, Any]:
     """Return the config of the sweeps of one stream and protocol."""
@@ -73,35 +84,67 @@ def config(stream: str, protocol: str) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, stream: str, protocol: str) -> Path:
-    """Run the sweep of one stream and protocol, or continue it; return its folder."""
-    path = folder / f"{stream}-{protocol}"
+def asha_config(scheduler: Any) -> dict[str, Any]:
+    """Return the config of the sweep on forty points with a scheduler, or None."""
+    settings = config("split_fashion_mnist", "end_of_stream")
+    variants = {name: {**VARIANTS[name], "space": space} for name, space in FORTY.items()}
+    settings["sweep"] |= {"search": "grid", "scheduler": scheduler, "variants": variants}
+    return settings
+
+
+def run(folder: Path, name: str, settings: dict[str, Any]) -> Path:
+    """Run a sweep, or continue it; return its folder."""
+    path = folder / name
     if is_sweep(path):
         resume(path)
     else:
-        sweep(config(stream, protocol), path)
+        sweep(settings, path)
     return path
+
+
+def asha_rows(whole: Path, stopped: Path) -> Iterator[list[str]]:
+    """Yield a row for each method: the search of all points to their end, and the one that ASHA stops early."""
+    for alone, with_asha in zip(searches_of(whole), searches_of(stopped), strict=True):
+        costs = iterations(alone), iterations(with_asha)
+        for search, cost in zip((alone, with_asha), costs, strict=True):
+            yield [
+                search.variant,
+                "asha" if search is with_asha else "none",
+                str(search.with_state("stopped early")),
+                f"{cost:,}",
+                f"{100 * (1 - cost / costs[0]):.0f} %",
+                *_found(search),
+                _reported_text(whole if search is alone else stopped, search.variant),
+            ]
+
+
+def _found(search: SearchResult) -> tuple[str, str]:
+    """Return the chosen point, and its value in the search in per cent."""
+    if search.best is None:
+        return "-", "-"
+    point = ", ".join(f"{key.rpartition('.')[2]} {_text(value)}" for key, value in search.best.point.items())
+    return point, f"{100 * search.best.values[search.objectives[0].key]:.1f}"
+
+
+def _reported_text(path: Path, variant: str) -> str:
+    mean, half = interval([_accuracy(trial) for trial in reported(path, variant)])
+    return f"{100 * mean:.1f} ± {100 * half:.1f}"
 
 
 def rows(path: Path, protocol: str, stream: str) -> Iterator[list[str]]:
     """Yield a row of the table for each method."""
     for search in searches_of(path):
-        accuracies = [_accuracy(trial) for trial in reported(path, search.variant)]
-        mean, half = interval(accuracies)
-        found = search.best.values[search.objectives[0].key] if search.best else float("nan")
-        point = (
-            ", ".join(f"{key.rpartition('.')[2]} {_text(value)}" for key, value in search.best.point.items())
-            if search.best
-            else "-"
-        )
+        mean, _ = interval([_accuracy(trial) for trial in reported(path, search.variant)])
+        point, found = _found(search)
+        own = _reported_text(path, search.variant)
         yield [
             stream,
             search.variant,
             protocol,
             point,
-            f"{100 * found:.1f}",
-            f"{100 * mean:.1f} ± {100 * half:.1f}",
-            f"{100 * (found - mean):+.1f}",
+            found,
+            own,
+            f"{float(found) - 100 * mean:+.1f}",
             f"{iterations(search):,}",
         ]
 
@@ -130,12 +173,16 @@ def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+ASHA_HEADER = ["method", "scheduler", "stopped early", "iterations", "saved", "chosen", "in the search", "reported"]
 HEADER = ["stream", "method", "protocol", "chosen", "in the search", "reported", "difference", "iterations"]
 
 
-def page(table: list[list[str]]) -> str:
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def page(table: list[list[str]], asha: list[list[str]]) -> str:
     """Return docs/selection.md."""
-    lines = [f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *table)]
     excess: dict[str, list[float]] = {}
     for row in table:
         excess.setdefault(row[2], []).append(float(row[6]))
@@ -146,11 +193,14 @@ def page(table: list[list[str]]) -> str:
     return "\n".join(
         [
             _HEAD,
-            *lines,
+            *_table(HEADER, table),
             "",
             "What the search's own figure is above the reported one:",
             "",
             *summary,
+            "",
+            _ASHA_HEAD,
+            *_table(ASHA_HEADER, asha),
             "",
             _TAIL,
         ]
@@ -169,6 +219,11 @@ may see; for the oracle, on the test samples. *Reported* is the average accuracy
 stream, mean ± 95 % interval over the five seeds. *Difference* is the first minus the second; for `first_experiences`
 and `transfer` it compares different streams. *Iterations* are those of the search.
 """
+_ASHA_HEAD = """## What ASHA saves
+
+A search of 40 points (a grid of eight learning rates and five values of another setting) on Split Fashion-MNIST, protocol
+`end_of_stream`, with all trials run to the end, and with `scheduler: {asha: {grace_period: 1, reduction_factor: 2}}`.
+"""
 _TAIL = """The protocols, and what keeps a search trial from seeing more, are described in [search.md](search.md).
 """
 
@@ -179,17 +234,23 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "selection")
     parser.add_argument("--no-page", action="store_true", help="print the table, leave docs/selection.md")
     arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
     table = []
     for stream in STREAMS:
         for protocol in PROTOCOLS:
             if protocol == "transfer" and stream != "split_fashion_mnist":
                 continue
-            path = run(arguments.folder.absolute(), stream, protocol)
+            path = run(folder, f"{stream}-{protocol}", config(stream, protocol))
             for row in rows(path, protocol, stream):
                 print(json.dumps(row), flush=True)
                 table.append(row)
+    schedulers = {"forty": None, "forty-asha": {"asha": {"grace_period": 1, "reduction_factor": 2}}}
+    asha = list(asha_rows(*(run(folder, name, asha_config(each)) for name, each in schedulers.items())))
+    for row in asha:
+        print(json.dumps(row), flush=True)
     if not arguments.no_page:
-        PAGE.write_text(page(sorted(table, key=lambda row: (row[0], list(VARIANTS).index(row[1])))), encoding="utf-8")
+        table.sort(key=lambda row: (row[0], list(VARIANTS).index(row[1])))
+        PAGE.write_text(page(table, asha), encoding="utf-8")
 
 
 if __name__ == "__main__":

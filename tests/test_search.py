@@ -12,10 +12,13 @@ import pytest
 from helpers.idx_sets import write_idx
 from helpers.search_driver import SPACE, begin, drive, driven_in_a_process, outcome, search_config
 
-from retain.platform.config.load import load_config
+from retain.platform.cli.search_lines import start_lines
+from retain.platform.cli.terminal import one_line
+from retain.platform.config.load import from_dict, load_config
 from retain.platform.config.search import search_settings
 from retain.platform.errors import UserError
 from retain.platform.ledger.reader import trials_of
+from retain.platform.reporting.search_results import searches_of
 from retain.platform.sweep.choice import chosen_number, pareto_front
 from retain.platform.sweep.extend import extended, write_extension
 from retain.platform.sweep.search_checks import check_search
@@ -65,11 +68,11 @@ def search_trials(folder: Path) -> list[Any]:
 def test_a_search_that_is_killed_anywhere_decides_the_same(sweep: dict[str, Any], tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole", **sweep)
     begin(tmp_path / "killed", search_config(**sweep))
-    writes = iter(np.random.default_rng(0).integers(5, 60, 100).tolist())
+    writes = iter(np.random.default_rng(0).integers(5, 100, 100).tolist())
     kills = 0
-    while not driven_in_a_process(tmp_path / "killed", next(writes) if kills < 4 else 10**9):
+    while not driven_in_a_process(tmp_path / "killed", next(writes) if kills < 2 else 10**9):
         kills += 1
-    assert kills == 4
+    assert kills == 2
     assert outcome(tmp_path / "killed") == whole
 
 
@@ -94,9 +97,13 @@ def test_asha_stops_poor_configurations_and_keeps_their_checkpoints(tmp_path: Pa
     begin(tmp_path / "out", search_config(samples=8, scheduler=ASHA, protocol="end_of_stream"))
     search = drive(tmp_path / "out")
     pruned = [trial for trial in search_trials(tmp_path / "out") if trial.status().status == "pruned"]
-    (rungs,) = search.rungs().values()
-    assert [experience for experience, *_ in rungs] == [1, 2, 4]
-    assert rungs[0][1] == 8
+    (found,) = searches_of(tmp_path / "out")
+    assert [rung.experience for rung in found.rungs] == [1, 2, 4]
+    assert (found.rungs[0].reached, sum(rung.stopped for rung in found.rungs)) == (8, len(pruned))
+    (stopping,) = search._stopping.values()
+    (bracket,) = stopping._scheduler._brackets
+    of_tune = [(experience, len(seen), bracket.cutoff(seen)) for experience, seen in reversed(bracket._rungs) if seen]
+    assert [(rung.experience, rung.reached, pytest.approx(rung.cutoff)) for rung in found.rungs] == of_tune
     assert pruned
     for trial in pruned:
         status = trial.status()
@@ -446,3 +453,30 @@ def test_a_change_to_what_has_run_is_refused(override: str, tmp_path: Path) -> N
     begin(tmp_path, search_config())
     with pytest.raises(UserError, match=override.partition(".")[0]):
         extended(tmp_path, [override])
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"),
+    [
+        (
+            {},
+            [
+                "protocol first_experiences (k=3, evaluate=whole) (the default; set sweep.protocol for another): chosen on"
+            ],
+        ),
+        ({"protocol": "end_of_stream"}, ["protocol end_of_stream: chosen after the whole stream"]),
+        ({"scheduler": "asha"}, ["asha compares trials by validation.average_accuracy after experiences 1, 2 of 3"]),
+        (
+            {"scheduler": {"asha": {"reduction_factor": 3}}, "protocol": "end_of_stream"},
+            [
+                "asha compares trials by validation.average_accuracy after experiences 1, 3, 9, 27, 81, ... of the stream"
+            ],
+        ),
+    ],
+)
+def test_a_search_says_at_the_start_how_it_compares_and_chooses(sweep: dict[str, Any], expected: list[str]) -> None:
+    config = search_config(samples=4, **({"protocol": None} | sweep))
+    text = "\n".join(one_line(*parts).plain for parts in start_lines(from_dict(config)))
+    assert "search by validation.average_accuracy" in text
+    for line in expected:
+        assert line in text

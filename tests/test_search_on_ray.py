@@ -163,6 +163,7 @@ def alone(home: Path, config: dict[str, Any]) -> dict[str, Any]:
     return outcome(home / "alone")
 
 
+@pytest.mark.slow  # test_search.py kills the same searches without Ray
 def test_killed_workers_and_sweeps_change_no_decision(tmp_path: Path) -> None:
     """SIGKILL of a worker during a search trial, which Ray starts again; then of the sweep with all of its processes."""
     config = write(tmp_path, 1, samples=4, protocol="end_of_stream")

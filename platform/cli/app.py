@@ -109,8 +109,11 @@ def sweep(
     started = time.monotonic()
     experiment = load_config(config, overrides or [])
     from ..reporting.wandb_account import check_wandb
+    from .search_lines import start_lines
 
     check_wandb(experiment.wandb)
+    for parts in start_lines(experiment):
+        console.print(one_line(*parts), soft_wrap=True)
     if dry_run:
         print_dry_run(experiment, console, None if no_estimate else started)
         return

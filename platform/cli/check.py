@@ -4,7 +4,8 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -28,9 +29,8 @@ def check(name: str, overrides: Sequence[str], kind: str | None, console: Consol
     from ..contract.suite import checks_for  # here: it imports what trains, which takes seconds
 
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="retain-check-") as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="retain-check-") as folder, warnings.catch_warnings(), _errors_only():
         warnings.filterwarnings("ignore", module="avalanche")  # about what the checks look at themselves
-        logging.getLogger("retain.platform.trial.run").setLevel(logging.ERROR)  # of the short trials, many times
         checks = checks_for(kind, name, apply_overrides({}, overrides), Path(folder))
         title = one_line(f"{kind.replace('_', ' ')} ", (name, "bold"), f": {len(checks)} checks")
         console.print(title, soft_wrap=True)
@@ -47,6 +47,18 @@ def check(name: str, overrides: Sequence[str], kind: str | None, console: Consol
             parts += [", "] * bool(parts) + [(f"{counts[state]} {state}", style)]
     console.print(one_line(*parts), soft_wrap=True)
     return counts["failed"] == 0
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """A context in which trials log no warnings: the short trials of the checks would repeat them many times."""
+    logger = logging.getLogger("retain.platform.trial.run")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _state(result: Result) -> Text:

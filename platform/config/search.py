@@ -358,6 +358,17 @@ def _choose(choose: str | None, objectives: tuple[Objective, ...]) -> int | None
     return None if choose == BALANCED else keys.index(choose)
 
 
+def rungs(scheduler: Scheduler | None, length: int) -> list[int]:
+    """Return the experiences after which ASHA compares trials that have `length` of them; none after the last one."""
+    if not isinstance(scheduler, ASHA):
+        return []
+    found, at = [], float(scheduler.grace_period)
+    while math.ceil(at) < length:
+        found.append(math.ceil(at))
+        at *= scheduler.reduction_factor
+    return list(dict.fromkeys(found))
+
+
 def protocol_of(settings: SearchSettings) -> dict[str, Any]:
     """Return the protocol as plain data, for a trial's identity: its name and settings."""
     own = {field.name: getattr(settings.protocol, field.name) for field in fields(settings.protocol)}

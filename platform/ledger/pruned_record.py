@@ -18,10 +18,22 @@ def pruned_in(folder: Path) -> str | None:
     Raises:
         DamagedError: the file has changed since it was written.
     """
+    record = _read(folder)
+    return None if record is None else record[1]
+
+
+def pruned_after(folder: Path) -> int | None:
+    """Return the experience after which the trial was stopped early; None if it was not. Raises as `pruned_in`."""
+    record = _read(folder)
+    return None if record is None else record[0]
+
+
+def _read(folder: Path) -> tuple[int, str] | None:
     path = folder / _NAME
     if not path.exists():
         return None
-    reason = read_json(path).get("reason")
-    if not isinstance(reason, str):
-        raise DamagedError(f"{path} is damaged: it has no reason")
-    return reason
+    found = read_json(path)
+    experience, reason = found.get("experience"), found.get("reason")
+    if not isinstance(experience, int) or not isinstance(reason, str):
+        raise DamagedError(f"{path} is damaged: it has no experience or no reason")
+    return experience, reason

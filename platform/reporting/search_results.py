@@ -1,18 +1,22 @@
 """Read the searches of a sweep's folder: the configurations, what became of them, and which one is reported."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config.load import load_config
-from ..config.search import LOOKS_AT, Objective, SearchSettings, search_settings
+from ..config.search import ASHA, LOOKS_AT, Objective, SearchSettings, rungs, search_settings
 from ..config.yaml_files import flow_yaml
 from ..errors import UserError
 from ..ledger.journal import read_journal
+from ..ledger.pruned_record import pruned_after
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of
-from ..ledger.trial_values import final_values
+from ..ledger.trial_values import final_values, values_so_far
 
 COLOURS = {"oracle": "red", "end_of_stream": "yellow"}  # of protocols that look at what a learner cannot have
 _STATES = {"done": "complete", "pruned": "stopped early", "failed": "failed"}
@@ -50,9 +54,32 @@ class SearchedConfiguration:
         return f"{self.state}: {self.reason}"
 
 
+def protocol_text(protocol: Mapping[str, Any]) -> str:
+    """Return a protocol, as a trial's identity has it, as a short text."""
+    own = ", ".join(f"{key}={value}" for key, value in protocol.items() if key != "name")
+    return f"{protocol['name']} ({own})" if own else str(protocol["name"])
+
+
 def value_text(value: Any) -> str:
     """Return a value of a point as a short text: four digits of a float, else YAML on one line."""
     return f"{value:.4g}" if isinstance(value, float) else flow_yaml(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What ASHA has compared after an experience.
+
+    Attributes:
+        experience: after which, from 1.
+        reached: trials that were compared.
+        stopped: trials that it stopped there.
+        cutoff: value of the compared metric that a further trial would have to reach.
+    """
+
+    experience: int
+    reached: int
+    stopped: int
+    cutoff: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +96,8 @@ class SearchResult:
         chosen: the number of the one that is reported; None: not chosen yet, or none is complete.
         is_over: whether it has chosen.
         sweep: the name of the sweep's folder.
+        compared: the metric that its scheduler compares.
+        rungs: what ASHA has compared, the first one first; () without it.
     """
 
     stream: str
@@ -80,12 +109,22 @@ class SearchResult:
     chosen: int | None
     is_over: bool
     sweep: str = ""
+    compared: str = ""
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def rung_texts(self) -> list[str]:
+        """Return what ASHA has compared, a sentence for each rung."""
+        return [
+            f"rung after experience {rung.experience}: {rung.reached} trials compared, {rung.stopped} stopped; cutoff "
+            f"{self.compared} {rung.cutoff:.4f}"
+            for rung in self.rungs
+        ]
 
     @property
     def protocol_text(self) -> str:
         """Return the protocol with its settings: "first_experiences (k=3, evaluate=whole)"."""
-        own = ", ".join(f"{key}={value}" for key, value in self.settings.items())
-        return f"{self.protocol} ({own})" if own else self.protocol
+        return protocol_text({"name": self.protocol, **self.settings})
 
     @property
     def keys(self) -> list[str]:
@@ -176,7 +215,37 @@ def _search(
         None if own.choice is None else own.choice["number"],
         own.choice is not None,
         sweep,
+        settings.compared.key,
+        tuple(_rungs([trial for each in trials.values() for trial in each], settings)),
     )
+
+
+def _rungs(trials: Sequence[Trial], settings: SearchSettings) -> Iterator[Rung]:
+    """Yield what ASHA has compared: trials with the first search seed, by the formula of Ray Tune's class."""
+    if not isinstance(settings.scheduler, ASHA):
+        return
+    compared: list[
+        tuple[dict[int, float], int | None]
+    ] = []  # values, and the experience after which a trial was stopped
+    length = 0
+    for trial in trials:
+        if trial.seed != settings.seeds[0]:
+            continue
+        with suppress(UserError):  # a damaged file: the configuration is shown as failed
+            length = max(length, int((trial.read("matrix") or {}).get("num_experiences", 0)))
+            stopped = pruned_after(trial.folder)
+            last = math.inf if stopped is None else stopped
+            found = values_so_far(trial, settings.compared)
+            compared.append(
+                ({key: value for key, value in found.items() if key <= last and math.isfinite(value)}, stopped)
+            )
+    for experience in rungs(settings.scheduler, length):
+        reached = [values[experience] for values, _ in compared if experience in values]
+        if reached:
+            share = 1 / settings.scheduler.reduction_factor
+            best_first = settings.compared.direction == "maximize"
+            cutoff = float(np.percentile(reached, 100 * (1 - share if best_first else share)))
+            yield Rung(experience, len(reached), sum(stopped == experience for _, stopped in compared), cutoff)
 
 
 def _configuration(

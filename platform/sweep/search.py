@@ -115,10 +115,6 @@ class Search:
         if is_search_trial(trial):
             self.studies[_study_key(trial)].ended(trial)
 
-    def rungs(self) -> dict[str, list[tuple[float, int, float | None]]]:
-        """Return for each study the rungs of its scheduler: (experience, trials, cutoff)."""
-        return {" / ".join(key): each.rungs() for key, each in self._stopping.items() if each.rungs()}
-
     # --- what an earlier process left ---
 
     def _restore(self) -> None:

@@ -37,20 +37,6 @@ class TrialStopping:
                 reason = self._decide(trial, last, value)
         return reason, last
 
-    def rungs(self) -> list[tuple[float, int, float | None]]:
-        """Return the rungs of ASHA, the first one first: (experience, trials that reached it, cutoff)."""
-        if not isinstance(self._settings.scheduler, ASHA):
-            return []
-        (bracket,) = self._scheduler._brackets
-        sign = self._settings.compared.sign
-        rungs = []
-        for experience, recorded in reversed(bracket._rungs):
-            if not recorded:
-                continue
-            cutoff = bracket.cutoff(recorded)
-            rungs.append((float(experience), len(recorded), None if cutoff is None else sign * float(cutoff)))
-        return rungs
-
     def _decide(self, trial: Trial, experience: int, value: float) -> str | None:
         if self._scheduler is None or (trial.id, experience) in self._seen or not math.isfinite(value):
             return None
