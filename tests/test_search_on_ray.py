@@ -83,7 +83,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         "replay": {"strategies": {"replay": {"memory": 20}}, "space": SPACE},
         "fixed": {},
     }
-    write(home, 2, seeds=[0, 1], samples=4, variants=variants, protocol="end_of_stream")
+    # one good point, then poor ones: in whatever order the trials report, one of the poor ones comes after a better one
+    points = [{"training.optimizer.lr": lr} for lr in (0.1, 0.001, 0.0011, 0.0012)]
+    write(home, 2, seeds=[0, 1], samples=4, variants=variants, protocol="end_of_stream", points_to_evaluate=points)
     return Ended(home / "out", *sweeps.ended(sweeps.retain(home, "sweep", "config.yaml", "--output", "out")))
 
 
