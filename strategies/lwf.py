@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from ..platform.config.settings import NonNegativeFloat, OnlyWith, PerExperience, PositiveFloat, settings, value_at
-from ..platform.methods.logit_distillation import distillation_loss, distillation_loss_by_task
+from ..platform.methods.logit_distillation import Softened, distillation_loss, distillation_loss_by_task
 from ..platform.methods.teacher import Teacher
 from ..platform.training import plugin_api
 from ..platform.training.plugin import LearnerView, Plugin
@@ -49,7 +49,7 @@ class LwFPlugin(Plugin[Config]):
 
     def init_state(self) -> None:
         """Set the initial state."""
-        self.num_trained, self.teacher = 0, Teacher()
+        self.num_trained, self.teacher = 0, Teacher(temperature=self.config.temperature)
         self._old_heads: list[Tensor] | None = None  # where the task is given; looked up once per experience
 
     def before_train_dataset_adaptation(self, learner: LearnerView, **kwargs: object) -> None:
@@ -60,8 +60,8 @@ class LwFPlugin(Plugin[Config]):
     def before_backward(self, learner: LearnerView, **kwargs: object) -> None:
         """Add the distillation term to the loss."""
         if self.teacher:
-            teacher = self.teacher.logits(learner)
-            student = learner.mb_output[:, : teacher.shape[1]].float()
+            teacher = self.teacher.softened(learner)
+            student = learner.mb_output[:, : teacher.logits.shape[1]].float()
             learner.loss = learner.loss + self._weight() * self._term(learner, student, teacher)
 
     def after_training_exp(self, learner: LearnerView, **kwargs: object) -> None:
@@ -70,14 +70,14 @@ class LwFPlugin(Plugin[Config]):
         self.teacher.drop()
         self._old_heads = None
 
-    def _term(self, learner: LearnerView, student: Tensor, teacher: Tensor) -> Tensor:
+    def _term(self, learner: LearnerView, student: Tensor, teacher: Softened) -> Tensor:
         """Return L_KD, summed over the old tasks' heads where there are several."""
         if self._old_heads is None:
-            heads = plugin_api.task_heads(learner, teacher.shape[1])
+            heads = plugin_api.task_heads(learner, student.shape[1])
             # a head of fixed size has those of later experiences too
             self._old_heads = heads[: learner.experience.current_experience]
         if self._old_heads and self.config.loss == "kl":
-            return distillation_loss_by_task(student, teacher, self._old_heads, self.config.temperature)
+            return distillation_loss_by_task(student, teacher.logits, self._old_heads, self.config.temperature)
         return distillation_loss(student, teacher, self.config.temperature, self.config.loss)
 
     def _weight(self) -> float:

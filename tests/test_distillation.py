@@ -179,7 +179,7 @@ def test_each_old_task_has_a_separate_softmax(scenario: str, tiny_stream: Any) -
     def look(learner: Any, added: Tensor) -> None:
         number = learner.experience.current_experience
         if number:
-            teacher, student = plugin.teacher.outputs_for(learner.mb_x)["logits"], learner.mb_output[:, : 2 * number]
+            teacher, student = plugin.teacher.softened(learner).logits, learner.mb_output[:, : 2 * number]
             heads = (
                 [[2 * old, 2 * old + 1] for old in range(number)] if scenario == "task" else [list(range(2 * number))]
             )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import lean_trial
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from retain.platform.config import registry
 from retain.platform.config.load import to_dict
@@ -125,3 +126,34 @@ def test_optimizers_equal_torchs_to_the_bit(ours: Any, theirs: Any, settings: di
 
     assert all(torch.equal(a, b) for a, b in zip(trained(ours), trained(theirs), strict=True))
     assert issubclass(ours, theirs)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(SGD, torch.optim.SGD), (Adam, torch.optim.Adam)])
+def test_optimizers_call_hooks_and_label_a_profile_as_torchs_do(ours: Any, theirs: Any) -> None:
+    """Hooks of the optimizer and of all optimizers; the names in a profile; gradients that are set to zero."""
+
+    def observed(kind: Any) -> list[Any]:
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer, seen = kind([weight], lr=0.1), []
+        optimizer.step()
+        handles = [
+            optimizer.register_step_pre_hook(lambda *_: seen.append("before")),
+            optimizer.register_step_post_hook(lambda *_: seen.append("after")),
+        ]
+        optimizer.step()
+        for handle in handles:
+            handle.remove()
+        handle = register_optimizer_step_post_hook(lambda *_: seen.append("any"))
+        optimizer.step()
+        handle.remove()
+        optimizer.step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            optimizer.zero_grad()
+            optimizer.step()
+        weight.grad = torch.ones(2)
+        optimizer.zero_grad(set_to_none=False)
+        names = sorted(event.name for event in profile.events() if event.name.startswith("Optimizer."))
+        return [seen, names, weight.grad.tolist(), optimizer.step(closure=lambda: 3.0)]
+
+    assert observed(ours) == observed(theirs)
+    assert observed(ours)[0] == ["before", "after", "any"]

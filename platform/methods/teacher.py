@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..models.activation_capture import layer_outputs
 from ..training.per_sample_cache import MAX_BYTES, PerSampleCache, compute_padded
+from .logit_distillation import Softened, soften
 
-LOGITS = "logits"
+LOGITS, SOFTENED = "logits", "softened"
 
 
 class Teacher:
@@ -26,14 +27,19 @@ class Teacher:
     Args:
         layers: what `outputs` returns besides the logits: names of modules, or `models.features.FEATURES`.
         reduce: what is kept of a layer: a function of its name and float32 output (B, ...) to (B, ...).
+        temperature: of the softmax that `softened` returns, for which `outputs` then has (B, 3, K) under `SOFTENED`, and no
+            logits; None: `softened` is not called.
     """
 
     MERGED = True  # its entries are stored next to those of its plugin
 
     def __init__(
-        self, layers: Sequence[str] = (), reduce: Callable[[str, Tensor], Tensor] = lambda layer, output: output
+        self,
+        layers: Sequence[str] = (),
+        reduce: Callable[[str, Tensor], Tensor] = lambda layer, output: output,
+        temperature: float | None = None,
     ) -> None:
-        self.layers, self.reduce = tuple(layers), reduce
+        self.layers, self.reduce, self.temperature = tuple(layers), reduce, temperature
         self.model: nn.Module | None = None
         self._saved: dict[str, Tensor] | None = None  # its tensors, until `on_resume` rebuilds it
         self._cache = PerSampleCache(last_batch="pad")
@@ -78,11 +84,15 @@ class Teacher:
         """Return float32 logits (B, K) on the current mini-batch."""
         return self.outputs(learner)[LOGITS]
 
+    def softened(self, learner: Any) -> Softened:
+        """Return the logits (B, K) on the current mini-batch, softened by `temperature` once for each sample."""
+        return Softened(*self.outputs(learner)[SOFTENED].unbind(1))
+
     def outputs(self, learner: Any) -> dict[str, Tensor]:
         """Return the logits under `LOGITS` and the layers' outputs by name, on the current mini-batch.
 
-        If the learner provides `mb_index` and does not augment, each sample is computed once per experience. Rows that are
-        appended (from a memory) are computed each time.
+        If the learner provides `mb_index` and does not augment, each sample is computed once per experience, also one of a
+        memory. Other rows that a strategy has appended are computed each time.
         """
         max_bytes = MAX_BYTES if self.layers else math.inf  # logits are few
         cached = self._cache.lookup(learner, self.outputs_for, max_bytes)
@@ -96,6 +106,8 @@ class Teacher:
         """Return the same for any samples (B, *shape)."""
         assert self.model is not None, "there is no teacher"
         logits, layer_results = layer_outputs(self.model, x, self.layers) if self.layers else (self.model(x), {})
-        return {LOGITS: logits.float()} | {
-            name: self.reduce(name, output.float()) for name, output in layer_results.items()
-        }
+        logits = logits.float()
+        reduced = {name: self.reduce(name, output.float()) for name, output in layer_results.items()}
+        if self.temperature is None:
+            return {LOGITS: logits} | reduced
+        return {SOFTENED: torch.stack(soften(logits, self.temperature), 1)} | reduced  # one tensor: looked up at once
