@@ -72,10 +72,12 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def write(trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any = "done") -> None:
+def write(
+    trial: Trial, first: int = 0, last: int = NUM_EXPERIENCES, status: Any = "done", config: str = CONFIG
+) -> None:
     """Write a trial's ledger for experiences `first`..`last`, with numbers that rounding would change."""
     made = (trial.folder / "trial.json").exists()
-    ledger = TrialLedger.open(trial.folder) if made else TrialLedger.create(trial.folder, CONFIG, trial.identity)
+    ledger = TrialLedger.open(trial.folder) if made else TrialLedger.create(trial.folder, config, trial.identity)
     with ledger:
         for i in range(first, last + 1):
             for e in range(1, NUM_EPOCHS + 1) if i else ():
@@ -247,6 +249,27 @@ def test_tensorboard_holds_the_ledgers_numbers(sweep: Path) -> None:
             (tag, row[axis], pytest.approx(value, rel=1e-6)) for tag, value in row.items() if tag != axis
         ]
     assert sorted(scalars) == sorted(expected_scalars, key=lambda item: item[:2])
+
+
+def test_tensorboards_hparams_tab_has_settings_metrics_and_the_end(sweep: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+
+    trial = trials_of(sweep)[0]
+    settings = "model: mlp\ntraining: {optimizer: {lr: 0.1}, epochs: [1, 2]}\nstrategies: {lwf: null, ema: {}}\n"
+    write(trial, config=settings)
+    assert project(sweep, SCALARS) == 1
+    accumulator = EventAccumulator(str(sweep / "tensorboard" / trial.id))
+    accumulator.Reload()
+    contents = accumulator.PluginTagToContent("hparams")
+    found = {tag: plugin_data_pb2.HParamsPluginData.FromString(content) for tag, content in contents.items()}
+    shown = {each.name.tag for each in found["_hparams_/experiment"].experiment.metric_infos}
+    assert "task_agnostic/average_accuracy" in shown
+    columns = found["_hparams_/session_start_info"].session_start_info.hparams
+    values = {key: getattr(value, str(value.WhichOneof("kind"))) for key, value in columns.items()}
+    own = {"model": "mlp", "training.optimizer.lr": 0.1, "training.epochs": "[1, 2]", "strategies.ema": True}
+    assert values == {"variant": trial.variant, "stream": trial.stream, "seed": trial.seed, **own}
+    assert found["_hparams_/session_end_info"].session_end_info.status == api_pb2.STATUS_SUCCESS
 
 
 PARENT = """

@@ -1,16 +1,24 @@
-"""Write ledgers as TensorBoard files. The only module that imports tensorboard."""
+"""Write ledgers as TensorBoard files: curves, and settings with metrics for its HParams tab.
+
+The only module that imports tensorboard; by import_module, since the package has no types.
+"""
 
 import contextlib
 import importlib
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..ledger.reader import Trial
+from ..metrics import DIRECTIONS
 from .polling import LedgerCursor
 from .projector_state import ProjectorState, signature
 from .wandb_runs import ENDED
+
+_SETTINGS = ("benchmark", "model", "training", "strategies")  # of a trial's config
 
 
 class TensorBoardFiles:
@@ -46,6 +54,7 @@ class TensorBoardFiles:
             writer.add_event(event.Event(wall_time=time.time(), step=row.step, summary=summary.Summary(value=values)))
         writer.flush()
         if last or trial.status().status in ENDED:
+            writer.add_event(_event(_session_end(trial)))
             writer.close()
             del self._live[trial.id]
             entry["tensorboard"] = digest
@@ -66,4 +75,59 @@ class TensorBoardFiles:
         folder = self._folder / trial.id
         if folder.exists():
             shutil.rmtree(folder)
-        return writers.EventFileWriter(str(folder)), LedgerCursor(trial)
+        writer = writers.EventFileWriter(str(folder))
+        for summary in _settings(trial):
+            writer.add_event(_event(summary))
+        return writer, LedgerCursor(trial)
+
+
+def _event(summary: Any) -> Any:
+    """Return an event of no step."""
+    return importlib.import_module("tensorboard.compat.proto.event_pb2").Event(wall_time=time.time(), summary=summary)
+
+
+def _hparams(name: str, message: Any) -> Any:
+    """Return a summary for the HParams tab from its protocol buffer; tensorboard's own functions for it need TensorFlow."""
+    plugin, metadata = (
+        importlib.import_module(f"tensorboard.plugins.hparams.{m}") for m in ("plugin_data_pb2", "metadata")
+    )
+    proto = importlib.import_module("tensorboard.compat.proto.summary_pb2")
+    data = plugin.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **{name: message})
+    content = proto.SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString())
+    tag = getattr(metadata, f"{name.upper()}_TAG")
+    return proto.Summary(value=[proto.Summary.Value(tag=tag, metadata=proto.SummaryMetadata(plugin_data=content))])
+
+
+def _settings(trial: Trial) -> Iterator[Any]:
+    """Yield what the HParams tab needs of a trial: which metrics to show, and the settings, one column each."""
+    api, plugin = (importlib.import_module(f"tensorboard.plugins.hparams.{m}") for m in ("api_pb2", "plugin_data_pb2"))
+    try:
+        config = trial.read("config") or {}
+    except UserError:  # damaged: the curves are written all the same
+        config = {}
+    chosen = {key: config[key] for key in _SETTINGS if key in config}
+    columns = {"variant": trial.variant, "stream": trial.stream, "seed": trial.seed, **dict(flat(chosen))}
+    metrics = [api.MetricInfo(name=api.MetricName(tag=f"task_agnostic/{name}")) for name in DIRECTIONS]
+    yield _hparams("experiment", api.Experiment(metric_infos=metrics))
+    start = plugin.SessionStartInfo(group_name=trial.id)
+    for key, value in columns.items():
+        kind = "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+        setattr(start.hparams[key], f"{kind}_value", value)
+    yield _hparams("session_start_info", start)
+
+
+def _session_end(trial: Trial) -> Any:
+    """Return the summary that says how a trial has ended."""
+    api, plugin = (importlib.import_module(f"tensorboard.plugins.hparams.{m}") for m in ("api_pb2", "plugin_data_pb2"))
+    states = {"done": api.STATUS_SUCCESS, "failed": api.STATUS_FAILURE}
+    status = states.get(trial.status().status, api.STATUS_UNKNOWN)
+    return _hparams("session_end_info", plugin.SessionEndInfo(status=status))
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """Yield settings by dotted key; a list as text; null is left out, since a column has one type."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.") if value else [(f"{prefix}{key}", True)]
+        elif value is not None:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)
