@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch._C._autograd import _profiler_enabled
 from torch.optim import optimizer as torch_optimizer
 
 T = TypeVar("T", bound=torch.optim.Optimizer)
@@ -30,7 +31,7 @@ def _step(arithmetic: Callable[..., Any]) -> Callable[..., Any]:
     def step(self: torch.optim.Optimizer, closure: Callable[[], float] | None = None) -> Any:
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
         hooks = hooks or torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
-        return (labelled if hooks or torch.autograd._profiler_enabled() else plain)(self, closure)
+        return (labelled if hooks or _profiler_enabled() else plain)(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # otherwise torch wraps it
     return step
@@ -40,7 +41,7 @@ def _zero_grad(labelled: Callable[..., None]) -> Callable[..., None]:
     """Return a `zero_grad` without torch's profiler label while no profiler runs."""
 
     def zero_grad(self: torch.optim.Optimizer, set_to_none: bool = True) -> None:
-        if not set_to_none or torch.autograd._profiler_enabled():
+        if not set_to_none or _profiler_enabled():
             labelled(self, set_to_none)
             return
         for group in self.param_groups:
