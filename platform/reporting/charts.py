@@ -132,7 +132,7 @@ def plasticity(rows: Sequence[TableRow], variants: TrialsByVariant, style: Mappi
         x, y = row.metrics["learning_accuracy"], row.metrics["forgetting_max"]
         if math.isnan(x[0]) or math.isnan(y[0]):
             continue
-        summaries = [metrics.summary(result.views[row.view], result.sizes) for result in variants[row.variant]]
+        summaries = [result.summary(row.view) for result in variants[row.variant]]
         seeds = [(summary["learning_accuracy"], summary["forgetting_max"]) for summary in summaries]
         _add_point(figure, row.variant, style[row.variant], (x, y), seeds)
     figure.update_xaxes(title="learning accuracy (higher: learns better)", tickformat=".0%")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
 from ..errors import UserError, nearest
 from ..metrics import DIRECTIONS, VALIDATION
 from . import statistics
@@ -163,11 +162,10 @@ def compare(
 
 def _values(result: ComparedTrial, view: str) -> dict[str, float]:
     """A finished trial's metrics, those of the validation splits too, if it has any."""
-    values = metrics.summary(result.views[view], result.sizes)
-    if result.validation:
-        validation = metrics.validation_summary(result.validation[view], result.validation_sizes)
-        values |= {VALIDATION + name: value for name, value in validation.items()}
-    return values
+    values = result.summary(view)
+    if not result.validation:
+        return values
+    return values | {VALIDATION + name: value for name, value in result.validation_summary(view).items()}
 
 
 def is_maximized(metric: str) -> bool:

@@ -148,7 +148,7 @@ def _trial_row(result: ComparedTrial) -> dict[str, Any]:
     if not result.views:
         return row
     summary = result.trial.read("summary") or {}
-    values = {view: metrics.summary(result.views[view], result.sizes) for view in VIEWS}
+    values = {view: result.summary(view) for view in VIEWS}
     row |= _metric_columns(values, "") | _metric_columns(summary.get("validation") or {}, metrics.VALIDATION)
     return row | {name: summary.get(name) for name in ("seconds", "samples")}
 

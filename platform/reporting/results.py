@@ -73,11 +73,29 @@ class ComparedTrial:
     config: Mapping[str, Any] | None = None
     sweep: str = ""
     planned: int = 1
+    _summaries: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def seed(self) -> int:
         """The trial's seed."""
         return self.trial.seed
+
+    def summary(self, view: str) -> dict[str, float]:
+        """Return the metrics of a finished trial in a view; computed once."""
+        if view not in self._summaries:
+            self._summaries[view] = metrics.summary(self.views[view], self.sizes)
+        return self._summaries[view]
+
+    def validation_summary(self, view: str) -> dict[str, float]:
+        """Return the metrics on the validation splits; NaN without any, so that no seed is dropped silently."""
+        key = metrics.VALIDATION + view
+        if key not in self._summaries:
+            matrix = self.validation.get(view)
+            undefined = dict.fromkeys(_METRICS, math.nan)
+            self._summaries[key] = (
+                undefined if matrix is None else metrics.validation_summary(matrix, self.validation_sizes)
+            )
+        return self._summaries[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +310,9 @@ def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
             for label, seeds in variants.items():
                 bound = any(result.bound for result in seeds)
                 sweeps = ", ".join(dict.fromkeys(result.sweep for result in seeds))
-                values = _over_seeds([metrics.summary(result.views[view], result.sizes) for result in done[label]])
+                values = _over_seeds([result.summary(view) for result in done[label]])
                 if has_validation:
-                    validation = _over_seeds([_validation_summary(result, view) for result in done[label]])
+                    validation = _over_seeds([result.validation_summary(view) for result in done[label]])
                     values |= {metrics.VALIDATION + name: value for name, value in validation.items()}
                 rows.append(TableRow(stream, view, label, bound, values, len(seeds), sweeps))
     return rows
@@ -302,13 +320,6 @@ def table_rows(results: Iterable[ComparedTrial]) -> list[TableRow]:
 
 def _over_seeds(summaries: Sequence[Mapping[str, float]]) -> dict[str, Value]:
     return {name: (*metrics.interval([summary[name] for summary in summaries]), len(summaries)) for name in _METRICS}
-
-
-def _validation_summary(result: ComparedTrial, view: str) -> dict[str, float]:
-    """The metrics of a trial's validation matrix; NaN without one, so that no seed is dropped silently."""
-    if not result.validation:
-        return dict.fromkeys(_METRICS, math.nan)
-    return metrics.validation_summary(result.validation[view], result.validation_sizes)
 
 
 def on_validation(variants: Mapping[str, Sequence[ComparedTrial]]) -> dict[str, list[ComparedTrial]]:

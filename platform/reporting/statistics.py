@@ -23,7 +23,7 @@ FEW_SEEDS = 5  # below, only large differences can be told from chance
 FEW_SEEDS_FOR_BOOTSTRAP = 10  # below, bootstrap intervals cover less than 90 %: 83 % with 5 seeds, 75 % with 3
 MIN_STREAMS_FOR_RANKS = 6
 _TIE = 1e-9  # differences up to this are rounding errors
-_MAX_COMPARED = 4_000_000  # values in memory at a time, of the probability of improvement
+_MAX_COMPARED = 4_000_000  # resampled values in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,27 +206,30 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float], *
     if not first.size or np.isnan([first, second]).any():
         return Estimate(math.nan)
 
-    def share(first: Array, second: Array, axis: int = -1) -> Array:
-        margins = first[..., :, None] - second[..., None, :]
-        better, equal = margins > _TIE, np.abs(margins) <= _TIE
-        return np.asarray(better.mean((-2, -1)) + 0.5 * equal.mean((-2, -1)))
-
-    value = float(share(first, second))
+    margins = first[:, None] - second
+    won = (margins > _TIE) + 0.5 * (np.abs(margins) <= _TIE)
     if first.size < 2:
-        return Estimate(value)
+        return Estimate(float(won.mean()))
+
+    def share(drawn: Array, axis: int = -1) -> Array:
+        """Return the mean over all pairs of the drawn seeds, from how often each was drawn: (..., N) to (...)."""
+        rows = drawn.reshape(-1, first.size).astype(np.int64)
+        cells = rows + first.size * np.arange(len(rows))[:, None]
+        counts = np.bincount(cells.ravel(), minlength=rows.size).reshape(rows.shape)
+        return np.asarray(((counts @ won) * counts).sum(-1).reshape(drawn.shape[:-1]) / first.size**2)
+
     interval = stats.bootstrap(
-        (first, second),
+        (np.arange(first.size),),
         share,
         axis=-1,
-        paired=True,
         vectorized=True,
         n_resamples=NUM_RESAMPLES,
-        batch=max(1, _MAX_COMPARED // first.size**2),
+        batch=max(1, _MAX_COMPARED // first.size),
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    return Estimate(float(won.mean()), float(interval.low), float(interval.high))
 
 
 def mean_ranks(values: Array, *, sign: int = 1) -> Array:
