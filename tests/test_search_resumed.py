@@ -22,9 +22,11 @@ from retain.platform.cli.exit_report import resumption_lines, show_results
 from retain.platform.cli.search_lines import search_lines
 from retain.platform.cli.status import has_ended, show_status
 from retain.platform.cli.terminal import one_line
+from retain.platform.config.search import Objective
 from retain.platform.errors import UserError
 from retain.platform.ledger.journal import NAME, read_journal
 from retain.platform.ledger.reader import Trial, trials_of, unfinished_trials
+from retain.platform.ledger.trial_values import values_so_far
 from retain.platform.ledger.writer import write_status
 from retain.platform.reporting.comparison_text import left_out
 from retain.platform.reporting.results import results_of
@@ -34,6 +36,7 @@ from retain.platform.sweep.extend import extended, write_extension
 from retain.platform.sweep.run import has_open_search
 
 LR = "training.optimizer.lr"
+OBJECTIVE = Objective("validation.average_accuracy", "maximize")
 SEEDS = [100, 101, 102, 103, 104, 105]
 TPE = {"tpe": {"startup": 1}}
 BOTH = {"naive": {"space": {LR: {"loguniform": [0.001, 1.0]}, "training.batch_size": {"randint": [8, 17]}}}}
@@ -235,21 +238,25 @@ def test_failed_trials_of_a_search_run_again_only_on_demand(tmp_path: Path) -> N
 
 
 def test_failed_trials_run_again_without_the_others(tmp_path: Path) -> None:
-    drive(search(tmp_path, samples=3), fails=failing(("search1", 2)))
-    shutil.rmtree(of_role(tmp_path, "reported")[0].folder)
-    pending = of_role(tmp_path, "reported")[0].id
+    drive(search(tmp_path, samples=2, variants=TWO), fails=failing(("-one-search1", 2)))
+    for trial in of_role(tmp_path, "reported"):
+        shutil.rmtree(trial.folder)
     number = len(read_journal(tmp_path))
-    drive(tmp_path, only_failed=True)
-    assert {trial.id: trial.status().status for trial in trials_of(tmp_path)}[pending] == "pending"
+    resumed = drive(tmp_path, only_failed=True)
+    assert resumed.next_trial() is None  # as Ray Tune asks while others run
+    assert {trial.status().status for trial in of_role(tmp_path, "search")} == {"done"}
+    assert [trial.status().status for trial in of_role(tmp_path, "reported")] == ["pending", "pending"]
     assert [line["kind"] for line in read_journal(tmp_path)[number:]] == ["retry"]
 
 
 def test_a_trial_that_had_passed_a_rung_is_not_stopped_there_when_it_runs_again(tmp_path: Path) -> None:
-    points = [{LR: 0.002}, {LR: 0.1}, {LR: 0.2}]
+    points = [{LR: 0.001}, {LR: 0.3}, {LR: 0.2}]  # the first one is the worst at the first rung
     folder = search(tmp_path, samples=3, scheduler="asha", protocol="end_of_stream", points_to_evaluate=points)
-    drive(folder, fails=failing(("search0", 2)))
+    drive(folder, fails=failing(("search0", 1)))
+    first, *others = of_role(folder, "search")
+    at_first_rung = [values_so_far(each, OBJECTIVE)[1] for each in (first, *others)]
+    assert first.status().status == "failed" and at_first_rung[0] < min(at_first_rung[1:])
     drive(folder, only_failed=True)
-    first = of_role(folder, "search")[0]
     assert sum(event["kind"] == "experience" for _, event in first.events()) >= 2
     assert "after experience 1" not in str(first.status().error)
 

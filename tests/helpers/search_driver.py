@@ -12,7 +12,7 @@ from retain.platform.config.load import from_dict, load_config, to_dict
 from retain.platform.config.yaml_files import dump_yaml
 from retain.platform.ledger.journal import read_journal
 from retain.platform.ledger.reader import run_config, trials_of
-from retain.platform.ledger.writer import SweepLedger
+from retain.platform.ledger.writer import SweepLedger, write_status
 from retain.platform.sweep.run import _unfinished, write_pending_trial
 from retain.platform.sweep.search import Search
 from retain.platform.sweep.search_plan import plan_search
@@ -73,7 +73,7 @@ def drive(
         folder: the sweep's.
         loses: asked once for each report, with the trial's id and the experience: whether it is lost with the trial's process,
             which is then started again, as Ray does.
-        fails: likewise, whether the trial fails there.
+        fails: likewise, whether the trial fails in the next experience.
         only_failed: as of `retain resume --failed`.
     """
     experiment = load_config(run_config(folder))
@@ -92,16 +92,17 @@ def drive(
         while is_lost:
             is_lost = False
 
-            def report(metrics: dict[str, Any], name: str = trial.id) -> None:
+            def report(metrics: dict[str, Any], name: str = trial.id, place: Path = trial.folder) -> None:
                 nonlocal is_lost
-                at = (name, int(metrics["experience"]))
+                at, is_broken = (name, int(metrics["experience"])), False
                 if at not in asked:
                     asked.add(at)
-                    is_lost = loses(*at)
-                    if fails(*at):
-                        raise BrokenError(f"{name} after experience {at[1]}")
+                    is_lost, is_broken = loses(*at), fails(*at)
                 if is_lost or search.on_report(name, metrics):
                     raise Stopped
+                if is_broken:  # while it trains on the next experience
+                    write_status(place, "running", at[1], None)
+                    raise BrokenError(f"{name} after experience {at[1]}")
 
             with suppress(Stopped, BrokenError):
                 run(from_dict(trial.config()), trial.folder, identity=trial.identity, report=report)
