@@ -23,6 +23,8 @@ from retain.platform.reporting.search_results import searches_of
 from retain.platform.sweep.extend import extended
 from retain.platform.sweep.run import has_open_search
 
+STUDY = {"stream": "split_digits", "variant": "naive"}
+CHOICE = {"kind": "chosen", **STUDY, "number": 0, "trials": [], "superseded": [], "again": []}
 SCRIPT = "<script>alert(1)</script>"
 Line = dict[str, Any]
 
@@ -179,8 +181,16 @@ def test_a_line_that_cannot_be_is_named(run: Path, name: str) -> None:
     "line",
     [
         [],
-        {"kind": "superseded", "ids": ["x"]},
-        {"kind": "superseded", "ids": "x"},
+        {**CHOICE, "superseded": ["x"]},
+        {**CHOICE, "superseded": "x"},
+        {**CHOICE, "again": [["x"]]},
+        {**CHOICE, "trials": [{"id": "a/b"}]},
+        {**CHOICE, "trials": None},
+        {**STUDY, "kind": "retry", "trials": ["x"]},
+        {**STUDY, "kind": "retry", "trials": {"x": 1}},
+        {**STUDY, "kind": "closed", "reason": ["repeats"], "limits": {}, "elapsed": 1},
+        {**STUDY, "kind": "closed", "reason": "repeats", "limits": [], "elapsed": 1},
+        {**STUDY, "kind": "closed", "reason": "repeats", "limits": {}, "elapsed": "1"},
         {"kind": "worse", "stream": "split_digits", "variant": "naive", "number": 9},
         {"kind": "extended", "experiment": [], "trials": []},
         {"kind": "extended", "experiment": {}, "trials": {}},
@@ -272,7 +282,7 @@ def test_a_record_of_an_early_stop_that_cannot_be_is_named(run: Path, content: s
 def test_a_rebuilt_list_of_trials_knows_which_are_no_longer_reported(run: Path) -> None:
     """trials.json is damaged: the trials are read from their folders, and those of an earlier choice are not reported."""
     old = [trial.id for trial in trials_of(run) if trial.role == "reported"]
-    append_to_journal(run, "superseded", {"ids": old})
+    append_to_journal(run, "chosen", {**CHOICE, "superseded": old})
     assert old and not reported(results_of([run]))
     (run / "trials.json").write_bytes(b"\0")
     assert not reported(results_of([run]))

@@ -141,17 +141,16 @@ def resume(
 ) -> None:
     """Resume a sweep or a trial that was stopped: all trials that are not done, failed ones too, from their checkpoints.
 
-    Completed trials are kept, unless one of their files is damaged.
+    Completed trials are kept, unless one of their files is damaged. Failed trials of a search are results, which its suggestions
+    depend on: they run again only with --failed; the search then chooses once more when it is resumed.
     """
     from ..ledger.reader import trials_of, unfinished_trials
+    from .exit_report import resumption_lines
 
     trials = trials_of(folder)
-    pending = unfinished_trials(trials)
-    num_done = len(trials) - len(pending)
-    if failed:
-        pending = [each for each in pending if each[0].status().status == "failed"]
-    kind = "failed ones " if failed else ""
-    console.print(f"{num_done} of {len(trials)} trials are done, {len(pending)} {kind}to go")
+    pending = unfinished_trials(trials, only_failed=failed)
+    for text in resumption_lines(folder, trials, [each for each, _ in pending], only_failed=failed):
+        console.print(one_line(text), soft_wrap=True)
     for trial, damage in pending:
         if damage is not None:
             advice = "it resumes from its newest valid checkpoint"

@@ -40,7 +40,7 @@ def best_configs(folder: Path, variant: str | None, stream: str | None) -> dict[
         if (variant, stream) in {(a, b) for a in (None, trial.variant) for b in (None, trial.stream)}:
             search = by_place.get((trial.stream, trial.variant)) or by_variant.get(trial.variant)
             name = folder_name(f"{trial.stream}-{trial.variant}") + ".yaml"
-            if search is not None and name not in configs:
+            if search is not None and search.chosen == trial.identity["configuration"] and name not in configs:
                 configs[name] = _yaml(trial, search, seeds)
     if not configs:
         raise UserError(_not_chosen(folder))

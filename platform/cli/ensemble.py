@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import digest
 from ..methods.probability_averaging import as_logits, average_probabilities, probabilities
 from ..metrics import interval
-from ..reporting.results import ComparedTrial, finished, format_cell, results_of, seeds_text, table_rows
+from ..reporting.results import ComparedTrial, finished, format_cell, reported, results_of, seeds_text, table_rows
 from ..training import learner_state
 from ..training.evaluation import TestSet
 from ..training.learner import Learner
@@ -58,7 +58,7 @@ def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
     """
     variants = [
         (stream, label, seeds)
-        for stream, by_label in finished(results_of(folders)).items()
+        for stream, by_label in finished(reported(results_of(folders))).items()
         for label, seeds in by_label.items()
         if len(seeds) > 1
     ]
@@ -72,7 +72,7 @@ def ensembles(folders: Sequence[Path]) -> list[Ensemble]:
 
 def left_out(folders: Sequence[Path]) -> list[str]:
     """Return a line for each variant in these folders that has no ensemble, because fewer than two of its seeds are done."""
-    rows = {(row.stream, row.variant): row for row in table_rows(results_of(folders))}
+    rows = {(row.stream, row.variant): row for row in table_rows(reported(results_of(folders)))}
     return [
         f"{row.stream}, {row.variant}: left out, {row.done} of {row.planned} done; an ensemble needs two seeds"
         for row in rows.values()

@@ -54,8 +54,8 @@ def _is_unfinished(folder: Path) -> bool:
 
     if not any((folder / name).exists() for name in ("trial.json", "trials.json")):
         return False
-    is_done = all(trial.status().status in ("done", "pruned") for trial in trials_of(folder))
-    return not is_done or has_open_search(folder)
+    trials = [trial for trial in trials_of(folder) if trial.role != "superseded"]
+    return not all(trial.status().status in ("done", "pruned") for trial in trials) or has_open_search(folder)
 
 
 def _is_recorded(error: Exception, folder: Path) -> bool:
@@ -94,11 +94,12 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
     """Print the tables of a folder's trials, write the report and print what to do next.
 
     Raises:
-        typer.Exit: with code 1 if a trial failed, 130 if some are not done.
+        typer.Exit: with code 1 if a trial failed, 130 if some are not done or a search has not chosen.
     """
     from ..reporting.html_report import report as write_report
     from ..reporting.results import reported, results_of, table_rows
     from ..reporting.search_results import searches_of
+    from .dry_run import has_open_search
     from .search_lines import search_lines
     from .tables import tables
 
@@ -107,7 +108,7 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         console.print(table)
     for parts in search_lines(searches_of(folder)):
         console.print(one_line(*parts), soft_wrap=True)
-    failed = [result for result in results if result.status.status == "failed"]
+    failed = [result for result in results if result.status.status == "failed" and result.trial.role != "superseded"]
     for line in failure_lines((result.trial, result.status, result.problem) for result in failed):
         errors.print(line, soft_wrap=True)
     page = None
@@ -123,16 +124,37 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         console.print(note, style="dim", soft_wrap=True)
     if page is not None:
         console.print(one_line("Forgetting curves: ", (str(page), "bold")), soft_wrap=True)
-    unfinished = sum(result.status.status not in ("done", "failed", "pruned") for result in results)
-    if unfinished:
-        errors.print(
-            one_line(f"{unfinished} trials are not done. Continue with: retain resume {folder}"), soft_wrap=True
-        )
+    current = [result for result in results if result.trial.role != "superseded"]
+    unfinished = sum(result.status.status not in ("done", "failed", "pruned") for result in current)
+    if unfinished or has_open_search(folder):
+        left = f"{unfinished} trials are not done" if unfinished else "The search has not chosen yet"
+        errors.print(one_line(f"{left}. Continue with: retain resume {folder}"), soft_wrap=True)
         raise typer.Exit(130)
     commands = f"retain list strategies · retain show quickstart · retain report FOLDER... · retain sync {folder}"
     console.print(one_line(f"Next: {commands}"), style="dim", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def resumption_lines(
+    folder: Path, trials: "Sequence[Trial]", to_go: "Sequence[Trial]", *, only_failed: bool
+) -> Iterator[str]:
+    """Yield how many of a folder's trials are done and to go, and what a resumed search leaves as it is.
+
+    Args:
+        folder: of a sweep or a trial.
+        trials: its trials.
+        to_go: those that will run.
+        only_failed: whether only failed ones run.
+    """
+    states = [(trial, trial.status().status) for trial in trials if trial.role != "superseded"]
+    ids = {trial.id for trial in to_go}  # damaged ones too, which are done but for their damage
+    num_done = sum(state in ("done", "pruned") and trial.id not in ids for trial, state in states)
+    kind = "failed ones " if only_failed else ""
+    yield f"{num_done} of {len(states)} trials are done, {len(ids)} {kind}to go"
+    kept = sum(state == "failed" and trial.role == "search" for trial, state in states)
+    if kept and not only_failed:
+        yield f"{kept} failed trials of the search stay as they are. Run them again: retain resume {folder} --failed"
 
 
 def failure_lines(failed: "Iterable[tuple[Trial, Status, str]]") -> Iterator[Text]:

@@ -104,7 +104,7 @@ class ProgressDisplay:
             trial
         ) in self.displays.values():  # do not announce trials that had ended before; count the time left from now
             trial.look()
-        self._bar.reset(self._task, total=len(self.displays) or None, completed=self.num_ended())
+        self._bar.reset(self._task, total=self.num_trials() or None, completed=self.num_ended())
         if self.console.is_terminal:
             self._live.start()
         self._thread.start()
@@ -154,13 +154,13 @@ class ProgressDisplay:
                 with contextlib.suppress(
                     OSError
                 ):  # a log on a full disk: the trials continue, and so do the next lines
-                    self.console.print(_line(shown, self.num_ended(), len(self.displays)), soft_wrap=True)
+                    self.console.print(_line(shown, self.num_ended(), self.num_trials()), soft_wrap=True)
         self._choose()
         started = any(shown.state != "pending" for shown in self.displays.values())
         description = "training" if started else "starting"
         failed = sum(shown.state == "failed" for shown in self.displays.values())
         description += f", {failed} failed" if failed else ""
-        self._bar.update(self._task, description=description, total=len(self.displays), completed=self.num_ended())
+        self._bar.update(self._task, description=description, total=self.num_trials(), completed=self.num_ended())
 
     def _choose(self) -> None:
         """Choose the trials under the bar, and read their accuracies."""
@@ -171,6 +171,11 @@ class ProgressDisplay:
             for shown in latest:
                 shown.read()
         self.latest = latest
+
+    def num_trials(self) -> int:
+        """Return the number of trials, without those of an earlier choice that will not run."""
+        left_out = self._new.superseded if self._new is not None else set()
+        return sum(shown.state in _ENDED or name not in left_out for name, shown in self.displays.items())
 
     def num_ended(self) -> int:
         """Return the number of trials that are done, failed or were stopped early by a search."""

@@ -39,6 +39,8 @@ def search_lines(searches: Sequence[SearchResult]) -> Iterator[tuple[Part, ...]]
         counts = ", ".join(f"{number} {state}" for state, number in states if number)
         where = f" on {search.stream}: {len(search.configurations)} configurations ({counts}); "
         yield "search of ", (search.variant, "bold"), where, _chosen(search)
+        if search.closed:
+            yield (f"  {search.closed}",)
         for text in search.rung_texts:
             yield (f"  {text}",)
     for text, protocol, looks_at in dict.fromkeys(

@@ -60,12 +60,15 @@ def show_status(folder: Path, console: Console) -> None:
     Raises:
         UserError: the folder is neither a sweep's nor a trial's.
     """
-    trials = trials_of(folder)
+    listed = trials_of(folder)
+    trials = [trial for trial in listed if trial.role != "superseded"]
     states = {trial.id: trial.status() for trial in trials}
     counts: Counter[str] = Counter(state.status for state in states.values())
     order = ("done", "running", "failed", "stopped", "pruned", "pending")
     numbers = ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
     console.print(one_line((str(folder), "bold"), f": {numbers} of {len(trials)} trials"), soft_wrap=True)
+    if len(listed) > len(trials):
+        console.print(f"{len(listed) - len(trials)} trials of an earlier choice are no longer reported", soft_wrap=True)
     for text in process_lines(folder):
         console.print(one_line(text), soft_wrap=True)
     typical = typical_seconds(trials, states)
@@ -115,7 +118,8 @@ def has_ended(folder: Path) -> bool:
     last = _last_log_line(folder)
     if last is not None:
         return last["text"].startswith("ended") or _is_dead(last)
-    return all(trial.status().status not in ("pending", "running") for trial in trials_of(folder))
+    trials = [trial for trial in trials_of(folder) if trial.role != "superseded"]
+    return all(trial.status().status not in ("pending", "running") for trial in trials)
 
 
 def process_lines(folder: Path) -> Iterator[str]:

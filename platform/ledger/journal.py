@@ -5,9 +5,11 @@ there. Kinds of lines, by their ``kind``:
 
 - ``trial``: a trial that a search has added: its identity, as in trials.json.
 - ``suggested``, ``repeated``: a configuration of a search, with its point; a suggestion that repeats an earlier one does not run.
+- ``closed``: a search suggests no more, although it has not had all of its samples, with the reason and the limits it had then.
 - ``worse``: a configuration that needs no further seeds.
-- ``chosen``: the configuration of a stream and variant that is reported.
-- ``superseded``: reported trials of an earlier choice.
+- ``chosen``: the configuration of a stream and variant that is reported, the identities of its new reported trials, the ids of
+  those of an earlier choice (``superseded``), and of those among them that are reported again (``again``): all or nothing.
+- ``retry``: failed trials of a search that run again, with their last experience; their search then chooses once more.
 - ``extended``: what `retain add` has added: the whole experiment, and the identities of new trials.
 - ``earlier``: results of earlier searches that this one begins with.
 
@@ -27,6 +29,12 @@ from .documents import DamagedError, checksum, identity_problem, strict_json, to
 NAME = "journal.jsonl"
 _MAX_BYTES = 2**28
 _BLOCK = 2**16
+_UNKNOWN_TRIAL = "it names a trial that no earlier line has"
+CLOSING_REASONS = {  # why a search ends before it has had all of its samples
+    "time_limit": "ended by the time limit",
+    "exhausted": "every point of the space was suggested",
+    "repeats": "ended because 100 suggestions in a row repeated earlier points",
+}
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
@@ -81,13 +89,9 @@ class _Earlier:
             return self._trial_problem(entry)
         if kind == "extended":
             return self._extension_problem(entry)
-        if kind == "superseded":
-            ids = entry.get("ids")
-            known = isinstance(ids, list) and all(isinstance(each, str) and each in self.trials for each in ids)
-            return "" if known else "it names a trial that no earlier line has"
         if kind == "earlier":
             return _earlier_problem(entry)
-        if kind not in ("suggested", "repeated", "worse", "chosen"):
+        if kind not in ("suggested", "repeated", "closed", "worse", "chosen", "retry"):
             return f"unknown kind {kind!r:.80}"
         if not isinstance(entry.get("stream"), str) or not isinstance(entry.get("variant"), str):
             return "it has no stream and variant"
@@ -96,9 +100,31 @@ class _Earlier:
         if kind in ("suggested", "repeated"):
             self.configurations[study] = count + (kind == "suggested")
             return _suggestion_problem(entry, count)
+        if kind == "closed":
+            return _closing_problem(entry)
+        if kind == "retry":
+            return self._retry_problem(entry)
         is_none = kind == "chosen" and number is None and "number" in entry
-        known = is_none or (type(number) is int and 0 <= number < count)
-        return "" if known else f"there is no configuration {number!r:.80}"
+        if not is_none and not (type(number) is int and 0 <= number < count):
+            return f"there is no configuration {number!r:.80}"
+        return self._choice_problem(entry) if kind == "chosen" else ""
+
+    def _choice_problem(self, entry: Mapping[str, Any]) -> str:
+        """Return what is wrong with the trials of a choice."""
+        if not all(isinstance(entry.get(key), list) for key in ("trials", "superseded", "again")):
+            return "it has no lists of trials"
+        if not all(self._has(each) for each in (*entry["superseded"], *entry["again"])):
+            return _UNKNOWN_TRIAL
+        return next((problem for each in entry["trials"] if (problem := self._trial_problem(each))), "")
+
+    def _retry_problem(self, entry: Mapping[str, Any]) -> str:
+        trials = entry.get("trials")
+        if not isinstance(trials, dict) or not all(type(each) is int and each >= 0 for each in trials.values()):
+            return "it has no trials with their experiences"
+        return "" if all(map(self._has, trials)) else _UNKNOWN_TRIAL
+
+    def _has(self, trial_id: object) -> bool:
+        return isinstance(trial_id, str) and trial_id in self.trials
 
     def _trial_problem(self, identity: object) -> str:
         if problem := identity_problem(identity):
@@ -123,14 +149,27 @@ class _Earlier:
 
 def _suggestion_problem(entry: Mapping[str, Any], count: int) -> str:
     """Return what is wrong with the suggestion of a study that has `count` configurations."""
-    elapsed, number = entry.get("elapsed"), entry.get("number")
+    number = entry.get("number")
     if not isinstance(entry.get("point"), dict) or not isinstance(entry.get("attributes", {}), dict):
         return "it has no point"
-    if not isinstance(elapsed, int | float) or not 0 <= elapsed < 1e11:
+    if not _has_time(entry):
         return "it has no time"
     if entry["kind"] == "suggested" and (type(number) is not int or number != count):
         return f"configuration {number!r:.80}: {count} was to follow"
     return ""
+
+
+def _closing_problem(entry: Mapping[str, Any]) -> str:
+    """Return what is wrong with a line that says why a search suggests no more."""
+    reason = entry.get("reason")
+    if not isinstance(reason, str) or reason not in CLOSING_REASONS or not isinstance(entry.get("limits"), dict):
+        return "it has no reason and limits"
+    return "" if _has_time(entry) else "it has no time"
+
+
+def _has_time(entry: Mapping[str, Any]) -> bool:
+    elapsed = entry.get("elapsed")
+    return isinstance(elapsed, int | float) and not isinstance(elapsed, bool) and 0 <= elapsed < 1e11
 
 
 def _earlier_problem(entry: Mapping[str, Any]) -> str:
@@ -177,19 +216,41 @@ def _end_of_lines(file: Any) -> int:
 
 def added_identities(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the identities of the trials that journal lines add; those of an earlier choice have the role "superseded"."""
-    identities: dict[Any, dict[str, Any]] = {}
+    identities: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        added = [entry] if entry["kind"] == "trial" else entry["trials"] if entry["kind"] == "extended" else []
+        added = (
+            [entry] if entry["kind"] == "trial" else entry["trials"] if entry["kind"] in ("extended", "chosen") else []
+        )
         for each in added:
-            identities[each.get("id")] = {key: value for key, value in each.items() if key != "kind"}
-        for trial_id in superseded_ids([entry]):
-            identities[trial_id]["role"] = "superseded"
+            identities[each["id"]] = {key: value for key, value in each.items() if key != "kind"}
+    for trial_id in superseded_ids(entries):
+        identities[trial_id]["role"] = "superseded"
     return list(identities.values())
 
 
-def superseded_ids(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the reported trials of an earlier choice."""
-    return [trial_id for entry in entries if entry["kind"] == "superseded" for trial_id in entry["ids"]]
+def superseded_ids(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the ids of the reported trials of an earlier choice that no later choice reports again."""
+    ids: set[str] = set()
+    for entry in entries:
+        if entry["kind"] == "chosen":
+            ids = (ids | set(entry["superseded"])) - set(entry["again"])
+    return ids
+
+
+def current_choices(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return (stream, variant) -> the line of the choice, of the searches that have chosen.
+
+    What `retain add` adds, and failed trials that run again, may change a choice: such a search has not chosen until it does.
+    """
+    choices: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for entry in entries:
+        if entry["kind"] == "extended":
+            choices = {}
+        if entry["kind"] == "retry":
+            choices.pop((entry["stream"], entry["variant"]), None)
+        if entry["kind"] == "chosen":
+            choices[entry["stream"], entry["variant"]] = entry
+    return choices
 
 
 def extended_experiment(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

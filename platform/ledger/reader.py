@@ -354,7 +354,22 @@ def _trials_in_folders(folder: Path, superseded: Collection[str]) -> list[Trial]
     return trials
 
 
-def unfinished_trials(trials: Iterable[Trial]) -> list[tuple[Trial, str | None]]:
-    """Return the trials that are not done or pruned, and others that have damaged files; each with its damage or None."""
-    damages = [(trial, trial.damage()) for trial in trials]
-    return [(trial, damage) for trial, damage in damages if damage or trial.status().status not in ("done", "pruned")]
+def unfinished_trials(trials: Iterable[Trial], *, only_failed: bool = False) -> list[tuple[Trial, str | None]]:
+    """Return the trials that a resumed run has to run, those with damaged files too; each with its damage or None.
+
+    These are the trials that are not done or pruned. Trials of an earlier choice are not reported, so they do not run. A failed
+    trial of a search is a result, which later suggestions depend on: it runs again only with `only_failed`.
+
+    Args:
+        trials: of a folder.
+        only_failed: return the failed trials, those of a search too, and no others.
+    """
+    unfinished = []
+    for trial in (each for each in trials if each.role != "superseded"):
+        is_failed = trial.status().status == "failed"
+        if (only_failed and not is_failed) or (is_failed and not only_failed and trial.role == "search"):
+            continue
+        damage = trial.damage()
+        if damage or trial.status().status not in ("done", "pruned"):
+            unfinished.append((trial, damage))
+    return unfinished

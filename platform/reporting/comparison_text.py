@@ -1,6 +1,7 @@
 """Comparisons in words: titles, numbers with their intervals, what is left out, what a reader must know."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..metrics import TITLES, VALIDATION
@@ -48,8 +49,12 @@ def left_out(results: Sequence[ComparedTrial]) -> list[str]:
         f"{label} on {stream}, seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {problem}"
         for (label, stream, problem), numbers in seeds.items()
     ]
-    num_searched = len(results) - len(reported(results))
-    return [*lines, f"{num_searched} trials of a search: they chose configurations"] if num_searched else lines
+    roles = Counter(result.trial.role for result in results)
+    if roles["search"]:
+        lines.append(f"{roles['search']} trials of a search: they chose configurations")
+    if roles["superseded"]:
+        lines.append(f"{roles['superseded']} trials of an earlier choice, which is no longer reported")
+    return lines
 
 
 def cautions(comparisons: Sequence[Comparison]) -> list[str]:

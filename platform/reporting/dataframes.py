@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 def trials(folders: Folders) -> pd.DataFrame:
     """Return a row for each trial, in any state.
 
-    Columns: sweep, stream, variant, seed, trial (its id), role ("reported" or "search"), status, problem (why it has no result,
-    or ""), is_bound, overrides (JSON), folder, seconds, samples, and each metric: task-agnostic ones by their names, others as
+    Columns: sweep, stream, variant, seed, trial (its id), role ("reported", "search", or "superseded": of an earlier choice),
+    status, problem (why it has no result, or ""), is_bound, overrides (JSON), folder, seconds, samples, and each metric:
+    task-agnostic ones by their names, others as
     ``task_aware.average_accuracy`` and, of the validation splits, ``validation.average_accuracy``. Metrics are fractions; those
     of a trial that is not done are NaN. Names of variants and streams are those of the report.
 

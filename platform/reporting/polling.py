@@ -109,10 +109,15 @@ class PollSchedule:
 
 
 class NewTrials:
-    """Finds the trials that a search or `retain add` adds to a sweep while it runs: those of its journal."""
+    """Finds the trials that a search or `retain add` adds to a sweep while it runs: those of its journal.
+
+    Attributes:
+        superseded: ids of trials of an earlier choice, as far as the journal was read.
+    """
 
     def __init__(self, folder: Path, known: Sequence[Trial]) -> None:
         self._folder = folder
+        self.superseded: set[str] = set()
         self._ids = {trial.id for trial in known}
         self._size = -1  # of the journal when it was last read
 
@@ -121,7 +126,9 @@ class NewTrials:
         with contextlib.suppress(FileNotFoundError, UserError):
             size = os.stat(self._folder / JOURNAL).st_size
             if size != self._size:
-                found = [trial for trial in trials_of(self._folder) if trial.id not in self._ids]
+                trials = trials_of(self._folder)
+                found = [trial for trial in trials if trial.id not in self._ids]
+                self.superseded = {trial.id for trial in trials if trial.role == "superseded"}
                 self._size = size
                 self._ids |= {trial.id for trial in found}
                 return found

@@ -13,7 +13,7 @@ from ..config.load import load_config
 from ..config.search import ASHA, LOOKS_AT, Objective, SearchSettings, rungs, search_settings
 from ..config.yaml_files import flow_yaml
 from ..errors import UserError
-from ..ledger.journal import read_journal
+from ..ledger.journal import CLOSING_REASONS, current_choices, read_journal
 from ..ledger.pruned_record import pruned_after
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of
 from ..ledger.trial_values import final_values, values_so_far
@@ -94,10 +94,11 @@ class SearchResult:
         settings: the protocol's settings.
         configurations: in the order in which they were suggested.
         chosen: the number of the one that is reported; None: not chosen yet, or none is complete.
-        is_over: whether it has chosen.
+        is_over: whether it has chosen; what `retain add` adds lets it choose again.
         sweep: the name of the sweep's folder.
         compared: the metric that its scheduler compares.
         rungs: what ASHA has compared, the first one first; () without it.
+        closed: why it suggests no more before it has had all of its samples, or "".
     """
 
     stream: str
@@ -111,6 +112,7 @@ class SearchResult:
     sweep: str = ""
     compared: str = ""
     rungs: tuple[Rung, ...] = ()
+    closed: str = ""
 
     @property
     def rung_texts(self) -> list[str]:
@@ -153,6 +155,7 @@ class _Entries:
     points: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     worse: set[int] = field(default_factory=set)
     choice: Mapping[str, Any] | None = None
+    closed: str = ""
 
 
 def searches_of(folder: Path) -> list[SearchResult]:
@@ -181,15 +184,18 @@ def _entries(journal: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Ent
     """Return the lines of each search, by stream and variant."""
     entries: dict[tuple[str, str], _Entries] = {}
     for entry in journal:
-        if entry["kind"] not in ("suggested", "worse", "chosen"):
+        if entry["kind"] not in ("suggested", "worse", "closed", "chosen"):
             continue
         own = entries.setdefault((entry["stream"], entry["variant"]), _Entries())
         if entry["kind"] == "suggested":
             own.points[entry["number"]] = entry["point"]
+            own.closed = ""  # `retain add` has opened it again
         elif entry["kind"] == "worse":
             own.worse.add(entry["number"])
-        else:
-            own.choice = entry
+        elif entry["kind"] == "closed":
+            own.closed = CLOSING_REASONS[entry["reason"]]
+    for key, choice in current_choices(journal).items():
+        entries[key].choice = choice
     return entries
 
 
@@ -217,6 +223,7 @@ def _search(
         sweep,
         settings.compared.key,
         tuple(_rungs([trial for each in trials.values() for trial in each], settings)),
+        own.closed,
     )
 
 

@@ -1,7 +1,7 @@
 """Begin a search with the results of earlier ones (`sweep.from`), which the journal keeps: their folders are read once."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +22,30 @@ Result = tuple[Point, tuple[float, ...]]  # a point and its value of each object
 def add_earlier_results(
     folder: Path, settings: SearchSettings, studies: Iterable[Study], entries: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Give the studies of a sweep the results of earlier searches: those of its journal, or of folders that are new in `from`.
+    """Give the studies of a sweep the results of folders in `from` that its journal does not have yet.
 
     Args:
         folder: the sweep's.
         settings: the search's.
-        studies: of the sweep, before they are restored.
+        studies: of the sweep, restored: those results that the journal has are theirs already.
         entries: the lines of its journal.
     """
-    known = {
-        (entry["folder"], entry["stream"], entry["variant"]): [
-            (each["point"], tuple(map(float, each["values"]))) for each in entry["results"]
-        ]
-        for entry in entries
-        if entry["kind"] == "earlier"
-    }
+    known = known_results(entries)
     for name in settings.warm_start:
         for study in studies:
-            key = (name, study.part.stream, study.part.variant)
-            if key in known:
-                study.warm_start(known[key])
+            key = (study.part.stream, study.part.variant)
+            if (name, *key) in known:
                 continue
             results = earlier_results(Path(name), study.part.variant, settings)
             lines = [{"point": point, "values": values} for point, values in results]
             append_to_journal(folder, "earlier", {"folder": name, **study.names, "results": lines})
             taken = study.warm_start(results)
-            _log.warning(
-                "sweep.from: %d of %d results of %s for %s on %s", taken, len(results), name, *reversed(key[1:])
-            )
+            _log.warning("sweep.from: %d of %d results of %s for %s on %s", taken, len(results), name, *reversed(key))
+
+
+def known_results(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, str]]:
+    """Return (folder, stream, variant) of the earlier results that a journal has."""
+    return {(entry["folder"], entry["stream"], entry["variant"]) for entry in entries if entry["kind"] == "earlier"}
 
 
 def earlier_results(folder: Path, variant: str, settings: SearchSettings) -> list[Result]:
@@ -81,8 +77,20 @@ def earlier_results(folder: Path, variant: str, settings: SearchSettings) -> lis
     return results
 
 
-def check_earlier_searches(settings: SearchSettings, variants: Iterable[str]) -> None:
-    """Refuse folders of `sweep.from` that have no such search, or none of any of the variants."""
+def check_earlier_searches(
+    settings: SearchSettings, parts: Iterable[tuple[str, str]], known: Collection[tuple[str, str, str]] = ()
+) -> None:
+    """Refuse folders of `sweep.from` that have no such search, or none of any of the variants.
+
+    Args:
+        settings: the search's.
+        parts: (stream, variant) of what is searched.
+        known: (folder, stream, variant) of results that the sweep's journal has: these are not read again.
+    """
+    parts = list(parts)
+    read = {name for name, *_ in known}
     for name in settings.warm_start:
-        if not any(earlier_results(Path(name), variant, settings) for variant in dict.fromkeys(variants)):
+        missing = dict.fromkeys(variant for stream, variant in parts if (name, stream, variant) not in known)
+        found = [earlier_results(Path(name), variant, settings) for variant in missing]
+        if name not in read and not any(found):
             raise UserError(f"sweep.from={shortened(name, 80)}: has no result of a variant that is searched here.")

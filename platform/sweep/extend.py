@@ -10,10 +10,11 @@ from ..config.load import load_config, plain_data, to_dict
 from ..config.schema import Experiment, Sweep
 from ..config.search import NSGA2, TPE
 from ..errors import UserError
-from ..ledger.journal import append_to_journal
+from ..ledger.journal import append_to_journal, read_journal
 from ..ledger.reader import is_sweep, run_config, trials_of
 from ..visible_text import shortened
 from .combinations import combinations
+from .earlier_searches import known_results
 from .plan import PlannedTrial, check_trials, plan
 from .search_checks import check_search
 from .search_plan import SearchPlan, plan_search
@@ -46,7 +47,7 @@ def extended(folder: Path, overrides: list[str]) -> tuple[Experiment, list[Plann
         added = _missing(plan(old), plan(new))
         check_trials(added)
     else:
-        check_search(search)
+        check_search(search, known_results(read_journal(folder)))
         _check_points(old.sweep, new.sweep, search)
         before = plan_search(old)
         added = _missing(before.fixed_trials() if before else [], search.fixed_trials())
@@ -143,8 +144,11 @@ def _problem(key: str, before: Any, after: Any) -> str:
     if key in ("variants", "streams"):
         changed = [name for name, settings in before.items() if after.get(name) != settings]
         return f"{changed[0]} has run with other settings: give the new one another name" if changed else ""
-    if key in ("seeds", "search_seeds", "points_to_evaluate", "from"):
+    if key == "seeds":
         return f"must keep those that have run: {before}" if any(each not in after for each in before) else ""
+    if key in ("search_seeds", "points_to_evaluate", "from"):  # what was compared and suggested depends on their order
+        begins = list(after)[: len(before)] == list(before)
+        return "" if begins else f"must begin with those that the search has: {before}"
     if key == "samples":
         return f"must be at least {before}, as many as have run" if after < before else ""
     return f"cannot be changed after the start (it was {before!r}): start a new sweep"

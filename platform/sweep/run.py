@@ -19,7 +19,7 @@ from ..config.search import search_settings
 from ..config.yaml_files import dump_yaml
 from ..disk_errors import reraise_disk_errors, unwritable_folder_error, unwritable_reason
 from ..errors import UserError
-from ..ledger.journal import read_journal
+from ..ledger.journal import current_choices, read_journal
 from ..ledger.reader import Trial, is_sweep, run_config, trials_of, unfinished_trials
 from ..ledger.writer import SweepLedger, mark_for_repair, write_status
 from ..reporting.projector import projector_process
@@ -34,7 +34,7 @@ from .ray_health import ClusterLostError, run_watched
 from .ray_pool import Workers, run_pool
 from .ray_tune import SweepStopper
 from .ray_worker import DISK_FULL, SWEEP_STOP_FILE, set_status_unless_final
-from .search import Search, chosen_since_extended, is_search_trial
+from .search import Search, is_search_trial
 from .search_checks import check_search
 from .search_on_ray import run_search
 from .search_plan import SearchPlan, plan_search
@@ -119,10 +119,12 @@ def sweep(
 def resume(folder: Path | str, *, watch: Watch | None = None, only_failed: bool = False) -> SweepResult:
     """Resume a sweep or a single trial. Trials that are done stay as they are, unless their files are damaged.
 
+    A failed trial of a search is a result, which later suggestions depend on: it runs again only with `only_failed`.
+
     Args:
         folder: the folder of a sweep or of a trial.
         watch: a context that is entered while the trials run (the CLI's progress display).
-        only_failed: run the failed trials again, and no others.
+        only_failed: run the failed trials again, those of a search too, and no others; a search suggests and chooses nothing.
 
     Raises:
         UserError: the folder is neither a sweep's nor a trial's, or another process is writing to it.
@@ -143,7 +145,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None, only_failed: bool 
             workers = ray.workers()
             return _run(config, folder, workers, only_failed=only_failed)
     trials = trials_of(folder)
-    for trial, damage in _chosen(unfinished_trials(trials), only_failed):
+    for trial, damage in unfinished_trials(trials, only_failed=only_failed):
         from ..trial.run import run
 
         config = from_dict(trial.config())  # first: if this raises, nothing was changed
@@ -213,11 +215,6 @@ def _absolute(data: Data) -> Data:
     return Data(root=str(folders.root) if folders.root else None, cache=str(folders.cache) if own_cache else None)
 
 
-def _chosen(unfinished: list[tuple[Trial, str | None]], only_failed: bool) -> list[tuple[Trial, str | None]]:
-    """The unfinished trials to resume: all, or those that have failed."""
-    return [each for each in unfinished if not only_failed or each[0].status().status == "failed"]
-
-
 def _run(
     config: Experiment, folder: Path, workers: Workers, writer: FolderWriter | None = None, *, only_failed: bool = False
 ) -> SweepResult:
@@ -234,7 +231,8 @@ def _run(
     trials = _unfinished(config, folder, search_plan, only_failed) if writer is None else writer.trials
     if search_plan is not None and writer is not None:
         writer.wait()
-    search = None if search_plan is None else Search(folder, search_plan, _write_pending_search_trial)
+    only = [trial.id for trial in trials] if only_failed else None
+    search = None if search_plan is None else Search(folder, search_plan, _write_pending_search_trial, only)
     if trials or (search is not None and search.is_open):
         run_watched(lambda: check_shared_folder(folder))
         with projector_process(folder, config), _sweep_log(folder, len(trials)):
@@ -246,11 +244,11 @@ def _unfinished(config: Experiment, folder: Path, search_plan: SearchPlan | None
     """Return the trials of a resumed sweep that are to run, and prepare their folders."""
     if search_plan is None:
         write_missing_trials(config, folder)
-    unfinished = _chosen(unfinished_trials(trials_of(folder)), only_failed)
+    unfinished = unfinished_trials(trials_of(folder), only_failed=only_failed)
     for trial, damage in unfinished:
         if damage is not None and trial.folder.exists():
             mark_for_repair(trial, damage)
-        if trial.status().status == "failed" and not is_search_trial(trial):  # so that a new failure is recorded
+        if trial.status().status == "failed" and not is_search_trial(trial):  # a new failure is recorded
             write_status(trial.folder, "pending", trial.status().experience, None)
     return [trial for trial, _ in unfinished]
 
@@ -262,7 +260,7 @@ def _write_pending_search_trial(folder: Path, trial: PlannedTrial) -> None:
 def has_open_search(folder: Path) -> bool:
     """Return whether a sweep's search has not chosen yet for every stream and variant."""
     search_plan = plan_search(load_config(run_config(folder))) if is_sweep(folder) else None
-    return search_plan is not None and len(chosen_since_extended(read_journal(folder))) < len(search_plan.searched)
+    return search_plan is not None and len(current_choices(read_journal(folder))) < len(search_plan.searched)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Check a search before anything starts: every value of its spaces, its streams, protocol, scheduler and earlier results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..config.schema import Experiment
@@ -15,13 +15,17 @@ from .search_space import Point, Space, domain_kind, step_value, steps
 from .suggestions import suggestions_for
 
 
-def check_search(searching: SearchPlan) -> None:
+def check_search(searching: SearchPlan, known: Collection[tuple[str, str, str]] = ()) -> None:
     """Check every study and reported trial before anything starts: its settings, values, stream and strategies.
+
+    Args:
+        searching: the plan.
+        known: (folder, stream, variant) of the earlier results that the sweep's journal has.
 
     Raises:
         UserError: a value of a space is refused, the stream is too short, or it has no validation samples.
     """
-    check_earlier_searches(searching.settings, [part.variant for part in searching.searched])
+    check_earlier_searches(searching.settings, [(each.stream, each.variant) for each in searching.searched], known)
     fixed = searching.fixed_trials()
     sampled: list[PlannedTrial] = []
     lengths: dict[str, int] = {}

@@ -4,6 +4,7 @@ A configuration is a point of the space, run with the search seeds. Everything h
 trials' folders, so a search that was killed continues as if it had not been.
 """
 
+import logging
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config.search import SearchSettings
+from ..ledger.journal import CLOSING_REASONS, append_to_journal
 from ..ledger.journal import NAME as JOURNAL
-from ..ledger.journal import append_to_journal
 from ..ledger.reader import Trial
 from ..ledger.trial_values import final_values, values_so_far
 from .choice import chosen_number
@@ -22,7 +23,8 @@ from .search_space import Point, identity
 from .seed_pruning import is_worse
 from .suggestions import Outcome, PointList, State, Suggestion, check_suggested, suggestions_for
 
-_MAX_REPEATS = 100  # suggestions in a row that repeat earlier points, after which the space counts as exhausted
+_log = logging.getLogger(__name__)
+_MAX_REPEATS = 100  # suggestions in a row that repeat earlier points, after which there are no more
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class Study:
         part: the variant on the stream.
         settings: the search's.
         configurations: all that were suggested and are no repeats, by number.
-        is_over: whether nothing is left to run.
+        is_over: whether nothing is left to run, or the configuration is chosen.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Study:
         self._source = suggestions_for(settings, part.sweep, part.added, name, first_points)
         self._limit = math.inf if isinstance(self._source, PointList) else settings.samples
         self._num_suggested = 0
-        self._is_exhausted = False
+        self._num_repeats = 0  # in a row, the latest ones
+        self._is_closed = False
         self._running: dict[int, Configuration] = {}
         self._known: set[Any] = set()
 
@@ -82,6 +85,11 @@ class Study:
         """Return the stream and the variant, which name it in the journal."""
         return {"stream": self.part.stream, "variant": self.part.variant}
 
+    @property
+    def has_unstarted(self) -> bool:
+        """Return whether a configuration was suggested without a trial: the process was killed in between."""
+        return any(not each.started for each in self._running.values())
+
     def warm_start(self, results: Iterable[tuple[Point, tuple[float, ...]]]) -> int:
         """Begin with results of an earlier search; return how many have points of this space."""
         add, number = getattr(self._source, "add_earlier", None), len(self.settings.objectives)
@@ -89,7 +97,7 @@ class Study:
         return 0 if add is None else sum(add(point, Outcome("complete", values)) for point, values in fitting)
 
     def restore(self, entries: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> None:
-        """Take over what the journal has of this study, and the outcomes of its trials."""
+        """Take over what the journal has of this study, in its order, and the outcomes of its trials; nothing is written."""
         worse = {entry["number"] for entry in entries if entry["kind"] == "worse"}
         of_number: dict[int, list[Trial]] = {}
         for trial in trials:
@@ -101,6 +109,11 @@ class Study:
             if entry["kind"] == "repeated":
                 self._source.add(suggestion, Outcome("repeated"))
                 self._num_suggested += 1
+                self._num_repeats += 1
+            if entry["kind"] == "earlier":
+                self.warm_start((each["point"], tuple(map(float, each["values"]))) for each in entry["results"])
+            if entry["kind"] == "closed":  # what `retain add` has added opens it again
+                self._is_closed, self._num_repeats = entry["limits"] == self._limits(), 0
             if entry["kind"] == "suggested":
                 configuration = self._register(suggestion.point)
                 configuration.is_worse = configuration.number in worse
@@ -109,6 +122,11 @@ class Study:
                     self._take(configuration, trial)
                 self._settle(configuration)
                 self._source.add(suggestion, self._outcome(configuration))
+
+    def decide_seeds(self) -> None:
+        """Decide again which configurations are worse, if the process was killed before it could write so."""
+        for configuration in list(self._running.values()):
+            self._decide_seeds(configuration)
 
     def next_trial(self, elapsed: float) -> tuple[Configuration, int] | None:
         """Return the configuration and the seed to run next; None: nothing now, or the study is over.
@@ -120,12 +138,9 @@ class Study:
             seed = self._next_seed(configuration)
             if seed is not None:
                 return configuration, seed
-        is_in_time = self.settings.time_limit is None or elapsed < self.settings.time_limit
-        if is_in_time and not self._is_exhausted and len(self.configurations) < self._limit:
-            suggested = self._suggest(elapsed)
-            if suggested is not None:
-                return suggested, self.settings.seeds[0]
-            self._is_exhausted = True
+        suggested = self._suggest(elapsed) if self._may_suggest(elapsed) else None
+        if suggested is not None:
+            return suggested, self.settings.seeds[0]
         self.is_over = not self._running
         return None
 
@@ -139,6 +154,10 @@ class Study:
         if configuration.state != "running":
             return
         self._take(configuration, trial)
+        self._decide_seeds(configuration)
+
+    def _decide_seeds(self, configuration: Configuration) -> None:
+        """End the seeds of a configuration that is worse than the best one, and tell an outcome that it has now."""
         if self.settings.prune_seeds and self._is_worse(configuration):
             append_to_journal(self._folder, "worse", {**self.names, "number": configuration.number})
             configuration.is_worse = True
@@ -161,13 +180,25 @@ class Study:
         self.configurations[configuration.number] = self._running[configuration.number] = configuration
         self._known.add(identity(point))
         self._num_suggested += 1
+        self._num_repeats = 0
         return configuration
 
+    def _may_suggest(self, elapsed: float) -> bool:
+        """Return whether a configuration may follow; the end by the time limit is written to the journal."""
+        has_all = not self._source if isinstance(self._source, PointList) else len(self.configurations) >= self._limit
+        if has_all or self._is_closed:
+            return False
+        if self.settings.time_limit is None or elapsed < self.settings.time_limit:
+            return True
+        self._close("time_limit", elapsed)
+        return False
+
     def _suggest(self, elapsed: float) -> Configuration | None:
-        """Suggest a new configuration and write it to the journal; None if there are no more."""
-        for _ in range(_MAX_REPEATS):
+        """Suggest a new configuration and write it to the journal; None if there are no more, which is written too."""
+        while self._num_repeats < _MAX_REPEATS:
             suggestion = self._source.ask()
             if suggestion is None:
+                self._close("exhausted", elapsed)
                 return None
             entry = {"point": suggestion.point, "attributes": suggestion.attributes, "elapsed": elapsed}
             if identity(suggestion.point) not in self._known:
@@ -178,7 +209,23 @@ class Study:
             append_to_journal(self._folder, "repeated", {**self.names, **entry})
             self._source.tell(self._num_suggested, Outcome("repeated"))
             self._num_suggested += 1
+            self._num_repeats += 1
+        self._close("repeats", elapsed)
         return None
+
+    def _close(self, reason: str, elapsed: float) -> None:
+        """Suggest no more: also after a restart, until `retain add` changes what the limits are."""
+        append_to_journal(
+            self._folder, "closed", {**self.names, "reason": reason, "limits": self._limits(), "elapsed": elapsed}
+        )
+        self._is_closed, self._num_repeats = True, 0
+        text = f"{len(self.configurations)} configurations (sweep.samples={self.settings.samples})"
+        _log.warning("search (%s, %s): %s: %s", *self.names.values(), CLOSING_REASONS[reason], text)
+
+    def _limits(self) -> dict[str, Any]:
+        """Return what ends the study, as the journal keeps it."""
+        settings = self.settings
+        return {"samples": settings.samples, "points": len(settings.points), "time_limit": settings.time_limit}
 
     def _next_seed(self, configuration: Configuration) -> int | None:
         """Return the seed that a configuration needs next: the later seeds wait for the first ones.

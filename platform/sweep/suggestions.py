@@ -242,8 +242,16 @@ class OptunaSuggestions:
         """Add a result of an earlier search; return False if its point is not in this space."""
         if point.keys() != self._space.keys() or not all(_contains(self._space[key], point[key]) for key in point):
             return False
-        self._add(Suggestion(point), outcome)
+        self._add(Suggestion(point, {"trial": self._generation()}), outcome)
         return True
+
+    def _generation(self) -> dict[str, int]:
+        """Return what puts an earlier result into NSGA-II's latest generation: without one it would never be a parent."""
+        if not isinstance(self._algorithm, NSGA2):
+            return {}
+        key = self._optuna.samplers.NSGAIISampler._get_generation_key()
+        trials = self._study.get_trials(deepcopy=False)
+        return {key: max((trial.system_attrs.get(key, 0) for trial in trials), default=0)}
 
     def _add(self, suggestion: Suggestion, outcome: Outcome) -> None:
         state = self._state(outcome)

@@ -12,12 +12,17 @@ from retain.platform.config.load import from_dict, load_config, to_dict
 from retain.platform.config.yaml_files import dump_yaml
 from retain.platform.ledger.journal import read_journal
 from retain.platform.ledger.reader import run_config, trials_of
-from retain.platform.ledger.writer import SweepLedger
-from retain.platform.sweep.run import write_pending_trial
+from retain.platform.ledger.writer import SweepLedger, write_status
+from retain.platform.sweep.run import _unfinished, write_pending_trial
 from retain.platform.sweep.search import Search
 from retain.platform.sweep.search_plan import plan_search
 from retain.platform.trial.run import run
 from retain.platform.trial.stop_request import Stopped
+
+
+class BrokenError(Exception):
+    """What a test makes a trial fail with."""
+
 
 SPACE = {"training.optimizer.lr": {"loguniform": [0.001, 1.0]}}
 
@@ -51,17 +56,33 @@ def begin(folder: Path, config: Mapping[str, Any]) -> None:
             write_pending_trial(folder / "trials" / trial.identity["id"], trial)
 
 
-def drive(folder: Path, loses: Callable[[str, int], bool] = lambda trial, experience: False) -> Search:
-    """Run the search in a folder to its end, or continue it.
+def never(trial: str, experience: int) -> bool:
+    """Nothing happens to a trial."""
+    return False
+
+
+def drive(
+    folder: Path,
+    loses: Callable[[str, int], bool] = never,
+    fails: Callable[[str, int], bool] = never,
+    only_failed: bool = False,
+) -> Search:
+    """Run the search in a folder to its end, or continue it, as `retain sweep` and `retain resume` do.
 
     Args:
         folder: the sweep's.
         loses: asked once for each report, with the trial's id and the experience: whether it is lost with the trial's process,
             which is then started again, as Ray does.
+        fails: likewise, whether the trial fails in the next experience.
+        only_failed: as of `retain resume --failed`.
     """
-    plan = plan_search(load_config(run_config(folder)))
+    experiment = load_config(run_config(folder))
+    plan = plan_search(experiment)
     assert plan is not None
-    search = Search(folder, plan, write_pending_trial)
+    trials = _unfinished(experiment, folder, plan, only_failed)
+    search = Search(folder, plan, write_pending_trial, [trial.id for trial in trials] if only_failed else None)
+    if not trials and not search.is_open:
+        return search  # `resume` starts nothing
     asked: set[tuple[str, int]] = set()
     while not search.is_finished:
         trial = search.next_trial()
@@ -71,16 +92,19 @@ def drive(folder: Path, loses: Callable[[str, int], bool] = lambda trial, experi
         while is_lost:
             is_lost = False
 
-            def report(metrics: dict[str, Any], name: str = trial.id) -> None:
+            def report(metrics: dict[str, Any], name: str = trial.id, place: Path = trial.folder) -> None:
                 nonlocal is_lost
-                at = (name, int(metrics["experience"]))
+                at, is_broken = (name, int(metrics["experience"])), False
                 if at not in asked:
                     asked.add(at)
-                    is_lost = loses(*at)
+                    is_lost, is_broken = loses(*at), fails(*at)
                 if is_lost or search.on_report(name, metrics):
                     raise Stopped
+                if is_broken:  # while it trains on the next experience
+                    write_status(place, "running", at[1], None)
+                    raise BrokenError(f"{name} after experience {at[1]}")
 
-            with suppress(Stopped):
+            with suppress(Stopped, BrokenError):
                 run(from_dict(trial.config()), trial.folder, identity=trial.identity, report=report)
         search.ended(trial.id)
     return search
