@@ -35,7 +35,7 @@ from retain.platform.reporting.comparison_latex import escape, to_latex
 from retain.platform.reporting.comparison_rows import COLUMNS, comparison_rows
 from retain.platform.reporting.comparison_text import cautions, left_out
 from retain.platform.reporting.results import results_of
-from retain.platform.reporting.statistics import holm
+from retain.platform.reporting.statistics import holm, lowest_wilcoxon_p
 from retain.platform.trial.run import run as run_trial
 
 Make = Callable[..., Experiment]
@@ -139,6 +139,20 @@ def test_nothing_is_the_best_if_the_second_cannot_be_told_from_it(tmp_path: Path
     comparisons = compare(results_of([folder]), ["average_accuracy"])
     assert comparisons[0].best is None
     assert r"\mathbf" not in to_latex(comparisons)
+
+
+@pytest.mark.parametrize(
+    ("more", "best"),
+    [([], "lwf"), ([0.42, 0.43], "lwf"), ([0.9, 0.95, 0.9], None), ([0.68, 0.69], None)],
+    ids=["common seeds only", "a worse mean", "a better mean", "almost the same mean, but better"],
+)
+def test_the_best_also_has_the_best_mean_of_those_shown(more: list[float], best: str | None, tmp_path: Path) -> None:
+    """lwf wins on each common seed; further seeds of naive, which no difference counts, may give naive the better mean."""
+    variants = {"lwf": [0.50, 0.51, 0.52], "naive": [0.40, 0.41, 0.421, *more]}
+    comparison = of_metric(compare(results_of([write_sweep(tmp_path / "sweep", trials_of(variants))])))
+    assert comparison.pairs["lwf", "naive"].low > 0
+    assert comparison.best == best
+    assert (r"\mathbf" in to_latex([comparison])) == (best is not None)
 
 
 @pytest.mark.parametrize(("asked", "chosen"), [(None, "naive"), ("ewc", "ewc")])
@@ -286,6 +300,31 @@ def test_holm_s_correction_counts_for_wilcoxon_s_lowest_p(tmp_path: Path) -> Non
         "lwf and naive: with 6 seeds, Wilcoxon's p cannot go below 0.03125 (0.0625 after the correction for 2 variants)"
     )
     assert any(said in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("ties", "said"),
+    [
+        (
+            3,
+            "with 8 seeds (3 of them without a difference, which the test leaves out), Wilcoxon's p cannot go below 0.0625",
+        ),
+        (
+            8,
+            "with 8 seeds (8 of them without a difference, which the test leaves out), Wilcoxon's p cannot go below 1:",
+        ),
+        (2, None),
+    ],
+)
+def test_seeds_without_a_difference_do_not_lower_wilcoxons_p(ties: int, said: str | None, tmp_path: Path) -> None:
+    naive = [0.40, 0.41, 0.42, 0.43, 0.44, 0.45, 0.46, 0.47]
+    lwf = [value if seed < ties else value + 0.1 + seed / 100 for seed, value in enumerate(naive)]
+    folder = write_sweep(tmp_path / "sweep", trials_of({"naive": naive, "lwf": lwf}))
+    comparison = of_metric(compare(results_of([folder]), test="wilcoxon"))
+    found = [line for line in cautions([comparison]) if "Wilcoxon" in line]
+    assert [said in line for line in found if said] == ([True] if said else []) and bool(found) == bool(said)
+    pair = comparison.pairs["lwf", "naive"]
+    assert pair.p == pytest.approx(lowest_wilcoxon_p(8 - ties))
 
 
 # --- the command ---

@@ -18,6 +18,9 @@ from .settings import Finite, PositiveInt, settings
 
 Direction = Literal["maximize", "minimize"]
 BALANCED = "balanced"
+LEAST_SEEDS_TO_PRUNE = (
+    5  # of 5 seeds the test sees at most 4, whose p can be 1/16; of 3 it is at least 1/8: see sweep/seed_pruning.py
+)
 T = TypeVar("T")
 
 
@@ -233,10 +236,16 @@ def _check_seeds(sweep: Sweep, objectives: tuple[Objective, ...]) -> None:
         raise UserError(
             f"sweep.seeds_first={sweep.seeds_first}: there are {len(sweep.search_seeds)} of sweep.search_seeds."
         )
-    if sweep.prune_seeds and len(sweep.search_seeds) < 4:
+    if sweep.prune_seeds and len(sweep.search_seeds) < LEAST_SEEDS_TO_PRUNE:
         raise UserError(
-            f"sweep.prune_seeds={sweep.prune_seeds}: Wilcoxon's test decides nothing below 4 seeds; sweep.search_seeds has "
-            f"{len(sweep.search_seeds)}."
+            f"sweep.prune_seeds={sweep.prune_seeds}: needs at least {LEAST_SEEDS_TO_PRUNE} of sweep.search_seeds, which has "
+            f"{len(sweep.search_seeds)}: the test compares before the last seed has run, and with fewer than "
+            f"{LEAST_SEEDS_TO_PRUNE - 1} pairs Wilcoxon's one-sided p cannot go below .1, so no seed would be saved."
+        )
+    if sweep.prune_seeds and sweep.seeds_first == len(sweep.search_seeds):
+        raise UserError(
+            f"sweep.seeds_first={sweep.seeds_first}: must be below the number of sweep.search_seeds with sweep.prune_seeds: all "
+            f"seeds of a configuration would have started before the test."
         )
     if sweep.prune_seeds and len(objectives) > 1:
         raise UserError(f"sweep.prune_seeds={sweep.prune_seeds}: needs a single objective.")

@@ -63,7 +63,8 @@ class Comparison:
         baseline: the variant that the others are compared with; None without any.
         variants: all of them, bounds last.
         pairs: (first, second) -> first - second, for each ordered pair of variants with a result, bounds left out.
-        best: the variant whose 95 % interval of the paired difference to each other one excludes 0 on the better side; or None.
+        best: the variant with the best mean whose 95 % interval of the paired difference to each other one excludes 0 on the
+            better side; or None.
         test: the test of the p values.
     """
 
@@ -199,7 +200,7 @@ def _comparison(
         rows.append(
             VariantStatistics(*about, *estimates[label], difference, adjusted.get(label, math.nan), improvement)
         )
-    return Comparison(*scope, chosen, rows, pairs, _best(competitors, pairs, sign), test)
+    return Comparison(*scope, chosen, rows, pairs, _best(rows, pairs, sign), test)
 
 
 def _baseline(competitors: Mapping[str, Any], baseline: str | None) -> str | None:
@@ -237,15 +238,19 @@ def _estimates(values: Mapping[str, Mapping[int, float]]) -> dict[str, tuple[Est
     return estimates
 
 
-def _best(competitors: Mapping[str, Any], pairs: Mapping[tuple[str, str], Difference], sign: int) -> str | None:
-    """The variant that is better than each other one, with an interval that excludes 0.
+def _best(rows: Sequence[VariantStatistics], pairs: Mapping[tuple[str, str], Difference], sign: int) -> str | None:
+    """The variant with the best mean, if it is better than each other one with an interval that excludes 0.
 
     Since it must win every comparison, no correction for their number is needed: if no variant is better than the others, one is
-    named in at most 5 % of cases (Gutmann and Maymin 1987, Is the selected population the best?).
+    named in at most 5 % of cases (Gutmann and Maymin 1987, Is the selected population the best?). The comparisons are over common
+    seeds, the means over all seeds of a variant: if they disagree, none is named.
     """
-    for label in competitors if len(competitors) > 1 else ():
-        differences = [pairs[label, other] for other in competitors if other != label]
-        if all(each.excludes_zero() and sign * each.mean > 0 for each in differences):
+    means = {row.variant: sign * row.mean.value for row in rows if row.values and not row.bound}
+    for label in means if len(means) > 1 else ():
+        others = [other for other in means if other != label]
+        differences = [pairs[label, other] for other in others]
+        wins = all(each.excludes_zero() and sign * each.mean > 0 for each in differences)
+        if wins and all(means[label] > means[other] for other in others):
             return label
     return None
 

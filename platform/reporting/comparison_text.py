@@ -98,10 +98,12 @@ def _cautions_of_pair(comparison: Comparison, row: VariantStatistics, difference
         yield f"{pair}: pairs over {num_pairs} common seeds only ({seeds}); {numbers}"
     family = sum(each.difference is not None for each in comparison.variants)
     if comparison.test == "wilcoxon" and num_pairs:
-        lowest = statistics.lowest_wilcoxon_p(num_pairs)
+        ties = difference.ties  # the test leaves out seeds without a difference
+        lowest = statistics.lowest_wilcoxon_p(num_pairs - ties)
         if lowest * family >= 1 - statistics.LEVEL:
+            without = f" ({ties} of them without a difference, which the test leaves out)" if ties else ""
             yield (
-                f"{pair}: with {num_pairs} seeds, Wilcoxon's p cannot go below {lowest:.4g}"
+                f"{pair}: with {num_pairs} seeds{without}, Wilcoxon's p cannot go below {lowest:.4g}"
                 + (
                     f" ({min(1.0, lowest * family):.4g} after the correction for {family} variants)"
                     if family > 1

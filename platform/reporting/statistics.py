@@ -171,9 +171,13 @@ def _p_value(differences: Array, test: Test) -> float:
     return float(2 * stdtr(differences.size - 1, -abs(t)))
 
 
-def lowest_wilcoxon_p(num_seeds: int) -> float:
-    """Return the smallest two-sided p value that Wilcoxon's test can give, 2^(1 - N): .0625 with 5 seeds."""
-    return 2.0 ** (1 - num_seeds)
+def lowest_wilcoxon_p(num_differences: int) -> float:
+    """Return the smallest two-sided p value that Wilcoxon's test can give: 2^(1 - N), .0625 with N = 5, at most 1.
+
+    Args:
+        num_differences: N, the seeds whose difference is not 0: the test leaves out the others.
+    """
+    return min(1.0, 2.0 ** (1 - num_differences))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -45,6 +45,10 @@ class Combination:
         """Return its search space."""
         return {**self.sweep.space, **self.added}
 
+    def without_values(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the config without the values of keys of a search space; a list of which a key is one item stays."""
+        return _without_values(self.config, keys)
+
     def at(self, point: Point) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the config at a point of the search space, and all overrides.
 

@@ -1,7 +1,7 @@
 """Plan the trials of an experiment: streams x variants x points of the search space x seeds, each a complete config."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
             with naming_trial(part.stream, name):
                 config, overrides = part.at(point)
                 for seed, plain, resolved in of_each_seed(config, sweep.seeds):
-                    _check_sweep_wide(plain, fixed, experiment.origin)
+                    check_sweep_wide(plain, fixed, experiment.origin)
                     identity = {
                         "id": _id(len(trials), part.stream, name, seed),
                         "variant": name,
@@ -86,7 +86,7 @@ def plan(experiment: Experiment) -> list[PlannedTrial]:
                     }
                     trials.append(PlannedTrial(resolved, identity))
                     configs.append({**config, "seed": seed})
-    _check_overrides(experiment, configs)
+    check_overrides(experiment, configs)
     notes.setdefault(_repeated(trials), None)
     for note in filter(None, (*notes, *replaced_values(sweep))):
         _log.warning("%s", note)
@@ -113,7 +113,7 @@ def of_each_seed(
         yield seed, plain, resolved.with_seed(seed)
 
 
-def _check_sweep_wide(trial: Mapping[str, Any], sweep: Mapping[str, Any], origin: Origin) -> None:
+def check_sweep_wide(trial: Mapping[str, Any], sweep: Mapping[str, Any], origin: Origin) -> None:
     """Refuse an interpolation that gives a trial another value of a key of the whole sweep."""
     for keys, written, _ in origin.interpolations:
         is_shared = (
@@ -137,7 +137,7 @@ def resolved_overrides(overrides: Mapping[str, Any], config: Any) -> dict[str, A
     return resolved
 
 
-def _check_overrides(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> None:
+def check_overrides(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse an override that changes no trial, since the streams, variants or search space set its key themselves."""
     base = to_dict(experiment)
     for override in experiment.origin.overrides:
@@ -171,8 +171,6 @@ def _shares_value(config: Any, base: Any) -> bool:
 def _repeated(trials: Sequence[PlannedTrial]) -> str:
     """Return which trials have the same settings under two names; UserError for two variants of one name."""
     names: set[tuple[str, str, int]] = set()
-    first: dict[str, str] = {}
-    equal: list[str] = []
     for trial in trials:
         stream, variant, seed = (trial.identity[key] for key in ("stream", "variant", "seed"))
         if (stream, variant, seed) in names:
@@ -180,8 +178,17 @@ def _repeated(trials: Sequence[PlannedTrial]) -> str:
                 f"sweep ({stream}): two variants have the name '{variant}': rename one of them in sweep.variants."
             )
         names.add((stream, variant, seed))
-        name = f"({stream}, {variant})"
-        same = first.setdefault(repr(trial.config), name)
+    return equal_names(
+        (f"({each.identity['stream']}, {each.identity['variant']})", repr(each.config)) for each in trials
+    )
+
+
+def equal_names(named: Iterable[tuple[str, str]]) -> str:
+    """Return which names have the same settings, of pairs of a name and its settings as text; an empty text if none have."""
+    first: dict[str, str] = {}
+    equal: list[str] = []
+    for name, settings in named:
+        same = first.setdefault(settings, name)
         if same != name and f"{same} and {name}" not in equal:
             equal.append(f"{same} and {name}")
     more = f"; and {len(equal) - _MAX_EQUAL} more pairs" if len(equal) > _MAX_EQUAL else ""

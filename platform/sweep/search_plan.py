@@ -3,12 +3,11 @@
 A search trial sees only what its protocol allows: the config's `stream_part` cuts its stream. The reported trials are others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.load import from_dict, plain_data, to_dict
-from ..config.schema import Experiment, StreamPart
+from ..config.schema import Experiment, Sweep
 from ..config.search import (
     FirstExperiences,
     GridPoints,
@@ -18,14 +17,13 @@ from ..config.search import (
     protocol_of,
     search_settings,
 )
-from ..config.settings import per_experience
-from ..config.yaml_overrides import merge
 from ..errors import UserError, comma_separated, nearest
 from ..run_folders import folder_name
-from ..trial.resolve import ResolvedExperiment, resolve_experiment
+from ..trial.resolve import ResolvedExperiment
 from .combinations import Combination, combinations, naming_trial
 from .plan import PlannedTrial, of_each_seed, resolved_overrides
-from .search_space import Point, check_space, num_points
+from .search_space import Point, check_search_space, num_points
+from .stream_cut import cut_stream
 from .suggestions import PointList, check_points, points_for, suggestions_for
 
 
@@ -50,21 +48,30 @@ class SearchPlan:
         return points_for(self.settings, part.domains())
 
     def fixed_trials(self, first_number: int = 0) -> list[PlannedTrial]:
-        """Return the reported trials of variants without a space."""
+        """Return the reported trials of variants that are not searched."""
         trials: list[PlannedTrial] = []
-        for (stream, variant), part in self.reported.items():
-            if not part.domains():
-                with naming_trial(stream, variant):
+        for part in self.reported.values():
+            if not self.studies_of(part):
+                with naming_trial(part.stream, part.variant):
                     trials += self._reported(part, {}, {}, first_number + len(trials))
         return trials
+
+    def studies_of(self, part: Combination) -> list[Combination]:
+        """Return the searched variants whose choice is reported for a variant on a stream: one, or none."""
+        return [study for study in self.searched if self._reports(study, part)]
+
+    def _reports(self, study: Combination, part: Combination) -> bool:
+        """Return whether the choice of a study is reported by a variant on a stream."""
+        is_there = study.stream == part.stream or isinstance(self.settings.protocol, Transfer)
+        return is_there and study.variant == part.variant
 
     def reported_trials(
         self, part: Combination, point: Point, configuration: int, first_number: int
     ) -> list[PlannedTrial]:
         """Return the reported trials of a study's chosen configuration, on every stream that is reported for it."""
         trials: list[PlannedTrial] = []
-        for (stream, variant), reported in self.reported.items():
-            if variant == part.variant and (stream == part.stream or isinstance(self.settings.protocol, Transfer)):
+        for reported in self.reported.values():
+            if self._reports(part, reported):
                 more = {"configuration": configuration, "protocol": protocol_of(self.settings)}
                 trials += self._reported(reported, point, more, first_number + len(trials))
         return trials
@@ -74,12 +81,11 @@ class SearchPlan:
     ) -> Iterator[PlannedTrial]:
         config, overrides = part.at(point)
         protocol = self.settings.protocol
-        if isinstance(protocol, FirstExperiences) and protocol.evaluate == "rest":
-            config = _with_part(config, after=protocol.k)
+        after = protocol.k if isinstance(protocol, FirstExperiences) and protocol.evaluate == "rest" else 0
         for number, (seed, plain, resolved) in enumerate(of_each_seed(config, self.experiment.sweep.seeds)):
             name = folder_name(f"{first_number + number:03d}-{part.stream}-{part.variant}-seed{seed}")
             yield PlannedTrial(
-                _fitted(resolved),
+                cut_stream(resolved, after=after),
                 {
                     "id": name,
                     "variant": part.variant,
@@ -102,7 +108,7 @@ class SearchPlan:
         """
         with naming_trial(part.stream, f"{part.variant}, search"):
             config, overrides = part.at(point)
-            ((_, plain, resolved),) = of_each_seed(self._searched_config(config), [seed])
+            ((_, plain, resolved),) = of_each_seed(config, [seed])
             name = f"{part.variant} search {configuration}"
             identity = {
                 "id": folder_name(f"{number:03d}-{part.stream}-{part.variant}-search{configuration}-seed{seed}"),
@@ -115,15 +121,15 @@ class SearchPlan:
                 "configuration": configuration,
                 "protocol": protocol_of(self.settings),
             }
-            return PlannedTrial(_fitted(resolved), identity)
+            return PlannedTrial(self._cut(resolved), identity)
 
-    def _searched_config(self, config: dict[str, Any]) -> dict[str, Any]:
+    def _cut(self, resolved: ResolvedExperiment) -> ResolvedExperiment:
+        """Cut the stream of a search trial down to what the protocol allows."""
         protocol = self.settings.protocol
         if isinstance(protocol, Oracle):
-            return config
-        if isinstance(protocol, FirstExperiences):
-            config = _with_part(config, first=protocol.k)
-        return _with_part(config, test="validation")
+            return resolved
+        first = protocol.k if isinstance(protocol, FirstExperiences) else None
+        return cut_stream(resolved, first=first, test="validation")
 
     def num_configurations(self, part: Combination) -> int:
         """Return how many configurations a study has at most."""
@@ -149,70 +155,52 @@ def plan_search(experiment: Experiment) -> SearchPlan | None:
     settings = search_settings(experiment)
     if settings is None:
         return None
-    experiment = _sampled(experiment, settings)
+    if not isinstance(settings.algorithm, GridPoints) and settings.samples == 1:
+        raise UserError("sweep.samples=1: a search needs more: set it to the number of configurations, such as 20.")
     parts = {(part.stream, part.variant): part for part in combinations(experiment)}
-    reported, searched_streams = dict(parts), [stream for stream, _ in parts]
+    reported, searched = parts, [part for part in parts.values() if part.domains()]
     if isinstance(settings.protocol, Transfer):
-        streams = list(dict.fromkeys(searched_streams))
-        if settings.protocol.to not in streams:
-            raise UserError(
-                f"sweep.protocol.transfer.to={settings.protocol.to}: is no stream.{nearest(settings.protocol.to, streams)} "
-                f"Here: {comma_separated(streams)}."
-            )
-        if len(streams) != 2:
-            raise UserError(
-                f"sweep.protocol.transfer: needs two streams, to search on one and evaluate on the other; sweep.streams has "
-                f"{len(streams)}."
-            )
-        reported = {key: part for key, part in parts.items() if key[0] == settings.protocol.to}
-    searched = tuple(
-        part
-        for (stream, variant), part in parts.items()
-        if part.domains() and (not isinstance(settings.protocol, Transfer) or stream != settings.protocol.to)
-    )
+        target = settings.protocol.to
+        _check_streams(target, list(dict.fromkeys(stream for stream, _ in parts)))
+        reported = {key: part for key, part in parts.items() if key[0] == target}
+        searched = [part for part in searched if part.stream != target]
+        _check_target(experiment.sweep, target, parts)
     if not searched:
         raise UserError("sweep.objective: nothing to search: neither the sweep nor a variant or stream has a space.")
     for part in searched:
         with naming_trial(part.stream, part.variant):
-            check_space(part.domains())
+            check_search_space(part.domains())
     check_points(settings, [part.domains() for part in searched])
-    return SearchPlan(experiment, settings, searched, reported)
+    return SearchPlan(experiment, settings, tuple(searched), reported)
 
 
-def _sampled(experiment: Experiment, settings: SearchSettings) -> Experiment:
-    """Return the experiment with enough `samples` for its list of random points: one point is no search."""
-    if not isinstance(settings.algorithm, GridPoints) and settings.samples == 1:
-        raise UserError("sweep.samples=1: a search needs more: set it to the number of configurations, such as 20.")
-    return experiment
+def _check_streams(target: str, streams: Sequence[str]) -> None:
+    """Refuse `transfer` to a stream that is not there, or without another one to search on."""
+    if target not in streams:
+        raise UserError(
+            f"sweep.protocol.transfer.to={target}: is no stream.{nearest(target, streams)} "
+            f"Here: {comma_separated(streams)}."
+        )
+    if len(streams) != 2:
+        raise UserError(
+            f"sweep.protocol.transfer: needs two streams, to search on one and evaluate on the other; sweep.streams has "
+            f"{len(streams)}."
+        )
 
 
-def _with_part(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return a config whose stream is cut further than the user's `stream_part` cuts it."""
-    own: dict[str, Any] = {**plain_data(StreamPart()), **(config.get("stream_part") or {})}
-    if "first" in changes:
-        cut = own["after"] + changes["first"]
-        own["first"] = cut if own["first"] is None else min(cut, own["first"])
-    own["after"] += changes.get("after", 0)
-    own["test"] = changes.get("test", own["test"])
-    return merge(config, {"stream_part": own})
-
-
-def _fitted(resolved: ResolvedExperiment) -> ResolvedExperiment:
-    """Cut lists with one value per experience down to the experiences of the trial's part of the stream."""
-    part = resolved.experiment.stream_part
-    if part.first is None and part.after == 0:
-        return resolved
-    kept = slice(part.after, part.first)
-    plain = to_dict(resolved.experiment)
-    before = repr(plain)
-    _cut(plain["training"], resolved.experiment.training, kept)
-    _cut(plain["training"]["optimizer"], resolved.experiment.training.optimizer, kept)
-    for strategy in resolved.strategies:
-        _cut(plain["strategies"][strategy.name], strategy.config, kept)
-    return resolved if repr(plain) == before else resolve_experiment(from_dict(plain))
-
-
-def _cut(plain: dict[str, Any], config: Any, kept: slice) -> None:
-    for key in per_experience(config):
-        if isinstance(plain.get(key), list):
-            plain[key] = plain[key][kept] or plain[key][-1:]
+def _check_target(sweep: Sweep, target: str, parts: Mapping[tuple[str, str], Combination]) -> None:
+    """Refuse a space of the stream that `transfer` evaluates on which is not that of the search: nothing would use it."""
+    own = sweep.streams[target].get("space", {})
+    for (stream, variant), part in parts.items():
+        if stream != target:
+            space, of_target = part.domains(), parts[target, variant].domains()
+            differing = [key for key in of_target if key not in space]
+            differing += [key for key in own if key in space and space[key] != of_target.get(key)]
+            if differing:
+                key = differing[0]
+                where = f"streams.{target}.space.{key}" if key in own else f"space.{key}"
+                raise UserError(
+                    f"sweep ({target}, {variant}): sweep.{where}: differs from the space on {stream}, where protocol "
+                    f"transfer searches; {target} only evaluates the choice. Give both streams the same domain (in "
+                    f"sweep.space or the variant's space), or only {stream} (sweep.streams.{stream}.space)."
+                )

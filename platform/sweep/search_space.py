@@ -135,10 +135,36 @@ def domain_kind(domain: Settings) -> tuple[str, Sequence[Any]]:
     return str(kind), values
 
 
-def check_space(space: Space) -> None:
-    """Refuse a malformed domain."""
+def check_search_space(space: Space) -> None:
+    """Refuse a malformed domain, and what a search's journal could not give back: a repeated value, or one that JSON lacks."""
     for key, domain in space.items():
-        _kind(key, domain)
+        kind, values = _kind(key, domain), next(iter(domain.values()))
+        if kind not in ("choice", "grid"):
+            continue
+        path = f"sweep.space.{key}.{kind}"
+        for number, value in enumerate(values):
+            _check_stored(f"{path}[{number}]", value)
+        if len({identity(value) for value in values}) < len(values):
+            raise UserError(f"{path}={shortened(repr(list(values)), 80)}: a search takes each value once.")
+
+
+def _check_stored(path: str, value: Any) -> None:
+    """Refuse a value of a list that a JSON file does not give back as it is."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UserError(
+                    f"{path}: has the key {key!r}: keys must be texts in a search, whose journal is JSON: write '{key}'."
+                )
+            _check_stored(f"{path}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_stored(f"{path}[{number}]", item)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        raise UserError(
+            f"{path}={value!r}: must be a finite number, a text, true, false, null, or a list or mapping of these: a search "
+            f"keeps its points in a JSON file."
+        )
 
 
 def _kind(key: str, domain: Settings) -> str:
@@ -213,6 +239,22 @@ def step_value(values: Sequence[float], number: int) -> float | int:
     low, _, step = values
     value = low + number * step
     return value if isinstance(value, int) else round(value, 12)
+
+
+def corner_points(space: Space) -> list[Point]:
+    """Return points in which each value of a list, and both ends of a range, occur at least once."""
+    values = {key: _corners(domain) for key, domain in space.items()}
+    base = {key: each[0] for key, each in values.items()}
+    return [base, *({**base, key: value} for key, each in values.items() for value in each[1:])]
+
+
+def _corners(domain: Mapping[str, Any]) -> list[Any]:
+    kind, values = domain_kind(domain)
+    if kind in ("choice", "grid"):
+        return list(values)
+    if kind == "quniform":
+        return [step_value(values, 0), step_value(values, steps(values))]
+    return [values[0], values[1] - 1] if kind == "randint" else [float(values[0]), float(values[1])]
 
 
 def point_names(points: Sequence[Point]) -> list[str]:

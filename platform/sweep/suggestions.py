@@ -17,7 +17,7 @@ from ..errors import UserError, comma_separated, nearest
 from ..visible_text import shortened
 from .search_space import Point, Space, domain_kind, identity, num_points, search_points, step_value, steps
 
-_MAX_GRID = 10_000  # values of a key: a list of all of them is made
+_MAX_GRID = 10_000  # points of a grid, and values of a key: a list of all of them is made
 State = Literal["running", "complete", "pruned", "failed", "repeated"]
 
 
@@ -73,23 +73,39 @@ def suggestions_for(
     if isinstance(settings.algorithm, TPE | NSGA2):
         from ..seeding import derive  # here: it imports torch, and Ray starts meanwhile
 
-        _check_samples(len(first_points), settings.samples)
+        _check_first_points(len(first_points), settings.samples, f"sweep.samples={settings.samples}")
         return OptunaSuggestions(space, settings, derive(sweep.space_seed, "search", name), first_points)
-    if isinstance(settings.algorithm, GridPoints):
-        points = search_points(replace(sweep, space=_as_grid(sweep.space), samples=1), _as_grid(added))
-    else:
-        points = search_points(sweep, added)
+    is_grid = isinstance(settings.algorithm, GridPoints)
+    if is_grid:
+        sweep, added = replace(sweep, space=_as_grid(sweep.space), samples=1), _as_grid(added)
+        space = {**sweep.space, **added}
+    grids = {key: domain for key, domain in space.items() if domain_kind(domain)[0] == "grid"}
+    _check_grid(grids)
+    points = search_points(sweep, added)
+    reason = "all combinations of its values"
+    if not is_grid and len(points) >= sweep.samples:
+        reason = f"sweep.samples={sweep.samples}" + (" for each point of the grid" if grids else "")
+    _check_first_points(len(first_points), len(points), reason)
     # keys that a point to begin with leaves out are those of the drawn point in whose place it stands
-    _check_samples(len(first_points), len(points))
     first = [{**points[number], **point} for number, point in enumerate(first_points)]
     in_order = {identity(point): point for point in (*first, *points)}
-    return PointList(list(in_order.values())[: len(points)])
+    return PointList(list(in_order.values())[: len(points)], list(grids), num_first=len(first))
 
 
-def _check_samples(num_first: int, num_points: int) -> None:
+def _check_first_points(num_first: int, num_points: int, reason: str) -> None:
     if num_first > num_points:
         raise UserError(
-            f"sweep.points_to_evaluate: has {num_first} points, and the search {num_points} (sweep.samples): some would not run."
+            f"sweep.points_to_evaluate: has {num_first} points, and the search {num_points} ({reason}): some would not run."
+        )
+
+
+def _check_grid(grids: Space) -> None:
+    """Refuse a grid with too many points, before they are made."""
+    if num_points(grids) > _MAX_GRID:
+        sizes = " x ".join(f"{num_points({key: domain}):.0f} of {key}" for key, domain in grids.items())
+        raise UserError(
+            f"sweep.space: the grid of a search has at most {_MAX_GRID} points, and this one has {num_points(grids):.0f} "
+            f"({sizes}): give it fewer values, or use search: random or tpe with choice, uniform or randint."
         )
 
 
@@ -162,10 +178,24 @@ def check_suggested(source: Path, point: Point, space: Space) -> None:
 
 
 class PointList:
-    """Points from a list, which outcomes do not change."""
+    """Points from a list, which outcomes do not change.
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    Points that were drawn for fewer `samples` may not be in the list that is drawn for more: each takes the place of a point that
+    is left, so that no more run than the list has.
+    """
+
+    def __init__(self, points: Sequence[Point], grid_keys: Sequence[str] = (), num_first: int = 0) -> None:
+        """Take the points.
+
+        Args:
+            points: in order.
+            grid_keys: keys whose values are the same in points that can stand for each other.
+            num_first: points at the start in whose place no other stands.
+        """
         self._points = {identity(point): point for point in points}
+        self._grid_keys = grid_keys
+        self._kept = set(list(self._points)[:num_first])
+        self._others: list[Point] = []  # that have run, but are not in the list
 
     def __len__(self) -> int:
         """Return how many points are left."""
@@ -173,11 +203,23 @@ class PointList:
 
     def ask(self) -> Suggestion | None:
         """Return the next point; None after the last one."""
+        while self._others:
+            self._give_place(self._others.pop())
         return Suggestion(self._points.pop(next(iter(self._points)))) if self._points else None
 
     def add(self, suggestion: Suggestion, outcome: Outcome) -> None:
         """Leave out a point that an earlier process has run."""
-        self._points.pop(identity(suggestion.point), None)
+        if self._points.pop(identity(suggestion.point), None) is None:
+            self._others.append(suggestion.point)
+
+    def _give_place(self, other: Point) -> None:
+        """Leave out the last point of the same grid point."""
+        for key, point in reversed(self._points.items()):
+            if key not in self._kept and all(
+                identity(point[name]) == identity(other[name]) for name in self._grid_keys
+            ):
+                del self._points[key]
+                return
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Outcomes change nothing."""
