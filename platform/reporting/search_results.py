@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..config.load import load_config
 from ..config.search import ASHA, LOOKS_AT, Objective, SearchSettings, rungs, search_settings
 from ..config.yaml_files import flow_yaml
@@ -231,6 +229,8 @@ def _rungs(trials: Sequence[Trial], settings: SearchSettings) -> Iterator[Rung]:
     """Yield what ASHA has compared: trials with the first search seed, by the formula of Ray Tune's class."""
     if not isinstance(settings.scheduler, ASHA):
         return
+    import numpy as np  # here: `retain status` and `retain resume` start without it
+
     compared: list[
         tuple[dict[int, float], int | None]
     ] = []  # values, and the experience after which a trial was stopped
