@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import UserError
 from ..ledger.reader import Trial
-from ..metrics import DIRECTIONS
 from .polling import LedgerCursor
 from .projector_state import ProjectorState, signature
 from .wandb_runs import ENDED
@@ -100,6 +99,8 @@ def _hparams(name: str, message: Any) -> Any:
 
 def _settings(trial: Trial) -> Iterator[Any]:
     """Yield what the HParams tab needs of a trial: which metrics to show, and the settings, one column each."""
+    from ..metrics import DIRECTIONS  # here: it imports numpy, and the projector starts without it
+
     api, plugin = (importlib.import_module(f"tensorboard.plugins.hparams.{m}") for m in ("api_pb2", "plugin_data_pb2"))
     try:
         config = trial.read("config") or {}
