@@ -1,10 +1,10 @@
 """What a sweep would run, and whether a search has something left to run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from ..config.load import load_config
 from ..config.schema import Experiment
 from .terminal import one_line
 
@@ -13,7 +13,8 @@ def has_open_search(folder: Path) -> bool:
     """Return whether a sweep has a search that has not chosen yet, although none of its trials waits."""
     from ..ledger.reader import is_sweep, run_config
 
-    if not is_sweep(folder) or load_config(run_config(folder)).sweep.objective is None:
+    settings = run_config(folder).get("sweep") if is_sweep(folder) else None
+    if not isinstance(settings, Mapping) or settings.get("objective") is None:
         return False
     from ..sweep import run  # it imports torch
 
