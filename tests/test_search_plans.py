@@ -311,7 +311,7 @@ def test_more_samples_at_each_grid_point_run_no_more_than_that(old_samples: int)
     space = {"training.epochs": {"grid": [1, 2, 3]}, LR: {"uniform": [0.1, 1.0]}}
 
     def points_of(samples: int, have_run: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        plan = planned(space=space, samples=samples)
+        plan = planned(shared=space, variants={"naive": {}}, samples=samples)
         (part,) = plan.searched
         source = suggestions_for(plan.settings, part.sweep, part.added, "", plan.first_points(part))
         assert isinstance(source, PointList)
