@@ -108,7 +108,8 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         console.print(table)
     for parts in search_lines(searches_of(folder)):
         console.print(one_line(*parts), soft_wrap=True)
-    failed = [result for result in results if result.status.status == "failed" and result.trial.role != "superseded"]
+    current = [result for result in results if result.trial.role != "superseded"]
+    failed = [result for result in current if result.status.status == "failed"]
     for line in failure_lines((result.trial, result.status, result.problem) for result in failed):
         errors.print(line, soft_wrap=True)
     page = None
@@ -124,7 +125,6 @@ def show_results(folder: Path, console: Console, errors: Console) -> None:
         console.print(note, style="dim", soft_wrap=True)
     if page is not None:
         console.print(one_line("Forgetting curves: ", (str(page), "bold")), soft_wrap=True)
-    current = [result for result in results if result.trial.role != "superseded"]
     unfinished = sum(result.status.status not in ("done", "failed", "pruned") for result in current)
     if unfinished or has_open_search(folder):
         left = f"{unfinished} trials are not done" if unfinished else "The search has not chosen yet"

@@ -260,7 +260,7 @@ class SweepLedger(_LockedFolder):
             undo.callback(ledger.close)
             cls.refuse_occupied(folder)
             write_text(folder / "experiment.yaml", experiment_yaml)
-            entries = [{"folder": f"trials/{trial['id']}", **trial} for trial in trials]
+            entries = [with_folder(trial) for trial in trials]
             ledger._write_list(name, entries)
             undo.pop_all()
         return ledger
@@ -286,6 +286,11 @@ class SweepLedger(_LockedFolder):
     def trials(self) -> list[Trial]:
         """Return all trials of the sweep, in the order of its list."""
         return trials_of(self.folder)
+
+
+def with_folder(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's identity as a list of trials has it: with its folder, "trials/<id>" unless it names another."""
+    return {"folder": f"trials/{identity['id']}", **identity}
 
 
 def write_status(folder: Path, status: StatusName, experience: int, error: str | None) -> None:

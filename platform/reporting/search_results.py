@@ -231,9 +231,8 @@ def _rungs(trials: Sequence[Trial], settings: SearchSettings) -> Iterator[Rung]:
         return
     import numpy as np  # here: `retain status` and `retain resume` start without it
 
-    compared: list[
-        tuple[dict[int, float], int | None]
-    ] = []  # values, and the experience after which a trial was stopped
+    # of each trial: experience -> value, and the experience after which it was stopped
+    compared: list[tuple[dict[int, float], int | None]] = []
     length = 0
     for trial in trials:
         if trial.seed != settings.seeds[0]:

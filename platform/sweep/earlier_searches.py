@@ -35,15 +35,14 @@ def add_earlier_results(
     known = known_results(entries)
     for name in settings.warm_start:
         for study in studies:
-            key = (study.part.stream, study.part.variant)
-            if (name, *key) in known:
+            if (name, *study.key) in known:
                 continue
             results = earlier_results(Path(name), study.part, settings)
             lines = [{"point": point, "values": values} for point, values in results]
             append_to_journal(folder, "earlier", {"folder": name, **study.names, "results": lines})
             taken = study.warm_start(results)
             text = "sweep.from: %d of %d results of %s for %s on %s are in its space"
-            _log.warning(text, taken, len(results), name, *reversed(key))
+            _log.warning(text, taken, len(results), name, *reversed(study.key))
 
 
 def known_results(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from ..config.search import NSGA2, TPE
 from ..errors import UserError
 from ..ledger.journal import append_to_journal, read_journal
 from ..ledger.reader import is_sweep, run_config, trials_of
+from ..ledger.writer import with_folder
 from ..visible_text import shortened
 from .combinations import combinations
 from .earlier_searches import known_results
@@ -57,7 +58,7 @@ def extended(folder: Path, overrides: list[str]) -> tuple[Experiment, list[Plann
 
 def write_extension(folder: Path, experiment: Experiment, trials: list[PlannedTrial]) -> None:
     """Write an extension to the journal; the sweep's folder must be locked by this process."""
-    identities = [{"folder": f"trials/{trial.identity['id']}", **trial.identity} for trial in trials]
+    identities = [with_folder(trial.identity) for trial in trials]
     append_to_journal(folder, "extended", {"experiment": to_dict(experiment), "trials": identities})
 
 

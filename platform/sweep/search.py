@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..ledger.journal import append_to_journal, current_choices, read_journal
 from ..ledger.pruned_record import pruned_in, record_pruned
 from ..ledger.reader import Trial, trials_of
-from ..ledger.writer import write_status
+from ..ledger.writer import with_folder, write_status
 from .earlier_searches import add_earlier_results
 from .plan import PlannedTrial
 from .search_plan import SearchPlan
@@ -149,7 +149,7 @@ class Search:
         if self._only is not None:
             return trial.id in self._only
         study = self._study_of(trial)
-        return study is None or _key_of(study) in self._chosen
+        return study is None or study.key in self._chosen
 
     def _study_of(self, trial: Trial) -> Study | None:
         """Return the study that has chosen the configuration of a reported trial; None if its variant has no space."""
@@ -207,7 +207,7 @@ class Search:
         chosen = study.chosen()
         planned: list[PlannedTrial] = []
         if chosen is None:
-            _log.warning("search (%s, %s): no configuration is complete, so none is reported", *_key_of(study))
+            _log.warning("search (%s, %s): no configuration is complete, so none is reported", *study.key)
         else:
             planned = self.plan.reported_trials(study.part, chosen.point, chosen.number, len(self._trials))
         known = [each for each in self._trials.values() if not is_search_trial(each) and self._study_of(each) is study]
@@ -218,11 +218,11 @@ class Search:
         missing = [each for each in planned if (each.identity["stream"], each.identity["seed"]) not in kept]
         added = [each.numbered(position) for position, each in enumerate(missing, len(self._trials))]
         lists = {"superseded": [each.id for each in old], "again": [each.id for each in again]}
-        identities = [_listed(each) for each in added]
+        identities = [with_folder(each.identity) for each in added]
         append_to_journal(
             self._folder, "chosen", {**study.names, **_choice(study, chosen), "trials": identities, **lists}
         )
-        self._chosen.add(_key_of(study))
+        self._chosen.add(study.key)
         for trial in old:
             self._trials[trial.id] = Trial(trial.folder, {**trial.identity, "role": "superseded"})
         for trial in again:
@@ -234,12 +234,12 @@ class Search:
 
     def _add(self, planned: PlannedTrial) -> Trial:
         """Add a trial of the search: to the journal first, then its folder."""
-        append_to_journal(self._folder, "trial", _listed(planned))
+        append_to_journal(self._folder, "trial", with_folder(planned.identity))
         return self._new(planned)
 
     def _new(self, planned: PlannedTrial) -> Trial:
         """Write the folder of a trial that the journal has."""
-        identity = _listed(planned)
+        identity = with_folder(planned.identity)
         trial = self._trials[identity["id"]] = Trial(self._folder / identity["folder"], identity)
         self._write_pending(trial.folder, planned)
         return trial
@@ -284,15 +284,6 @@ def put_back(folder: Path, trials: Iterable[Trial]) -> None:
         append_to_journal(folder, "retry", {"stream": stream, "variant": variant, "trials": experiences})
         for trial in members:
             write_status(trial.folder, "pending", trial.status().experience, None)
-
-
-def _listed(planned: PlannedTrial) -> dict[str, Any]:
-    """Return a trial's identity as the journal has it: with its folder."""
-    return {**planned.identity, "folder": f"trials/{planned.identity['id']}"}
-
-
-def _key_of(study: Study) -> tuple[str, str]:
-    return study.part.stream, study.part.variant
 
 
 def _study_key(trial: Trial) -> tuple[str, str]:

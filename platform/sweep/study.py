@@ -81,6 +81,11 @@ class Study:
         self._known: set[Any] = set()
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Return the stream and the variant."""
+        return self.part.stream, self.part.variant
+
+    @property
     def names(self) -> dict[str, str]:
         """Return the stream and the variant, which name it in the journal."""
         return {"stream": self.part.stream, "variant": self.part.variant}
@@ -220,7 +225,7 @@ class Study:
         )
         self._is_closed, self._num_repeats = True, 0
         text = f"{len(self.configurations)} configurations (sweep.samples={self.settings.samples})"
-        _log.warning("search (%s, %s): %s: %s", *self.names.values(), CLOSING_REASONS[reason], text)
+        _log.warning("search (%s, %s): %s: %s", *self.key, CLOSING_REASONS[reason], text)
 
     def _limits(self) -> dict[str, Any]:
         """Return what ends the study, as the journal keeps it."""

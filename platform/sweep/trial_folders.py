@@ -14,7 +14,7 @@ from ..disk_errors import unwritable_reason
 from ..errors import UserError
 from ..ledger.journal import extended_experiment, read_journal
 from ..ledger.reader import Trial, trials_of
-from ..ledger.writer import TrialLedger
+from ..ledger.writer import TrialLedger, with_folder
 from .plan import PlannedTrial, plan
 
 
@@ -78,7 +78,7 @@ class FolderWriter:
 
     def __init__(self, folder: Path, planned: Sequence[PlannedTrial]) -> None:
         """Make a context that is not entered yet; `folder`: the sweep's."""
-        identities = [{"folder": f"trials/{trial.identity['id']}", **trial.identity} for trial in planned]
+        identities = [with_folder(trial.identity) for trial in planned]
         self.trials = [Trial(folder / identity["folder"], identity) for identity in identities]
         self._planned = planned
         self._thread = ThreadPoolExecutor(1, "trial-folders")
